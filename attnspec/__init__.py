@@ -1,0 +1,50 @@
+"""A compiler for attention patterns: say which query may attend to which key, get a fused kernel.
+
+>>> import attnspec
+>>> spec = attnspec.read("attention near { attend |q - k| <= 1 }")
+>>> spec.mask(n=3).astype(int)[0, 0].tolist()
+[[1, 1, 0], [1, 1, 1], [0, 1, 1]]
+
+Importing this package imports neither torch nor the solver: they load with the first use of ``attnspec.compile``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "read", "shipped"]
+
+if TYPE_CHECKING:
+    from attnspec.error import SpecError
+    from attnspec.load import shipped
+    from attnspec.runtime.attention import Attention, compile
+    from attnspec.runtime.border import CallError
+    from attnspec.spec import Spec
+
+
+def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> Spec:
+    """The checked pattern of a shipped name, a path or source text. Raises SpecError with all mistakes found."""
+    from attnspec.check import check_text
+    from attnspec.load import load
+
+    text, filename, name = load(source)
+    return check_text(text, name, {**(params or {}), **more}, filename)
+
+
+_HOMES = {
+    "compile": "attnspec.runtime.attention",
+    "Attention": "attnspec.runtime.attention",
+    "CallError": "attnspec.runtime.border",
+    "SpecError": "attnspec.error",
+    "Spec": "attnspec.spec",
+    "shipped": "attnspec.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'attnspec' has no attribute {name!r}")

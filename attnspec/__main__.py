@@ -1,0 +1,5 @@
+"""``python -m attnspec``."""
+
+from attnspec.cli import main
+
+main()

@@ -1,0 +1,160 @@
+"""What several commands share: the spec argument, parameters, sizes, and the console."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnspec.check import Signature
+    from attnspec.sizes import Sizes
+    from attnspec.spec import Spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_LENGTH, _HEADS = click.IntRange(1, 1 << 33), click.IntRange(1, 1 << 14)
+
+
+def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Shipped names, and files."""
+    from click.shell_completion import CompletionItem
+
+    from attnspec.load import shipped
+
+    names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_params(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """``name=`` for the parameters of the spec named before."""
+    from click.shell_completion import CompletionItem
+
+    try:
+        found = signature_of(ctx.params["spec"]).parameters
+    except Exception:  # completion must never fail loudly
+        return []
+    return [CompletionItem(f"{p.name}=") for p in found if p.name.startswith(incomplete)]
+
+
+def spec_argument(function: F) -> F:
+    """The SPEC argument and the parameters after it."""
+    params = click.argument("params", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=complete_params)
+    return click.argument("spec", shell_complete=complete_spec)(params(function))
+
+
+def size_options(length: int) -> Callable[[F], F]:
+    """Options for the sizes of a call, with a default length."""
+
+    def decorate(function: F) -> F:
+        options = [
+            click.option("-n", "--length", type=_LENGTH, default=length, show_default=True, help="Keys."),
+            click.option("--queries", type=_LENGTH, help="Query rows, if not as many as keys."),
+            click.option(
+                "--heads",
+                type=_HEADS,
+                help="Query heads.  [default: 8, or what the spec's lists cover]",
+            ),
+            click.option("--kv-heads", type=_HEADS, help="Key heads, if fewer than query heads."),
+            click.option("--batch", type=_HEADS, default=1, show_default=True, help="Batch entries."),
+            click.option("--dim", type=click.IntRange(1, 256), default=64, show_default=True, help="Head size."),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "bfloat16", "float16"]),
+                default="float32",
+                show_default=True,
+                help="Element type.",
+            ),
+        ]
+        return functools.reduce(lambda f, option: option(f), reversed(options), function)
+
+    return decorate
+
+
+def json_option(function: F) -> F:
+    """The ``--json`` switch."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)
+
+
+def read_params(params: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` words as a mapping."""
+    from attnspec.values import read_value
+
+    found: dict[str, Any] = {}
+    for word in params:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"parameters are given as name=value, not {word!r}")
+        if name in found:
+            raise click.UsageError(f"the parameter {name} is given twice")
+        found[name] = read_value(value, f"{name}=")
+    return found
+
+
+def signature_of(spec: str) -> Signature:
+    """The parameters of a spec."""
+    from attnspec.check import signature
+    from attnspec.load import load
+    from attnspec.parse import parse
+    from attnspec.source import Source
+
+    text, filename, name = load(spec)
+    return signature(parse(Source(filename, text)), name)
+
+
+def checked(spec: str, params: tuple[str, ...]) -> Spec:
+    """The checked pattern of the command line's spec and parameters."""
+    from attnspec.check import check_text
+    from attnspec.load import load
+
+    text, filename, name = load(spec)
+    return check_text(text, name, read_params(params), filename)
+
+
+def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
+    """The sizes of the call that the options describe."""
+    from attnspec.lower import listed_heads
+    from attnspec.sizes import Sizes
+
+    heads = options["heads"] or listed_heads(pattern) or 8
+    kv_heads = options["kv_heads"] or heads
+    if heads % kv_heads:
+        raise click.UsageError(f"{heads} query heads cannot be shared among {kv_heads} key heads")
+    n, n_q = options["length"], options["queries"] or options["length"]
+    return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end")
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that is plain in a pipe and does not cut what it prints."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 120
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line ends as unix tools do
+
+    return Plain(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
+
+
+def seconds(value: float) -> str:
+    """A time for people."""
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} us"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def quantity(value: float) -> str:
+    """A large number for people: 1.23 G."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if abs(value) < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} Z"

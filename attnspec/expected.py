@@ -1,0 +1,76 @@
+"""Say what a parser expected, and what the user may have meant, in words."""
+
+from __future__ import annotations
+
+from attnspec import words
+from attnspec.mistakes import did_you_mean
+from attnspec.scan import Token
+
+_WORDS = ("THEN", "ELSE", "IN")
+_SIGNS = ("=", ":", "..", ",", ")", "]", "|", "{", "}")
+
+
+def describe(accepted: frozenset[str]) -> str:
+    """What may stand at a place, from the tokens that the grammar accepts there.
+
+    >>> describe(frozenset({"NAME", "INT", "(", "NOT"}))
+    'an expression'
+    >>> describe(frozenset({"COMPARE", "PLUS", ")", ","}))
+    '`,`, `)` or an operator'
+    """
+    said: list[str] = []
+    if {"NAME", "INT"} <= accepted:
+        said.append("an expression")
+    elif "NAME" in accepted:
+        said.append("a name")
+    in_expression = {"NAME", "INT"} <= accepted
+    said += [f"`{word.lower()}`" for word in _WORDS if word in accepted and "COMPARE" not in accepted]
+    said += [f"`{sign}`" for sign in _SIGNS if sign in accepted and not (in_expression and sign == "|")]
+    if "(" in accepted and not in_expression and "+" not in accepted:
+        said.insert(0, "`(`")
+    if {"COMPARE", "+", "PLUS", "AND"} & accepted:
+        said.append("an operator")
+    if "ATTEND" in accepted:
+        said.append("a clause (`attend`, `within`, `let`, `for`, `align`)")
+    if "ATTENTION" in accepted:
+        said += ["`attention`", "`pattern`"]
+    if "the end" in accepted and not said:
+        said.append("nothing more")
+    if not said:
+        said = sorted(f"`{a.lower()}`" for a in accepted)
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} or {said[-1]}"
+
+
+def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> str:
+    """What the user may have meant by the unexpected token i, or nothing."""
+    if i >= len(tokens):
+        return ""
+    token, before = tokens[i], tokens[i - 1] if i else None
+    after_operand = "COMPARE" in accepted or "+" in accepted
+    if token.text == "=" and after_operand:
+        return "a comparison is written `==`"
+    if text.startswith("||", token.start):
+        return "write `or`"
+    if (token.text in {"->", ">"} and text[max(0, token.start - 1) : token.start + 1] == "->") or token.text == "->":
+        return "lines between axes come in a later version"
+    if (token.text == "." and before is not None and before.kind == "number") or text[token.start - 1 : token.end] == (
+        f".{token.text}"
+    ):
+        return "there are only integers"
+    if token.text == "if":
+        return "bracket it: `(if ... then ... else ...)`"
+    if token.text in {"any", "all"}:
+        return f"bracket it: `({token.text} ... in ...: ...)`"
+    if before is not None and before.kind == "number" and token.kind == "name" and token.start == before.end:
+        return f"write `{before.text} * {token.text}`"
+    if token.text in words.SYNTAX and "NAME" in accepted:
+        return f"`{token.text}` is a word of the language"
+    if token.text in words.CLAUSES and "ATTENTION" in accepted:
+        return "clauses stand inside `attention name { ... }`"
+    if token.text in words.HEADINGS and "ATTEND" in accepted:
+        return f"`{token.text}` stands outside of attentions"
+    if token.kind == "name" and "ATTEND" in accepted:
+        return did_you_mean(token.text, words.CLAUSES)
+    if token.kind == "name" and "ATTENTION" in accepted:
+        return did_you_mean(token.text, words.HEADINGS)
+    return ""

@@ -1,0 +1,250 @@
+"""The core expressions of a checked pattern: integers and predicates over positions.
+
+What is left of the language once names are resolved, patterns are inlined and lists are bound. ``str(e)`` is text in
+the language itself, so every core expression can be read back.
+
+>>> str(Cmp("<", Add((Var("q"), Mul(Int(-1), Var("k")))), Int(4)))
+'q - k < 4'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Union
+
+Nested = Union[int, tuple["Nested", ...]]
+"""An integer or a nested tuple of them: a list parameter."""
+
+POSITIONS = frozenset({"q", "k"})
+SIZES = frozenset({"n", "n_q", "b"})
+CONSTANTS = frozenset({"h", "heads", "kv_heads", "batch"})
+"""Variables that are constant within one head of one call (DESIGN 2.13): they may be factors, divisors and indices."""
+
+
+class Node:
+    """Base of all core expressions: frozen, comparable, hashable."""
+
+    __slots__ = ()
+
+    def children(self) -> Iterator[Node]:
+        """The direct sub-expressions, in the order written."""
+        for field in fields(self):  # type: ignore[arg-type]
+            if field.name == "items":
+                continue  # plain integers, possibly very many
+            value = getattr(self, field.name)
+            if isinstance(value, Node):
+                yield value
+            elif isinstance(value, tuple):
+                yield from (item for item in value if isinstance(item, Node))
+
+    def __str__(self) -> str:
+        from attnspec.show import show
+
+        return show(self)
+
+
+class IntExpr(Node):
+    """An integer-valued expression."""
+
+    __slots__ = ()
+
+
+class Pred(Node):
+    """A truth-valued expression."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Int(IntExpr):
+    """An integer constant."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Var(IntExpr):
+    """A variable: one of POSITIONS, SIZES, CONSTANTS, or a name bound by Any, All or Sum."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Add(IntExpr):
+    """The sum of all terms; ``a - b`` is ``Add((a, Mul(Int(-1), b)))``."""
+
+    terms: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mul(IntExpr):
+    """A product of two integers."""
+
+    left: IntExpr
+    right: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class FloorDiv(IntExpr):
+    """Division rounded towards minus infinity; the divisor is constant and positive."""
+
+    left: IntExpr
+    right: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Mod(IntExpr):
+    """The remainder of FloorDiv: never negative."""
+
+    left: IntExpr
+    right: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Pow(IntExpr):
+    """A power; base and exponent are constant, the exponent not negative."""
+
+    base: IntExpr
+    exponent: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Min(IntExpr):
+    """The smallest of one or more integers."""
+
+    args: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Max(IntExpr):
+    """The largest of one or more integers."""
+
+    args: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Abs(IntExpr):
+    """An absolute value."""
+
+    arg: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class If(IntExpr):
+    """``if cond then then else other``."""
+
+    cond: Pred
+    then: IntExpr
+    other: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Index(IntExpr):
+    """``items[i]`` or ``items[i][j]``...: an entry of a (nested) list; one expression per level, from outside in.
+
+    The comparison around a read outside the list is false (DESIGN 2.13).
+    """
+
+    items: tuple[Nested, ...]
+    indices: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Range(Node):
+    """``low..high``: the integers from low (included) to high (excluded); both constant."""
+
+    low: IntExpr
+    high: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Values(Node):
+    """The integers of a list, or of the inner list that ``indices`` select in a nested one."""
+
+    items: tuple[Nested, ...]
+    indices: tuple[IntExpr, ...] = ()
+
+
+Domain = Union[Range, Values]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(IntExpr):
+    """``sum var in domain: body``."""
+
+    var: str
+    domain: Domain
+    body: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class Bool(Pred):
+    """``true`` or ``false``."""
+
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cmp(Pred):
+    """A comparison; ``op`` is one of ``== != < <= > >=``. Chains are an And of these."""
+
+    op: str
+    left: IntExpr
+    right: IntExpr
+
+
+@dataclass(frozen=True, slots=True)
+class And(Pred):
+    """True where all arguments are; true when there are none."""
+
+    args: tuple[Pred, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or(Pred):
+    """True where some argument is; false when there are none."""
+
+    args: tuple[Pred, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not(Pred):
+    """True where the argument is false."""
+
+    arg: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Iff(Pred):
+    """``==`` between predicates; ``!=`` is its Not."""
+
+    left: Pred
+    right: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Any(Pred):
+    """``any var in domain: body``."""
+
+    var: str
+    domain: Domain
+    body: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class All(Pred):
+    """``all var in domain: body``."""
+
+    var: str
+    domain: Domain
+    body: Pred
+
+
+def free(node: Node) -> frozenset[str]:
+    """The names of the variables that a node reads and does not bind itself."""
+    if isinstance(node, Var):
+        return frozenset({node.name})
+    if isinstance(node, (Any, All, Sum)):
+        return free(node.domain) | (free(node.body) - {node.var})
+    return frozenset().union(*(free(child) for child in node.children()))

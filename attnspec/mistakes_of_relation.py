@@ -1,0 +1,75 @@
+"""The catalogue of mistakes that show on the way to a relation or a kernel; codes are in :mod:`attnspec.mistakes`."""
+
+from __future__ import annotations
+
+from attnspec.error import Diagnostic
+from attnspec.mistakes import diagnose
+from attnspec.source import Span
+
+
+def unknown_size(span: Span, name: str) -> Diagnostic:
+    """The relation depends on a number of heads or batch entries that was not given."""
+    return diagnose(
+        "E401",
+        f"the pattern depends on `{name}`",
+        (span, f"`{name}` is a factor, a divisor or an index in this pattern"),
+        note="such a pattern has one relation for each class of heads",
+        help=f"say how many: {name}=... in Python, --{name.replace('_', '-')} on the command line",
+    )
+
+
+def bad_divisor(span: Span, value: int, head: int | None) -> Diagnostic:
+    """A divisor that depends on the head or on the sizes of a call is zero or negative."""
+    where = "" if head is None else f" for head {head}"
+    return diagnose(
+        "E023",
+        f"a divisor is {value}{where}",
+        (span, "divided here"),
+        note="`//` and `%` need a positive divisor, for every head of the call",
+        help="for instance, write `h + 1` for `h`",
+    )
+
+
+def list_too_short(span: Span, at: int, length: int, head: int | None, heads: int | None) -> Diagnostic:
+    """A list is read outside its entries for some head of the call."""
+    where = "" if heads is None else f" for head {head} of {heads}"
+    return diagnose(
+        "E402",
+        f"a list of {length} is read at {at}{where}",
+        (span, f"the list covers {length}"),
+        note="a list that is indexed by h must cover all heads of the call",
+        help="give a list in which every head of the call finds its entry",
+    )
+
+
+def not_affine(span: Span, what: str, why: str) -> Diagnostic:
+    """A clause has no affine form."""
+    return diagnose(
+        "E403",
+        "this line is not affine",
+        (span, f"`{what}` is {why}"),
+        note="tiles are proved from sums of positions with constant factors, floor divisions and remainders",
+        help="make one side a parameter, or `h`",
+    )
+
+
+def too_irregular(span: Span, what: str) -> Diagnostic:
+    """The solver's operation limit was reached."""
+    return diagnose(
+        "E404",
+        "the pattern is too irregular for the solver",
+        (span, "the operation limit was reached here"),
+        note=f"the set of pairs of `{what}` has too many pieces to be computed in bounded time",
+        help="use fewer or more closely related divisors, or split the pattern over heads",
+    )
+
+
+def too_large_for_kernels(span: Span, bits: int) -> Diagnostic:
+    """A value of the predicate would overflow 64 bits in a kernel."""
+    return diagnose(
+        "E405",
+        "the numbers in this pattern are too large for a kernel",
+        (span, "computed in 64 bits"),
+        note=f"some value exceeds 2 ** 63 at a length of 2 ** {bits}",
+        help="use smaller factors and constants",
+    )

@@ -1,0 +1,1 @@
+"""Shipped specs: published attention patterns, one file each."""

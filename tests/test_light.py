@@ -1,0 +1,36 @@
+"""Checking a spec loads little and is quick from a cold start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+CODE = """
+import sys, time
+from attnspec.check import check_text
+print(check_text("attention a(width = 4) { attend window(width) }"))
+heavy = {"numpy", "torch", "islpy", "rich", "click"} & set(sys.modules)
+assert not heavy, heavy
+assert time.process_time() < 0.5, time.process_time()
+"""
+
+
+def test_checking_imports_nothing_heavy() -> None:
+    subprocess.run([sys.executable, "-c", CODE], check=True, capture_output=True, timeout=60)
+
+
+def test_formatting_and_errors_import_nothing_heavy() -> None:
+    code = """
+import sys
+from attnspec.format import format_source
+from attnspec.check import check_text
+from attnspec.error import SpecError
+format_source("attention a{attend q<k}")
+try:
+    check_text("attention a { attend widht }")
+except SpecError as error:
+    str(error), error.to_dict()
+heavy = {"numpy", "torch", "islpy", "rich", "click"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
