@@ -1,0 +1,229 @@
+"""Counting and listing the integer pairs of a set exactly, by arithmetic on its constraints.
+
+A piece is cut out by inequalities over ``x``, ``y`` and floor divisions. Splitting x and y by their residues modulo
+the divisors turns every floor division into an affine term, so what is left are lattice points in convex polygons, and
+these are summed by arithmetic series: the work depends on the divisors and not on the range of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd, lcm
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+_WORK = 20_000_000
+"""Residue pairs that a count may visit: about two seconds."""
+_CHUNK = 1 << 15
+
+
+class TooIrregular(Exception):
+    """The divisors of a pattern have too large a common multiple, or its numbers are too large, for exact counts."""
+
+    def __init__(self) -> None:
+        super().__init__("the pattern's periods or numbers are too large for an exact count")
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """``floor(row . (1, x, y, earlier divisions) / denominator)``."""
+
+    row: tuple[int, ...]
+    denominator: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The pairs with ``row . (1, x, y, divisions) >= 0`` for every row."""
+
+    divisions: tuple[Floor, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+    def period(self, axis: int) -> tuple[int, tuple[int, ...]]:
+        """The smallest period in x (axis 1) or y (axis 2) that makes every division step by an integer.
+
+        Returns the period and by how much each division grows over it.
+        """
+        base, steps = 1, [0] * len(self.divisions)
+        for i, div in enumerate(self.divisions):
+            change = div.row[axis] * base + sum(c * s for c, s in zip(div.row[3:], steps[:i], strict=True))
+            times = div.denominator // gcd(div.denominator, change)
+            base, steps[:i] = base * times, [s * times for s in steps[:i]]
+            steps[i] = change * times // div.denominator
+        return base, tuple(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Runs of equal rows: row ``x[i]`` holds ``low[i], low[i] + step, ...`` up to ``high[i]`` (included)."""
+
+    x: Ints
+    low: Ints
+    high: Ints
+    step: int
+
+
+def count(pieces: tuple[Piece, ...], rows: int, first: int = 0) -> int:
+    """How many pairs there are with ``first <= x < first + rows``; y must be bounded by the pieces.
+
+    Raises TooIrregular where the divisors are too large and too different.
+    """
+    return sum(_count_piece(piece, rows, first) for piece in pieces)
+
+
+def row_counts(pieces: tuple[Piece, ...], x: Ints) -> Ints:
+    """How many y each of the given x has."""
+    total = np.zeros(len(x), dtype=np.int64)
+    for piece in pieces:
+        for run in _runs(piece, x):
+            np.add.at(total, np.searchsorted(x, run.x), (run.high - run.low) // run.step + 1)
+    return total
+
+
+def runs(pieces: tuple[Piece, ...], rows: int, first: int = 0) -> list[Runs]:
+    """All pairs with ``first <= x < first + rows``, as runs."""
+    x = np.arange(first, first + rows, dtype=np.int64)
+    return [run for piece in pieces for run in _runs(piece, x)]
+
+
+def _guard(piece: Piece) -> None:
+    """Refuse pieces whose numbers might not fit in 64 bits, at the lengths that are counted (up to 2**33)."""
+    reach = 1 << 34
+    bounds: list[int] = []
+    for row in [*(d.row for d in piece.divisions), *piece.rows]:
+        worst = abs(row[0]) + (abs(row[1]) + abs(row[2])) * reach
+        worst += sum(abs(c) * b for c, b in zip(row[3:], bounds, strict=False))
+        if worst >= 1 << 61:
+            raise TooIrregular
+        if len(bounds) < len(piece.divisions):
+            bounds.append(worst // piece.divisions[len(bounds)].denominator + 1)
+
+
+def _affine(row: tuple[int, ...], x: Any, y: Any, divs: list[Any]) -> Any:
+    value = row[0] + row[1] * x + row[2] * y
+    for c, d in zip(row[3:], divs, strict=False):
+        if c:
+            value = value + c * d
+    return value
+
+
+def _divisions(piece: Piece, x: Any, y: Any) -> list[Any]:
+    divs: list[Any] = []
+    for div in piece.divisions:
+        divs.append(_affine(div.row, x, y, divs) // div.denominator)
+    return divs
+
+
+def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
+    """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
+    _guard(piece)
+    step, grows = piece.period(2)
+    if step * max(1, len(x)) > _WORK:
+        raise TooIrregular
+    block = max(1, _CHUNK // max(1, len(x)))
+    for start in range(0, step, block):
+        residue = np.arange(start, min(start + block, step), dtype=np.int64)[:, None]
+        shape = len(residue), len(x)
+        divs = _divisions(piece, x, residue)
+        keep = np.ones(shape, dtype=bool)
+        low = np.full(shape, -(1 << 62), dtype=np.int64)
+        high = np.full(shape, 1 << 62, dtype=np.int64)
+        for row in piece.rows:
+            at = _affine(row, x, residue, divs)
+            slope = row[2] * step + sum(c * g for c, g in zip(row[3:], grows, strict=True))
+            if slope == 0:
+                keep &= at >= 0
+            elif slope > 0:
+                low = np.maximum(low, -(at // slope))
+            else:
+                high = np.minimum(high, at // -slope)
+        which, row_of = np.nonzero(keep & (low <= high))
+        if len(which):
+            shift = residue[which, 0]
+            yield Runs(x[row_of], low[which, row_of] * step + shift, high[which, row_of] * step + shift, step)
+
+
+def _count_piece(piece: Piece, rows: int, first: int) -> int:
+    _guard(piece)
+    step, y_grows = piece.period(2)
+    period, x_grows = piece.period(1)
+    slopes = []
+    for row in piece.rows:
+        along_y = row[2] * step + sum(c * g for c, g in zip(row[3:], y_grows, strict=True))
+        along_x = row[1] * period + sum(c * g for c, g in zip(row[3:], x_grows, strict=True))
+        slopes.append((along_y, along_x))
+    widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y)) if slopes else 1
+    if period * widen >= rows:  # every residue holds at most one row: count the rows one by one
+        if step * rows > _WORK:
+            raise TooIrregular
+        parts = (
+            np.arange(a, min(a + _CHUNK, first + rows), dtype=np.int64) for a in range(first, first + rows, _CHUNK)
+        )
+        return sum(int(((r.high - r.low) // r.step + 1).sum()) for x in parts for r in _runs(piece, x))
+    period *= widen
+    if step * period > _WORK:
+        raise TooIrregular
+    total, wide = 0, [(y, slope * widen) for y, slope in slopes]
+    for start in range(0, step * period, _CHUNK):
+        flat = np.arange(start, min(start + _CHUNK, step * period), dtype=np.int64)
+        total += _polygon(piece, first + flat % period, flat // period, wide, period, first + rows)
+    return total
+
+
+def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]], period: int, end: int) -> int:
+    """Lattice points (t, s) of the polygons ``x + period t, residue + step s``, one polygon for each x."""
+    divs = _divisions(piece, x, residue)
+    first, last = np.zeros_like(x), (end - 1 - x) // period  # the t that stay within the rows
+    upper: list[tuple[int, Ints]] = []
+    lower: list[tuple[int, Ints]] = []
+    empty = np.zeros(len(x), dtype=bool)
+    for row, (along_y, along_x) in zip(piece.rows, slopes, strict=True):
+        at = np.broadcast_to(_affine(row, x, residue, divs), x.shape)
+        if along_y < 0:
+            upper.append((along_x // -along_y, at // -along_y))
+        elif along_y > 0:
+            lower.append((-(along_x // along_y), -(at // along_y)))
+        elif along_x > 0:
+            first = np.maximum(first, -(at // along_x))
+        elif along_x < 0:
+            last = np.minimum(last, at // -along_x)
+        else:
+            empty |= at < 0
+    if not upper or not lower:
+        raise ValueError("the pairs of a row are not bounded")
+    gaps = list({(u - v): None for u, _ in upper for v, _ in lower})
+    gap_of = {slope: np.full(len(x), 1 << 62, dtype=np.int64) for slope in gaps}
+    for u, above in upper:
+        for v, below in lower:
+            gap_of[u - v] = np.minimum(gap_of[u - v], above - below + 1)
+    last = np.where(empty, first - 1, np.maximum(last, first - 1))
+    return _sum_of_min([(s, gap_of[s]) for s in gaps], first, last)
+
+
+def _sum_of_min(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> int:
+    """Sum over ``first <= t <= last`` of ``max(0, min over lines of slope * t + offset)``, over all entries."""
+    cuts = [first - 1, last]
+    for i, (slope, offset) in enumerate(lines):
+        if slope:
+            zero = -offset // slope
+            cuts += [zero - 1, zero]
+        for other, shift in lines[:i]:
+            cross = (shift - offset) // (slope - other)
+            cuts += [cross - 1, cross]
+    edges = np.sort(np.clip(np.stack(cuts), first - 1, last), axis=0)
+
+    def height(t: Ints) -> Ints:
+        least: Ints = np.min(np.stack([slope * t + offset for slope, offset in lines]), axis=0)
+        return np.maximum(least, 0)
+
+    low, high = edges[:-1] + 1, edges[1:]
+    width = np.maximum(high - low + 1, 0)
+    ends = np.where(width > 0, height(low) + height(high), 0)
+    # Each product is twice an arithmetic series, hence even. Python's integers where 64 bits might not hold the sum.
+    if float(ends.max(initial=0)) * float(width.max(initial=0)) * ends.size < 2.0**62:
+        return int((ends * width).sum()) // 2
+    return sum(int(a) * int(b) for a, b in zip(ends.flat, width.flat, strict=True) if b) // 2
