@@ -1,0 +1,35 @@
+// Threads that take tasks from a counter, each with its own workspace. A task's result does not depend on who runs it.
+
+#include <cstdlib>
+
+namespace attnspec {
+
+template <class T>
+static T* allocate(size_t count = 1) {
+    size_t bytes = (sizeof(T) * count + 64) / 64 * 64;  // never nothing
+    return (T*)aligned_alloc(64, bytes);
+}
+
+// Calls work(task, space) for every task. False if not even one thread found memory for its workspace.
+template <class Space, class Work>
+static bool for_tasks(int64_t tasks, int threads, Work&& work) {
+    if (tasks <= 0) return true;
+    int64_t next = 0, workers = 0;
+    auto worker = [&] {
+        Space* space = allocate<Space>();
+        if (!space) return;
+        __atomic_fetch_add(&workers, 1, __ATOMIC_RELAXED);
+        for (int64_t t; (t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tasks;) work(t, *space);
+        free(space);
+    };
+    if (threads > tasks) threads = (int)tasks;
+    if (threads <= 1)
+        worker();
+    else {
+#pragma omp parallel num_threads(threads)
+        worker();
+    }
+    return workers > 0;
+}
+
+}  // namespace attnspec

@@ -1,0 +1,93 @@
+// The C interface, and the element types of the tensors. Strides are in elements and arbitrary.
+
+namespace attnspec {
+
+// The tiles of one head where loops would be unwieldy: those of outer tile o are tiles[start[r]] .. tiles[start[r + 1] - 1],
+// r = o - first, and the first fulls[r] of them are full.
+struct Table { const int64_t *start, *fulls, *tiles; int64_t first; };
+
+// rows and columns hold a table for each (batch, head), by query tile and by key tile; null where the pattern has loops.
+struct Sizes {
+    int64_t n, n_q, heads, kv_heads, batch;
+    const Table *rows, *columns;
+};
+
+template <class Full, class Partial>
+static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b, const Sizes& s, Full&& full,
+                        Partial&& partial) {
+    const Table& table = tables[b * s.heads + h];
+    const int64_t r = outer - table.first, begin = table.start[r], middle = begin + table.fulls[r], end = table.start[r + 1];
+    for (int64_t at = begin; at < middle; ++at) full(table.tiles[at]);
+    for (int64_t at = middle; at < end; ++at) partial(table.tiles[at]);
+}
+
+struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
+struct ForwardProblem {
+    Sizes sizes;
+    Tensor q, k, v, out;
+    float* lse;  // (batch, heads, n_q), contiguous
+    float scale;
+    int32_t threads;
+};
+struct BackwardProblem {
+    Sizes sizes;
+    Tensor q, k, v, out, dout, dq, dk, dv;
+    const float* lse;
+    const float* dlse;  // may be null
+    float scale;
+    int32_t threads;
+};
+
+#ifndef ATTNSPEC_POS
+#define ATTNSPEC_POS int32_t
+#endif
+using pos = ATTNSPEC_POS;  // the type in which Pattern::allowed computes
+
+struct bf16 { uint16_t bits; };
+struct fp16 { uint16_t bits; };
+#if ATTNSPEC_DTYPE == 0
+using Elem = float;
+#elif ATTNSPEC_DTYPE == 1
+using Elem = bf16;
+#else
+using Elem = fp16;
+#endif
+
+constexpr int D = ATTNSPEC_D, DV = ATTNSPEC_DV, BM = ATTNSPEC_BM, BN = ATTNSPEC_BN;
+
+template <class T>
+static inline T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t r) {
+    return (T*)t.data + b * t.stride[0] + h * t.stride[1] + r * t.stride[2];
+}
+
+static inline float bits_float(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static inline uint32_t float_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
+
+static inline float to_float(float x) { return x; }
+static inline float to_float(bf16 x) { return bits_float((uint32_t)x.bits << 16); }
+static inline float to_float(fp16 x) {
+    // Shift exponent and fraction into place and multiply by 2^112: this normalises subnormal numbers too.
+    uint32_t u = x.bits;
+    float f = bits_float((u & 0x7fffu) << 13) * bits_float(0x77800000u);
+    uint32_t special = (u & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+    return bits_float(float_bits(f) | special | (u & 0x8000u) << 16);
+}
+
+// Round to nearest, ties to even; NaN stays NaN.
+static inline void from_float(float x, float& to) { to = x; }
+static inline void from_float(float x, bf16& to) {
+    uint32_t u = float_bits(x), r = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+    to.bits = (uint16_t)(x != x ? 0x7fc0u : r);
+}
+static inline void from_float(float x, fp16& to) {
+    uint32_t u = float_bits(x), sign = u >> 16 & 0x8000u, a = u & 0x7fffffffu;
+    // Below the smallest normal half, adding 0.5 as a float leaves the rounded subnormal in the low bits.
+    uint32_t tiny = float_bits(bits_float(a) + 0.5f) - 0x3f000000u;
+    uint32_t normal = (a - 0x38000000u + 0xfffu + (a >> 13 & 1u)) >> 13;
+    uint32_t r = a < 0x38800000u ? tiny : normal;
+    r = a >= 0x477ff000u ? 0x7c00u : r;
+    r = a > 0x7f800000u ? 0x7e00u : r;
+    to.bits = (uint16_t)(r | sign);
+}
+
+}  // namespace attnspec

@@ -1,0 +1,25 @@
+"""What a kernel is specialised for, beside its plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NARROW_LENGTH = 1 << 28
+"""Positions and lengths up to which a narrow kernel (positions in 32 bits) is right."""
+WIDE_LENGTH = 1 << 40
+"""The same for a wide kernel (64 bits)."""
+
+
+@dataclass(frozen=True)
+class KernelKey:
+    """The direction and types of a kernel.
+
+    ``direction`` is ``"forward"`` or ``"backward"``; ``dtype`` float32, bfloat16 or float16; ``dim`` and ``dim_v`` the
+    head sizes of query and value; ``wide`` asks for positions in 64 bits (lengths over NARROW_LENGTH).
+    """
+
+    direction: str
+    dtype: str
+    dim: int
+    dim_v: int
+    wide: bool = False

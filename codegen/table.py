@@ -1,0 +1,64 @@
+"""Tiles as lists, for plans whose loops would be unwieldy: built for one length, from the sets, never from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attnspec.pieces import runs
+from attnspec.presburger import Pairs, budget
+from attnspec.sizes import Sizes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from attnspec.codegen.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The tiles of every outer tile, as int64 arrays.
+
+    Outer tile number r has entries ``start[r] .. start[r + 1]`` of ``tiles``; the first ``fulls[r]`` of them are full.
+    """
+
+    start: NDArray[np.int64]
+    fulls: NDArray[np.int64]
+    tiles: NDArray[np.int64]
+
+    def row(self, r: int) -> Iterator[tuple[int, bool]]:
+        """The tiles of outer tile number r, and whether each is full."""
+        for at in range(self.start[r], self.start[r + 1]):
+            yield int(self.tiles[at]), bool(at - self.start[r] < self.fulls[r])
+
+
+def table(plan: Plan, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
+    """The tiles of one head: per query tile (or per key tile, if ``transposed``), full ones first.
+
+    Raises TooIrregular where the sets have too large a period to be listed.
+    """
+    item = plan.of_head(h)
+    queries, keys = plan.query_tiles(sizes), plan.key_tiles(sizes)
+    box = Pairs.read(f"{queries.start} <= x < {queries.stop} and {keys.start} <= y < {keys.stop}")
+    outer = keys if transposed else queries
+    rows, tiles, kinds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for kind, tile_set in enumerate((item.full, item.partial)):
+        with budget(tile_set):
+            bounded = tile_set.intersection(box).fix(**sizes.parameters(h, b))
+            pieces = (bounded.transpose() if transposed else bounded).pieces()
+        for run in runs(pieces, len(outer), outer.start):
+            lengths = (run.high - run.low) // run.step + 1
+            ends = np.cumsum(lengths)
+            within = np.arange(ends[-1], dtype=np.int64) - np.repeat(ends - lengths, lengths)
+            rows.append(np.repeat(run.x - outer.start, lengths))
+            tiles.append(np.repeat(run.low, lengths) + within * run.step)
+            kinds.append(np.full(len(within), kind, dtype=np.int64))
+    row, tile, kind_of = map(np.concatenate, (rows, tiles, kinds))
+    order = np.lexsort((tile, kind_of, row))
+    start = np.zeros(len(outer) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(row, minlength=len(outer)), out=start[1:])
+    fulls = np.bincount(row[kind_of == 0], minlength=len(outer)).astype(np.int64)
+    return Table(start, fulls, tile[order])
