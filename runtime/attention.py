@@ -1,0 +1,176 @@
+"""From a spec to a callable: ``attnspec.compile``."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from attnspec.runtime import operator
+from attnspec.runtime.border import CallError, check_call
+from attnspec.runtime.dense import dense_attention
+from attnspec.runtime.program import Facts, Program, facts, spec
+from attnspec.sizes import Sizes
+
+if TYPE_CHECKING:
+    from attnspec.codegen.cost import Cost
+    from attnspec.codegen.plan import Plan
+    from attnspec.relation import Relation
+    from attnspec.spec import Spec
+
+TARGETS = ("cpp", "dense")
+
+
+def compile(
+    source: str | os.PathLike[str],
+    *,
+    params: Mapping[str, Any] | None = None,
+    target: str = "cpp",
+    tile: tuple[int, int] | None = None,
+    **more: Any,
+) -> Attention:
+    """Compile a pattern to an attention function.
+
+    >>> import torch, attnspec
+    >>> attend = attnspec.compile("longformer", width=64)
+    >>> q, k, v = torch.randn(3, 1, 2, 100, 16).unbind(0)
+    >>> attend(q, k, v).shape
+    torch.Size([1, 2, 100, 16])
+
+    ``source`` is the name of a shipped spec, a path (``file.attn`` or ``file.attn:name``), or source text. Other
+    keyword arguments are the pattern's parameters; ``params`` serves where a name collides with an option. ``target``
+    is ``"cpp"`` (a fused kernel, compiled at the first call) or ``"dense"`` (plain PyTorch over the whole mask).
+    ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16.
+
+    Raises SpecError where the pattern or a parameter is wrong, FileNotFoundError where there is no such file.
+    """
+    from attnspec.load import load
+
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if tile is not None and (len(tile) != 2 or any(t % 16 or not 16 <= t <= 512 for t in tile)):
+        raise ValueError(f"tile must be two multiples of 16 between 16 and 512, not {tile!r}")
+    text, filename, name = load(source)
+    if twice := set(params or {}) & set(more):
+        raise TypeError(f"given twice, in params and by keyword: {', '.join(sorted(twice))}")
+    given = {**(params or {}), **more}
+    return Attention(Program.of(text, filename, name, given, tile), target)
+
+
+class Attention:
+    """A compiled pattern: call it with q, k and v.
+
+    ``program`` is its text with the parameters; ``spec``, ``relation`` and ``plan`` are its stages: print any of them.
+    """
+
+    def __init__(self, program: Program, target: str) -> None:
+        self.program, self._target = program, target
+        self._facts: Facts = facts(program)
+        self._encoded = program.encoded
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
+
+        Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scaled
+        scores, (batch, heads, n_q), float32, natural logarithm; both are differentiable. float32, bfloat16 or float16;
+        sums are float32. ``scale`` defaults to 1 / sqrt(dim). Query heads may be a multiple of the key heads. A row
+        that may attend to no key gives zeros and minus infinity. Under autocast the inputs are cast as SDPA's are.
+
+        Raises CallError for tensors that do not fit.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
+        check_call(self._facts.name, q, k, v)
+        scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+        if self._target == "dense":
+            sizes = {"n": k.shape[2], "n_q": q.shape[2], "heads": q.shape[1], "batch": q.shape[0]}
+            mask = self.mask(**sizes, kv_heads=k.shape[1])
+            out, lse = dense_attention(q, k, v, mask, scale)
+            lse = lse.float()
+        else:
+            out, lse = operator.attend(q, k, v, scale, self._encoded)
+        return (out, lse) if return_lse else out
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The checked pattern."""
+        return spec(self.program)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """The exact set of pairs, for every length; raises SpecError where it needs sizes (see ``relation_for``)."""
+        return self.relation_for()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The tiles a kernel visits; raises SpecError where it needs sizes (see ``plan_for``)."""
+        return self.plan_for()
+
+    def relation_for(
+        self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None
+    ) -> Relation:
+        """The relation for given numbers of heads and batch entries."""
+        from attnspec.runtime import native
+
+        return native.relation(self.program, self._sizes(heads, kv_heads, batch))
+
+    def plan_for(self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Plan:
+        """The plan for given numbers of heads and batch entries."""
+        from attnspec.runtime import native
+
+        return native.plan(self.program, self._sizes(heads, kv_heads, batch))
+
+    def cost(
+        self,
+        *,
+        n: int,
+        n_q: int | None = None,
+        heads: int = 1,
+        kv_heads: int | None = None,
+        batch: int = 1,
+        dim: int = 64,
+        dim_v: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Cost:
+        """What a call of these sizes computes, before anything runs: exact pairs, tiles, operations and bytes."""
+        from attnspec.codegen.cost import cost
+
+        plan = self.plan_for(heads=heads, kv_heads=kv_heads, batch=batch)
+        n_q, kv_heads = n if n_q is None else n_q, heads if kv_heads is None else kv_heads
+        sizes = Sizes(n, n_q, heads, kv_heads, batch, self._facts.align == "end")
+        return cost(plan, sizes, dim, dim if dim_v is None else dim_v, dtype.itemsize)
+
+    def mask(
+        self, n: int, n_q: int | None = None, heads: int = 1, batch: int = 1, kv_heads: int | None = None
+    ) -> Tensor:
+        """The definition as a mask, (batch, heads, n_q, n), bool."""
+        sizes = Sizes(n, n if n_q is None else n_q, heads, heads if kv_heads is None else kv_heads, batch)
+        return torch.from_numpy(self.spec.mask(n, sizes.n_q, heads, batch, sizes.kv_heads))
+
+    def __repr__(self) -> str:
+        return f"<attnspec {self._facts.name}, target {self._target}>"
+
+    def _sizes(self, heads: int | None, kv_heads: int | None, batch: int | None) -> tuple[tuple[str, int], ...]:
+        given = {"heads": heads, "kv_heads": heads if kv_heads is None else kv_heads, "batch": batch}
+        return tuple((name, size) for name in self._facts.needs if (size := given[name]) is not None)
+
+
+__all__ = ["Attention", "CallError", "compile"]

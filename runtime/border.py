@@ -1,0 +1,57 @@
+"""What a call may be given: wrong tensors are refused here, by name and with their sizes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MAX_DIM = 256
+
+
+class CallError(ValueError):
+    """The tensors of a call do not fit the pattern or each other."""
+
+
+def check_call(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Refuse tensors that do not fit. Shapes: q (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (..., dim_v).
+
+    Raises CallError, with the pattern's name and the sizes.
+    """
+    for label, t in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(t, Tensor):
+            raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
+        if t.dim() != 4:
+            raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
+        if t.dtype not in DTYPES:
+            raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16")
+        if t.device.type != "cpu":
+            raise CallError(
+                f"{name}: {label} is on {t.device}; this version has kernels for the CPU only. Move it with .cpu()"
+            )
+        if t.layout != torch.strided:
+            raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise CallError(f"{name}: q, k and v must have one dtype; they are {q.dtype}, {k.dtype} and {v.dtype}")
+    if not q.shape[0] == k.shape[0] == v.shape[0]:
+        raise CallError(f"{name}: the batch sizes differ: {_shapes(q, k, v)}")
+    if q.shape[3] != k.shape[3]:
+        raise CallError(f"{name}: q and k must have one head size: {_shapes(q, k, v)}")
+    if k.shape[1] != v.shape[1] or k.shape[2] != v.shape[2]:
+        raise CallError(f"{name}: k and v must have the same heads and length: {_shapes(q, k, v)}")
+    if q.shape[1] == 0 or k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise CallError(
+            f"{name}: q's {q.shape[1]} heads cannot be shared among {k.shape[1]} key heads: {_shapes(q, k, v)}. "
+            "The number of query heads must be a multiple of the number of key heads"
+        )
+    for label, size in (("q and k", q.shape[3]), ("v", v.shape[3])):
+        if not 1 <= size <= MAX_DIM:
+            raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
+
+
+def _shape(t: Tensor) -> str:
+    return f"{tuple(t.shape)}"
+
+
+def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"

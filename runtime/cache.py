@@ -1,0 +1,143 @@
+"""Compiled kernels on disk, found by the hash of what determines them.
+
+An entry is a folder ``<digest>`` with ``kernel.so``, its checksum, and every earlier stage as text. It is written under
+another name and renamed, so that readers see all of it or nothing and two processes may build the same kernel at once.
+A damaged entry is removed and built again. ``notes`` are small JSON texts beside the entries: what a pattern's text led
+to last time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and bounded in size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+LIMIT = 512 * 1024 * 1024
+"""Bytes on disk from which on the entries unused for longest are removed; ``ATTNSPEC_CACHE_LIMIT`` overrides it."""
+
+
+class CacheError(RuntimeError):
+    """The folder cannot be used."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of kernels."""
+
+    folder: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """``$ATTNSPEC_CACHE``, else ``attnspec`` in the user's cache folder; created private if it is not there.
+
+        Raises CacheError if it belongs to someone else or others may write to it.
+        """
+        named = os.environ.get("ATTNSPEC_CACHE")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(named) if named else home / "attnspec"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.stat()
+        except OSError as error:
+            raise CacheError(f"the kernel cache {folder} cannot be used: {error}. Set ATTNSPEC_CACHE.") from None
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            raise CacheError(
+                f"the kernel cache {folder} belongs to another user. Set ATTNSPEC_CACHE to a folder of yours."
+            )
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise CacheError(f"others may write to the kernel cache {folder}. Run: chmod go-w {folder}")
+        return cls(folder)
+
+    def library(self, digest: str) -> Path | None:
+        """The shared library of an entry whose checksum holds; None if there is none (a damaged one is removed)."""
+        entry = self.folder / digest
+        try:
+            data = (entry / "kernel.so").read_bytes()
+            wanted = (entry / "sha256").read_text(encoding="ascii").strip()
+        except OSError:
+            data, wanted = b"", ""
+        if data and sha256(data).hexdigest() == wanted:
+            with contextlib.suppress(OSError):
+                os.utime(entry)
+            return entry / "kernel.so"
+        if entry.exists():
+            self._remove(entry)
+        return None
+
+    def add(self, digest: str, build: Callable[[Path], None], stages: Mapping[str, str]) -> Path:
+        """Build an entry (``build`` writes the library to the path it is given) and return its library.
+
+        If another process was faster, its entry is used.
+        """
+        work = Path(tempfile.mkdtemp(prefix="building-", dir=self.folder))
+        try:
+            library = work / "kernel.so"
+            build(library)
+            for name, text in stages.items():
+                (work / name).write_text(text, encoding="utf-8")
+            (work / "sha256").write_text(sha256(library.read_bytes()).hexdigest(), encoding="ascii")
+            try:
+                os.rename(work, self.folder / digest)
+            except OSError:
+                if self.library(digest) is None:  # neither ours nor a whole one of another process
+                    os.rename(work, self.folder / digest)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        self._trim(keep=digest)
+        found = self.library(digest)
+        if found is None:
+            raise CacheError(f"the kernel cache {self.folder} loses what is written to it. Set ATTNSPEC_CACHE.")
+        return found
+
+    def note(self, key: str) -> dict[str, Any] | None:
+        """The note under a key, or None."""
+        try:
+            value = json.loads((self.folder / "notes" / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def set_note(self, key: str, value: Mapping[str, Any]) -> None:
+        """Write a note, atomically. A full disk is no reason to fail: the note is only a short cut."""
+        notes = self.folder / "notes"
+        with contextlib.suppress(OSError):
+            notes.mkdir(mode=0o700, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=notes)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(dict(value), file)
+            os.replace(name, notes / f"{key}.json")
+
+    def _remove(self, entry: Path) -> None:
+        """Remove an entry so that no reader sees half of it."""
+        with contextlib.suppress(OSError):
+            grave = Path(tempfile.mkdtemp(prefix="removing-", dir=self.folder))
+            os.rename(entry, grave / "entry")
+            shutil.rmtree(grave, ignore_errors=True)
+
+    def _trim(self, keep: str) -> None:
+        """Remove what was unused for longest until the folder is within its limit."""
+        wanted = os.environ.get("ATTNSPEC_CACHE_LIMIT", str(LIMIT))
+        if not wanted.isdecimal():
+            raise CacheError(f"ATTNSPEC_CACHE_LIMIT is a number of bytes, not {wanted!r}")
+        limit = int(wanted)
+        found: list[tuple[float, int, Path]] = []
+        with contextlib.suppress(OSError):
+            for entry in self.folder.iterdir():
+                with contextlib.suppress(OSError):
+                    files = [entry] if entry.is_file() else [f for f in entry.rglob("*") if f.is_file()]
+                    found.append((entry.stat().st_mtime, sum(f.stat().st_size for f in files), entry))
+        total = sum(size for _, size, _ in found)
+        for _, size, entry in sorted(found, key=lambda item: item[0]):
+            if total <= limit:
+                return
+            if entry.name != keep and not entry.name.startswith("building-"):
+                self._remove(entry)
+                total -= size

@@ -1,0 +1,45 @@
+"""Time functions against each other: interleaved rounds, medians, and how many."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of each counted round of one contender."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The fastest and the slowest."""
+        return min(self.seconds), max(self.seconds)
+
+
+def race(
+    contenders: Mapping[str, Callable[[], object]],
+    runs: int,
+    tick: Callable[[], object] = lambda: None,
+) -> dict[str, Timing]:
+    """Time every contender ``runs`` times, in turn, after one round that is not counted.
+
+    ``tick`` is called after each call, for a progress bar: ``(runs + 1) * len(contenders)`` times in all.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(runs + 1):
+        for name, call in contenders.items():
+            start = time.perf_counter()
+            call()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+            tick()
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}

@@ -1,0 +1,43 @@
+"""Times measured on this machine, remembered so that ``attnspec inspect`` can print them beside its predictions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+
+from attnspec.runtime.cache import Cache
+from attnspec.sizes import Sizes
+from attnspec.spec import Spec
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Median seconds of a call on this machine; ``backward`` is forward and backward together, None if not measured."""
+
+    forward: float | None
+    both: float | None
+    runs: int
+    date: str
+
+
+def remember(spec: Spec, sizes: Sizes, dim: int, dtype: str, seconds: float, backward: bool, runs: int) -> None:
+    """Keep a median; the other direction's figure is kept if it is there."""
+    known = recall(spec, sizes, dim, dtype)
+    forward, both = (known.forward, known.both) if known else (None, None)
+    forward, both = (forward, seconds) if backward else (seconds, both)
+    found = Measured(forward, both, runs, time.strftime("%Y-%m-%d"))
+    Cache.default().set_note(_key(spec, sizes, dim, dtype), asdict(found))
+
+
+def recall(spec: Spec, sizes: Sizes, dim: int, dtype: str) -> Measured | None:
+    """What was measured for this very pattern and call, or None."""
+    note = Cache.default().note(_key(spec, sizes, dim, dtype))
+    return None if note is None else Measured(note["forward"], note["both"], note["runs"], note["date"])
+
+
+def _key(spec: Spec, sizes: Sizes, dim: int, dtype: str) -> str:
+    identity = f"{spec}\0{sizes}\0{dim}\0{dtype}\0{platform.node()}\0{os.cpu_count()}"
+    return f"measured-{sha256(identity.encode()).hexdigest()[:32]}"

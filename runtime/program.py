@@ -1,0 +1,121 @@
+"""A pattern as the runtime carries it: the user's text with its parameters, as one string, and what follows from it.
+
+The string is what the custom operator takes, so that an exported graph contains all that is needed to run it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnspec.runtime.cache import Cache
+
+if TYPE_CHECKING:
+    from attnspec.spec import Spec
+
+
+@dataclass(frozen=True)
+class Program:
+    """A source text, the name of the attention in it, its parameters and the tile the user asked for (or None)."""
+
+    text: str
+    filename: str
+    name: str | None
+    params: str  # JSON, sorted
+    tile: tuple[int, int] | None
+
+    @classmethod
+    def of(
+        cls, text: str, filename: str, name: str | None, params: Mapping[str, Any], tile: tuple[int, int] | None
+    ) -> Program:
+        """The program of a source text."""
+        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile)
+
+    @cached_property
+    def encoded(self) -> str:
+        """The program as one string."""
+        return json.dumps([self.text, self.filename, self.name, self.params, self.tile])
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of the program and of this package's own files: a changed compiler is another compiler."""
+        return sha256(f"{self.encoded}\0{fingerprint()}".encode()).hexdigest()
+
+
+def _plain(value: Any) -> int:
+    """Integers of other libraries as Python's own."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"a parameter is an integer, a boolean or a list of them, not {value!r} ({type(value).__name__})"
+        ) from None
+
+
+@functools.lru_cache(maxsize=256)
+def decode(encoded: str) -> Program:
+    """The program of an encoded string."""
+    text, filename, name, params, tile = json.loads(encoded)
+    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]))
+
+
+_PARTS = ("attnspec.codegen", "attnspec.runtime")
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash over names, sizes and times of this package's files."""
+    import attnspec
+
+    folders = [Path(attnspec.__file__).parent, *(Path(p) for m in _PARTS for p in import_module(m).__path__)]
+    parts = []
+    for folder in folders:
+        for path in sorted([*folder.glob("*"), *folder.glob("cpp/*")]):
+            if path.suffix in (".py", ".lark", ".attn", ".hpp"):
+                status = path.stat()
+                parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a call needs to know of a checked pattern.
+
+    ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
+    stands.
+    """
+
+    name: str
+    align: str
+    needs: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def facts(program: Program) -> Facts:
+    """The facts of a program: from a note on disk, else by checking the text. Raises SpecError if it is wrong."""
+    cache = Cache.default()
+    key = f"facts-{program.digest}"
+    note = cache.note(key)
+    if note is None or note.keys() != {"name", "align", "needs"}:
+        from attnspec.lower import sizes_needed
+
+        checked = spec(program)
+        note = {"name": checked.name, "align": checked.align, "needs": sorted(sizes_needed(checked))}
+        cache.set_note(key, note)
+    return Facts(note["name"], note["align"], tuple(note["needs"]))
+
+
+@functools.lru_cache(maxsize=64)
+def spec(program: Program) -> Spec:
+    """The checked pattern. Raises SpecError."""
+    from attnspec.check import check_text
+
+    return check_text(program.text, program.name, json.loads(program.params), program.filename)
