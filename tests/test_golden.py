@@ -1,0 +1,49 @@
+"""Every stage of every shipped spec as golden text: what a change does to the compiler shows up as a readable diff."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import attnspec
+from attnspec.codegen.kernel import kernel
+from attnspec.codegen.key import KernelKey
+from attnspec.codegen.plan import Tile
+from attnspec.codegen.tile import tile
+from attnspec.lower import lower
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def stages(name: str) -> str:
+    """Spec, relation, plan and the generated part of the kernel (the hand-written library is left out)."""
+    spec = attnspec.read(name)
+    relation = lower(spec, 8)
+    plan = tile(relation, Tile(64, 64))
+    text = kernel(plan, KernelKey("forward", "float32", 64, 64))
+    generated = re.search(r"^struct Class0 \{.*?^struct Pattern \{.*?^\};$", text, re.DOTALL | re.MULTILINE)
+    assert generated is not None
+    parts = {"spec": spec, "relation": relation, "plan": plan, "kernel (generated part)": generated.group()}
+    return "".join(f"==== {title}\n{part}\n" for title, part in parts.items())
+
+
+@pytest.mark.parametrize("name", attnspec.shipped())
+def test_stages(name: str, update_golden: bool) -> None:
+    path = GOLDEN / f"{name}.txt"
+    got = stages(name)
+    if update_golden:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(got, encoding="utf-8")
+    assert got == path.read_text(encoding="utf-8"), f"run pytest --update-golden if {path.name} should change"
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {p.stem for p in GOLDEN.glob("*.txt")} == set(attnspec.shipped())
+
+
+@pytest.mark.parametrize("name", attnspec.shipped())
+def test_every_stage_is_the_same_in_another_process_order(name: str) -> None:
+    """Stages do not depend on what was compiled before."""
+    assert stages(name) == stages(name)
