@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text.")
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
-@click.option("--runs", type=click.IntRange(3), default=5, show_default=True, help="Timed rounds.")
+@click.option("--runs", type=click.IntRange(3), default=3, show_default=True, help="Timed rounds.")
 @size_options(length=16384)
 @json_option
 def command(
