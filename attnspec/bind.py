@@ -73,7 +73,7 @@ def _bind(node: e.Node, values: Mapping[str, int]) -> e.Node:
         case e.Cmp(op, left, right):
             a, b = go(left), go(right)
             if isinstance(a, e.Int) and isinstance(b, e.Int):
-                return e.Bool(compare(op, a.value, b.value))
+                return e.Bool(e.COMPARE[op](a.value, b.value))
             return e.Cmp(op, a, b)  # type: ignore[arg-type]
         case e.And(args):
             return _junction(e.And, args, values, absorbing=False)
@@ -85,11 +85,6 @@ def _bind(node: e.Node, values: Mapping[str, int]) -> e.Node:
         case e.Iff(left, right):
             return e.Iff(go(left), go(right))  # type: ignore[arg-type]
     raise TypeError(f"not a core expression: {type(node).__name__}")
-
-
-def compare(op: str, a: int, b: int) -> bool:
-    """The truth of a comparison of two integers."""
-    return {"==": a == b, "!=": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}[op]
 
 
 def _add(terms: tuple[e.Node, ...]) -> e.Node:

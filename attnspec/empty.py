@@ -24,8 +24,8 @@ class EmptyRows:
 def empty_rows(relation: Relation, sizes: Sizes) -> Iterator[EmptyRows]:
     """The heads that have empty rows. Heads that share a set which does not depend on ``h`` are named once."""
     for item in relation.classes:
-        members = range(sizes.heads) if item.heads is None else [h for h in item.heads if h < sizes.heads]
-        heads = list(members) if item.pairs.depends_on("h") else list(members)[:1]
+        members = item.members(sizes.heads)
+        heads = members if item.pairs.depends_on("h") else members[:1]
         entries = range(sizes.batch) if item.pairs.depends_on("b") else range(min(1, sizes.batch))
         for h in heads:
             for b in entries:

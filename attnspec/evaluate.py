@@ -15,15 +15,6 @@ from attnspec.bind import BadDivisor
 Array = Any  # numpy integers of some width, or Python integers: numpy's own rules mix them
 Env = Mapping[str, Array]
 
-_COMPARE: Mapping[str, Callable[[Array, Array], Array]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
 
 def holds(pred: e.Pred, env: Env) -> Array:
     """Where a predicate holds, as a boolean array of the shape that the variables broadcast to.
@@ -35,7 +26,7 @@ def holds(pred: e.Pred, env: Env) -> Array:
             return np.bool_(value)
         case e.Cmp(op, left, right):
             (a, a_ok), (b, b_ok) = value_of(left, env), value_of(right, env)
-            return np.asarray(_COMPARE[op](a, b), dtype=bool) & a_ok & b_ok
+            return np.asarray(e.COMPARE[op](a, b), dtype=bool) & a_ok & b_ok
         case e.And(args):
             result: Array = np.bool_(True)
             for arg in args:

@@ -9,8 +9,10 @@ the language itself, so every core expression can be read back.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any as Any_
 from typing import Union
 
 Nested = Union[int, tuple["Nested", ...]]
@@ -183,6 +185,17 @@ class Bool(Pred):
     """``true`` or ``false``."""
 
     value: bool
+
+
+COMPARE: Mapping[str, Callable[[Any_, Any_], Any_]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+"""What each comparison does, for integers, arrays and tensors alike."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ The checker needs this to test divisors, exponents and indices; :mod:`attnspec.e
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from attnspec import expr as e
 
@@ -18,15 +17,6 @@ LIMIT = 2**62
 """The largest magnitude of an integer in a spec."""
 
 Env = Mapping[str, int]
-
-COMPARE: Mapping[str, Callable[[int, int], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 class Unknown(Exception):
@@ -97,7 +87,7 @@ def truth(node: e.Pred, env: Env) -> bool:
         case e.Bool(value):
             return value
         case e.Cmp(op, left, right):
-            return COMPARE[op](integer(left, env), integer(right, env))
+            return bool(e.COMPARE[op](integer(left, env), integer(right, env)))
         case e.And(args):
             return all(truth(a, env) for a in args)
         case e.Or(args):

@@ -55,8 +55,8 @@ def _layer(relation: Relation, sizes: Sizes, b: int) -> Pairs:
     joined = Pairs.read(f"x = y and 0 <= x < {sizes.n}")
     with budget(*(item.pairs for item in relation.classes)):
         for item in relation.classes:
-            members = range(sizes.heads) if item.heads is None else [h for h in item.heads if h < sizes.heads]
-            chosen = list(members) if item.pairs.depends_on("h") else list(members)[:1]
+            members = item.members(sizes.heads)
+            chosen = members if item.pairs.depends_on("h") else members[:1]
             for h in chosen:
                 joined = joined.union(item.pairs.intersection(box(sizes)).fix(**sizes.parameters(h, b)))
         return joined.anonymous()

@@ -30,6 +30,10 @@ class HeadClass:
     attend: tuple[Pairs, ...]
     within: tuple[Pairs, ...]
 
+    def members(self, heads: int) -> tuple[int, ...]:
+        """The heads of this class in a call that has ``heads`` of them."""
+        return tuple(range(heads)) if self.heads is None else tuple(h for h in self.heads if h < heads)
+
 
 @dataclass(frozen=True, eq=False)
 class Relation:

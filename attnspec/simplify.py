@@ -127,7 +127,7 @@ def choose_pred(cond: e.Pred, then: e.Pred, other: e.Pred) -> e.Pred:
 def compare(op: str, a: e.IntExpr, b: e.IntExpr) -> e.Pred:
     """``a op b``."""
     if isinstance(a, e.Int) and isinstance(b, e.Int):
-        return e.Bool(known.COMPARE[op](a.value, b.value))
+        return e.Bool(e.COMPARE[op](a.value, b.value))
     return e.Cmp(op, a, b)
 
 

@@ -142,7 +142,7 @@ def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
     if relation.heads is not None and sizes.heads > relation.heads:
         raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
     for item in relation.classes:
-        members = tuple(range(sizes.heads)) if item.heads is None else tuple(h for h in item.heads if h < sizes.heads)
+        members = item.members(sizes.heads)
         if not members:
             continue
         by_head = [(h,) for h in members] if item.pairs.depends_on("h") else [members]

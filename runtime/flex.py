@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -17,15 +17,6 @@ from attnspec.sizes import Sizes
 from attnspec.spec import Spec
 
 Function = Callable[[Any, Any, Any, Any], Any]  # of b, h, q, k: integer tensors
-
-_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 
 
 def mask_function(spec: Spec, sizes: Sizes) -> Function:
@@ -77,7 +68,7 @@ def _all(parts: list[Function], join: Callable[[Any, Any], Any]) -> Function:
 
 
 def _compare(cmp: e.Cmp) -> Function:
-    op, left, right = _COMPARE[cmp.op], _term(cmp.left), _term(cmp.right)
+    op, left, right = e.COMPARE[cmp.op], _term(cmp.left), _term(cmp.right)
     return lambda b, h, q, k: op(left(b, h, q, k), right(b, h, q, k))
 
 

@@ -103,8 +103,13 @@ class Native:
 
 def native(program: Program, key: KernelKey, heads: int, kv_heads: int, batch: int) -> Native:
     """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
+    return _native(program, key, _needed(program, heads, kv_heads, batch))
+
+
+def _needed(program: Program, heads: int, kv_heads: int, batch: int) -> tuple[tuple[str, int], ...]:
+    """The sizes that a program's relation depends on, by name."""
     given = {"heads": heads, "kv_heads": kv_heads, "batch": batch}
-    return _native(program, key, tuple((name, given[name]) for name in facts(program).needs))
+    return tuple((name, given[name]) for name in facts(program).needs)
 
 
 @functools.lru_cache(maxsize=512)
@@ -158,8 +163,7 @@ def tables(program: Program, sizes: CallSizes) -> Tables:
     """The tables of a call whose plan has no loops. Heads that share a set of tiles share a table."""
     from attnspec.codegen.table import table
 
-    given = {"heads": sizes.heads, "kv_heads": sizes.kv_heads, "batch": sizes.batch}
-    made = plan(program, tuple((n, given[n]) for n in facts(program).needs))
+    made = plan(program, _needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
     known: dict[tuple[int, int, int, bool], Table] = {}
     found: dict[bool, list[TileTable]] = {False: [], True: []}
     for b in range(sizes.batch):
