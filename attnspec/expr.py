@@ -19,7 +19,9 @@ Nested = Union[int, tuple["Nested", ...]]
 """An integer or a nested tuple of them: a list parameter."""
 
 POSITIONS = frozenset({"q", "k"})
-SIZES = frozenset({"n", "n_q", "b"})
+SIZES = frozenset({"n", "n_q", "b", "m"})
+SLOTS = frozenset({"q_slot", "k_slot"})
+"""Places in a computed order (DESIGN 2.8), where a pattern has one."""
 CONSTANTS = frozenset({"h", "heads", "kv_heads", "batch"})
 """Variables that are constant within one head of one call (DESIGN 2.13): they may be factors, divisors and indices."""
 
@@ -153,6 +155,18 @@ class Index(IntExpr):
 
 
 @dataclass(frozen=True, slots=True)
+class Read(IntExpr):
+    """``doc[b, q]``: an entry of an integer input, with one index for each dimension it is declared with.
+
+    The comparison around a read outside the tensor is false (DESIGN 2.13). ``doc.first`` and ``doc.last`` name what is
+    derived from a sorted input: the first and last position of the run of equal values that a position is in.
+    """
+
+    name: str
+    indices: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Range(Node):
     """``low..high``: the integers from low (included) to high (excluded); both constant."""
 
@@ -252,6 +266,26 @@ class All(Pred):
     var: str
     domain: Domain
     body: Pred
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Pred):
+    """``keep[b, h, q // 64, k // 64]``: an entry of a boolean input; false outside the tensor."""
+
+    name: str
+    indices: tuple[IntExpr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Among(Pred):
+    """``k // 64 in top[b, h, q // 64]``: whether an integer stands in the last dimension of an integer input.
+
+    ``indices`` select all dimensions but the last; negative entries match nothing, and outside the tensor it is false.
+    """
+
+    item: IntExpr
+    name: str
+    indices: tuple[IntExpr, ...]
 
 
 def free(node: Node) -> frozenset[str]:

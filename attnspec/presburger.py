@@ -24,8 +24,15 @@ import islpy as isl
 from attnspec import loops
 from attnspec.pieces import Floor, Piece
 
-PARAMETERS = ("n", "n_q", "h", "b", "heads", "kv_heads", "batch")
-"""The parameters of every set, in this order."""
+SCALARS = tuple(f"i{number}" for number in range(6))
+"""Integer inputs with one value for each head and batch entry, in the order in which a pattern declares them."""
+
+PARAMETERS = ("n", "n_q", "h", "b", "heads", "kv_heads", "batch", "m", "c", "lo", "hi", *SCALARS)
+"""The parameters of every set, in this order.
+
+``m`` is the number that axis lengths are solved for, ``c`` the residue that a layout has taken out, ``lo`` and ``hi``
+the first and last tile that an input leaves possible.
+"""
 
 BUDGET = 1_000_000
 """isl operations that one question may take (about 1.3 seconds)."""

@@ -20,6 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from attnspec import expr as e
+from attnspec.real import RealExpr, Score
 from attnspec.source import Span
 
 if TYPE_CHECKING:
@@ -44,6 +45,78 @@ class Clause:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """One softmax of a mixture: a union of ``attend`` restricted by ``within``, counted ``times`` times."""
+
+    attend: tuple[Clause, ...]
+    within: tuple[Clause, ...]
+    times: int = 1
+
+    @property
+    def pred(self) -> e.Pred:
+        """The branch as one predicate."""
+        union = e.Or(tuple(c.pred for c in self.attend)) if self.attend else e.Bool(True)
+        return e.And((union, *(c.pred for c in self.within))) if self.within else union
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A part of the sequence; ``size`` is an expression in ``m``, the number that the lengths are solved for."""
+
+    name: str
+    size: e.IntExpr
+    queries: bool = True
+    keys: bool = True
+
+
+@dataclass(frozen=True)
+class Random:
+    """Integers in ``low .. high - 1`` drawn from a seed: what an input holds where the call does not give it."""
+
+    low: e.IntExpr
+    high: e.IntExpr
+    seed: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor that comes with the call.
+
+    ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q.
+    ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"`` (given as
+    the offsets at which documents begin, ending with n; it reads as the number of the document a position is in).
+    """
+
+    name: str
+    kind: str
+    sizes: tuple[e.IntExpr, ...]
+    form: str = "plain"
+    random: Random | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """Positions sorted by (LSH bucket, position), ``rounds`` times with other rotations, one round after another.
+
+    Slots count through all rounds: slot ``r * n + i`` is the i-th place of round r. Reformer (Kitaev et al., 2020).
+    """
+
+    buckets: tuple[int, ...]
+    rounds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """``rope``, ``xpos`` or ``yarn`` with all its options, and the positions by which queries and keys turn."""
+
+    kind: str
+    options: tuple[tuple[str, float | int | str], ...]
+    q: e.IntExpr
+    k: e.IntExpr
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a pattern allows: the union of ``attend`` (every pair if there is none), restricted by each of ``within``.
 
@@ -58,6 +131,25 @@ class Spec:
     align: str
     doc: str = field(compare=False)
     span: Span = field(compare=False)
+    mixture: tuple[Branch, ...] = ()
+    """The branches of a mixture, which ``within`` restricts too; ``attend`` is then empty."""
+    detached: bool = False
+    axes: tuple[Axis, ...] = ()
+    inputs: tuple[Input, ...] = ()
+    order: Order | None = None
+    score: RealExpr = field(default_factory=Score)
+    sink: RealExpr | None = None
+    scale: float | None = None
+    rotations: tuple[Rotation, ...] = ()
+    normalized: frozenset[str] = frozenset()
+    """Which of ``q`` and ``k`` are scaled to unit length."""
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The softmaxes that are mixed: one where there is no mixture. Each has the common ``within`` lines."""
+        if not self.mixture:
+            return (Branch(self.attend, self.within),)
+        return tuple(Branch(b.attend, (*b.within, *self.within), b.times) for b in self.mixture)
 
     @cached_property
     def pred(self) -> e.Pred:

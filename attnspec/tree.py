@@ -42,6 +42,18 @@ class Name(Expr):
 
 
 @dataclass(frozen=True, slots=True)
+class Decimal(Expr):
+    """A real literal, ``0.5``; its digits are ``span.text``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TupleOf(Expr):
+    """``(a, b)``: the same as a list, where several names are bound at once."""
+
+    items: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ListOf(Expr):
     """``[a, b, c]``."""
 
@@ -71,7 +83,7 @@ class Negative(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic(Expr):
-    """``first op x op y ...`` with operators of one strength: ``+ -`` or ``* // %``; read from the left."""
+    """``first op x op y ...`` with operators of one strength: ``+ -`` or ``* / // %``; read from the left."""
 
     first: Expr
     rest: tuple[tuple[str, Expr], ...]
@@ -172,10 +184,11 @@ class Call(Expr):
 
 @dataclass(frozen=True, slots=True)
 class Item(Expr):
-    """``base[index]``."""
+    """``base[index]``, or ``base[i, j, ...]`` for an input: then ``more`` holds the indices after the first."""
 
     base: Expr
     index: Expr
+    more: tuple[Expr, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +257,132 @@ class Heads(Node):
     heading: Span
 
 
-Clause = Attend | Within | Let | Align | Heads
+@dataclass(frozen=True, slots=True)
+class Branch(Node):
+    """``branch [times count] { clauses }`` inside a mixture; ``heading`` is the part before the brace."""
+
+    times: Expr | None
+    doc: Doc | None
+    clauses: tuple[Clause, ...]
+    heading: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Mix(Node):
+    """``mix names in domain [weights detached] { clauses }``, or ``mix [weights detached] { branch ... }``.
+
+    The first form has ``names`` (one, or several in brackets), a ``domain`` and ``clauses``; the second has ``names``
+    empty, ``domain`` None, and ``clauses`` that are Branch, Let or Within.
+    """
+
+    names: tuple[Name, ...]
+    domain: Domain | None
+    detached: bool
+    doc: Doc | None
+    clauses: tuple[Clause, ...]
+    heading: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Axis(Node):
+    """``axis name[size]``, with ``keys`` or ``queries`` (``only``) where it is not both."""
+
+    name: Name
+    size: Expr
+    only: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrow(Node):
+    """``source -> target: pred``: what queries of one axis may see of the keys of another."""
+
+    source: Name
+    target: Name
+    pred: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Input(Node):
+    """``input name: kind[sizes] form``.
+
+    ``kind`` is the name int, bool or float; ``sizes`` are empty for a scalar; ``form`` is None or an expression: the
+    name ``sorted`` or ``offsets``, or the call ``random(low..high, seed)`` (its first argument's value is a Range).
+    """
+
+    name: Name
+    kind: Name
+    sizes: tuple[Expr, ...]
+    form: Name | Random | None
+
+
+@dataclass(frozen=True, slots=True)
+class Random(Node):
+    """``random(low..high, seed)``: what an input holds where the call does not give it."""
+
+    domain: Range
+    seed: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Node):
+    """``order by lsh(buckets = 64, rounds = 4)``: a computed order of the positions."""
+
+    by: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Score(Node):
+    """``score value``: the score's new value, ``s`` being its value so far."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate(Node):
+    """``rotate rope(theta = 10000)``, or ``rotate rope(...) at (q', k')``; ``value`` is a Call or an At over one."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Sink(Node):
+    """``sink value``: a logit that takes its share of the softmax and has no value vector."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Scale(Node):
+    """``scale value``: the factor of the dot product where the call gives none."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize(Node):
+    """``normalize k`` (or ``q``): its vectors are scaled to unit length before the dot product."""
+
+    what: Name
+
+
+Clause = (
+    Attend
+    | Within
+    | Let
+    | Align
+    | Heads
+    | Mix
+    | Branch
+    | Axis
+    | Arrow
+    | Input
+    | Order
+    | Score
+    | Rotate
+    | Sink
+    | Scale
+    | Normalize
+)
 
 
 @dataclass(frozen=True, slots=True)
