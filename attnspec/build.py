@@ -109,7 +109,7 @@ def _pattern(at: _Context, parts: list[Piece]) -> t.Pattern:
 
 def _attention(at: _Context, parts: list[Piece]) -> t.Attention:
     parameters, docs, clauses = _split(at, parts[2:])
-    return t.Attention(at.span, at.name(parts[1]), parameters, tuple(clauses), docs)
+    return t.Attention(at.span, at.name(parts[1]), parameters, _without_branches(at, clauses), docs)
 
 
 def _parameter(at: _Context, parts: list[Piece]) -> t.Parameter:
@@ -124,7 +124,49 @@ def _let(at: _Context, parts: list[Piece]) -> t.Let:
 def _heads(at: _Context, parts: list[Piece]) -> t.Heads:
     span, name, domain = parts[0]
     _, docs, clauses = _split(at, parts[1:])
-    return t.Heads(at.span, name, domain, docs[0] if docs else None, tuple(clauses), span)
+    return t.Heads(at.span, name, domain, docs[0] if docs else None, _without_branches(at, clauses), span)
+
+
+def _mix(at: _Context, parts: list[Piece]) -> t.Mix:
+    span, names, domain, detached = parts[0]
+    _, docs, inner = _split(at, parts[1:])
+    clauses = _without_branches(at, inner) if domain else _branches(at, inner)
+    return t.Mix(at.span, names, domain, detached, docs[0] if docs else None, clauses, span)
+
+
+def _mix_heading(at: _Context, parts: list[Piece]) -> tuple[Span, tuple[t.Name, ...], t.Domain | None, bool]:
+    detached = parts[-1] == "detached"
+    names, domain = (parts[1], parts[3]) if len(parts) > 2 else ((), None)
+    return at.span, names, domain, detached
+
+
+def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
+    span, times = parts[0]
+    _, docs, clauses = _split(at, parts[1:])
+    return t.Branch(at.span, times, docs[0] if docs else None, _without_branches(at, clauses), span)
+
+
+def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
+    """The clauses of a mixture that is written as branches, without what means nothing there."""
+    allowed = (t.Branch, t.Let, t.Within)
+    at.problems.extend(mistakes.no_branch(c.span) for c in clauses if not isinstance(c, allowed))
+    return tuple(c for c in clauses if isinstance(c, allowed))
+
+
+def _without_branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
+    """The clauses of any other body, where a branch means nothing."""
+    at.problems.extend(mistakes.stray_branch(c.heading) for c in clauses if isinstance(c, t.Branch))
+    return tuple(c for c in clauses if not isinstance(c, t.Branch))
+
+
+def _axis(at: _Context, parts: list[Piece]) -> t.Axis:
+    return t.Axis(at.span, at.name(parts[1]), parts[2], at.name(parts[3]) if len(parts) > 3 else None)
+
+
+def _input(at: _Context, parts: list[Piece]) -> t.Input:
+    _, name, kind, *rest = parts
+    sizes = rest.pop(0) if rest and isinstance(rest[0], tuple) else ()
+    return t.Input(at.span, at.name(name), at.name(kind), sizes, rest[0] if rest else None)
 
 
 def _chain(at: _Context, parts: list[Piece]) -> tuple[t.Expr, tuple[tuple[str, t.Expr], ...]]:
@@ -181,6 +223,25 @@ _RULES: dict[str, Rule] = {
     "align": lambda at, p: t.Align(at.span, at.name(p[1])),
     "heads": _heads,
     "heading": lambda at, p: (at.span, at.name(p[1]), p[3]),
+    "mix": _mix,
+    "mix_heading": _mix_heading,
+    "names": lambda at, p: tuple(at.name(x) for x in p),
+    "detached": lambda at, p: "detached",
+    "branch": _branch,
+    "branch_heading": lambda at, p: (at.span, p[2] if len(p) > 1 else None),
+    "axis": _axis,
+    "arrow": lambda at, p: t.Arrow(at.span, at.name(p[0]), at.name(p[1]), p[2]),
+    "input": _input,
+    "kept": lambda at, p: at.name(p[0]),
+    "sizes": lambda at, p: tuple(p),
+    "random": lambda at, p: t.Random(at.span, p[1], p[2]),
+    "order": lambda at, p: t.Order(at.span, p[2]),
+    "score": lambda at, p: t.Score(at.span, p[1]),
+    "rotate": lambda at, p: t.Rotate(at.span, p[1]),
+    "moved": lambda at, p: t.At(at.span, p[0], p[2], p[3]),
+    "sink": lambda at, p: t.Sink(at.span, p[1]),
+    "scale": lambda at, p: t.Scale(at.span, p[1]),
+    "normalize": lambda at, p: t.Normalize(at.span, at.name(p[1])),
     "if_": lambda at, p: t.If(at.span, p[1], p[3], p[5]),
     "or_": lambda at, p: t.Or(at.span, tuple(p[::2])),
     "and_": lambda at, p: t.And(at.span, tuple(p[::2])),
@@ -194,15 +255,17 @@ _RULES: dict[str, Rule] = {
     "product": lambda at, p: t.Arithmetic(at.span, *_chain(at, p)),
     "negative": lambda at, p: t.Negative(at.span, p[1]),
     "power": lambda at, p: t.Power(at.span, p[0], p[1]),
-    "item": lambda at, p: t.Item(at.span, p[0], p[1]),
+    "item": lambda at, p: t.Item(at.span, p[0], p[1], tuple(p[2:])),
     "field": lambda at, p: t.Field(at.span, p[0], at.name(p[1])),
     "at": lambda at, p: t.At(at.span, p[0], p[2], p[3]),
     "number": lambda at, p: t.Number(at.span),
+    "decimal": lambda at, p: t.Decimal(at.span),
     "truth": lambda at, p: t.Truth(at.span, str(p[0]) == "true"),
     "name": lambda at, p: t.Name(at.span, str(p[0])),
     "call": _call,
     "argument": _argument,
     "bracket": lambda at, p: t.Bracket(at.span, p[0]),
+    "tuple": lambda at, p: t.TupleOf(at.span, tuple(p)),
     "bars": _bars,
     "list": lambda at, p: t.ListOf(at.span, tuple(p)),
     "range": lambda at, p: t.Range(at.span, p[0], p[1]),

@@ -155,6 +155,19 @@ def stray_doc(span: Span) -> Diagnostic:
     )  # fmt: skip
 
 
+def no_branch(span: Span) -> Diagnostic:
+    """``mix { attend ... }``."""
+    return misplaced(
+        span, "a mixture without a list has branches", "expected `branch`, `let` or `within`",
+        "write `branch { ... }` around what belongs to one softmax",
+    )  # fmt: skip
+
+
+def stray_branch(span: Span) -> Diagnostic:
+    """``branch`` that is not directly inside ``mix { ... }``."""
+    return misplaced(span, "`branch` stands directly inside `mix { ... }`", "not inside such a mixture")
+
+
 # Names and calls
 
 

@@ -17,15 +17,6 @@ from attnspec.scan import Token, scan
 from attnspec.source import Source, Span
 
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
-_LATER_NAMES = {
-    "mix": "mixtures (`mix`)",
-    "axis": "axes (`axis`)",
-    "input": "inputs (`input`)",
-    "order": "computed orders (`order by`)",
-    "score": "score lines (`score`)",
-    "rotate": "rotations (`rotate`)",
-    "sink": "sink lines (`sink`)",
-}
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,6 @@ class Outline:
                     if not self.source.text[span.start :].strip()
                     else "the beginning of the next definition"
                 )
-        if token is not None and i in self.starting and self._is_later(i) and "ATTEND" in accepted:
-            return SyntaxProblem(token.start, mistakes.later(span, self._later_name(i)))
         opened = self._open_bracket(i)
         if opened is not None and self._ends(opened, i):
             closer = _CLOSER[opened.text]
@@ -229,14 +218,11 @@ class Outline:
             return False
         # Two operands never stand side by side, so a name after one begins something new, if only a misspelt clause.
         misspelt = token.first and token.text not in words.SYNTAX and self.tokens[i - 1].text != "|"
-        return token.text in words.CLAUSES or self._is_later(i) or (misspelt and not self._unfinished(i - 1))
+        return token.text in words.CLAUSES or self._is_arrow(i) or (misspelt and not self._unfinished(i - 1))
 
-    def _is_later(self, i: int) -> bool:
-        arrow = i + 1 < len(self.tokens) and self.tokens[i + 1].text == "->"
-        return self.tokens[i].text in words.LATER or arrow
-
-    def _later_name(self, i: int) -> str:
-        return _LATER_NAMES.get(self.tokens[i].text, "lines between axes (`->`)")
+    def _is_arrow(self, i: int) -> bool:
+        """Whether the name at i begins a line between axes."""
+        return i + 1 < len(self.tokens) and self.tokens[i + 1].text == "->" and self.tokens[i].text not in words.SYNTAX
 
     def _unfinished(self, i: int) -> bool:
         """Whether the token at i wants something after it, so that no clause can begin there."""

@@ -12,9 +12,10 @@ SYNTAX = frozenset({"and", "or", "not", "any", "all", "sum", "in", "if", "then",
 RESERVED = VARIABLES | BUILTINS | SYNTAX
 """Names that parameters, `let`, patterns and bound names may not have."""
 
-CLAUSES = frozenset({"attend", "within", "let", "align", "for"})
-
-LATER = frozenset({"mix", "axis", "input", "order", "score", "rotate", "sink"})
-"""Words that begin a clause in a later version of the language (DESIGN 2.5 to 2.9)."""
+CLAUSES = frozenset(
+    {"attend", "within", "let", "align", "for", "mix", "branch", "axis", "input"}
+    | {"order", "score", "rotate", "sink", "scale", "normalize"}
+)
+"""Words that begin a clause, and only there mean anything."""
 
 HEADINGS = frozenset({"pattern", "attention"})
