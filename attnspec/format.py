@@ -14,6 +14,7 @@ attention a(w = 4) {
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 from attnspec import tree as t
 from attnspec.layout import Piece, pieces, wrap
@@ -28,8 +29,8 @@ def format_source(text: str, filename: str = "<text>") -> str:
     """The same source in the one style; SpecError if it does not parse."""
     text = text.replace("\r\n", "\n")
     source = Source(filename, text)
-    starts = _starts(parse(source))
-    lines = _lines(list(scan(text)), starts, text)
+    file = parse(source)
+    lines = _lines(list(scan(text)), _starts(file), _columns(file), text)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -54,11 +55,32 @@ def _starts(file: t.File) -> dict[int, int]:
 def _clauses(clauses: tuple[t.Clause, ...], level: int, starts: dict[int, int]) -> None:
     for clause in clauses:
         starts[clause.span.start] = level
-        if isinstance(clause, t.Heads):
+        if isinstance(clause, (t.Heads, t.Mix, t.Branch)):
             if clause.doc:
                 starts[clause.doc.span.start] = level + 1
             starts[clause.span.end - 1] = level
             _clauses(clause.clauses, level + 1, starts)
+
+
+def _columns(file: t.File) -> dict[int, int]:
+    """Offsets at which spaces are added, and how many: neighbouring lines between axes stand under each other."""
+    added: dict[int, int] = {}
+    work = [attention.clauses for attention in file.attentions]
+    while work:
+        clauses = work.pop()
+        work += [c.clauses for c in clauses if isinstance(c, (t.Heads, t.Mix, t.Branch))]
+        for together, group in groupby(clauses, lambda c: isinstance(c, t.Arrow)):
+            if together:
+                _align([c for c in group if isinstance(c, t.Arrow)], added)
+    return added
+
+
+def _align(arrows: list[t.Arrow], added: dict[int, int]) -> None:
+    sources = max(len(a.source.name) for a in arrows)
+    targets = max(len(a.target.name) for a in arrows)
+    for arrow in arrows:
+        added[arrow.source.span.end] = sources - len(arrow.source.name)
+        added[arrow.target.span.end] = targets - len(arrow.target.name)
 
 
 @dataclass
@@ -67,12 +89,13 @@ class _Line:
 
     level: int
     tokens: list[Token]
+    columns: dict[int, int]
 
     def layout(self) -> list[str]:
         """The line as text; a comment inside ends a physical line."""
         out: list[str] = []
         run: list[Token] = []
-        given = iter(pieces([token for token in self.tokens if token.kind != "comment"]))
+        given = iter(pieces([token for token in self.tokens if token.kind != "comment"], self.columns))
         for token in self.tokens:
             if token.kind != "comment":
                 run.append(token)
@@ -91,7 +114,7 @@ class _Line:
         return wrap(run, indent) if run else []
 
 
-def _lines(tokens: list[Token], starts: dict[int, int], text: str) -> list[str]:
+def _lines(tokens: list[Token], starts: dict[int, int], columns: dict[int, int], text: str) -> list[str]:
     out: list[str] = []
     level = 0
     previous: Token | None = None
@@ -118,7 +141,7 @@ def _lines(tokens: list[Token], starts: dict[int, int], text: str) -> list[str]:
                 out.pop()
         elif gap and not _opens(out):
             out.append("")
-        out += _Line(level, tokens[i:end]).layout()
+        out += _Line(level, tokens[i:end], columns).layout()
         previous = tokens[end - 1]
         level += previous.text == "{"
         level += 1 if previous.text == "=" else 0

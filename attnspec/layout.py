@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attnspec import words
@@ -14,15 +15,15 @@ _STARTERS = words.CLAUSES | words.HEADINGS
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A token, whether a space stands before it, and how many brackets are open around it."""
+    """A token, how many spaces stand before it, and how many brackets are open around it."""
 
     text: str
-    space: bool
+    space: int
     depth: int
 
 
-def pieces(tokens: list[Token]) -> list[Piece]:
-    """Decide the spaces of a logical line.
+def pieces(tokens: list[Token], columns: Mapping[int, int] | None = None) -> list[Piece]:
+    """Decide the spaces of a logical line; ``columns`` are more of them behind the names that end at an offset.
 
     >>> from attnspec.scan import scan
     >>> wrap(pieces(list(scan("attend -q+|k|<f( w=2 )[ 1 ]"))), 0)
@@ -31,10 +32,11 @@ def pieces(tokens: list[Token]) -> list[Piece]:
     out: list[Piece] = []
     brackets: list[str] = []
     operand = False  # whether the token before ends an operand
+    added = 0  # spaces for the sake of a column
     tight = True  # whether nothing may stand between the token before and this one
     for i, token in enumerate(tokens):
         text = token.text
-        word = token.kind == "name" and (text in words.SYNTAX - {"true", "false"} or (i == 0 and text in _STARTERS))
+        word = token.kind == "name" and (text in words.SYNTAX - {"true", "false"} or _leads(tokens, i))
         closes = text in (")", "]") or (text == "|" and operand and "|" in brackets and brackets[-1] == "|")
         opens = text in ("(", "[") or (text == "|" and not closes)
         if closes and brackets:
@@ -42,13 +44,24 @@ def pieces(tokens: list[Token]) -> list[Piece]:
         space = not tight and not closes and text not in (",", ":", "..", ".")
         if text in ("(", "[") and operand:
             space = False  # a call, an index, a parameter list
-        out.append(Piece(text, space, len(brackets)))
+        out.append(Piece(text, int(space) + (added if space else 0), len(brackets)))
+        if columns and token.end in columns:
+            added = columns[token.end]
+        elif space:
+            added = 0
         if opens:
             brackets.append(text)
         unary = text == "-" and not operand
         tight = opens or unary or text in ("..", ".")
         operand = closes or text == "}" or (token.kind in ("name", "number", "string") and not word)
     return out
+
+
+def _leads(tokens: list[Token], i: int) -> bool:
+    """Whether the token at i is a word before an expression because of its place, and not because it is reserved."""
+    return (i == 0 and tokens[0].text in _STARTERS) or (
+        i == 1 and tokens[0].text == "branch" and tokens[1].text == "times"
+    )
 
 
 def wrap(line: list[Piece], indent: int) -> list[str]:
@@ -80,10 +93,20 @@ def _split(line: list[Piece], word: str, depth: int) -> list[list[Piece]]:
 
 
 def _fill(line: list[Piece], indent: int) -> list[str]:
-    """Break after commas, with as much in each line as fits; what has no comma stays long."""
+    """Break after commas, the outermost that suffice; what has no comma stays long."""
+    rows = [" " * indent + _join(line)]
+    for depth in sorted({p.depth for p in line if p.text == ","}):
+        rows = _rows(line, indent, depth)
+        if all(len(row) <= WIDTH for row in rows):
+            break
+    return rows
+
+
+def _rows(line: list[Piece], indent: int, depth: int) -> list[str]:
+    """Break after commas in no more than so many brackets, with as much in each line as fits."""
     items: list[list[Piece]] = [[]]
     for piece in line:
-        if items[-1] and items[-1][-1].text == ",":
+        if items[-1] and items[-1][-1].text == "," and items[-1][-1].depth <= depth:
             items.append([])
         items[-1].append(piece)
     out: list[list[Piece]] = []
@@ -99,4 +122,4 @@ def _fill(line: list[Piece], indent: int) -> list[str]:
 
 
 def _join(line: list[Piece]) -> str:
-    return "".join((" " if p.space and i else "") + p.text for i, p in enumerate(line))
+    return "".join((" " * p.space if i else "") + p.text for i, p in enumerate(line))
