@@ -1,13 +1,15 @@
-"""From a checked pattern to its relation: every predicate becomes an exact set of pairs.
+"""From a checked pattern to its relation: every predicate becomes a set of pairs.
 
 What is not affine is made affine where the language allows it: lists and conditional values by case distinction, bound
 names by an existential variable or one by one, factors and divisors that depend on the head by one relation per class
-of heads.
+of heads. What only the contents of inputs decide, and products of positions, is left open: it is in the set of pairs
+that are possible, not in the set of those that are certain.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 from attnspec import expr as e
 from attnspec import mistakes_of_relation as mistakes
@@ -15,8 +17,13 @@ from attnspec.bind import BadDivisor, OutsideList, bind
 from attnspec.condition import NotAffine, common_divisor, condition, head_constants
 from attnspec.error import SpecError
 from attnspec.presburger import LARGE, Pairs, TooHard, budget
-from attnspec.relation import HeadClass, Relation
-from attnspec.spec import Clause, Spec
+from attnspec.relation import HeadClass, Part, Relation, scalar_reads, union
+from attnspec.rewrite import replace
+from attnspec.spec import Branch, Clause, Spec
+
+_OWN_HEAD = e.Var("own h")
+"""Stands for ``h`` as an index of an input while the class's head is bound: heads that read their own entry of an input
+may still share a class."""
 
 
 def lower(spec: Spec, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Relation:
@@ -34,7 +41,7 @@ def lower(spec: Spec, heads: int | None = None, kv_heads: int | None = None, bat
     classes: dict[tuple[e.Pred, ...], list[int]] = defaultdict(list)
     total = _require(spec, "heads", count)
     for h in range(total):
-        classes[tuple(_bound(c, {**known, "h": h}, total) for c in (*spec.attend, *spec.within))].append(h)
+        classes[tuple(_bound(c, {**known, "h": h}, total) for c in _clauses(spec))].append(h)
     return Relation(
         spec,
         tuple(_class(spec, tuple(members), {**known, "h": members[0]}) for members in classes.values()),
@@ -50,7 +57,7 @@ def sizes_needed(spec: Spec) -> frozenset[str]:
 
 def _needed(spec: Spec) -> frozenset[str]:
     """The per-head constants that stand where only a number is affine."""
-    return frozenset().union(*(head_constants(c.pred) for c in (*spec.attend, *spec.within)))
+    return frozenset().union(*(head_constants(c.pred) for c in _clauses(spec)))
 
 
 def listed_heads(spec: Spec) -> int | None:
@@ -63,7 +70,7 @@ def listed_heads(spec: Spec) -> int | None:
         for child in node.children():
             visit(child)
 
-    for clause in (*spec.attend, *spec.within):
+    for clause in _clauses(spec):
         visit(clause.pred)
     return min(lengths, default=None)
 
@@ -74,10 +81,15 @@ def _require(spec: Spec, name: str, value: int | None) -> int:
     return value
 
 
+def _clauses(spec: Spec) -> tuple[Clause, ...]:
+    """All clauses of all branches; those that branches share come once for each."""
+    return tuple(clause for branch in spec.branches for clause in (*branch.attend, *branch.within))
+
+
 def _bound(clause: Clause, known: dict[str, int], heads: int | None = None) -> e.Pred:
     """A clause with what is known put in; ``heads`` is the number of heads that the list error speaks of."""
     try:
-        return bind(clause.pred, known)
+        return _bind(clause.pred, known)
     except BadDivisor as error:
         raise SpecError([mistakes.bad_divisor(clause.span, error.args[0], known.get("h"))]) from None
     except OutsideList as error:
@@ -85,35 +97,88 @@ def _bound(clause: Clause, known: dict[str, int], heads: int | None = None) -> e
         raise SpecError([mistakes.list_too_short(clause.span, at, length, known.get("h"), heads)]) from None
 
 
+def _bind(pred: e.Pred, known: dict[str, int]) -> e.Pred:
+    """A predicate with what is known put in, but for the ``h`` that is an index of an input."""
+    if "h" not in known:
+        return bind(pred, known)
+    kept: dict[e.Node, e.Node] = {}
+
+    def visit(node: e.Node) -> None:
+        if isinstance(node, (e.Read, e.Flag, e.Among)):
+            own = tuple(_OWN_HEAD if i == e.Var("h") else i for i in node.indices)
+            hidden = e.Among(node.item, node.name, own) if isinstance(node, e.Among) else type(node)(node.name, own)
+            if hidden != node:
+                kept[node] = hidden
+        for child in node.children():
+            visit(child)
+
+    visit(pred)
+    if not kept:
+        return bind(pred, known)
+    return replace(bind(replace(pred, kept), known), {_OWN_HEAD: e.Var("h")})  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class _Bounds:
+    """The pairs that a clause may hold for and those that it must hold for: one object where it is exact."""
+
+    most: Pairs
+    least: Pairs
+    unknown: tuple[e.Pred, ...] = ()
+
+
 def _class(spec: Spec, members: tuple[int, ...] | None, known: dict[str, int]) -> HeadClass:
-    attend = tuple(_pairs(clause, known) for clause in spec.attend)
-    within = tuple(_pairs(clause, known) for clause in spec.within)
-    where = spec.attend[0].span if spec.attend else spec.span
+    item = HeadClass(members, tuple(_part(spec, branch, known) for branch in spec.branches))
     try:
-        with budget(*attend, *within):
-            whole = Pairs.read("y >= 0")
-            if attend:
-                whole = whole.intersection(_union(attend))
-            for restriction in within:
-                whole = whole.intersection(restriction)
-            return HeadClass(members, whole, attend, within)
+        with budget(*(part.pairs for part in item.parts)):
+            _ = item.pairs, item.sure  # computed here, where a limit can be reported
+    except TooHard:
+        raise SpecError([mistakes.too_irregular(spec.span, spec.name)]) from None
+    return item
+
+
+def _part(spec: Spec, branch: Branch, known: dict[str, int]) -> Part:
+    attend = tuple(_bounds(spec, clause, known) for clause in branch.attend)
+    within = tuple(_bounds(spec, clause, known) for clause in branch.within)
+    where = branch.attend[0].span if branch.attend else spec.span
+    most = tuple(c.most for c in attend), tuple(c.most for c in within)
+    unknown = tuple(dict.fromkeys(atom for c in (*attend, *within) for atom in c.unknown))
+    try:
+        with budget(*most[0], *most[1]):
+            pairs = _whole(*most)
+        if not unknown:
+            sure = pairs
+        else:
+            least = tuple(c.least for c in attend), tuple(c.least for c in within)
+            with budget(*least[0], *least[1]):
+                sure = _whole(*least)
     except TooHard:
         raise SpecError([mistakes.too_irregular(where, spec.name)]) from None
+    return Part(_bind(branch.pred, known), pairs, sure, *most, branch.times, unknown)
 
 
-def _union(parts: tuple[Pairs, ...]) -> Pairs:
-    result = parts[0]
-    for part in parts[1:]:
-        result = result.union(part)
-    return result
+def _whole(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
+    whole = Pairs.read("y >= 0")
+    if attend:
+        whole = whole.intersection(union(attend))
+    for restriction in within:
+        whole = whole.intersection(restriction)
+    return whole
 
 
-def _pairs(clause: Clause, known: dict[str, int]) -> Pairs:
+def _bounds(spec: Spec, clause: Clause, known: dict[str, int]) -> _Bounds:
     pred = _bound(clause, known)
+    scalars, slots = scalar_reads(spec), spec.order is not None
+    large = common_divisor(pred) > LARGE
     try:
-        text = condition(pred)
-        with budget(large=common_divisor(pred) > LARGE):
-            return Pairs.read(f"y >= 0 and ({text})")
+        most = condition(pred, True, scalars, slots)
+        with budget(large=large):
+            pairs = Pairs.read(f"y >= 0 and ({most.text})")
+        if not most.unknown:
+            return _Bounds(pairs, pairs)
+        least = condition(pred, False, scalars, slots)
+        with budget(large=large):
+            return _Bounds(pairs, Pairs.read(f"y >= 0 and ({least.text})"), most.unknown)
     except NotAffine as error:
         raise SpecError([mistakes.not_affine(clause.span, str(error.node), error.why)]) from None
     except TooHard:

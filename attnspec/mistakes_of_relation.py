@@ -73,3 +73,14 @@ def too_large_for_kernels(span: Span, bits: int) -> Diagnostic:
         note=f"some value exceeds 2 ** 63 at a length of 2 ** {bits}",
         help="use smaller factors and constants",
     )
+
+
+def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tuple[str, ...]) -> Diagnostic:
+    """A question about the pairs of a pattern that only the contents of inputs, or a computed order, can answer."""
+    named = ", ".join(f"`{i}`" for i in inputs)
+    word = "input" if len(inputs) == 1 else "inputs"
+    what = f"the {word} {named}" if inputs else "values that are computed in the call"
+    open_ = f"the sets of pairs leave open: {'; '.join(atoms)}" if atoms else ""
+    help = f"give values for {named}, where this question can take them" if inputs else ""
+    title = f"the answer depends on {what}"
+    return Diagnostic("E406", title, ((span, f"`{name}` is decided by what a call holds"),), open_, help)

@@ -124,9 +124,11 @@ class Pairs:
         return Pairs(free.align_params(_space()).coalesce())
 
     def fix(self, **values: int) -> Pairs:
-        """The pairs for given values of parameters."""
+        """The pairs for given values of parameters; those that do not matter are passed over."""
         result = self._map
         for name, value in values.items():
+            if not self.depends_on(name):
+                continue
             index = result.find_dim_by_name(isl.dim_type.param, name)
             result = result.fix_val(isl.dim_type.param, index, isl.Val.int_from_si(_context(), value))
         return Pairs(result.coalesce())
@@ -135,6 +137,24 @@ class Pairs:
         """The pairs ``(x - by, y)``, ``by`` being affine in the parameters."""
         text = f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [x - ({by})] }}"
         return Pairs(self._map.apply_domain(isl.Map.read_from_str(_context(), text)).coalesce())
+
+    def without(self, name: str) -> Pairs:
+        """The pairs that are there for some value of a parameter."""
+        index = self._map.find_dim_by_name(isl.dim_type.param, name)
+        return Pairs(self._map.project_out(isl.dim_type.param, index, 1).align_params(_space()).coalesce())
+
+    def rename(self, names: Mapping[str, str]) -> Pairs:
+        """The same pairs with parameters under other names; none of the new ones may matter yet, unless renamed too."""
+        result, kind = self._map, isl.dim_type.param
+        moved = [old for old, new in names.items() if old != new and self.depends_on(old)]
+        for old in moved:
+            result = result.set_dim_name(kind, result.find_dim_by_name(kind, old), f"{old}_")
+        for old in moved:
+            index = result.find_dim_by_name(kind, names[old])
+            if index >= 0:
+                result = result.project_out(kind, index, 1)
+            result = result.set_dim_name(kind, result.find_dim_by_name(kind, f"{old}_"), names[old])
+        return Pairs(result.align_params(_space()))
 
     def anonymous(self) -> Pairs:
         """The same pairs without parameters, of which none may matter any more but by its fixed value."""
@@ -155,7 +175,7 @@ class Pairs:
     def depends_on(self, name: str) -> bool:
         """Whether a parameter matters."""
         index = self._map.find_dim_by_name(isl.dim_type.param, name)
-        return bool(self._map.involves_dims(isl.dim_type.param, index, 1))
+        return index >= 0 and bool(self._map.involves_dims(isl.dim_type.param, index, 1))
 
     def magnitude(self) -> int:
         """How large the numbers are that isl computes with: factors, and the common multiple of all divisors.
@@ -177,16 +197,25 @@ class Pairs:
         return int(max(largest, common))
 
     def sample(self) -> dict[str, int] | None:
-        """The first pair with the values of the parameters, by name: smallest n, then n_q, ...; None if there is none.
+        """The first pair with the values of the parameters that matter: smallest n, then n_q, ...; None for an empty set.
 
-        Parameters and pairs must be bounded from below.
+        Parameters and pairs must be bounded from below, apart from scalar inputs: of those, any values that fit.
         """
         if self.is_empty():
             return None
-        params = self._map.dim(isl.dim_type.param)
-        whole = self._map.wrap().flatten().move_dims(isl.dim_type.set, 0, isl.dim_type.param, 0, params)
-        point = whole.lexmin().sample_point()
-        names = (*PARAMETERS, "x", "y")
+        kinds = isl.dim_type
+        names = [*(name for name in PARAMETERS if self.depends_on(name)), "x", "y"]
+        free = sum(name in SCALARS for name in names)
+        whole = self._map.wrap().flatten().drop_unused_params()
+        whole = whole.move_dims(kinds.set, 0, kinds.param, 0, whole.dim(kinds.param))
+        if free:  # they come right before x and y: the first of all else, then some values of theirs
+            whole = whole.move_dims(kinds.param, 0, kinds.set, len(names) - 2 - free, free)
+            least = whole.project_out(kinds.param, 0, free).lexmin()
+            whole = whole.intersect(least.align_params(whole.get_space()))
+            whole = whole.move_dims(kinds.set, len(names) - 2 - free, kinds.param, 0, free)
+        else:
+            whole = whole.lexmin()
+        point = whole.sample_point()
         return {name: point.get_coordinate_val(isl.dim_type.set, i).to_python() for i, name in enumerate(names)}
 
     def first(self) -> tuple[int, int] | None:
@@ -217,6 +246,11 @@ class Pairs:
 
     def pieces(self) -> tuple[Piece, ...]:
         """The set as disjoint pieces of plain integer constraints; every parameter must have been fixed."""
+        kind = isl.dim_type.param
+        for name in PARAMETERS:
+            index = self._map.find_dim_by_name(kind, name)
+            if self.depends_on(name) and self._map.plain_get_val_if_fixed(kind, index).is_nan():
+                raise ValueError(f"the parameter {name} has no value")
         disjoint = self.anonymous()._map.compute_divs().make_disjoint().compute_divs()
         return tuple(_piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
 

@@ -1,16 +1,48 @@
-"""The sizes of one call."""
+"""The sizes of one call, and the integers that come with it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST = 1 << 33
 """The largest length that is counted exactly."""
 
+Rows = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """The values of an integer input that has one for each batch entry and head: a row for each batch entry.
+
+    A single row holds for every batch entry, a single value in a row for every head.
+
+    >>> Scalar.of([[3, 5]]).at(h=1, b=7)
+    5
+    """
+
+    values: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, values: int | Rows) -> Scalar:
+        """From one integer for all, or from rows."""
+        if isinstance(values, int):
+            return cls(((values,),))
+        return cls(tuple(tuple(int(v) for v in row) for row in values))
+
+    def at(self, h: int, b: int) -> int:
+        """The value for a head of a batch entry."""
+        row = self.values[b if len(self.values) > 1 else 0]
+        return row[h if len(row) > 1 else 0]
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes of one call; ``aligned_end`` says that the last query row stands at the last key."""
+    """The sizes of one call; ``aligned_end`` says that the last query row stands at the last key.
+
+    ``m`` is the number that axis lengths are solved for (n where there are no axes); ``scalars`` are the inputs that
+    are parameters of the relation, in its order, None (or missing at the end) where the values are not known.
+    """
 
     n: int
     n_q: int
@@ -18,6 +50,8 @@ class Sizes:
     kv_heads: int = 1
     batch: int = 1
     aligned_end: bool = True
+    m: int | None = None
+    scalars: tuple[Scalar | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("n", "n_q", "heads", "kv_heads", "batch"):
@@ -31,7 +65,7 @@ class Sizes:
         return self.n - self.n_q if self.aligned_end else 0
 
     def parameters(self, h: int, b: int) -> dict[str, int]:
-        """The values of the parameters of sets, for one head and batch entry."""
+        """The values of the parameters of sets, for one head and batch entry; scalars only where they are known."""
         return {
             "n": self.n,
             "n_q": self.n_q,
@@ -40,4 +74,6 @@ class Sizes:
             "heads": self.heads,
             "kv_heads": self.kv_heads,
             "batch": self.batch,
+            "m": self.n if self.m is None else self.m,
+            **{f"i{i}": scalar.at(h, b) for i, scalar in enumerate(self.scalars) if scalar is not None},
         }
