@@ -7,6 +7,19 @@ from attnspec.mistakes import did_you_mean
 from attnspec.scan import Token
 
 _WORDS = ("THEN", "ELSE", "IN")
+_SMALL = {
+    "BY": ("by",),
+    "KIND": ("int", "bool", "float"),
+    "KEYS": ("keys",),
+    "QUERIES": ("queries",),
+    "SORTED": ("sorted",),
+    "OFFSETS": ("offsets",),
+    "RANDOM": ("random",),
+    "MULTIPLE": ("times",),
+    "WEIGHTS": ("weights detached",),
+}
+"""The words inside clauses, by the names that the grammar has for them."""
+
 _SIGNS = ("=", ":", "..", ",", ")", "]", "|", "{", "}")
 
 
@@ -25,13 +38,16 @@ def describe(accepted: frozenset[str]) -> str:
         said.append("a name")
     in_expression = {"NAME", "INT"} <= accepted
     said += [f"`{word.lower()}`" for word in _WORDS if word in accepted and "COMPARE" not in accepted]
+    said += [f"`{word}`" for word in _small(accepted)]
     said += [f"`{sign}`" for sign in _SIGNS if sign in accepted and not (in_expression and sign == "|")]
     if "(" in accepted and not in_expression and "+" not in accepted:
         said.insert(0, "`(`")
+    if "[" in accepted and not in_expression and "+" not in accepted and "PLUS" not in accepted:
+        said.insert(0, "`[`")
     if {"COMPARE", "+", "PLUS", "AND"} & accepted:
         said.append("an operator")
     if "ATTEND" in accepted:
-        said.append("a clause (`attend`, `within`, `let`, `for`, `align`)")
+        said.append("a clause (`attend`, `within`, `let`, ...)")
     if "ATTENTION" in accepted:
         said += ["`attention`", "`pattern`"]
     if "the end" in accepted and not said:
@@ -51,12 +67,14 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "a comparison is written `==`"
     if text.startswith("||", token.start):
         return "write `or`"
-    if (token.text in {"->", ">"} and text[max(0, token.start - 1) : token.start + 1] == "->") or token.text == "->":
-        return "lines between axes come in a later version"
-    if (token.text == "." and before is not None and before.kind == "number") or text[token.start - 1 : token.end] == (
-        f".{token.text}"
-    ):
-        return "there are only integers"
+    if token.text == "->":
+        return "a line between axes is a clause of its own: `queries -> keys: ...`"
+    if token.text == "weights" and "WEIGHTS" in accepted:
+        return "write `weights detached`"
+    if token.text == "," and "IN" in accepted and i > 1 and tokens[i - 2].text == "mix":
+        return "bracket the names: `mix (a, b) in ...`"
+    if token.text == "." or (before is not None and before.text == "."):
+        return _point(tokens, i if token.text == "." else i - 1)
     if token.text == "if":
         return "bracket it: `(if ... then ... else ...)`"
     if token.text in {"any", "all"}:
@@ -69,8 +87,21 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "clauses stand inside `attention name { ... }`"
     if token.text in words.HEADINGS and "ATTEND" in accepted:
         return f"`{token.text}` stands outside of attentions"
-    if token.kind == "name" and "ATTEND" in accepted:
-        return did_you_mean(token.text, words.CLAUSES)
+    if token.kind == "name" and ("ATTEND" in accepted or _small(accepted)):
+        return did_you_mean(token.text, [*_small(accepted), *(words.CLAUSES if "ATTEND" in accepted else ())])
     if token.kind == "name" and "ATTENTION" in accepted:
         return did_you_mean(token.text, words.HEADINGS)
     return ""
+
+
+def _point(tokens: list[Token], i: int) -> str:
+    """What to say of a point at which, or behind which, something is wrong."""
+    point = tokens[i]
+    before = i > 0 and tokens[i - 1].kind == "number" and tokens[i - 1].end == point.start
+    after = i + 1 < len(tokens) and tokens[i + 1].kind == "number" and tokens[i + 1].start == point.end
+    return "a real number has digits on both sides of its point: `0.5`" if before or after else ""
+
+
+def _small(accepted: frozenset[str]) -> list[str]:
+    """The words that may stand at a place inside a clause."""
+    return [word for name, found in _SMALL.items() if name in accepted for word in found]

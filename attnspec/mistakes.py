@@ -65,8 +65,14 @@ def diagnose(code: str, title: str, *labels: Label, note: str = "", help: str = 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A suggestion of the nearest known name, or nothing."""
-    close = get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
-    return f"did you mean `{close[0]}`?" if close else ""
+    close = nearest(name, known)
+    return f"did you mean `{close}`?" if close else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like a name, unless it is one itself."""
+    names = set(known)
+    return None if name in names else next(iter(get_close_matches(name, sorted(names), n=1, cutoff=0.6)), None)
 
 
 def _clip(text: str) -> str:
@@ -96,7 +102,6 @@ def unopened(span: Span) -> Diagnostic:
 
 
 _SIGN_HELP = {
-    "/": "division is `//`, rounded down",
     "&": "write `and`",
     "&&": "write `and`",
     "!": "write `not`, or `!=` for unequal",
@@ -104,7 +109,6 @@ _SIGN_HELP = {
     "^": "a power is written `**`",
     ";": "clauses need nothing between them",
     "'": 'strings stand in double quotes: "..."',
-    "->": "lines between axes come in a later version",
 }
 
 

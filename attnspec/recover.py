@@ -13,10 +13,24 @@ from itertools import pairwise
 from attnspec import mistakes, words
 from attnspec.error import Diagnostic
 from attnspec.expected import describe, hint
+from attnspec.mistakes import nearest
 from attnspec.scan import Token, scan
 from attnspec.source import Source, Span
 
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
+_BEFORE_NAMES = words.HEADINGS | {
+    "let",
+    "for",
+    "align",
+    "axis",
+    "input",
+    "normalize",
+    "rotate",
+    "any",
+    "all",
+    "sum",
+    "->",
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,8 @@ class Outline:
             j = bisect_right(self.offsets, name_before) - 1
             if j in self.starting and self._unfinished(j - 1):
                 # The parser took the first word of the next clause for a name in an unfinished expression.
-                i, accepted = j, frozenset({"NAME", "INT", "("})
+                named = self.tokens[j - 1].text in _BEFORE_NAMES
+                i, accepted = j, frozenset({"NAME"} if named else {"NAME", "INT", "("})
         token = self.tokens[i] if i < len(self.tokens) else None
         if token is None:
             end = self.span(self.tokens[-1]).end if self.tokens else 0
@@ -138,6 +153,9 @@ class Outline:
             cut = set(range(first, last))
             if not whole:
                 cut |= {self._matching(j) for j in cut if self.tokens[j].text == "{"}
+                cut = cut - self._shell(first, last) or cut
+                if self._looks_like_branch(first, last):
+                    cut |= set(range(first, self._matching(last - 1) + 1))
             for j in cut:
                 token = self.tokens[j]
                 chars[token.start : token.end] = ["\n" if c == "\n" else " " for c in token.text]
@@ -191,6 +209,20 @@ class Outline:
             (j for j in range(i + 1, len(self.tokens)) if self.tokens[j].text == "}" and self.depths[j] == depth), i
         )
 
+    def _shell(self, first: int, last: int) -> set[int]:
+        """What is kept of the bad heading of a branch or of a mixture of branches: what is inside needs it."""
+        brace, word = last - 1, self.tokens[first].text
+        if first not in self.starting or self.tokens[brace].text != "{" or word not in ("branch", "mix"):
+            return set()
+        end = self._matching(brace)
+        inside = self.starts[bisect_right(self.starts, brace) : bisect_right(self.starts, end)]
+        branches = (self.tokens[s].text == "branch" and self.depths[s] == self.depths[brace] + 1 for s in inside)
+        return {first, brace, end} if word == "branch" or any(branches) else set()
+
+    def _looks_like_branch(self, first: int, last: int) -> bool:
+        """Whether a heading is a misspelt `branch`, so that its clauses have no place without it."""
+        return self.tokens[last - 1].text == "{" and nearest(self.tokens[first].text, words.CLAUSES) == "branch"
+
     def _defined(self, first: int, last: int) -> set[str]:
         names: set[str] = set()
         cut = self.tokens[first:last]
@@ -217,7 +249,8 @@ class Outline:
         if token.kind != "name" or not (token.first or not self._unfinished(i - 1)):
             return False
         # Two operands never stand side by side, so a name after one begins something new, if only a misspelt clause.
-        misspelt = token.first and token.text not in words.SYNTAX and self.tokens[i - 1].text != "|"
+        begins = (token.first and self.tokens[i - 1].text != "|") or self.tokens[i - 1].text == "}"
+        misspelt = begins and token.text not in words.SYNTAX
         return token.text in words.CLAUSES or self._is_arrow(i) or (misspelt and not self._unfinished(i - 1))
 
     def _is_arrow(self, i: int) -> bool:
