@@ -12,19 +12,28 @@ from collections.abc import Mapping
 from attnspec import expr as e
 
 Interval = tuple[int, int]
+MOST_READ = (1 << 30) - 1
+"""The largest value, negative or not, that an integer input may hold; the runtime refuses others."""
 
 
 class Unbounded(Exception):
     """An intermediate value is larger than the width allows."""
 
 
-def fits(pred: e.Pred, length: int, bits: int) -> bool:
-    """Whether every value computed in a predicate fits in signed integers, for positions and sizes up to ``length``."""
+def fits(node: e.Node, length: int, bits: int, rounds: int = 1) -> bool:
+    """Whether every integer computed in a predicate or a score fits, for positions and sizes up to ``length``.
+
+    Integers are signed, of so many ``bits``; inputs hold what the runtime accepts, values between -2**30 and 2**30.
+    ``rounds`` are those of a computed order, whose places count through all of them.
+    """
     ranges = {
         "q": (-length, length),
         "k": (0, length),
         "n": (0, length),
         "n_q": (0, length),
+        "m": (0, length),
+        "q_slot": (0, rounds * length),
+        "k_slot": (0, rounds * length),
         "b": (0, 1 << 20),
         "batch": (0, 1 << 20),
         "h": (0, 1 << 14),
@@ -32,14 +41,14 @@ def fits(pred: e.Pred, length: int, bits: int) -> bool:
         "kv_heads": (0, 1 << 14),
     }
     try:
-        _walk(pred, ranges, 1 << (bits - 1))
+        _walk(node, ranges, 1 << (bits - 1))
     except Unbounded:
         return False
     return True
 
 
 def _walk(node: e.Node, ranges: Mapping[str, Interval], limit: int) -> None:
-    """Visit every integer of a predicate."""
+    """Visit every integer of a predicate or a real expression."""
     if isinstance(node, e.IntExpr):
         interval(node, ranges, limit)
         return
@@ -113,6 +122,11 @@ def _interval(node: e.IntExpr, ranges: Mapping[str, Interval], limit: int) -> In
                 of(index)
             leaves = _leaves(items) or [0]
             return min(leaves), max(leaves)
+        case e.Read(_, indices):
+            for index in indices:
+                of(index)
+            # What is derived from an input (`doc.first`) is a position.
+            return -MOST_READ, max(MOST_READ, ranges["k"][1])
     raise TypeError(f"not an integer expression: {type(node).__name__}")
 
 

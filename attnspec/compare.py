@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnspec.presburger import Pairs, budget
-from attnspec.relation import Relation
+from attnspec import expr as e
+from attnspec.condition import condition
+from attnspec.presburger import SCALARS, Pairs, budget
+from attnspec.relation import DependsOnInputs, Relation, inputs_of, scalar_names
+from attnspec.spec import Spec
 
 
 @dataclass(frozen=True)
 class Witness:
     """A pair that one pattern allows and the other does not, in a call of the named sizes.
 
-    ``row`` is the query row (from 0), ``k`` the key; ``allowed_by`` is ``"first"`` or ``"second"``.
+    ``row`` is the query row (from 0), ``k`` the key; ``allowed_by`` is ``"first"`` or ``"second"``. ``inputs`` are
+    values of integer inputs, for this head and batch entry, with which it holds; other inputs may hold anything.
     """
 
     row: int
@@ -24,6 +28,7 @@ class Witness:
     heads: int
     batch: int
     allowed_by: str
+    inputs: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,50 +40,134 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both allow the same pairs in every call."""
+        """Whether both allow the same pairs in every call; how often a mixture counts a pair is not compared."""
         return self.first_only is None and self.second_only is None
 
 
 def compare(first: Relation, second: Relation) -> Comparison:
     """Compare two relations over all calls (all heads that both are defined for).
 
-    Raises TooHard where the solver's budget does not suffice.
+    Inputs that are declared alike in both are the same tensors. Raises TooHard where the solver's budget does not
+    suffice, DependsOnInputs where it takes the contents of inputs to know.
     """
     if first.heads is not None and second.heads is not None and first.heads != second.heads:
         raise ValueError(f"the first pattern is defined for {first.heads} heads, the second for {second.heads}")
     heads = first.heads if first.heads is not None else second.heads
-    pairs = [(None, heads)] if heads is None else [(h, heads) for h in range(heads)]
     # Sizes that either was built for hold for both: elsewhere its set means nothing.
     known = dict(first.known) | dict(second.known)
     if any(known[name] != value for name, value in (*first.known, *second.known)):
         raise ValueError(f"the patterns were lowered for different sizes: {first.known} and {second.known}")
+    if not (first.exact and second.exact):
+        if _alike(first.spec, second.spec):
+            return Comparison(None, None)
+        first.require_positions()
+        second.require_positions()
+    names = _shared_names(first.spec, second.spec)
+    sides = [_Side(relation, names, known) for relation in (first, second)]
     witnesses: dict[str, Witness | None] = {"first": None, "second": None}
-    for h, count in pairs:
-        a, b = (_rows(relation, h, count, known) for relation in (first, second))
+    for h in [None] if heads is None else range(heads):
+        a, b = sides[0].bounds(h, heads, sides[1]), sides[1].bounds(h, heads, sides[0])
         for name, mine, other in (("first", a, b), ("second", b, a)):
             if witnesses[name] is None:
-                with budget(mine, other):
-                    found = mine.difference(other).sample()
-                witnesses[name] = None if found is None else _witness(found, name)
+                with budget(mine.sure, other.pairs):
+                    found = mine.sure.difference(other.pairs).sample()
+                if found is not None:
+                    witnesses[name] = _witness(found, name, names)
+                elif not (mine.exact and other.exact):
+                    _require_none(mine, other)
     return Comparison(witnesses["first"], witnesses["second"])
 
 
-def _rows(relation: Relation, h: int | None, heads: int | None, known: dict[str, int]) -> Pairs:
-    """The pairs (row, key) of every call; of head ``h`` where one is named."""
-    first = "n - n_q" if relation.spec.align == "end" else "0"
-    calls = (
-        f"n >= 1 and n_q >= 1 and batch >= 1 and 0 <= b < batch and kv_heads >= 1 and 0 <= h < heads "
-        f"and {first} <= x < {first} + n_q and 0 <= y < n"
-    )
-    if h is not None:
-        calls += f" and h = {h} and heads = {heads}"
-    for name, value in known.items():
-        calls += f" and {name} = {value}"
-    pairs = relation.of_head(h or 0).pairs
-    with budget(pairs):
-        return pairs.intersection(Pairs.read(calls)).shift_rows(first)
+@dataclass(frozen=True, eq=False)
+class _Bounds:
+    """The pairs (row, key) of a head in every call: those that are possible and those that are certain."""
+
+    spec: Spec
+    pairs: Pairs
+    sure: Pairs
+    unknown: tuple[e.Pred, ...]
+
+    @property
+    def exact(self) -> bool:
+        return self.sure is self.pairs
 
 
-def _witness(point: dict[str, int], name: str) -> Witness:
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """One of the two patterns, with the parameters that both agree on."""
+
+    relation: Relation
+    names: dict[_Declared, str]
+    known: dict[str, int]
+
+    def bounds(self, h: int | None, heads: int | None, other: _Side) -> _Bounds:
+        """The pairs of a head (of any, if None) in the calls that both patterns are defined for."""
+        item = self.relation.of_head(h or 0)
+        pairs = self._rows(item.pairs, h, heads, other)
+        sure = pairs if item.exact else self._rows(item.sure, h, heads, other)
+        return _Bounds(self.relation.spec, pairs, sure, item.unknown)
+
+    def _rows(self, pairs: Pairs, h: int | None, heads: int | None, other: _Side) -> Pairs:
+        first = "n - n_q" if self.relation.spec.align == "end" else "0"
+        calls = (
+            f"n >= 1 and n_q >= 1 and batch >= 1 and 0 <= b < batch and kv_heads >= 1 and 0 <= h < heads "
+            f"and {first} <= x < {first} + n_q and 0 <= y < n"
+        )
+        if h is not None:
+            calls += f" and h = {h} and heads = {heads}"
+        for name, value in self.known.items():
+            calls += f" and {name} = {value}"
+        declared = _declared(self.relation.spec)
+        with budget(pairs):
+            own = pairs.rename({old: self.names[item] for item, old in declared.items()})
+            whole = own.intersection(Pairs.read(calls)).intersection(self.lengths())
+            return whole.without("m").intersection(other.lengths().without("m")).shift_rows(first)
+
+    def lengths(self) -> Pairs:
+        """The calls that the axes admit."""
+        axes = self.relation.spec.axes
+        if not axes:
+            return Pairs.read("true")
+        keys = e.Add(tuple(axis.size for axis in axes if axis.keys))
+        queries = e.Add(tuple(axis.size for axis in axes if axis.queries))
+        fits = e.And((e.Cmp("==", e.Var("n"), keys), e.Cmp("==", e.Var("n_q"), queries)))
+        return Pairs.read(f"m >= 1 and {condition(fits).text}")
+
+
+_Declared = tuple[str, tuple[e.IntExpr, ...]]
+"""A scalar input: its name and sizes."""
+
+
+def _declared(spec: Spec) -> dict[_Declared, str]:
+    """The scalar inputs of a pattern with the parameter that each is in its sets."""
+    sizes = {item.name: item.sizes for item in spec.inputs}
+    return {(name, sizes[name]): scalar for name, scalar in scalar_names(spec).items()}
+
+
+def _shared_names(first: Spec, second: Spec) -> dict[_Declared, str]:
+    """A parameter for each scalar input of two patterns."""
+    both = list(dict.fromkeys([*_declared(first), *_declared(second)]))
+    if len(both) > len(SCALARS):
+        raise DependsOnInputs(second, [name for name, _ in both])
+    return dict(zip(both, SCALARS, strict=False))
+
+
+def _alike(first: Spec, second: Spec) -> bool:
+    """Whether two patterns say the same, word by word."""
+    parts = [(s.branches, s.inputs, s.order, s.axes, s.align) for s in (first, second)]
+    return parts[0] == parts[1]
+
+
+def _require_none(mine: _Bounds, other: _Bounds) -> None:
+    """Raise DependsOnInputs unless one pattern is within the other whatever the inputs hold."""
+    with budget(mine.pairs, other.sure):
+        possible = not mine.pairs.difference(other.sure).is_empty()
+    if possible:
+        atoms = dict.fromkeys((*mine.unknown, *other.unknown))
+        raise DependsOnInputs(mine.spec if mine.unknown else other.spec, inputs_of(atoms), atoms)
+
+
+def _witness(point: dict[str, int], name: str, names: dict[_Declared, str]) -> Witness:
     sizes = {key: point[key] for key in ("h", "b", "n", "n_q", "heads", "batch")}
-    return Witness(row=point["x"], k=point["y"], allowed_by=name, **sizes)
+    inputs = tuple((declared[0], point[scalar]) for declared, scalar in names.items() if scalar in point)
+    return Witness(row=point["x"], k=point["y"], allowed_by=name, inputs=inputs, **sizes)

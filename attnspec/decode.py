@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnspec.mistakes_of_relation import several_axes
 from attnspec.pieces import row_counts
 from attnspec.presburger import Pairs, budget
-from attnspec.relation import HeadClass, Relation
+from attnspec.relation import HeadClass, NoAnswer, Relation
 from attnspec.sizes import Sizes
 
 
@@ -17,13 +18,15 @@ from attnspec.sizes import Sizes
 class CacheNeed:
     """How many keys one class of heads must keep after each of some numbers of tokens.
 
-    ``heads`` is None for all heads, ``b`` is None for all batch entries. ``keys[i]`` belongs to ``lengths[i]`` tokens.
+    ``heads`` is None for all heads, ``b`` is None for all batch entries. ``keys[i]`` belongs to ``lengths[i]`` tokens;
+    unless ``exact``, no more keys than that are needed, whatever the inputs hold.
     """
 
     heads: tuple[int, ...] | None
     b: int | None
     lengths: tuple[int, ...]
     keys: tuple[int, ...]
+    exact: bool = True
 
 
 def cache_need(relation: Relation, lengths: Sequence[int], sizes: Sizes) -> tuple[CacheNeed, ...]:
@@ -31,18 +34,21 @@ def cache_need(relation: Relation, lengths: Sequence[int], sizes: Sizes) -> tupl
 
     A key is live while some later query may see it; a query at position q is the last of q + 1 tokens, so the pattern
     is taken with ``n = q + 1``. Of ``sizes`` only heads and batch matter. Exact for a sequence that goes on without
-    end. Raises TooHard or TooIrregular.
+    end. Raises TooHard or TooIrregular, and NoAnswer where a computed order or axes leave no such question to ask.
     """
+    relation.require_positions()
+    if relation.spec.axes:
+        raise NoAnswer([several_axes(relation.spec.span, relation.spec.name, "a cache of keys")])
     found = []
     for item in relation.classes:
         members = tuple(range(sizes.heads)) if item.heads is None else item.heads
-        groups = [(h,) for h in members] if item.pairs.depends_on("h") else [members]
-        entries = range(sizes.batch) if item.pairs.depends_on("b") else (None,)
+        groups = [(h,) for h in members] if relation.varies(item, "h") else [members]
+        entries = range(sizes.batch) if relation.varies(item, "b") else (None,)
         for group in groups:
             for b in entries:
-                keys = _keys(item, lengths, sizes.parameters(group[0], b or 0))
+                keys = _keys(item, lengths, relation.parameters(sizes, group[0], b or 0, item.pairs))
                 every = item.heads is None and group == members
-                found.append(CacheNeed(None if every else group, b, tuple(lengths), keys))
+                found.append(CacheNeed(None if every else group, b, tuple(lengths), keys, item.exact))
     return tuple(found)
 
 

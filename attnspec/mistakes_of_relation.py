@@ -75,6 +75,11 @@ def too_large_for_kernels(span: Span, bits: int) -> Diagnostic:
     )
 
 
+def several_axes(span: Span, name: str, what: str) -> Diagnostic:
+    """A question that supposes one sequence, asked of a pattern with several axes."""
+    return Diagnostic("E407", f"{what} is not defined for a pattern with axes", ((span, f"`{name}` has axes"),))
+
+
 def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tuple[str, ...]) -> Diagnostic:
     """A question about the pairs of a pattern that only the contents of inputs, or a computed order, can answer."""
     named = ", ".join(f"`{i}`" for i in inputs)

@@ -1,5 +1,7 @@
 """Pictures of a pattern: which cells of the score matrix are full, partial or empty, proved from the relation.
 
+A cell for which that depends on the contents of inputs is open.
+
 A cell stands for a block of query rows and keys, so a picture of a million tokens costs what one of a hundred does.
 """
 
@@ -11,26 +13,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.pieces import TooIrregular, runs
-from attnspec.presburger import TooHard, budget
+from attnspec.presburger import Pairs, TooHard, budget
 from attnspec.relation import Relation, box
 from attnspec.sizes import Sizes
 
-EMPTY, PARTIAL, FULL = 0, 1, 2
+EMPTY, PARTIAL, FULL, OPEN = 0, 1, 2, 3
 _PAIRS = 1 << 20
-_SHADES = {EMPTY: "··", PARTIAL: "▒▒", FULL: "██"}
-_COLOURS = {PARTIAL: (142, 180, 227), FULL: (31, 78, 140)}
+_SHADES = {EMPTY: "··", PARTIAL: "▒▒", FULL: "██", OPEN: "??"}
+_COLOURS = {PARTIAL: (142, 180, 227), FULL: (31, 78, 140), OPEN: (232, 184, 109)}
 
 
 def cells(relation: Relation, sizes: Sizes, h: int = 0, b: int = 0, most: int = 32) -> NDArray[np.uint8]:
-    """The cells of one head, (rows, columns), at most ``most`` in each direction: EMPTY, PARTIAL or FULL.
+    """The cells of one head, (rows, columns), at most ``most`` in each direction: EMPTY, PARTIAL, FULL or OPEN.
 
     Proved by the solver; where its budget does not suffice, short sequences are looked at pair by pair, long ones raise
-    TooHard.
+    TooHard. Raises DependsOnInputs where the pattern has a computed order or reads scalars that ``sizes`` do not give.
     """
+    relation.require_positions()
     try:
         return _proved(relation, sizes, h, b, most)
     except (TooHard, TooIrregular):
-        if sizes.n * sizes.n_q > _PAIRS:
+        if sizes.n * sizes.n_q > _PAIRS or not relation.exact or relation.reads_scalars:
             raise
     mask = relation.spec.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads)[b, h]
     height, width = _cell(sizes, most)
@@ -48,14 +51,23 @@ def _proved(relation: Relation, sizes: Sizes, h: int, b: int, most: int) -> NDAr
     height, width = _cell(sizes, most)
     shape = -(-sizes.n_q // height), -(-sizes.n // width)
     out = np.zeros(shape, dtype=np.uint8)
-    chosen = relation.of_head(h).pairs
-    with budget(chosen):
+    item = relation.of_head(h)
+    values = relation.parameters(sizes, h, b, item.pairs, item.sure)
+    to_cell = f"floor((x - ({sizes.first})) / {height})", f"floor(y / {width})"
+
+    def touched_and_full(pairs: Pairs) -> tuple[Pairs, Pairs]:
         frame = box(sizes)
-        pairs = chosen.intersection(frame).fix(**sizes.parameters(h, b))
-        to_cell = f"floor((x - ({sizes.first})) / {height})", f"floor(y / {width})"
-        touched = pairs.image(*to_cell)
-        full = touched.difference(frame.difference(pairs).fix(**sizes.parameters(h, b)).image(*to_cell))
-        found = ((PARTIAL, touched.pieces()), (FULL, full.pieces()))
+        cut = pairs.intersection(frame).fix(**values)
+        touched = cut.image(*to_cell)
+        return touched, touched.difference(frame.difference(cut).fix(**values).image(*to_cell))
+
+    with budget(item.pairs, item.sure):
+        touched, full = touched_and_full(item.pairs)
+        found = [(PARTIAL, touched.pieces()), (FULL, full.pieces())]
+        if not item.exact:
+            certainly_touched, certainly_full = touched_and_full(item.sure)
+            partial = certainly_touched.difference(full)
+            found = [(OPEN, touched.pieces()), (PARTIAL, partial.pieces()), (FULL, certainly_full.pieces())]
     for kind, pieces in found:
         for run in runs(pieces, shape[0]):
             for x, low, high in zip(run.x, run.low, run.high, strict=True):
@@ -91,7 +103,7 @@ def svg(picture: NDArray[np.uint8], title: str, size: int = 640) -> str:
 
 def pixels(picture: NDArray[np.uint8], size: int = 640) -> NDArray[np.uint8]:
     """A picture as an RGB image, (height, width, 3), uint8, about ``size`` wide."""
-    colours = np.full((3, 3), 255, dtype=np.uint8)
+    colours = np.full((len(_SHADES), 3), 255, dtype=np.uint8)
     for kind, colour in _COLOURS.items():
         colours[kind] = colour
     times = max(1, size // max(1, picture.shape[1]))

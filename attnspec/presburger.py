@@ -115,6 +115,17 @@ class Pairs:
         """The tiles ``(x // rows, y // columns)`` that hold at least one pair."""
         return self.image(f"floor(x / {rows})", f"floor(y / {columns})")
 
+    def residue(self, modulus: int) -> Pairs:
+        """The pairs ``(u, v)`` with ``(modulus * u + c, modulus * v + c)`` here, for the residue ``c``, a parameter."""
+        text = f"[c] -> {{ [x] -> [u] : x = {modulus} * u + c and 0 <= c < {modulus} }}"
+        view = isl.Map.read_from_str(_context(), text)
+        return Pairs(self._map.apply_domain(view).apply_range(view).align_params(_space()).coalesce())
+
+    def stride(self) -> int:
+        """A modulus by which x and y agree in all pairs: the largest that isl sees; 1 if there is none."""
+        found = int(self._map.deltas().get_stride(0).to_python())
+        return found if found > 1 and self.within(Pairs.read(f"(x - y) mod {found} = 0")) else 1
+
     def with_parameter(self, name: str, value: str) -> Pairs:
         """Replace a parameter by an affine expression in ``x`` (for instance ``n`` by ``x + 1``)."""
         equal = Pairs.read(f"{name} = {value}")._map
@@ -197,7 +208,7 @@ class Pairs:
         return int(max(largest, common))
 
     def sample(self) -> dict[str, int] | None:
-        """The first pair with the values of the parameters that matter: smallest n, then n_q, ...; None for an empty set.
+        """The first pair with the parameters that matter: smallest n, then n_q, ...; None if there is none.
 
         Parameters and pairs must be bounded from below, apart from scalar inputs: of those, any values that fit.
         """

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from attnspec.mistakes_of_relation import several_axes
 from attnspec.pieces import TooIrregular, count
 from attnspec.presburger import Pairs, TooHard, budget
-from attnspec.relation import Relation, box
+from attnspec.relation import NoAnswer, Relation, box
 from attnspec.sizes import Sizes
 
 _DENSE = 1024
@@ -33,9 +34,13 @@ class Reach:
 def reach(relation: Relation, sizes: Sizes) -> Reach:
     """The reach of a stack of equal layers with residual connections, over ``sizes.n`` positions.
 
-    A layer joins what its heads see. Where batch entries differ, the one that takes longest counts.
+    A layer joins what its heads see. Where batch entries differ, the one that takes longest counts. Raises NoAnswer
+    where it takes the contents of inputs to know, or where there are axes.
     """
-    by_entry = any(item.pairs.depends_on("b") for item in relation.classes)
+    relation.require_exact()
+    if relation.spec.axes:
+        raise NoAnswer([several_axes(relation.spec.span, relation.spec.name, "reach")])
+    by_entry = any(relation.varies(item, "b") for item in relation.classes)
     square = replace(sizes, n_q=sizes.n, aligned_end=True)
     found = [_of_entry(relation, square, b) for b in (range(sizes.batch) if by_entry else (0,))]
     return max(found, key=lambda r: float("inf") if r.layers is None else r.layers)
@@ -45,6 +50,8 @@ def _of_entry(relation: Relation, sizes: Sizes, b: int) -> Reach:
     try:
         return _sets(_layer(relation, sizes, b), sizes.n)
     except (TooHard, TooIrregular):
+        if relation.reads_scalars:
+            raise
         short = min(sizes.n, _DENSE)
         mask = relation.spec.mask(short, heads=sizes.heads, batch=sizes.batch, kv_heads=sizes.kv_heads)
         return _graph(mask[b].any(axis=0), short == sizes.n)
@@ -53,10 +60,12 @@ def _of_entry(relation: Relation, sizes: Sizes, b: int) -> Reach:
 def _layer(relation: Relation, sizes: Sizes, b: int) -> Pairs:
     """The union over heads, at one length, with the residual connection."""
     joined = Pairs.read(f"x = y and 0 <= x < {sizes.n}")
+    for item in relation.classes:
+        relation.parameters(sizes, 0, b, item.pairs)
     with budget(*(item.pairs for item in relation.classes)):
         for item in relation.classes:
             members = item.members(sizes.heads)
-            chosen = members if item.pairs.depends_on("h") else members[:1]
+            chosen = members if relation.varies(item, "h") else members[:1]
             for h in chosen:
                 joined = joined.union(item.pairs.intersection(box(sizes)).fix(**sizes.parameters(h, b)))
         return joined.anonymous()

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 _BY_CALL: Mapping[e.IntExpr, e.IntExpr] = {e.Var("batch"): e.Var("b"), e.Var("heads"): e.Var("h")}
 
 
-class DependsOnInputs(SpecError):
+class NoAnswer(SpecError):
+    """A question that has no answer for a pattern; the message says why."""
+
+
+class DependsOnInputs(NoAnswer):
     """A question about the pairs that only the contents of inputs (or a computed order) can answer."""
 
     def __init__(self, spec: Spec, names: Iterable[str] = (), atoms: Iterable[e.Pred] = ()) -> None:
@@ -140,6 +144,24 @@ class Relation:
         if not self.exact:
             atoms = dict.fromkeys(atom for item in self.classes for atom in item.unknown)
             raise DependsOnInputs(self.spec, inputs_of(atoms), atoms)
+
+    def require_positions(self) -> None:
+        """Raise DependsOnInputs where the sets are over places in a computed order."""
+        if self.spec.order is not None:
+            raise DependsOnInputs(self.spec)
+
+    def varies(self, item: HeadClass, by: str) -> bool:
+        """Whether the sets of a class differ by head (``"h"``) or by batch entry (``"b"``), scalar inputs included."""
+        sets = (item.pairs, item.sure)
+        if any(pairs.depends_on(by) for pairs in sets):
+            return True
+        reads = scalar_reads(self.spec).items()
+        return any(e.Var(by) in r.indices and pairs.depends_on(s) for r, s in reads for pairs in sets)
+
+    @property
+    def reads_scalars(self) -> bool:
+        """Whether the values of scalar inputs matter for some set."""
+        return any(item.pairs.depends_on(s) or item.sure.depends_on(s) for item in self.classes for s in SCALARS)
 
     def parameters(self, sizes: Sizes, h: int, b: int, *sets: Pairs) -> dict[str, int]:
         """The values of the parameters for a head of a batch entry.
