@@ -66,7 +66,9 @@ def parse_all(source: Source) -> Parsed:
             result = _attempt("file", text, source, outline)
             if not isinstance(result, SyntaxProblem):
                 file, late = result
-                problems += late[:_MAX_ERRORS]
+                # Behind a brace that was guessed, a clause may seem to stand in a mixture that it is not meant for.
+                guessed = any(d.code == "E002" for d in problems)
+                problems += [d for d in late if not (guessed and d.code == "E032")][:_MAX_ERRORS]
                 break
             found = [result]
         # A string that is never closed hides the brace behind it.

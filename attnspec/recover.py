@@ -101,7 +101,10 @@ class Outline:
         i = bisect_right(self.offsets, at) - 1
         if at >= len(self.text.rstrip()):
             i = len(self.tokens)
-        if name_before is not None and "NAME" not in accepted:
+        arrow = 0 < i < len(self.tokens) and self.tokens[i].text == "->"
+        if arrow:  # which the parser took for a minus at first
+            name_before = self.offsets[i - 1]
+        if name_before is not None and (arrow or "NAME" not in accepted):
             j = bisect_right(self.offsets, name_before) - 1
             if j in self.starting and self._unfinished(j - 1):
                 # The parser took the first word of the next clause for a name in an unfinished expression.
@@ -249,7 +252,7 @@ class Outline:
         if token.kind != "name" or not (token.first or not self._unfinished(i - 1)):
             return False
         # Two operands never stand side by side, so a name after one begins something new, if only a misspelt clause.
-        begins = (token.first and self.tokens[i - 1].text != "|") or self.tokens[i - 1].text == "}"
+        begins = (token.first and self.tokens[i - 1].text != "|") or self.tokens[i - 1].text in ("{", "}")
         misspelt = begins and token.text not in words.SYNTAX
         return token.text in words.CLAUSES or self._is_arrow(i) or (misspelt and not self._unfinished(i - 1))
 

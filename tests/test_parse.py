@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from attnspec import tree as t
 from attnspec import words
 from attnspec.check import check_text, signature
 from attnspec.error import SpecError
-from attnspec.parse import parse
+from attnspec.parse import parse, parse_all
 from attnspec.source import Source
 from attnspec.values import read_value, write
 
@@ -101,3 +102,155 @@ def test_parameters_from_python() -> None:
     for bad in ("4", 4.0, None, {}, [1, [2]], [True], True):
         with pytest.raises(SpecError, match="E020"):
             check_text(text, params={"width": bad, "free": 1})
+
+
+def clauses(text: str) -> tuple[t.Clause, ...]:
+    return parse(Source("t", f"attention a {{ {text} }}")).attentions[0].clauses
+
+
+def shape(node: object) -> str:
+    """A tree without its places: ``Arithmetic(q, ((/, 2)))``."""
+    match node:
+        case None | bool():
+            return str(node)
+        case str():
+            return node
+        case tuple():
+            return f"({', '.join(map(shape, node))})"
+        case t.Name(_, name):
+            return name
+        case t.Number() | t.Decimal() | t.Doc():
+            return f"{type(node).__name__[0].lower()}{node.span.text}"
+    fields = [f for f in node.__dataclass_fields__ if f not in ("span", "heading")]  # type: ignore[attr-defined]
+    return f"{type(node).__name__}({', '.join(shape(getattr(node, f)) for f in fields)})"
+
+
+SHAPES = {
+    "mix (w, r) in [(8, 1), (4, 2)] weights detached { attend w }": (
+        "Mix((w, r), ListOf((TupleOf((n8, n1)), TupleOf((n4, n2)))), True, None, (Attend(w)))"
+    ),
+    'mix r in 0..4 { "of it" within r attend k }': 'Mix((r), Range(n0, n4), False, d"of it", (Within(r), Attend(k)))',
+    "mix (r,) in xs { }": "Mix((r), xs, False, None, ())",
+    'mix { let x = 1 branch { attend x } branch times 2 + x { "d" } within q }': (
+        "Mix((), None, False, None, (Let(x, None, n1), Branch(None, None, (Attend(x))), "
+        'Branch(Arithmetic(n2, ((+, x))), d"d", ()), Within(q)))'
+    ),
+    "mix weights detached { branch { } }": "Mix((), None, True, None, (Branch(None, None, ())))",
+    "mix weights in weights weights # so\ndetached { }": "Mix((weights), weights, True, None, ())",
+    "axis token[n]": "Axis(token, n, None)",
+    "axis pooled[n // 4] keys": "Axis(pooled, Arithmetic(n, ((//, n4))), keys)",
+    "axis latent[8] queries": "Axis(latent, n8, queries)",
+    "token -> keys: causal or q == k": "Arrow(token, keys, Or((causal, Compare(q, ((==, k))))))",
+    "input doc: int[batch, n] sorted": "Input(doc, int, (batch, n), sorted)",
+    "input cu: int[n] offsets": "Input(cu, int, (n), offsets)",
+    "input length: int": "Input(length, int, (), None)",
+    "input keep: bool[heads, n // 64]": "Input(keep, bool, (heads, Arithmetic(n, ((//, n64)))), None)",
+    "input slope: float[heads]": "Input(slope, float, (heads), None)",
+    "input blocks: int[heads, 3] random(0..n // 64, 7)": (
+        "Input(blocks, int, (heads, n3), Random(Range(n0, Arithmetic(n, ((//, n64)))), n7))"
+    ),
+    "order by lsh(buckets = 64, rounds = 4)": "Order(Call(lsh, (Argument(buckets, n64), Argument(rounds, n4))))",
+    "score softcap(s, 50.0)": "Score(Call(softcap, (Argument(None, s), Argument(None, d50.0))))",
+    "score if q == k then -1e5 else s / 2 * 3": (
+        "Score(If(Compare(q, ((==, k))), Negative(d1e5), Arithmetic(s, ((/, n2), (*, n3)))))"
+    ),
+    "rotate rope(theta = 10000)": "Rotate(Call(rope, (Argument(theta, n10000))))",
+    "rotate rope() at (q, k)": "Rotate(At(Call(rope, ()), q, k))",
+    "sink logit[h]": "Sink(Item(logit, h, ()))",
+    "scale 1.0 / 8": "Scale(Arithmetic(d1.0, ((/, n8))))",
+    "normalize k": "Normalize(k)",
+    "attend keep[b, h, q, k]": "Attend(Item(keep, b, (h, q, k)))",
+    "attend k in top[b, q]": "Attend(Member(k, Item(top, b, (q)), False))",
+    "attend q.slot < k.bucket": "Attend(Compare(Field(q, slot), ((<, Field(k, bucket)))))",
+    "attend (1, 2)": "Attend(TupleOf((n1, n2)))",
+}
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_trees(text: str) -> None:
+    (clause,) = clauses(text)
+    assert shape(clause) == SHAPES[text]
+    assert clause.span.text == text
+
+
+@pytest.mark.parametrize("text", SHAPES)
+def test_a_clause_begins_behind_any_other(text: str) -> None:
+    for other, kept in SHAPES.items():
+        found = [shape(c) for c in clauses(f"{other} {text}")]
+        assert found == [kept, SHAPES[text]]
+
+
+@pytest.mark.parametrize("text", ["0.5", "50.0", "1e-5", "0.5e3", "1_000.2_5E+10"])
+def test_real_literals(text: str) -> None:
+    assert shape(clauses(f"scale {text}")) == f"(Scale(d{text}))"
+
+
+def test_a_range_is_not_a_real_literal() -> None:
+    assert shape(clauses("attend q in 0..4")) == "(Attend(Member(q, Range(n0, n4), False)))"
+    for bad in ("1.", ".5", "1.5.", "1..5"):
+        with pytest.raises(SpecError, match="E001"):
+            clauses(f"scale {bad}")
+
+
+def test_headings_are_the_part_before_the_brace() -> None:
+    text = "mix w in [1] weights detached { } mix { branch times 2 { } }"
+    first, second = clauses(text)
+    assert isinstance(first, t.Mix)
+    assert first.heading.text == "mix w in [1] weights detached"
+    assert isinstance(second, t.Mix)
+    assert second.heading.text == "mix"
+    (branch,) = second.clauses
+    assert isinstance(branch, t.Branch)
+    assert branch.heading.text == "branch times 2"
+
+
+@pytest.mark.parametrize("word", [*sorted(words.CLAUSES), "weights", "detached", "times", "sorted", "random", "keys"])
+def test_axes_may_be_called_like_words(word: str) -> None:
+    (arrow,) = clauses(f"{word} # of both\n -> {word}: causal")
+    assert shape(arrow) == f"Arrow({word}, {word}, causal)"
+    assert [shape(c) for c in clauses(f"axis {word}[n] attend causal {word}->{word}: {word}")] == [
+        f"Axis({word}, n, None)",
+        "Attend(causal)",
+        f"Arrow({word}, {word}, {word})",
+    ]
+
+
+def problems(text: str) -> list[tuple[str, str, str]]:
+    """The errors in the clauses of an attention: code, the text they point at, and the help."""
+    found = parse_all(Source("t", f"attention a {{\n{text}\nattend q < 1\n}}"))
+    assert found.complete
+    return [(d.code, d.span.text, d.help) for d in found.problems]
+
+
+BRANCH = "write `branch { ... }` around what belongs to one softmax"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("branch { }", [("E032", "branch", "")]),
+        ("for h in xs { branch { } }", [("E032", "branch", "")]),
+        ("mix w in xs { branch times 2 { } }", [("E032", "branch times 2", "")]),
+        ("mix { branch { branch { } } }", [("E032", "branch", "")]),
+        ("mix { attend q branch { } }", [("E032", "attend q", BRANCH)]),
+        ("mix { mix { branch { } } branch { } }", [("E032", "mix", BRANCH)]),
+        ("mix { for h in xs { attend q } }", [("E032", "for h in xs", BRANCH)]),
+        # A bad heading is no reason to complain of what stands inside, and does not hide it.
+        ("mix weights { branch { attend q } }", [("E001", "{", "")]),
+        ("mix { branch times { attend q < } }", [("E001", "{", ""), ("E001", "}", "")]),
+        ("mix { brnch { attend q } branch { } }", [("E001", "brnch", "did you mean `branch`?")]),
+        (
+            "mix w in xs weights { attend w <  }",
+            [("E001", "weights", "write `weights detached`"), ("E001", "attend", "")],
+        ),
+        ("mix { branch { }", [("E002", "{", "")]),
+        # The next clause is understood, whatever it is.
+        ("attend q <\ntoken -> token: q <\ntoken -> token: k", [("E001", "token", ""), ("E001", "token", "")]),
+        ("axis x[n] keyz\nscore s", [("E001", "keyz", "did you mean `keys`?")]),
+        ("normalize\ninput x: int", [("E001", "input", "")]),
+        ("scale 1.\nsink 3", [("E001", "sink", "a real number has digits on both sides of its point: `0.5`")]),
+        ("roate rope()", [("E001", "roate", "did you mean `rotate`?")]),
+    ],
+)
+def test_mistakes_in_clauses(text: str, found: list[tuple[str, str, str]]) -> None:
+    assert problems(text) == found
