@@ -17,7 +17,6 @@ CODES = {
     "E002": "a bracket that is not closed, or never opened",
     "E003": "a character that means nothing",
     "E004": "a string that is not closed",
-    "E005": "a part of the language that this version does not have",
     "E006": "a source that is too long",
     "E007": "nested too deeply",
     "E008": "an integer that is too large",
@@ -123,11 +122,6 @@ def unclosed_string(span: Span) -> Diagnostic:
     """A string without its closing quotes."""
     quotes = '"""' if span.text.startswith('"""') else '"'
     return diagnose("E004", "this string is never closed", (span, f"expected `{quotes}` at its end"))
-
-
-def later(span: Span, what: str) -> Diagnostic:
-    """A part of the language that is designed but not built."""
-    return diagnose("E005", f"{what} are not in this version yet", (span, "a later version will have this"))
 
 
 def too_long(span: Span, length: int) -> Diagnostic:

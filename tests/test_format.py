@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from attnspec.check import check_text
 from attnspec.error import SpecError
 from attnspec.format import format_source
+from attnspec.parse import parse
 from attnspec.scan import scan
+from attnspec.source import Source
 from tests.strategies import Case, cases
+from tests.test_parse import SHAPES, shape
 
 SHIPPED = sorted(f.name for f in files("attnspec.specs").iterdir() if f.name.endswith(".attn"))
 
@@ -35,6 +38,16 @@ def test_only_spaces_change_and_only_once(case: Case, data: st.DataObject) -> No
     assert words(once) == words(text)
     assert format_source(once) == once
     assert str(check_text(once, params=case.params)) == str(case.spec())
+
+
+@given(st.lists(st.sampled_from(sorted(SHAPES)), max_size=6), st.data())
+def test_every_clause_keeps_its_tree(clauses: list[str], data: st.DataObject) -> None:
+    text = disturb(data, "attention a {{ {} }}".format(" ".join(clauses)))
+    once = format_source(text)
+    assert words(once) == words(text)
+    assert format_source(once) == once
+    (attention,) = parse(Source("t", once)).attentions
+    assert [shape(clause) for clause in attention.clauses] == [SHAPES[clause] for clause in clauses]
 
 
 @given(cases(size=3))
@@ -117,6 +130,84 @@ pattern p(a, b = 2) =
     "of p"
     a < q
 """
+
+
+MESSY_CLAUSES = """\
+attention hierarchical(segment=2048){axis token [n] axis summary[(n+segment-1)//segment * slots]keys
+token->token:causal and q//segment==k//segment
+token -> summary : -k<q # few
+# why
+  summary   ->   token: q<k
+  attend a token->token:q<k
+mix(w,r)in[(2048,1)]weights detached{"one"attend segment(w)and q%r==0}
+mix r in segments { within causal }
+
+mix{branch{attend q<3}branch times(2){ # twice
+
+for h in 0..2{attend k<2}}branch times -x{}}
+input doc:int[ batch,n ]sorted input p : int
+input blocks:int[heads,n//64,3]random(0 .. n//64,7)
+attend keep[ b,h,q//64 ]and k.slot<q . slot
+order by lsh(buckets=64)
+score(s+1)/2 score-s score if q==k then -1e5 else s/2
+rotate rope(theta=10000)at(q-first(doc,q),k)
+sink -logit[h] scale(1.0)/8 normalize k
+mix (w, r, name) in [(2048, 1, 100000), (4096, 2, 100000), (8192, 4, 100000), (16384, 8, 100000)] {attend q < w}}
+"""
+
+NEAT_CLAUSES = """\
+attention hierarchical(segment = 2048) {
+    axis token[n]
+    axis summary[(n + segment - 1) // segment * slots] keys
+    token   -> token:   causal and q // segment == k // segment
+    token   -> summary: -k < q  # few
+    # why
+    summary -> token:   q < k
+    attend a
+    token -> token: q < k
+    mix (w, r) in [(2048, 1)] weights detached {
+        "one"
+        attend segment(w) and q % r == 0
+    }
+    mix r in segments {
+        within causal
+    }
+
+    mix {
+        branch {
+            attend q < 3
+        }
+        branch times (2) {  # twice
+            for h in 0..2 {
+                attend k < 2
+            }
+        }
+        branch times -x {
+        }
+    }
+    input doc: int[batch, n] sorted
+    input p: int
+    input blocks: int[heads, n // 64, 3] random(0..n // 64, 7)
+    attend keep[b, h, q // 64] and k.slot < q.slot
+    order by lsh(buckets = 64)
+    score (s + 1) / 2
+    score -s
+    score if q == k then -1e5 else s / 2
+    rotate rope(theta = 10000) at (q - first(doc, q), k)
+    sink -logit[h]
+    scale (1.0) / 8
+    normalize k
+    mix (w, r, name) in [(2048, 1, 100000), (4096, 2, 100000), (8192, 4, 100000),
+        (16384, 8, 100000)] {
+        attend q < w
+    }
+}
+"""
+
+
+def test_style_of_clauses() -> None:
+    assert format_source(MESSY_CLAUSES) == NEAT_CLAUSES
+    assert format_source(NEAT_CLAUSES) == NEAT_CLAUSES
 
 
 def test_style() -> None:
