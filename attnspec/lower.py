@@ -146,12 +146,7 @@ def _part(spec: Spec, branch: Branch, known: dict[str, int]) -> Part:
     try:
         with budget(*most[0], *most[1]):
             pairs = _whole(*most)
-        if not unknown:
-            sure = pairs
-        else:
-            least = tuple(c.least for c in attend), tuple(c.least for c in within)
-            with budget(*least[0], *least[1]):
-                sure = _whole(*least)
+        sure = pairs if not unknown else _surely(tuple(c.least for c in attend), tuple(c.least for c in within))
     except TooHard:
         raise SpecError([mistakes.too_irregular(where, spec.name)]) from None
     return Part(_bind(branch.pred, known), pairs, sure, *most, branch.times, unknown)
@@ -177,9 +172,26 @@ def _bounds(spec: Spec, clause: Clause, known: dict[str, int]) -> _Bounds:
         if not most.unknown:
             return _Bounds(pairs, pairs)
         least = condition(pred, False, scalars, slots)
-        with budget(large=large):
-            return _Bounds(pairs, Pairs.read(f"y >= 0 and ({least.text})"), most.unknown)
+        return _Bounds(pairs, _or_nothing(f"y >= 0 and ({least.text})", large), most.unknown)
     except NotAffine as error:
         raise SpecError([mistakes.not_affine(clause.span, str(error.node), error.why)]) from None
     except TooHard:
         raise SpecError([mistakes.too_irregular(clause.span, clause.label)]) from None
+
+
+def _or_nothing(text: str, large: bool) -> Pairs:
+    """The pairs of a condition; none, where they are more than the solver's budget allows: then none are certain."""
+    try:
+        with budget(large=large):
+            return Pairs.read(text)
+    except TooHard:
+        return Pairs.read("false")
+
+
+def _surely(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
+    """The pairs that are certain; none, where they are more than the solver's budget allows."""
+    try:
+        with budget(*attend, *within):
+            return _whole(attend, within)
+    except TooHard:
+        return Pairs.read("false")

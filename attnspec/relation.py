@@ -35,7 +35,8 @@ class DependsOnInputs(NoAnswer):
     """A question about the pairs that only the contents of inputs (or a computed order) can answer."""
 
     def __init__(self, spec: Spec, names: Iterable[str] = (), atoms: Iterable[e.Pred] = ()) -> None:
-        self.names = tuple(dict.fromkeys(names))
+        declared = {item.name for item in spec.inputs}
+        self.names = tuple(name for name in dict.fromkeys(names) if name in declared)
         super().__init__([depends_on_inputs(spec.span, spec.name, self.names, tuple(map(str, atoms)))])
 
 
@@ -203,11 +204,12 @@ class Relation:
         for b in range(sizes.batch):
             for h in range(sizes.heads):
                 for part in self.of_head(h).parts:
-                    seen = self._cells(sizes, h, b, getattr(part, which))
+                    seen = self.cells(sizes, h, b, getattr(part, which))
                     out[b, h] += seen * part.times if self.spec.mixture else seen
         return out
 
-    def _cells(self, sizes: Sizes, h: int, b: int, pairs: Pairs) -> NDArray[np.bool_]:
+    def cells(self, sizes: Sizes, h: int, b: int, pairs: Pairs) -> NDArray[np.bool_]:
+        """Some of the pairs of a head of a batch entry as a mask, (n_q, n)."""
         import numpy as np
 
         from attnspec.pieces import runs
