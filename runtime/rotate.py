@@ -18,7 +18,7 @@ tensor([[1.0000, 0.0000, 1.0000, 0.0000],
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +29,7 @@ from torch import Tensor
 from attnspec import expr as e
 from attnspec.evaluate import table, value_of
 from attnspec.runtime.border import CallError
+from attnspec.runtime.inputs import nodes
 from attnspec.sizes import Sizes
 from attnspec.spec import Rotation, Spec
 
@@ -101,20 +102,14 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
         env["b"] = np.arange(sizes.batch).reshape((-1, 1, 1) if "h" in names else (-1, 1))
     if "h" in names:
         env["h"] = np.arange(sizes.heads)[:, None]
-    for node in _reads(expr):
-        env[table(node.name)] = inputs[node.name].numpy(force=True)
-        device = inputs[node.name].device
+    for node in nodes(expr):
+        if isinstance(node, (e.Read, e.Flag, e.Among)):
+            env[table(node.name)] = inputs[node.name].numpy(force=True)
+            device = inputs[node.name].device
     value, known = value_of(expr, env)
     at = torch.from_numpy(np.where(known, value, 0).astype(np.int64))
     shape = [*([1] if at.dim() < 3 and "h" in names else []), *at.shape]
     return at.view(shape).expand(*shape[:-1], len(rows)).to(device or "cpu")
-
-
-def _reads(node: e.Node) -> Iterator[e.Read | e.Flag | e.Among]:
-    if isinstance(node, (e.Read, e.Flag, e.Among)):
-        yield node
-    for child in node.children():
-        yield from _reads(child)
 
 
 def _unit(x: Tensor) -> Tensor:
