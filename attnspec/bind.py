@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from attnspec import expr as e
+from attnspec import real as r
+from attnspec.rewrite import rebuild
+from attnspec.simplify import reads_list
 
 N = TypeVar("N", bound=e.Node)
 
@@ -63,6 +66,10 @@ def _bind(node: e.Node, values: Mapping[str, int]) -> e.Node:
             return e.If(test, go(then), go(other))  # type: ignore[arg-type]
         case e.Index(items, indices):
             return _index(items, many(indices))
+        case e.Read(name, indices) | e.Flag(name, indices) | r.RealRead(name, indices):
+            return type(node)(name, many(indices))  # type: ignore[arg-type]
+        case e.Among(item, name, indices):
+            return e.Among(go(item), name, many(indices))  # type: ignore[arg-type]
         case e.Values(items, indices):
             return _values(items, many(indices))
         case e.Range(low, high):
@@ -84,6 +91,13 @@ def _bind(node: e.Node, values: Mapping[str, int]) -> e.Node:
             return e.Bool(not inner.value) if isinstance(inner, e.Bool) else e.Not(inner)  # type: ignore[arg-type]
         case e.Iff(left, right):
             return e.Iff(go(left), go(right))  # type: ignore[arg-type]
+        case r.Choose(cond, yes, no):
+            test = go(cond)
+            if isinstance(test, e.Bool):
+                return go(yes) if test.value else go(no)
+            return r.Choose(test, go(yes), go(no))  # type: ignore[arg-type]
+        case r.RealExpr():
+            return rebuild(node, [go(child) for child in node.children()])
     raise TypeError(f"not a core expression: {type(node).__name__}")
 
 
@@ -112,8 +126,8 @@ def _binary(kind: type, left: e.Node, right: e.Node) -> e.Node:
         raise BadDivisor(right.value)
     if kind is e.Mul and (left == e.Int(1) or right == e.Int(1)):
         return right if left == e.Int(1) else left
-    if kind is e.Mul and e.Int(0) in (left, right):
-        return e.Int(0)
+    if kind is e.Mul and e.Int(0) in (left, right) and not reads_list(left) and not reads_list(right):
+        return e.Int(0)  # a read outside its list makes its comparison false even here
     return kind(left, right)  # type: ignore[no-any-return]
 
 

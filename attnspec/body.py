@@ -1,20 +1,18 @@
-"""The clauses of an attention to the clauses of a spec."""
+"""The clauses of an attention to the parts of a spec."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnspec import expr as e
-from attnspec import mistakes
-from attnspec import mistakes_of_value as wrong
-from attnspec import simplify as s
+from attnspec import arrows, mistakes, mixture, orders, reads, scores
+from attnspec import mistakes_of_clause as wrong
 from attnspec import tree as t
 from attnspec.elaborate import Elaborator
-from attnspec.lists import domain
-from attnspec.modules import define
-from attnspec.scope import UNKNOWN, Entry, Function, Let, ListValue, Scope
+from attnspec.lines import group, let, misplaced, predicate, word
+from attnspec.real import RealExpr, Score
+from attnspec.scope import InputRef, Scope
 from attnspec.source import Span
-from attnspec.spec import Clause
+from attnspec.spec import Axis, Branch, Clause, Input, Order, Rotation
 
 
 @dataclass
@@ -24,112 +22,121 @@ class Body:
     attend: list[Clause] = field(default_factory=list)
     within: list[Clause] = field(default_factory=list)
     align: str = "end"
+    mixture: tuple[Branch, ...] = ()
+    detached: bool = False
+    axes: tuple[tuple[Axis, Span], ...] = ()
+    inputs: list[Input] = field(default_factory=list)
+    order: Order | None = None
+    score: RealExpr = field(default_factory=Score)
+    sink: RealExpr | None = None
+    scale: float | None = None
+    rotations: list[Rotation] = field(default_factory=list)
+    normalized: frozenset[str] = frozenset()
+    first: dict[str, Span] = field(default_factory=dict)
+    """Where clauses that stand at most once stand."""
+
+
+_ONCE = (t.Align, t.Order, t.Sink, t.Scale)
 
 
 def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span]) -> Body:
     """Check and elaborate the clauses of an attention; ``seen`` are the names of its parameters."""
     out = Body()
-    aligned: t.Align | None = None
+    has_axes = any(isinstance(c, t.Axis) for c in clauses)
+    el.length = "m" if has_axes else "n"
+    el.ordered = any(isinstance(c, t.Order) for c in clauses)
+    el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in clauses)
     for clause in clauses:
-        match clause:
-            case t.Attend(span, tree):
-                out.attend.append(Clause(_pred(el, tree, scope), span))
-            case t.Within(span, tree):
-                out.within.append(Clause(_pred(el, tree, scope), span))
-            case t.Let():
-                scope = let(el, clause, scope, seen)
-            case t.Heads():
-                out.attend += _group(el, clause, scope, dict(seen))
-            case t.Align(span, where):
-                if where.name not in ("start", "end"):
-                    title, close = (
-                        f"there is no `align {where.name}`",
-                        mistakes.did_you_mean(where.name, ["start", "end"]),
-                    )
-                    el.wrong(mistakes.misplaced(where.span, title, "expected `start` or `end`", close))
-                elif aligned is not None:
-                    el.wrong(mistakes.defined_twice(span, "`align`", aligned.span))
-                aligned = clause
-                out.align = where.name
+        if isinstance(clause, _ONCE):
+            if word(clause) in out.first:
+                el.wrong(mistakes.defined_twice(clause.span, f"`{word(clause)}`", out.first[word(clause)]))
+            out.first.setdefault(word(clause), clause.span)
+        scope = _clause(el, clause, scope, seen, out)
+    _together(el, clauses, out)
+    if has_axes:
+        out.align = "start"
     return out
 
 
-def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Scope:
-    """The scope after a ``let``."""
-    define(node.name, f"`{node.name.name}`", seen, el.report)
-    entry: Entry
-    if node.parameters is None:
-        value = el.expr(node.value, scope)
-        if isinstance(value, (e.IntExpr, e.Pred)):
-            el.bound(value, node.span)
-        entry = Let(node.value, scope, value, _moves(value))
-    else:
-        names: dict[str, Span] = {}
-        for parameter in node.parameters:
-            define(parameter.name, f"`{parameter.name.name}`", names, el.report)
-            if parameter.default is not None:
-                title = "parameters of a `let` have no defaults"
-                el.wrong(mistakes.misplaced(parameter.default.span, title, "remove this"))
-        unknown = scope.bind(dict.fromkeys(names, UNKNOWN))
-        value = el.expr(node.value, unknown)
-        entry = Function(node, scope, "pred" if isinstance(value, e.Pred) else "integer")
-    return scope.bind({node.name.name: entry})
+def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
+    """Add what a clause comes to; the scope of the clauses after it."""
+    match clause:
+        case t.Attend(span, tree):
+            arrows.no_attend(el, span, out.axes)
+            out.attend.append(Clause(predicate(el, tree, scope), span))
+        case t.Within(span, tree):
+            arrows.no_within(el, span, out.axes)
+            out.within.append(Clause(predicate(el, tree, scope), span))
+        case t.Arrow():
+            out.first.setdefault("->", clause.span)
+            out.attend += arrows.arrow(el, clause, scope, out.axes)
+        case t.Let():
+            return let(el, clause, scope, seen)
+        case t.Heads():
+            if any(isinstance(c, t.Arrow) for c in clause.clauses):
+                out.first.setdefault("->", clause.span)
+            out.attend += group(el, clause, scope, dict(seen), out.axes)
+        case t.Mix(heading=span):
+            if "mix" in out.first:
+                el.wrong(wrong.second_mixture(span, out.first["mix"]))
+            out.first.setdefault("mix", span)
+            out.mixture = mixture.mix(el, clause, scope, seen)
+            out.detached = clause.detached
+        case t.Align(span, where):
+            _align(el, span, where, out)
+        case t.Axis(span):
+            if "->" in out.first:
+                title, note = "an axis is declared after a line between axes", "axes lie in the order of declaration"
+                label = (out.first["->"], "this line is before it")
+                el.wrong(wrong.axes_mistake(span, title, "move it up", label, note=note))
+            out.axes = arrows.axis(el, clause, scope, seen, out.axes)
+        case t.Input(span, name):
+            found = reads.declare(el, clause, scope, seen)
+            out.inputs.append(found)
+            return scope.bind({name.name: InputRef(found, span, not el.from_start)})
+        case t.Order():
+            out.order = orders.order(el, clause, scope)
+        case t.Score():
+            out.score = scores.score(el, clause, scope, out.score, seen.get("s"))
+        case t.Sink():
+            out.sink = scores.sink(el, clause, scope, seen.get("s"))
+        case t.Scale():
+            out.scale = scores.scale(el, clause, scope)
+        case t.Normalize():
+            out.normalized = scores.normalize(el, clause, out.normalized)
+        case t.Rotate():
+            rotation = scores.rotate(el, clause, scope)
+            out.rotations += [rotation] if rotation else []
+        case _:
+            misplaced(el, clause, "stands inside a mixture", "not inside one")
+    return scope
 
 
-def _moves(value: object) -> bool:
-    """Whether a value depends on the positions."""
-    if isinstance(value, ListValue):
-        return any(_moves(index) for index in value.indices)
-    return isinstance(value, e.Node) and bool(s.varies(value) & e.POSITIONS)
+def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
+    if where.name not in ("start", "end"):
+        close = mistakes.did_you_mean(where.name, ["start", "end"])
+        title = f"there is no `align {where.name}`"
+        el.wrong(mistakes.misplaced(where.span, title, "expected `start` or `end`", close))
+    out.align = where.name
 
 
-def _pred(el: Elaborator, tree: t.Expr, scope: Scope) -> e.Pred:
-    found = el.pred(tree, scope)
-    el.bound(found, tree.span)  # for its limits
-    return found
-
-
-def _group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span]) -> list[Clause]:
-    """The clauses of a head group: each holds for the heads of the group only, inside the group's ``within`` lines."""
-    if node.var.name != "h":
-        title = f"a group of heads is written with `h`, not `{node.var.name}`"
-        el.wrong(
-            mistakes.misplaced(node.var.span, title, "expected `h`", "for other names use `any` or several clauses")
-        )
-    heads = _heads(el, node, scope)
-    attend: list[Clause] = []
-    within: list[e.Pred] = []
-    for clause in node.clauses:
-        match clause:
-            case t.Attend(span, tree):
-                attend.append(Clause(_pred(el, tree, scope), span))
-            case t.Within(_, tree):
-                within.append(_pred(el, tree, scope))
-            case t.Let():
-                scope = let(el, clause, scope, seen)
-            case t.Align(span):
-                el.wrong(mistakes.misplaced(span, "`align` holds for all heads", "move it out of the group"))
-            case t.Heads(heading=span):
-                el.wrong(mistakes.misplaced(span, "groups of heads do not nest", "inside another group"))
-    if not attend:  # as for a whole attention: without `attend`, every pair
-        attend = [Clause(e.Bool(True), node.span if node.clauses else node.heading)]
-    for pred in within:
-        el.spend(s.measure(pred)[0] * len(attend), node.span)
-    return [Clause(s.conjunction([heads, c.pred, *within]), c.span) for c in attend]
-
-
-def _heads(el: Elaborator, node: t.Heads, scope: Scope) -> e.Pred:
-    """The condition that a head is in a group."""
-    over = domain(el, node.domain, scope)
-    h = e.Var("h")
-    if isinstance(over, ListValue):
-        el.wrong(mistakes.misplaced(node.domain.span, "a list of heads holds integers", "this is a list of lists"))
-    elif isinstance(over, e.Values) and s.varies(over):
-        el.wrong(wrong.not_known(node.domain.span, "the heads of a group", sorted(s.varies(over))))
-    elif isinstance(over, e.Values):
-        if not over.indices:
-            return s.disjunction([s.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])
-        return e.Any("v", over, e.Cmp("==", h, e.Var("v")))
-    elif over is not None:
-        return s.conjunction([s.compare("<=", over.low, h), s.compare("<", h, over.high)])
-    return e.Bool(True)
+def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
+    """What may not stand in one body."""
+    mix, order = out.first.get("mix"), out.first.get("order")
+    axis = out.axes[0][1] if out.axes else None
+    for clause in clauses:
+        if mix is not None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
+            span = clause.heading if isinstance(clause, t.Heads) else clause.span
+            el.wrong(wrong.beside_mixture(span, mix, word(clause)))
+    if mix is not None and axis is not None:
+        title = "axes and a mixture do not stand in one body"
+        el.wrong(wrong.axes_mistake(mix, title, "the mixture", (axis, "an axis")))
+    if order is not None:
+        for other, what in ((mix, "a mixture"), (axis, "axes")):
+            if other is not None:
+                title = f"an order and {what} do not stand in one body"
+                el.wrong(wrong.order_mistake(order, title, "the order", (other, "beside this")))
+    align = out.first.get("align")
+    if axis is not None and align is not None and out.align == "end":
+        title = "beside axes, query row i is position i: `align end` does not stand here"
+        el.wrong(wrong.axes_mistake(align, title, "remove this", (axis, "an axis")))

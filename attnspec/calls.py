@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnspec import expr as e
-from attnspec import mistakes, words
+from attnspec import functions, mistakes, words
 from attnspec import simplify as s
 from attnspec import tree as t
 from attnspec.lists import length
+from attnspec.real import RealExpr
 from attnspec.scope import (
     HOLE,
     HOLE_PRED,
@@ -16,6 +17,7 @@ from attnspec.scope import (
     Bound,
     Entry,
     Function,
+    InputRef,
     Let,
     PatternRef,
     Scope,
@@ -37,6 +39,8 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return _builtin(el, node, scope)
     if name in words.VARIABLES:
         return el.wrong(mistakes.not_callable(node.callee.span, name, "an integer"))
+    if name in functions.LIBRARY and name not in scope.names and scope.module.find(name) is None:
+        return functions.call(el, node, scope)
     entry = el.lookup(node.callee, scope)
     if isinstance(entry, PatternRef):
         return _pattern(el, entry, node.args, node.span, scope)
@@ -68,11 +72,11 @@ def argument(el: Elaborator, node: t.Expr, scope: Scope) -> Entry:
         inner = inner.inner
     if isinstance(inner, t.Name) and inner.name not in words.VARIABLES:
         entry = el.lookup(inner, scope)
-        if isinstance(entry, (PatternRef, Thunk, Function)) or (isinstance(entry, Bound) and scope.unmoved):
+        if isinstance(entry, (PatternRef, Thunk, Function, InputRef)) or (isinstance(entry, Bound) and scope.unmoved):
             return entry
     if el.shallow or not is_predicate(el, inner, scope):
         value = el.expr(node, scope)
-        return el.bound(value, node.span) if isinstance(value, (e.IntExpr, e.Pred)) else value
+        return el.bound(value, node.span) if isinstance(value, (e.IntExpr, e.Pred, RealExpr)) else value
     return Thunk(node, scope)
 
 
@@ -87,6 +91,8 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
             return is_predicate(el, inner, scope)
         case t.If(then=then, other=other):
             return is_predicate(el, then, scope) or is_predicate(el, other, scope)
+        case t.Item(base=t.Name(name=name)) if isinstance(entry := scope.names.get(name), InputRef):
+            return entry.input.kind == "bool"
         case t.Name(name=name) | t.Call(callee=t.Name(name=name)):
             match scope.names.get(name) or scope.module.find(name):
                 case PatternRef() | Thunk() | Bound(node=e.Pred()) | Let(value=e.Pred()) | Function(result="pred"):

@@ -187,9 +187,25 @@ def _attention(
         return None
     if len(el.report.found) > before:
         return None
-    bound = tuple((name, value.value) for name, value in values.items())
-    attend, within = tuple(found.attend), tuple(found.within)
-    return Spec(tree.name.name, bound, attend, within, found.align, _doc(file, tree), tree.span)
+    return Spec(
+        name=tree.name.name,
+        params=tuple((name, value.value) for name, value in values.items()),
+        attend=tuple(found.attend),
+        within=tuple(found.within),
+        align=found.align,
+        doc=_doc(file, tree),
+        span=tree.span,
+        mixture=found.mixture,
+        detached=found.detached,
+        axes=tuple(axis for axis, _ in found.axes),
+        inputs=tuple(found.inputs),
+        order=found.order,
+        score=found.score,
+        sink=found.sink,
+        scale=found.scale,
+        rotations=tuple(found.rotations),
+        normalized=found.normalized,
+    )
 
 
 def _doc(file: t.File, tree: t.Attention) -> str:

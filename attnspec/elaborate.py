@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from attnspec import calls, known, lists, mistakes, words
+from attnspec import calls, functions, known, lists, mistakes, orders, reads, reals, words
 from attnspec import expr as e
+from attnspec import mistakes_of_clause as clause
 from attnspec import mistakes_of_value as wrong
 from attnspec import simplify as s
 from attnspec import tree as t
 from attnspec.error import Diagnostic
+from attnspec.real import RealExpr
 from attnspec.report import Report
-from attnspec.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, Let, Scope, Thunk, Unknown, Value, what
+from attnspec.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, InputRef, Let, Scope, Thunk, Unknown, Value, what
 from attnspec.source import Span
 
 _MAX_CASES = 100_000
@@ -40,6 +42,12 @@ class Elaborator:
         self.shallow = shallow
         self.spent = 0
         self.binders: list[tuple[str, e.Domain | None]] = []
+        self.length = "n"
+        """The variable that ``n`` means: beside axes the number that the lengths are solved for."""
+        self.ordered = False
+        """Whether the attention has an order of positions."""
+        self.from_start = False
+        """Whether query row i is position i."""
         self._depth = 0
 
     def wrong(self, diagnostic: Diagnostic) -> Value:
@@ -53,7 +61,7 @@ class Elaborator:
         if self.spent > wrong.MAX_NODES:
             raise Stop(wrong.grows_too_large(self.report.outermost(span)))
 
-    def bound(self, node: e.IntExpr | e.Pred, span: Span) -> Bound:
+    def bound(self, node: e.IntExpr | e.Pred | RealExpr, span: Span) -> Bound:
         """A value ready for use by name."""
         size, depth = s.measure(node)
         self.spend(size // 8, span)
@@ -66,8 +74,31 @@ class Elaborator:
         value = self.expr(node, scope)
         if isinstance(value, e.IntExpr):
             return value
+        return self._not("an integer", value, node, help)
+
+    def number(self, node: t.Expr, scope: Scope) -> e.IntExpr | RealExpr:
+        """An expression that must be an integer or a real number."""
+        value = self.expr(node, scope)
+        return value if isinstance(value, (e.IntExpr, RealExpr)) else self._not("a number", value, node)
+
+    def constant(self, node: t.Expr, scope: Scope, name: str) -> int | None:
+        """An integer that must be known at compile time; None if it is not (or not yet)."""
+        value = self.integer(node, scope)
+        try:
+            return known.integer(value, {})
+        except known.Unknown:
+            names = sorted(s.varies(value) | s.variables(value))
+            if names and "?" not in names:
+                self.wrong(wrong.not_known(node.span, name, names))
+            return None
+
+    def _not(self, wanted: str, value: Value, node: t.Expr, help: str = "") -> e.IntExpr:
+        if isinstance(value, RealExpr):
+            help = help or clause.NO_REALS
+        elif isinstance(value, InputRef):
+            help = f"index it: `{value.input.name}[...]`"
         if value is not UNKNOWN:
-            self.wrong(wrong.wrong_type(node.span, "an integer", what(value), help))
+            self.wrong(wrong.wrong_type(node.span, wanted, what(value), help))
         return HOLE
 
     def pred(self, node: t.Expr, scope: Scope, help: str = "") -> e.Pred:
@@ -75,8 +106,7 @@ class Elaborator:
         value = self.expr(node, scope)
         if isinstance(value, e.Pred):
             return value
-        if value is not UNKNOWN:
-            self.wrong(wrong.wrong_type(node.span, "a predicate", what(value), help))
+        self._not("a predicate", value, node, help)
         return HOLE_PRED
 
     def expr(self, node: t.Expr, scope: Scope) -> Value:
@@ -89,6 +119,8 @@ class Elaborator:
             return _RULES[type(node)](self, node, scope)
         except known.TooLarge:
             return self.wrong(wrong.too_large(node.span))
+        except reals.NotFinite:
+            return self.wrong(clause.not_finite(node.span))
         finally:
             self._depth -= 1
 
@@ -97,11 +129,11 @@ class Elaborator:
         found: Entry | None = scope.names.get(name.name) or scope.module.find(name.name)
         if found is not None:
             return found
-        if name.name in ("first", "last"):
-            return self.wrong(mistakes.later(name.span, "`first` and `last`"))
-        if name.name in words.BUILTINS:
+        if name.name in words.BUILTINS or name.name in functions.LIBRARY:
             return self.wrong(mistakes.wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
-        everything = {*scope.names, *scope.module.names(), *words.VARIABLES, *words.BUILTINS}
+        if name.name in ("inf", "infinity", "nan"):
+            return self.wrong(clause.no_infinity(name.span, name.name))
+        everything = {*scope.names, *scope.module.names(), *words.VARIABLES, *words.BUILTINS, *functions.LIBRARY}
         return self.wrong(mistakes.unknown_name(name.span, name.name, everything))
 
     def force(self, entry: Entry, scope: Scope, span: Span) -> Value:
@@ -116,9 +148,11 @@ class Elaborator:
                 if moves and not scope.unmoved:
                     with self.report.inside(span):
                         return self.expr(body, own.at(scope))
-                if isinstance(value, (e.IntExpr, e.Pred)):
+                if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
                     self.spend(s.measure(value)[0], span)
                 return value
+            case InputRef():
+                return reads.bare(self, entry, span)
         return entry
 
     @contextmanager
@@ -126,7 +160,7 @@ class Elaborator:
         """Inside ``any``, ``all`` and ``sum``: the name in the core expression, and the scope of the body."""
         if var.name in words.RESERVED:
             self.wrong(mistakes.reserved(var.span, var.name))
-        taken = {name for name, _ in self.binders}
+        taken = {name for name, _ in self.binders} | {"m", *e.SLOTS}  # these have a meaning in the core
         name, count = var.name, 0
         while name in taken:
             count += 1
@@ -192,44 +226,56 @@ def _name(el: Elaborator, node: t.Name, scope: Scope) -> Value:
     if node.name == "k":
         return el.force(scope.k, scope, node.span)
     if node.name in words.VARIABLES:
-        return e.Var(node.name)
+        return e.Var(el.length if node.name == "n" else node.name)
     entry = el.lookup(node, scope)
     return calls.apply_bare(el, node, entry, scope)
 
 
 def _negative(el: Elaborator, node: t.Negative, scope: Scope) -> Value:
-    return s.negative(el.integer(node.inner, scope))
+    return reals.negative(el.number(node.inner, scope))
 
 
 def _bars(el: Elaborator, node: t.Bars, scope: Scope) -> Value:
-    return s.absolute(el.integer(node.inner, scope))
+    inner = el.number(node.inner, scope)
+    return s.absolute(inner) if isinstance(inner, e.IntExpr) else reals.apply("abs", inner)
 
 
 def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
-    first = el.integer(node.first, scope)
+    first = el.number(node.first, scope)
     if node.rest[0][0] in ("+", "-"):
-        rest = [(op, el.integer(x, scope)) for op, x in node.rest]
-        return s.add([first, *(x if op == "+" else s.negative(x) for op, x in rest)])
-    result, names = first, s.varies(first)
+        rest = [(op, el.number(x, scope)) for op, x in node.rest]
+        terms = [first, *(x if op == "+" else reals.negative(x) for op, x in rest)]
+        whole = [x for x in terms if isinstance(x, e.IntExpr)]
+        return s.add(whole) if len(whole) == len(terms) else reals.total(terms)
+    result = first
     for op, operand in node.rest:
-        x = el.integer(operand, scope)
-        its_names = s.varies(x)
-        if op == "*":
-            if names and its_names:
-                left = Span(node.span.source, node.first.span.start, operand.span.start)
-                left = Span(left.source, left.start, left.start + len(left.text.rstrip().removesuffix("*").rstrip()))
-                product = Span(left.source, left.start, operand.span.end)
-                return el.wrong(wrong.not_affine(product, left, sorted(names), operand.span, sorted(its_names)))
-            result = s.multiply(result, x)
+        x = el.number(operand, scope)
+        if isinstance(result, e.IntExpr) and isinstance(x, e.IntExpr) and op != "/":
+            found = _whole(el, op, result, x, operand.span)
+            if found is None:
+                return UNKNOWN
+            result = found
+        elif op in ("*", "/"):
+            result = reals.product(result, x) if op == "*" else reals.quotient(result, x)
         else:
-            if its_names:
-                return el.wrong(wrong.divisor_not_constant(operand.span, sorted(its_names)))
-            bad = next((case for case in el.constant_cases(x, operand.span) if case[0] <= 0), None)
-            if bad is not None:
-                return el.wrong(wrong.divisor_not_positive(operand.span, *bad))
-            result = s.divide(result, x) if op == "//" else s.modulo(result, x)
-        names |= its_names
+            place = operand.span if isinstance(x, RealExpr) else node.first.span
+            help = "a quotient of real numbers is written `/`" if op == "//" else ""
+            return el.wrong(wrong.wrong_type(place, "an integer", "a real number", help))
     return result
+
+
+def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> e.IntExpr | None:
+    """A product, quotient or remainder of integers; None after a mistake."""
+    if op == "*":
+        return s.multiply(a, x)
+    if names := s.varies(x):
+        el.wrong(wrong.divisor_not_constant(place, sorted(names)))
+        return None
+    bad = next((case for case in el.constant_cases(x, place) if case[0] <= 0), None)
+    if bad is not None:
+        el.wrong(wrong.divisor_not_positive(place, *bad))
+        return None
+    return s.divide(a, x) if op == "//" else s.modulo(a, x)
 
 
 def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
@@ -251,6 +297,10 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
     values = [el.expr(x, scope) for x in places]
     if UNKNOWN in values:
         return HOLE_PRED
+    for place, value in zip(places, values, strict=True):
+        if isinstance(value, (RealExpr, InputRef)):
+            el.integer(place, scope)  # says what is wrong with it
+            return HOLE_PRED
     parts: list[e.Pred] = []
     for i, (op, _) in enumerate(node.rest):
         a, b = values[i], values[i + 1]
@@ -287,14 +337,16 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
     then, other = el.expr(node.then, scope), el.expr(node.other, scope)
     if UNKNOWN in (then, other):
         return UNKNOWN
+    if isinstance(then, (e.IntExpr, RealExpr)) and isinstance(other, (e.IntExpr, RealExpr)):
+        if isinstance(then, e.IntExpr) and isinstance(other, e.IntExpr):
+            return s.choose(cond, then, other)
+        return reals.choose(cond, then, other)
     if what(then) != what(other):
         return el.wrong(
             wrong.wrong_type(node.other.span, f"{what(then)}, as after `then`", what(other), help="bracket the `if`")
         )
     if isinstance(cond, e.Bool):
         return then if cond.value else other
-    if isinstance(then, e.IntExpr) and isinstance(other, e.IntExpr):
-        return s.choose(cond, then, other)
     if isinstance(then, e.Pred) and isinstance(other, e.Pred):
         el.spend(s.measure(cond)[0], node.cond.span)  # the condition is written twice
         return s.choose_pred(cond, then, other)
@@ -311,17 +363,13 @@ def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
     return el.wrong(wrong.wrong_type(node.pattern.span, "a predicate", what(found), help))
 
 
-def _field(el: Elaborator, node: t.Field, scope: Scope) -> Value:
-    if node.name.name in ("slot", "bucket"):
-        return el.wrong(mistakes.later(node.span, f"computed orders (`.{node.name.name}`)"))
-    return el.wrong(mistakes.unknown_field(node.name.span, node.name.name))
-
-
 _RULES: dict[type[t.Expr], Callable[[Elaborator, Any, Scope], Value]] = {
     t.Number: _number,
+    t.Decimal: lambda el, node, scope: reals.literal(node.span.text),
     t.Truth: lambda el, node, scope: e.Bool(node.value),
     t.Name: _name,
     t.ListOf: lists.literal,
+    t.TupleOf: lists.literal,
     t.Bracket: lambda el, node, scope: el.expr(node.inner, scope),
     t.Bars: _bars,
     t.Negative: _negative,
@@ -336,6 +384,6 @@ _RULES: dict[type[t.Expr], Callable[[Elaborator, Any, Scope], Value]] = {
     t.Bind: lists.bind,
     t.Call: calls.call,
     t.Item: lists.item,
-    t.Field: _field,
+    t.Field: orders.field,
     t.At: _at,
 }

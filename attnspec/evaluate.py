@@ -1,4 +1,12 @@
-"""What a core expression means: its value, computed with numpy on whole arrays of positions at once."""
+"""What a core expression means: its value, computed with numpy on whole arrays of positions at once.
+
+An environment maps the variables to integers or integer arrays, and ``table(name)`` of each input that is read to its
+array; :func:`attnspec.inputs.derive` makes those arrays, what is derived from inputs included.
+
+>>> from attnspec.expr import Cmp, Int, Read, Var
+>>> holds(Cmp("==", Read("doc", (Var("k"),)), Int(7)), {"k": np.arange(4), table("doc"): np.array([7, 5, 7])}).tolist()
+[True, False, True, False]
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from attnspec import expr as e
+from attnspec import real as r
 from attnspec.bind import BadDivisor
 
 Array = Any  # numpy integers of some width, or Python integers: numpy's own rules mix them
@@ -19,7 +28,8 @@ Env = Mapping[str, Array]
 def holds(pred: e.Pred, env: Env) -> Array:
     """Where a predicate holds, as a boolean array of the shape that the variables broadcast to.
 
-    ``env`` maps every free variable to an integer or an integer array. A comparison that reads outside a list is false.
+    ``env`` maps every free variable to an integer or an integer array, and the tables of inputs to theirs. A comparison
+    that reads outside a list or an input is false.
     """
     match pred:
         case e.Bool(value):
@@ -44,6 +54,11 @@ def holds(pred: e.Pred, env: Env) -> Array:
             return reduce(operator.or_, _over(var, domain, body, env), np.bool_(False))
         case e.All(var, domain, body):
             return reduce(operator.and_, _over(var, domain, body, env), np.bool_(True))
+        case e.Flag(name, indices):
+            value, ok = _read(env[table(name)], indices, env)
+            return np.asarray(value, dtype=bool) & ok
+        case e.Among(item, name, indices):
+            return _among(item, env[table(name)], indices, env)
     raise TypeError(f"not a predicate: {type(pred).__name__}")
 
 
@@ -83,7 +98,66 @@ def value_of(node: e.IntExpr, env: Env) -> tuple[Array, Array]:
             return total, reduce(operator.and_, (p[1] for p in parts), np.bool_(True))
         case e.Index(items, indices):
             return _index(items, indices, env)
+        case e.Read(name, indices):
+            return _read(env[table(name)], indices, env)
     raise TypeError(f"not an integer expression: {type(node).__name__}")
+
+
+def value_real(node: r.RealExpr, env: Env, s: Array = None) -> Array:
+    """The value of a real expression in float64; ``s`` is the score so far, where the expression reads it."""
+    match node:
+        case r.Real(value):
+            return np.float64(value)
+        case r.Score():
+            return s
+        case r.Cast(arg):
+            value, ok = value_of(arg, env)
+            return np.where(ok, value, 0).astype(np.float64)
+        case r.RealRead(name, indices):
+            value, ok = _read(env[table(name)], indices, env)
+            return np.where(ok, value, 0).astype(np.float64)
+        case r.Total(terms):
+            return reduce(operator.add, (value_real(t, env, s) for t in terms))
+        case r.Product(left, right):
+            return value_real(left, env, s) * value_real(right, env, s)
+        case r.Quotient(left, right):
+            with np.errstate(all="ignore"):
+                return value_real(left, env, s) / value_real(right, env, s)
+        case r.Apply(function, arg):
+            with np.errstate(all="ignore"):
+                return getattr(np, function)(value_real(arg, env, s))
+        case r.Choose(cond, then, other):
+            return np.where(holds(cond, env), value_real(then, env, s), value_real(other, env, s))
+    raise TypeError(f"not a real expression: {type(node).__name__}")
+
+
+def table(name: str) -> str:
+    """The key in an environment under which the array of an input stands: no variable is called so."""
+    return f"{name}[]"
+
+
+def _read(array: Array, indices: tuple[e.IntExpr, ...], env: Env) -> tuple[Array, Array]:
+    """Entries of an input, and where the indices are inside it."""
+    inside: Array = np.bool_(True)
+    places: list[Array] = []
+    for index, size in zip(indices, array.shape, strict=True):
+        at, ok = value_of(index, env)
+        ok = np.asarray((at >= 0) & (at < size), dtype=bool) & ok
+        inside = inside & ok
+        places.append(np.where(ok, at, 0).astype(np.intp))
+    if not array.size:
+        return np.int64(0), inside & False
+    return array[tuple(places)], inside
+
+
+def _among(item: e.IntExpr, array: Array, indices: tuple[e.IntExpr, ...], env: Env) -> Array:
+    """Whether a value stands in the last dimension of an input; negative entries match nothing."""
+    value, ok = value_of(item, env)
+    found: Array = np.bool_(False)
+    for j in range(array.shape[-1]):
+        entry, inside = _read(array, (*indices, e.Int(j)), env)
+        found = found | (np.asarray((entry == value) & (entry >= 0), dtype=bool) & inside)
+    return found & ok
 
 
 def domain_values(domain: e.Domain, env: Env) -> tuple[int, ...]:

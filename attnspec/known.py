@@ -78,6 +78,8 @@ def integer(node: e.IntExpr, env: Env) -> int:
             if not isinstance(found, int):
                 raise Unknown
             return found
+        case e.Read():
+            raise Unknown
     raise TypeError(f"not an integer expression: {type(node).__name__}")
 
 
@@ -100,6 +102,8 @@ def truth(node: e.Pred, env: Env) -> bool:
             return any(truth(body, {**env, var: v}) for v in values(domain, env))
         case e.All(var, domain, body):
             return all(truth(body, {**env, var: v}) for v in values(domain, env))
+        case e.Flag() | e.Among():
+            raise Unknown
     raise TypeError(f"not a predicate: {type(node).__name__}")
 
 

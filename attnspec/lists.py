@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from attnspec import expr as e
-from attnspec import known
+from attnspec import functions, known, reads
 from attnspec import mistakes_of_value as wrong
 from attnspec import simplify as s
 from attnspec import tree as t
-from attnspec.scope import HOLE, HOLE_PRED, UNKNOWN, ListValue, Scope, Value, what
+from attnspec.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
 from attnspec.source import Span
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _FEW = 16  # `x in list` is written as comparisons up to this many
 _MAX_COMBINATIONS = 100_000
 
 
-def literal(el: Elaborator, node: t.ListOf, scope: Scope) -> Value:
+def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
     """``[a, b, c]``."""
     items: list[e.Nested] = []
     unknown = False
@@ -72,13 +72,20 @@ def _compatible(a: e.Nested, b: e.Nested) -> bool:
 
 
 def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
-    """``list[index]``."""
-    base = el.expr(node.base, scope)
+    """``list[index]``, ``input[index, ...]``."""
+    base = functions.input_of(el, node.base, scope)
+    if isinstance(base, InputRef):
+        return reads.item(el, base, node, scope)
     index = el.integer(node.index, scope)
+    for more in node.more:
+        el.integer(more, scope)
     if base is UNKNOWN:
         return UNKNOWN
     if not isinstance(base, ListValue):
-        return el.wrong(wrong.wrong_type(node.base.span, "a list", what(base)))
+        return el.wrong(wrong.wrong_type(node.base.span, "a list or an input", what(base)))
+    if node.more:
+        help = "an entry of a list of lists is written `xs[i][j]`"
+        return el.wrong(wrong.wrong_type(node.more[0].span, "one index", "several", help))
     choices = _level(base.items, len(base.indices))
     longest = max(map(len, choices), default=0)
     cases = el.constant_cases(index, node.index.span)
@@ -129,6 +136,11 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
         low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
         el.spend(s.measure(x)[0], node.item.span)
         found = s.conjunction([s.compare("<=", low, x), s.compare("<", x, high)])
+    elif (ref := _input_behind(el, node.domain, scope)) is not None:
+        among = reads.among(el, ref, x, node.domain, scope)
+        if not isinstance(among, e.Pred):
+            return HOLE_PRED
+        found = among
     else:
         values = el.expr(node.domain, scope)
         if values is UNKNOWN:
@@ -149,6 +161,17 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
             el.spend(s.measure(x)[0] * len(values.items), node.item.span)
             found = s.disjunction([s.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
     return s.negation(found) if node.negated else found
+
+
+def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None:
+    """The input in ``x in top[b, h]`` or ``x in top``."""
+    while isinstance(node, t.Bracket):
+        node = node.inner
+    base = node.base if isinstance(node, t.Item) else node
+    if isinstance(base, t.Name):
+        found = functions.input_of(el, base, scope) if base.name in scope.names else None
+        return found if isinstance(found, InputRef) else None
+    return None
 
 
 def _flat(value: Value) -> bool:

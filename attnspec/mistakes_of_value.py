@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnspec.error import Diagnostic
 from attnspec.mistakes import diagnose
+from attnspec.mistakes_of_clause import listed
 from attnspec.source import Span
 
 MAX_INT = 2**62
@@ -46,27 +47,18 @@ def divisor_not_positive(span: Span, value: int, when: str = "") -> Diagnostic:
 
 def divisor_not_constant(span: Span, names: list[str]) -> Diagnostic:
     """A division by something that varies with the position or the length."""
-    sizes = [n for n in names if n in ("n", "n_q")]
+    sizes = [n for n in names if n in ("n", "n_q", "m")]
     return diagnose(
-        "E024", "a divisor must be constant", (span, f"depends on {_listed(names)}"),
+        "E024", "a divisor must be constant", (span, f"depends on {listed(names)}"),
         note="the right side of `//` and `%` must be known once the parameters are",
         help="make it a parameter: `attention name(stride = 64)`" if sizes else "",
-    )  # fmt: skip
-
-
-def not_affine(span: Span, left: Span, left_names: list[str], right: Span, right_names: list[str]) -> Diagnostic:
-    """A product of two things that both vary."""
-    return diagnose(
-        "E025", "not affine: a product of two expressions that both vary", (span, "this product"),
-        (left, f"varies with {_listed(left_names)}"), (right, f"varies with {_listed(right_names)}"),
-        note="one side of `*` must be constant: numbers, parameters, h, heads, kv_heads, batch or bound names",
     )  # fmt: skip
 
 
 def power_not_constant(span: Span, names: list[str]) -> Diagnostic:
     """A power of a position."""
     return diagnose(
-        "E026", "both sides of `**` must be constant", (span, f"depends on {_listed(names)}"),
+        "E026", "both sides of `**` must be constant", (span, f"depends on {listed(names)}"),
         note="numbers, parameters, h, heads, kv_heads, batch and bound names are constant",
     )  # fmt: skip
 
@@ -76,18 +68,18 @@ def negative_exponent(span: Span, value: int, when: str = "") -> Diagnostic:
     return diagnose("E026", "an exponent must not be negative", (span, f"this is {value}{when}"))
 
 
-def index_outside(span: Span, value: int, length: int, when: str = "") -> Diagnostic:
-    """An index that is known and not in the list."""
+def index_outside(span: Span, value: int, length: int, when: str = "", what: str = "list") -> Diagnostic:
+    """An index that is known and not in the list (or the dimension of an input)."""
     entries = "1 entry" if length == 1 else f"{length} entries"
     last = f"; indices go from 0 to {length - 1}" if length else ""
     return diagnose(
-        "E027", "index outside the list", (span, f"this is {value}{when}"), note=f"the list has {entries}{last}"
+        "E027", f"index outside the {what}", (span, f"this is {value}{when}"), note=f"the {what} has {entries}{last}"
     )
 
 
 def not_known(span: Span, what: str, names: list[str]) -> Diagnostic:
     """Something that must be a number once the parameters are known."""
-    return diagnose("E028", f"{what} must be known at compile time", (span, f"depends on {_listed(names)}"))
+    return diagnose("E028", f"{what} must be known at compile time", (span, f"depends on {listed(names)}"))
 
 
 def range_too_large(span: Span, size: int) -> Diagnostic:
@@ -133,8 +125,3 @@ def mixed_list(span: Span, first: str, other: str) -> Diagnostic:
     return diagnose(
         "E031", f"a list holds either integers or lists of one kind, not {first} and {other}", (span, other)
     )
-
-
-def _listed(names: list[str]) -> str:
-    quoted = [f"`{n}`" for n in names]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -15,10 +15,10 @@ def replace(node: e.Node, table: dict[e.Node, e.Node]) -> e.Node:
         inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in e.free(v)}
         domain = replace(node.domain, table)
         return type(node)(node.var, domain, replace(node.body, inner))  # type: ignore[arg-type]
-    return _rebuild(node, [replace(c, table) for c in node.children()])
+    return rebuild(node, [replace(c, table) for c in node.children()])
 
 
-def _rebuild(node: e.Node, children: list[e.Node]) -> e.Node:
+def rebuild(node: e.Node, children: list[e.Node]) -> e.Node:
     """The same node over other children."""
     supply = iter(children)
     values: list[object] = []

@@ -8,6 +8,9 @@ from typing import Union
 
 from attnspec import expr as e
 from attnspec import tree as t
+from attnspec.real import RealExpr
+from attnspec.source import Span
+from attnspec.spec import Input
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +20,9 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """An integer or a predicate, with its size and depth: these are paid for at each use, not at each use again."""
+    """An integer, a predicate or a real, with its size and depth: paid for at each use, but not measured again."""
 
-    node: e.IntExpr | e.Pred
+    node: e.IntExpr | e.Pred | RealExpr
     size: int
     depth: int
 
@@ -69,7 +72,17 @@ class Function:
     """What it returns: ``pred`` or something else."""
 
 
-Value = Union[e.IntExpr, e.Pred, ListValue, PatternRef, Function, Unknown]
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """An input, not indexed yet; ``by_row`` says that a dimension of n_q is indexed by position and read by row."""
+
+    input: Input
+    span: Span
+    """Where it is declared."""
+    by_row: bool
+
+
+Value = Union[e.IntExpr, e.Pred, RealExpr, ListValue, PatternRef, Function, InputRef, Unknown]
 """What an expression can be."""
 
 Entry = Union[Value, Bound, Thunk, Let]
@@ -146,8 +159,12 @@ def what(value: Value) -> str:
             return "an integer"
         case e.Pred():
             return "a predicate"
+        case RealExpr():
+            return "a real number"
         case ListValue():
             return "a list"
+        case InputRef():
+            return "an input"
         case PatternRef():
             return "a pattern"
         case Function():

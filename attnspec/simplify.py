@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from attnspec import expr as e
 from attnspec import known
 
+_VARIES = e.POSITIONS | e.SIZES | e.SLOTS
 _FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -181,27 +182,29 @@ def equivalence(a: e.Pred, b: e.Pred) -> e.Pred:
 
 
 def reads_list(node: e.Node) -> bool:
-    """Whether an expression reads an entry of a list."""
+    """Whether an expression reads an entry of a list or of an input."""
     work = [node]
     while work:
         node = work.pop()
-        if isinstance(node, e.Index):
+        if isinstance(node, (e.Index, e.Read)):
             return True
         work.extend(node.children())
     return False
 
 
 def varies(node: e.Node) -> frozenset[str]:
-    """The variables in an expression that are not constant in the sense of DESIGN 2.13: positions and lengths."""
+    """What in an expression is not constant in the sense of DESIGN 2.13: positions, lengths and inputs, by name."""
     found = set()
     work = [node]
     while work:
         node = work.pop()
         if isinstance(node, e.Var):
-            if node.name in e.POSITIONS or node.name in e.SIZES:
+            if node.name in _VARIES:
                 found.add(node.name)
-        else:
-            work.extend(node.children())
+            continue
+        if isinstance(node, (e.Read, e.Flag, e.Among)):
+            found.add(node.name.partition(".")[0])
+        work.extend(node.children())
     return frozenset(found)
 
 

@@ -15,16 +15,16 @@ array([[1, 0, 0],
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attnspec import expr as e
 from attnspec.real import RealExpr, Score
 from attnspec.source import Span
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 Value = int | tuple[e.Nested, ...]
@@ -33,10 +33,14 @@ Value = int | tuple[e.Nested, ...]
 
 @dataclass(frozen=True)
 class Clause:
-    """One ``attend`` or ``within`` line; its head group and the group's ``within`` lines are part of the predicate."""
+    """One ``attend`` or ``within`` line; its head group and the group's ``within`` lines are part of the predicate.
+
+    For a line between axes, ``arrow`` holds the axes and the predicate with ``q`` and ``k`` counted from 0 in them.
+    """
 
     pred: e.Pred
     span: Span = field(compare=False)
+    arrow: tuple[str, str, e.Pred] | None = field(default=None, compare=False)
 
     @property
     def label(self) -> str:
@@ -83,8 +87,13 @@ class Input:
     """A tensor that comes with the call.
 
     ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q.
-    ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"`` (given as
-    the offsets at which documents begin, ending with n; it reads as the number of the document a position is in).
+    ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"``: read as the
+    number of the document that a position is in, and given as the offsets at which documents begin, followed by n (so
+    that its last dimension is one longer than there are documents, whatever the last of ``sizes`` says: always n).
+
+    What is derived comes under names with a dot: ``doc.first`` and ``doc.last`` of the size of ``doc``,
+    ``order.bucket``, (batch, heads, rounds * n), beside an order, and ``alibi.slope``, (heads,), wherever a score reads
+    ALiBi's slopes. Derived things are not in ``Spec.inputs``.
     """
 
     name: str
@@ -161,44 +170,43 @@ class Spec:
         """The position of query row 0."""
         return n - n_q if self.align == "end" else 0
 
-    def mask(
+    def sizes(
         self, n: int, n_q: int | None = None, heads: int = 1, batch: int = 1, kv_heads: int | None = None
-    ) -> NDArray[np.bool_]:
-        """The definition: which query row may attend to which key, (batch, heads, n_q, n), bool.
+    ) -> dict[str, int]:
+        """The sizes of a call by name, with what is solved for beside axes.
 
-        Raises SpecError where a divisor that depends on the head or the sizes is not positive.
+        Raises ValueError where axes cannot have these lengths.
         """
-        import numpy as np
-
-        from attnspec.bind import BadDivisor
-        from attnspec.bounds import fits
-        from attnspec.error import SpecError
-        from attnspec.evaluate import holds
-        from attnspec.mistakes_of_relation import bad_divisor
+        from attnspec.axes import solve
 
         n_q = n if n_q is None else n_q
-        # Python's integers where 64 bits might not hold a value: slow, and right.
-        kind = np.int64 if fits(self.pred, max(n, n_q), 64) else object
-        env = {
-            "q": (np.arange(n_q) + self.offset(n, n_q)).astype(kind)[:, None],
-            "k": np.arange(n).astype(kind)[None, :],
-            "n": n,
-            "n_q": n_q,
-            "heads": heads,
-            "kv_heads": heads if kv_heads is None else kv_heads,
-            "batch": batch,
-        }
-        out = np.empty((batch, heads, n_q, n), dtype=bool)
-        for b in range(batch):
-            for h in range(heads):
-                try:
-                    out[b, h] = holds(self.pred, {**env, "b": b, "h": h})
-                except BadDivisor as error:
-                    raise SpecError([bad_divisor(self.span, error.args[0], h)]) from None
-        return out
+        m = solve(self.axes, n, n_q) if self.axes else n
+        kv_heads = heads if kv_heads is None else kv_heads
+        return {"n": n, "n_q": n_q, "heads": heads, "kv_heads": kv_heads, "batch": batch, "m": m}
+
+    def mask(
+        self,
+        n: int,
+        n_q: int | None = None,
+        heads: int = 1,
+        batch: int = 1,
+        kv_heads: int | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> NDArray[Any]:
+        """The definition: which query row may attend to which key, (batch, heads, n_q, n).
+
+        Bool; for a mixture and for an order integers: in how many branches (``times`` included), or in how many pairs
+        of slots, a pair stands. ``inputs`` holds the arrays that the spec declares, and for an order ``buckets``,
+        (batch, heads, rounds, n): the bucket of each position in each round. See :mod:`attnspec.meaning`.
+
+        Raises ValueError where an input is missing or does not fit, SpecError where a divisor that depends on the head
+        or the sizes is not positive.
+        """
+        from attnspec.meaning import mask
+
+        return mask(self, self.sizes(n, n_q, heads, batch, kv_heads), inputs or {})
 
     def __str__(self) -> str:
-        lines = ["    align start"] if self.align == "start" else []
-        lines += [f"    attend {c.pred}" for c in self.attend]
-        lines += [f"    within {c.pred}" for c in self.within]
-        return "\n".join([f"attention {self.name} {{", *lines, "}"])
+        from attnspec.text import text
+
+        return text(self)

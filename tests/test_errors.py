@@ -14,12 +14,7 @@ import pytest
 
 from attnspec import mistakes
 from attnspec.check import check_text, problems_of
-from attnspec.codegen.kernel import kernel
-from attnspec.codegen.key import KernelKey
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.tile import tile
 from attnspec.error import SpecError
-from attnspec.lower import lower
 from attnspec.render import render
 from attnspec.source import Source
 from attnspec.spec import Spec
@@ -47,6 +42,12 @@ def errors_of(path: Path) -> SpecError:
 
 
 def _kernel_text(spec: Spec, heads: int | None) -> str:
+    from attnspec.codegen.kernel import kernel
+    from attnspec.codegen.key import KernelKey
+    from attnspec.codegen.plan import Tile
+    from attnspec.codegen.tile import tile
+    from attnspec.lower import lower
+
     return kernel(tile(lower(spec, heads), Tile(64, 64)), KernelKey("forward", "float32", 64, 64))
 
 
@@ -70,10 +71,6 @@ def test_too_long() -> None:
     check_text("attention a {}" + "#" * (mistakes.MAX_SOURCE - 14))
 
 
-def _kernel_text(spec: Spec, heads: int | None) -> str:
-    return kernel(tile(lower(spec, heads), Tile(64, 64)), KernelKey("forward", "float32", 64, 64))
-
-
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_errors_are_data(path: Path) -> None:
     error = errors_of(path)
@@ -86,10 +83,6 @@ def test_errors_are_data(path: Path) -> None:
         assert 0 <= first["start"] <= first["end"] <= len(text)
         line = text.split("\n")[first["line"] - 1]
         assert text[first["start"] :][:1] in ("", "\n") or line[first["column"] - 1] == text[first["start"]]
-
-
-def _kernel_text(spec: Spec, heads: int | None) -> str:
-    return kernel(tile(lower(spec, heads), Tile(64, 64)), KernelKey("forward", "float32", 64, 64))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
