@@ -135,14 +135,14 @@ class Pairs:
         return Pairs(free.align_params(_space()).coalesce())
 
     def fix(self, **values: int) -> Pairs:
-        """The pairs for given values of parameters; those that do not matter are passed over."""
-        result = self._map
+        """The pairs for given values of parameters, which do not matter any more then."""
+        result, kind = self._map, isl.dim_type.param
         for name, value in values.items():
-            if not self.depends_on(name):
-                continue
-            index = result.find_dim_by_name(isl.dim_type.param, name)
-            result = result.fix_val(isl.dim_type.param, index, isl.Val.int_from_si(_context(), value))
-        return Pairs(result.coalesce())
+            if self.depends_on(name):
+                index = result.find_dim_by_name(kind, name)
+                result = result.fix_val(kind, index, isl.Val.int_from_si(_context(), value))
+                result = result.project_out(kind, index, 1)
+        return Pairs(result.align_params(_space()).coalesce())
 
     def shift_rows(self, by: str) -> Pairs:
         """The pairs ``(x - by, y)``, ``by`` being affine in the parameters."""
@@ -168,7 +168,7 @@ class Pairs:
         return Pairs(result.align_params(_space()))
 
     def anonymous(self) -> Pairs:
-        """The same pairs without parameters, of which none may matter any more but by its fixed value."""
+        """The pairs that are there for some values of the parameters, as a set without any."""
         return Pairs(self._map.project_out(isl.dim_type.param, 0, self._map.dim(isl.dim_type.param)).coalesce())
 
     def is_empty(self) -> bool:
@@ -257,11 +257,8 @@ class Pairs:
 
     def pieces(self) -> tuple[Piece, ...]:
         """The set as disjoint pieces of plain integer constraints; every parameter must have been fixed."""
-        kind = isl.dim_type.param
-        for name in PARAMETERS:
-            index = self._map.find_dim_by_name(kind, name)
-            if self.depends_on(name) and self._map.plain_get_val_if_fixed(kind, index).is_nan():
-                raise ValueError(f"the parameter {name} has no value")
+        if open_ := [name for name in PARAMETERS if self.depends_on(name)]:
+            raise ValueError(f"parameters without a value: {', '.join(open_)}")
         disjoint = self.anonymous()._map.compute_divs().make_disjoint().compute_divs()
         return tuple(_piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
 
