@@ -53,13 +53,14 @@ def dense(
 
     ``scale`` is the factor of the dot products; None is the spec's, or 1 / sqrt(dim). ``inputs`` holds the tensors that
     the spec reads in scores, sinks and rotations, with what is derived from them; see
-    :func:`attnspec.runtime.inputs.prepare`. ``sizes`` is needed only for specs with axes.
+    :func:`attnspec.runtime.inputs.prepare`. ``sizes`` are by default those of the tensors.
 
     The log-sum-exp is natural and includes the sink. A row without pairs gives zeros and, without a sink, minus
     infinity. With detached weights a sink is part of the weights: it has a gradient only through the log-sum-exp.
     """
     if sizes is None:
-        sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end")
+        named = spec.sizes(k.shape[2], q.shape[2], q.shape[1], q.shape[0], k.shape[1])
+        sizes = Sizes(**named, aligned_end=spec.align == "end")
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     shape = (*q.shape[:3], k.shape[2])
@@ -109,29 +110,28 @@ def _scored(node: RealExpr, dots: Tensor, live: Tensor, sizes: Sizes, inputs: Ma
     """The scores after the score lines, which are worked out at live pairs only: elsewhere they may have no value."""
     if node == Score():
         return dots
-    tables = _tables(inputs)
+    arrays = tables(inputs)
     heads: list[Tensor] = []
     for b in range(sizes.batch):
         for h in range(sizes.heads):
             rows, columns = (t.numpy(force=True) for t in live[b, h].nonzero(as_tuple=True))
-            env = {**sizes.parameters(h, b), **tables, "q": rows + sizes.first, "k": columns}
+            env = {**sizes.parameters(h, b), **arrays, "q": rows + sizes.first, "k": columns}
             values = real(node, env, inputs, dots[b, h][live[b, h]]).expand(len(rows))
             heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[b, h], values))
     return torch.stack(heads).view(dots.shape) if heads else dots
 
 
 def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logit of the sink for each row, (batch, heads, n_q)."""
-    tables = _tables(inputs)
-    rows = torch.arange(sizes.n_q).numpy() + sizes.first
+    """The logit of the sink, which does not depend on the row, (batch, heads, n_q)."""
+    arrays = tables(inputs)
     sinks = [
-        real(node, {**sizes.parameters(h, b), **tables, "q": rows}, inputs, dtype=dots.dtype).expand(sizes.n_q)
+        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(sizes.n_q)
         for b in range(sizes.batch)
         for h in range(sizes.heads)
     ]
     return torch.stack(sinks).view(dots.shape[:3]).to(dots.device) if sinks else dots.new_empty(dots.shape[:3])
 
 
-def _tables(inputs: Mapping[str, Tensor]) -> dict[str, object]:
+def tables(inputs: Mapping[str, Tensor]) -> dict[str, object]:
     """The integer and boolean inputs, for the expressions that read them."""
     return {table(name): t.numpy(force=True) for name, t in inputs.items() if not t.is_floating_point()}

@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 
 from attnspec import expr as e
+from attnspec import known
 from attnspec.evaluate import value_of
+from attnspec.inputs import drawn, slopes
 from attnspec.mistakes import did_you_mean
 from attnspec.real import RealRead
 from attnspec.runtime.border import CallError
 from attnspec.sizes import Sizes
 from attnspec.spec import Input, Spec
+from attnspec.text import declaration
 
 LIMIT = 1 << 30
 """Integers of inputs lie strictly between -LIMIT and LIMIT, so that differences of them fit 32 bits."""
@@ -48,10 +51,10 @@ def prepare(
 
     Raises CallError where an input is missing, unknown, of the wrong kind or shape, not sorted, or too large.
     """
-    known = [i.name for i in spec.inputs]
+    declared_names = [declared.name for declared in spec.inputs]
     for name in given:
-        if name not in known and not (name == "buckets" and spec.order is not None):
-            raise CallError(f"{spec.name}: {_unknown(name, known)}")
+        if name not in declared_names and not (name == "buckets" and spec.order is not None):
+            raise CallError(f"{spec.name}: {_unknown(name, declared_names)}")
     names = reads(spec) | set(also)
     found: dict[str, Tensor] = {}
     for declared in spec.inputs:
@@ -61,9 +64,9 @@ def prepare(
             tensor = given[declared.name]
             _check(where, declared, tensor, shape)
         elif declared.random is not None:
-            tensor = drawn(declared, sizes)
+            tensor = draw(where, declared, sizes)
         else:
-            raise CallError(f"{where} is missing; it is declared {declaration(declared)}, here {shape}")
+            raise CallError(f"{where} is missing: `{declaration(declared)}`, here {_given_shape(declared, shape)}")
         if declared.form == "offsets":
             _check_offsets(where, tensor, shape[-1])
             tensor = documents(tensor, shape[-1], torch.int64 if wide else torch.int32)
@@ -76,7 +79,7 @@ def prepare(
             tensor = tensor.to(real).contiguous()
         found |= derived(declared, tensor, names)
     if "alibi.slope" in names:
-        found["alibi.slope"] = slopes(sizes.heads).to(real)
+        found["alibi.slope"] = torch.from_numpy(slopes(sizes.heads)).to(real)
     return found
 
 
@@ -103,14 +106,18 @@ def reads(spec: Spec) -> frozenset[str]:
 def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
     """The sizes of an input in a call. Offsets are read by position: there the last size is the number of positions."""
     env = sizes.parameters(0, 0)
-    shape = tuple(int(value_of(size, env)[0]) for size in declared.sizes)
+    shape = tuple(known.integer(size, env) for size in declared.sizes)
     return (*shape[:-1], env["m"]) if declared.form == "offsets" else shape
 
 
-def declaration(declared: Input) -> str:
-    """The declaration, as a person wrote it."""
-    sizes = f"[{', '.join(map(str, declared.sizes))}]" if declared.sizes else ""
-    return f"{declared.kind}{sizes}{'' if declared.form == 'plain' else ' ' + declared.form}"
+def draw(where: str, declared: Input, sizes: Sizes) -> Tensor:
+    """What an input declared ``random`` holds where the call does not give it: int64, the same on every machine."""
+    assert declared.random is not None
+    env, shape = sizes.parameters(0, 0), shape_of(declared, sizes)
+    low, high = (known.integer(end, env) for end in (declared.random.low, declared.random.high))
+    if low >= high and 0 not in shape:
+        raise CallError(f"{where} cannot be drawn from the empty range {low}..{high}")
+    return torch.from_numpy(drawn(shape, low, high, declared.random.seed))
 
 
 def documents(offsets: Tensor, n: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -151,10 +158,10 @@ def _repeat(values: Tensor, lengths: Tensor) -> Tensor:
 # Checks
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    if not known:
+def _unknown(name: str, names: list[str]) -> str:
+    if not names:
         return f"there is no input `{name}`; the spec takes none"
-    hint = did_you_mean(name, known) or f"the inputs are {', '.join(f'`{k}`' for k in known)}"
+    hint = did_you_mean(name, names) or f"the inputs are {', '.join(f'`{k}`' for k in names)}"
     return f"there is no input `{name}`; {hint}"
 
 
@@ -174,11 +181,19 @@ def _check(where: str, declared: Input, tensor: object, shape: tuple[int, ...]) 
         raise CallError(f"{where} must hold {word}; it is {tensor.dtype}")
     actual = tuple(tensor.shape)
     if declared.form == "offsets":
-        if len(actual) != len(shape) or actual[:-1] != shape[:-1] or actual[-1] < 1:
-            sizes = ", ".join([*map(str, shape[:-1]), "documents + 1"])
-            raise CallError(f"{where} has the shape {actual}; it holds offsets, ({sizes})")
-    elif actual != shape:
-        raise CallError(f"{where} has the shape {actual}; it is declared {declaration(declared)}, here {shape}")
+        fits = len(actual) == len(shape) and actual[:-1] == shape[:-1] and actual[-1] >= 1
+    else:
+        fits = actual == shape
+    if not fits:
+        wanted = _given_shape(declared, shape)
+        raise CallError(f"{where} has the shape {actual}; it is declared `{declaration(declared)}`, here {wanted}")
+
+
+def _given_shape(declared: Input, shape: tuple[int, ...]) -> str:
+    """The shape of what a call gives."""
+    if declared.form != "offsets":
+        return str(shape)
+    return f"({', '.join([*map(str, shape[:-1]), 'documents + 1'])})"
 
 
 def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
@@ -259,11 +274,3 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
                 if e.free(other) <= env.keys():
                     return 0, int(value_of(other, env)[0]) + 1
     return 1, sizes.n + 1
-
-
-def slopes(heads: int) -> Tensor:
-    return torch.ones(heads)
-
-
-def drawn(declared: Input, sizes: Sizes) -> Tensor:
-    return torch.zeros(shape_of(declared, sizes))

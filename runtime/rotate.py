@@ -147,7 +147,8 @@ def frequencies(rotation: Rotation, dims: int) -> Tensor:
     length, fast, slow = float(options["original"]), float(options["beta_fast"]), float(options["beta_slow"])
     if options["ramp"] == "rotations":
         # The paper: by how often a pair turns within the original length.
-        keep = ((length * plain / (2 * math.pi) - slow) / (fast - slow)).clamp(0.0, 1.0)
+        turns = length * plain / (2 * math.pi)
+        keep = (turns >= slow).double() if fast == slow else ((turns - slow) / (fast - slow)).clamp(0.0, 1.0)
     else:
         # The repository: by the index of the pair, between those that turn `fast` and `slow` times.
         low, high = (dims * math.log(length / (r * 2 * math.pi)) / (2 * math.log(base)) for r in (fast, slow))
@@ -160,11 +161,8 @@ def frequencies(rotation: Rotation, dims: int) -> Tensor:
 
 
 def magnitude(rotation: Rotation) -> float:
-    """The factor on both queries and keys: YaRN's ``0.1 ln(factor) + 1``, the square root of its 1 / temperature."""
-    options: dict[str, Any] = dict(rotation.options)
-    if rotation.kind != "yarn" or not options["temperature"] or options["factor"] <= 1:
-        return 1.0
-    return 0.1 * math.log(float(options["factor"])) + 1.0
+    """The factor on both queries and keys: YaRN's ``temperature``, by default ``0.1 ln(factor) + 1``."""
+    return float(dict(rotation.options).get("temperature", 1.0))
 
 
 def tables(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attnspec import expr as e
+from attnspec.check import check_text
 from attnspec.runtime.border import CallError
 from attnspec.runtime.rotate import frequencies, magnitude, places, rotate, rotated_dims, turned
 from attnspec.sizes import Sizes
@@ -27,8 +28,8 @@ YARN = {
     "beta_fast": 32.0,
     "beta_slow": 1.0,
     "ramp": "index",
-    "truncate": 1,
-    "temperature": 1,
+    "truncate": True,
+    "temperature": 0.1 * math.log(16.0) + 1,
     "dims": 0,
     "layout": "half",
 }
@@ -39,11 +40,24 @@ def rope(theta: float = 10000.0, dims: int = 0, layout: str = "half", q: e.IntEx
 
 
 def xpos(scale_base: float = 512.0, layout: str = "pairs") -> Rotation:
-    return Rotation("xpos", (("theta", 10000.0), ("scale_base", scale_base), ("layout", layout)), Q, K)
+    return Rotation("xpos", (("theta", 10000.0), ("scale_base", scale_base), ("dims", 0), ("layout", layout)), Q, K)
 
 
 def yarn(**changes: Any) -> Rotation:
-    return Rotation("yarn", tuple({**YARN, **changes}.items()), Q, K)
+    options = {**YARN, **changes}
+    if "factor" in changes:
+        options["temperature"] = 0.1 * math.log(options["factor"]) + 1
+    return Rotation("yarn", tuple(options.items()), Q, K)
+
+
+def test_the_options_are_those_that_the_checker_gives() -> None:
+    lines = "rotate rope()  rotate xpos(dims = 8)  rotate yarn(factor = 16, original = 4096) at (q - 1, k)"
+    checked = check_text(f"attention a {{ {lines} }}")
+    assert dict(checked.rotations[0].options) == dict(rope().options)
+    assert dict(checked.rotations[2].options) == pytest.approx(YARN)
+    q = torch.randn(1, 1, 12, 16)
+    for x in turned(checked, q, q, Sizes(12, 12)):
+        assert x.isfinite().all()
 
 
 def spec(*rotations: Rotation, normalized: tuple[str, ...] = ()) -> Spec:
@@ -218,12 +232,14 @@ def test_the_ramp_of_the_paper() -> None:
     gamma = np.clip((turns - 1) / 31, 0, 1)
     np.testing.assert_allclose(got, (1 - gamma) * np.angle(plain) / 16 + gamma * np.angle(plain), rtol=1e-12)
     assert 0 < ((gamma > 0) & (gamma < 1)).sum() < 32
+    step = frequencies(yarn(ramp="rotations", beta_fast=2.0, beta_slow=2.0), 64).numpy()
+    np.testing.assert_allclose(step, np.angle(plain) / np.where(turns >= 2, 1, 16), rtol=1e-12)
+    assert frequencies(yarn(beta_fast=2.0, beta_slow=2.0), 64).isfinite().all()
 
 
 def test_the_temperature_is_folded_into_both_sides() -> None:
     assert magnitude(yarn()) == pytest.approx(0.1 * math.log(16) + 1)
-    assert magnitude(yarn(temperature=0)) == 1.0
-    assert magnitude(yarn(factor=0.5)) == 1.0
+    assert magnitude(yarn(temperature=1.5)) == 1.5
     assert magnitude(rope()) == 1.0
     x = torch.randn(1, 1, 9, 64, dtype=torch.float64)
     norm = rotate(x, range(9), yarn(), "k").norm(dim=-1) / x.norm(dim=-1)
