@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
+from attnspec.codegen.area import Area, area, residues
 from attnspec.codegen.plan import Plan
-from attnspec.pieces import count, row_counts
+from attnspec.codegen.tile import Tiles
+from attnspec.pieces import count
 from attnspec.presburger import Pairs, budget
 from attnspec.relation import HeadClass
 from attnspec.sizes import Sizes
@@ -42,7 +42,6 @@ class Cost:
     sizes: Sizes
     dim: int
     dim_v: int
-    tile: tuple[int, int]
     heads: tuple[HeadCost, ...]
     pairs: int
     dense: int
@@ -111,7 +110,7 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
     full = sum(c.full * times for c, times in groups)
     partial = sum(c.partial * times for c, times in groups)
     computed = sum(c.computed * times for c, times in groups)
-    rows, keys = plan.query_tiles(sizes), plan.key_tiles(sizes)
+    tiles = sum(_grid(plan, sizes, c.heads[0]) * times for c, times in groups)
     everything = sizes.heads * sizes.batch
     query = sizes.heads * sizes.n_q * sizes.batch
     key = sizes.kv_heads * sizes.n * sizes.batch
@@ -120,13 +119,12 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
         sizes,
         dim,
         dim_v,
-        (plan.tile.rows, plan.tile.columns),
         tuple(c for c, _ in groups),
         pairs,
         sizes.n * sizes.n_q * everything,
         full,
         partial,
-        len(rows) * len(keys) * everything,
+        tiles,
         computed,
         2 * (dim + dim_v) * computed,
         2 * (dim + dim_v) * pairs,
@@ -166,36 +164,18 @@ def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: 
             for restriction in item.within:
                 clause = clause.intersection(restriction)
         clauses.append(pairs(clause))
-    full, full_area = _tiles(plan, chosen.full, sizes, h, b)
-    partial, partial_area = _tiles(plan, chosen.partial, sizes, h, b)
-    return HeadCost(heads, pairs(item.pairs), full, partial, full_area + partial_area, tuple(clauses))
+    total = Area(0, 0, 0, 0)
+    for one in chosen.passes:
+        cut = Tiles(one.full, one.maybe, one.partial, one.proven)
+        total += area(cut, one.layout, one.tile, sizes, h, b)
+    live = sum(part.times * pairs(part.pairs) for part in item.parts)
+    return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses))
 
 
-def _tiles(plan: Plan, tiles: Pairs, sizes: Sizes, h: int, b: int) -> tuple[int, int]:
-    """How many tiles of a set a call visits, and how many pairs they hold: tiles at the borders are cut."""
-    rows, keys = plan.query_tiles(sizes), plan.key_tiles(sizes)
-    if not rows or not keys:
-        return 0, 0
-
-    def within(columns: range) -> tuple[int, Any]:
-        box = Pairs.read(f"{rows.start} <= x < {rows.stop} and {columns.start} <= y < {columns.stop}")
-        with budget(tiles):
-            pieces = tiles.intersection(box).fix(**sizes.parameters(h, b)).pieces()
-        edges = np.unique(np.array([rows.start, rows.stop - 1], dtype=np.int64))
-        return count(pieces, len(rows), rows.start), dict(
-            zip(edges.tolist(), row_counts(pieces, edges).tolist(), strict=True)
-        )
-
-    def area(number: int, edges: dict[int, int], width: int) -> int:
-        """Pairs of ``number`` tiles of one width, of which those in the first and last tile row are cut."""
-        size, total = plan.tile.rows, number * plan.tile.rows
-        for i, held in edges.items():
-            live = min((i + 1) * size, sizes.first + sizes.n_q) - max(i * size, sizes.first)
-            total -= held * (size - live)
-        return total * width
-
-    last = keys[-1:]
-    inner, inner_edges = within(keys[:-1]) if len(keys) > 1 else (0, {})
-    outer, outer_edges = within(last)
-    tail = sizes.n - last.start * plan.tile.columns
-    return inner + outer, area(inner, inner_edges, plan.tile.columns) + area(outer, outer_edges, tail)
+def _grid(plan: Plan, sizes: Sizes, h: int) -> int:
+    """How many tiles there are in the layouts of a head's passes, visited or not."""
+    total = 0
+    for one in plan.of_head(h).passes:
+        for c, often in residues(one.layout, (), one.tile, sizes):
+            total += often * len(one.query_tiles(sizes, c)) * len(one.key_tiles(sizes, c))
+    return total

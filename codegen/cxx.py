@@ -6,7 +6,9 @@ at once. Divisions round downwards, as in the language.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from attnspec import expr as e
 from attnspec import loops as nest
@@ -14,8 +16,10 @@ from attnspec.bind import bind
 from attnspec.evaluate import domain_values
 from attnspec.rewrite import cases
 
-_UNROLL = 64
-_SIZES = {"n": "s.n", "n_q": "s.n_q", "heads": "s.heads", "kv_heads": "s.kv_heads", "batch": "s.batch"}
+UNROLL = 64
+"""How many values of a bound variable are written out."""
+NO_NAMES: Mapping[str, int] = MappingProxyType({})
+_SIZES = frozenset({"n", "n_q", "heads", "kv_heads", "batch", "m"})
 HELPERS = """\
 // Division and remainder that round downwards; the divisor is positive.
 template <class I> static inline I floor_div(I a, I b) { return a / b - (a % b < 0); }
@@ -26,107 +30,167 @@ template <class I> static inline I power(I a, I b) { I r = 1; while (b-- > 0) r 
 """
 
 
-def predicate(pred: e.Pred) -> str:
-    """A C++ expression of type bool over ``q``, ``k``, ``h``, ``b`` (all of type ``pos``) and the sizes ``s``."""
-    match pred:
-        case e.Bool(value):
-            return "true" if value else "false"
-        case e.And(args):
-            return " & ".join(f"({predicate(a)})" for a in args) or "true"
-        case e.Or(args):
-            return " | ".join(f"({predicate(a)})" for a in args) or "false"
-        case e.Not(arg):
-            return f"!({predicate(arg)})"
-        case e.Iff(left, right):
-            return f"({predicate(left)}) == ({predicate(right)})"
-        case e.Any(var, domain, body):
-            return _loop(var, domain, body, "|", "false")
-        case e.All(var, domain, body):
-            return _loop(var, domain, body, "&", "true")
-        case e.Cmp():
-            parts = [_case(conditions, cmp) for conditions, cmp in cases(pred)]
-            return parts[0] if len(parts) == 1 else " | ".join(f"({p})" for p in parts) or "false"
-    raise TypeError(f"not a predicate: {type(pred).__name__}")
+def predicate(pred: e.Pred, names: Mapping[str, int] = NO_NAMES) -> str:
+    """A C++ expression of type bool over ``q``, ``k``, ``h``, ``b`` (all of type ``pos``) and the sizes ``s``.
+
+    ``names`` gives the place of each input that is read in ``s.inputs``.
+    """
+    return Printer(names).predicate(pred)
 
 
-def _case(conditions: tuple[e.Pred, ...], cmp: e.Cmp) -> str:
-    compare = f"{term(cmp.left)} {cmp.op} {term(cmp.right)}"
-    return " & ".join([*(f"({predicate(c)})" for c in conditions), f"({compare})"]) if conditions else compare
+def term(node: e.IntExpr, names: Mapping[str, int] = NO_NAMES) -> str:
+    """A C++ expression of type pos, of an integer without choices. Reads outside an input give 0."""
+    return Printer(names).term(node)
 
 
-def _loop(var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
-    values = domain_values(domain, {})
-    if len(values) <= _UNROLL:
-        return f" {join} ".join(f"({predicate(bind(body, {var: v}))})" for v in values) or start
-    if isinstance(domain, e.Range):
-        head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"
-    else:
-        head = f"for (pos {_local(var)} : {{{', '.join(f'(pos){v}' for v in values)}}})"
-    return f"[&] {{ bool found = {start}; {head} found {join}= {predicate(body)}; return found; }}()"
+@dataclass(frozen=True)
+class Printer:
+    """Core expressions as C++, given the places of inputs and the name of the sizes."""
 
+    names: Mapping[str, int]
+    sizes: str = "s"
 
-def term(node: e.IntExpr) -> str:
-    """A C++ expression of type pos."""
-    match node:
-        case e.Int(value):
-            return _literal(value, "pos")
-        case e.Var(name):
-            return f"(pos){_SIZES[name]}" if name in _SIZES else _local(name)
-        case e.Add(terms):
-            return f"({_sum(terms)})"
-        case e.Mul(e.Int(-1), right):
-            return f"-{term(right)}"
-        case e.Mul(left, right):
-            return f"({term(left)} * {term(right)})"
-        case e.FloorDiv(left, e.Int(value)) if value & (value - 1) == 0:
-            return f"({term(left)} >> {value.bit_length() - 1})"
-        case e.Mod(left, e.Int(value)) if value & (value - 1) == 0:
-            return f"({term(left)} & {_literal(value - 1, 'pos')})"
-        case e.FloorDiv(left, right):
-            return f"floor_div<pos>({term(left)}, {term(right)})"
-        case e.Mod(left, right):
-            return f"floor_mod<pos>({term(left)}, {term(right)})"
-        case e.Pow(base, exponent):
-            return f"power<pos>({term(base)}, {term(exponent)})"
-        case e.Min(args):
-            return _nest("least<pos>", [term(a) for a in args])
-        case e.Max(args):
-            return _nest("most<pos>", [term(a) for a in args])
-        case e.Abs(arg):
-            return f"most<pos>({term(arg)}, -{term(arg)})"
-        case e.Sum(var, domain, body):
-            parts = [term(bind(body, {var: v})) for v in domain_values(domain, {})]
-            return f"({' + '.join(parts)})" if parts else "(pos)0"
-    raise TypeError(f"not an integer expression without choices: {type(node).__name__}")
+    def predicate(self, pred: e.Pred) -> str:
+        """An expression of type bool."""
+        match pred:
+            case e.Bool(value):
+                return "true" if value else "false"
+            case e.And(args):
+                return " & ".join(f"({self.predicate(a)})" for a in args) or "true"
+            case e.Or(args):
+                return " | ".join(f"({self.predicate(a)})" for a in args) or "false"
+            case e.Not(arg):
+                return f"!({self.predicate(arg)})"
+            case e.Iff(left, right):
+                return f"({self.predicate(left)}) == ({self.predicate(right)})"
+            case e.Any(var, domain, body):
+                return self._loop(var, domain, body, "|", "false")
+            case e.All(var, domain, body):
+                return self._loop(var, domain, body, "&", "true")
+            case e.Cmp() | e.Flag() | e.Among():
+                parts = [self._case(conditions, rest) for conditions, rest in _cases(pred)]
+                return parts[0] if len(parts) == 1 else " | ".join(f"({p})" for p in parts) or "false"
+        raise TypeError(f"not a predicate: {type(pred).__name__}")
 
+    def _case(self, conditions: tuple[e.Pred, ...], pred: e.Pred) -> str:
+        """A comparison without choices, where the conditions hold and every read is inside."""
+        match pred:
+            case e.Cmp(op, left, right):
+                test = f"{self.term(left)} {op} {self.term(right)}"
+            case e.Flag():
+                test = f"{self._call('entry<uint8_t>', pred.name, pred.indices)} != 0"
+            case e.Among(item, name, indices):
+                test = self._call("among", name, (item, *indices))
+        inside = [self._call("inside", read.name, read.indices) for read in dict.fromkeys(reads(pred))]
+        parts = [*(f"({self.predicate(c)})" for c in conditions), *inside]
+        return " & ".join([*parts, f"({test})"]) if parts else test
 
-def _sum(terms: tuple[e.IntExpr, ...]) -> str:
-    text = term(terms[0])
-    for part in terms[1:]:
-        match part:
+    def _call(self, function: str, name: str, args: tuple[e.IntExpr, ...]) -> str:
+        return f"{function}({', '.join([self.input(name), *(f'pos({self.term(a)})' for a in args)])})"
+
+    def input(self, name: str) -> str:
+        """An input."""
+        return f"{self.sizes}.inputs[{self.names[name]}]"
+
+    def _loop(self, var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
+        values = domain_values(domain, {})
+        if len(values) <= UNROLL:
+            return f" {join} ".join(f"({self.predicate(bind(body, {var: v}))})" for v in values) or start
+        if isinstance(domain, e.Range):
+            head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"
+        else:
+            head = f"for (pos {_local(var)} : {{{', '.join(f'(pos){v}' for v in values)}}})"
+        return f"[&] {{ bool found = {start}; {head} found {join}= {self.predicate(body)}; return found; }}()"
+
+    def variable(self, name: str) -> str:
+        """A variable, of type pos."""
+        return f"(pos){self.sizes}.{name}" if name in _SIZES else _local(name)
+
+    def term(self, node: e.IntExpr) -> str:
+        """An expression of type pos."""
+        match node:
+            case e.Int(value):
+                return literal(value, "pos")
+            case e.Var(name):
+                return self.variable(name)
+            case e.Add(terms):
+                return f"({self._sum(terms)})"
             case e.Mul(e.Int(-1), right):
-                text += f" - {term(right)}"
-            case e.Int(value) if value < 0:
-                text += f" - {_literal(-value, 'pos')}"
-            case _:
-                text += f" + {term(part)}"
-    return text
+                return negative(self.term(right))
+            case e.Mul(left, right):
+                return f"({self.term(left)} * {self.term(right)})"
+            case e.FloorDiv(left, e.Int(value)) if value & (value - 1) == 0:
+                return f"({self.term(left)} >> {value.bit_length() - 1})"
+            case e.Mod(left, e.Int(value)) if value & (value - 1) == 0:
+                return f"({self.term(left)} & {literal(value - 1, 'pos')})"
+            case e.FloorDiv(left, right):
+                return f"floor_div<pos>({self.term(left)}, {self.term(right)})"
+            case e.Mod(left, right):
+                return f"floor_mod<pos>({self.term(left)}, {self.term(right)})"
+            case e.Pow(base, exponent):
+                return f"power<pos>({self.term(base)}, {self.term(exponent)})"
+            case e.Min(args):
+                return nest_calls("least<pos>", [self.term(a) for a in args])
+            case e.Max(args):
+                return nest_calls("most<pos>", [self.term(a) for a in args])
+            case e.Abs(arg):
+                return f"most<pos>({self.term(arg)}, -{self.term(arg)})"
+            case e.Sum(var, domain, body):
+                parts = [self.term(bind(body, {var: v})) for v in domain_values(domain, {})]
+                return f"({' + '.join(parts)})" if parts else "(pos)0"
+            case e.Read(name, indices):
+                return self._call("entry<pos>", name, indices)
+        raise TypeError(f"not an integer expression without choices: {type(node).__name__}")
+
+    def _sum(self, terms: tuple[e.IntExpr, ...]) -> str:
+        text = self.term(terms[0])
+        for part in terms[1:]:
+            match part:
+                case e.Mul(e.Int(-1), right):
+                    text += f" - {self.term(right)}"
+                case e.Int(value) if value < 0:
+                    text += f" - {literal(-value, 'pos')}"
+                case _:
+                    text += f" + {self.term(part)}"
+        return text
 
 
-def _literal(value: int, kind: str) -> str:
+def _cases(pred: e.Cmp | e.Flag | e.Among) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp | e.Flag | e.Among]]:
+    return cases(pred)  # type: ignore[arg-type]  # it only replaces what is inside, so any of these will do
+
+
+def reads(node: e.Node) -> Iterator[e.Read]:
+    """The reads of integer inputs in a comparison without choices; in a sum, those of each of its terms."""
+    if isinstance(node, e.Sum):
+        for value in domain_values(node.domain, {}):
+            yield from reads(bind(node.body, {node.var: value}))
+        return
+    if isinstance(node, e.Read):
+        yield node
+    for child in node.children():
+        yield from reads(child)
+
+
+def literal(value: int, kind: str) -> str:
     """A literal; plain where C++ reads it as an int, which every kind of ours can hold."""
     if abs(value) < 1 << 31:
         return str(value) if value >= 0 else f"({value})"
     return f"({kind})({value}LL)"
 
 
-def _nest(function: str, args: list[str]) -> str:
-    return args[0] if len(args) == 1 else f"{function}({args[0]}, {_nest(function, args[1:])})"
+def negative(text: str) -> str:
+    """``-x``, which is never ``--x``."""
+    return f"-({text})" if text.startswith("-") else f"-{text}"
+
+
+def nest_calls(function: str, args: list[str]) -> str:
+    """``f(a, f(b, c))``."""
+    return args[0] if len(args) == 1 else f"{function}({args[0]}, {nest_calls(function, args[1:])})"
 
 
 def _local(name: str) -> str:
     """A name that cannot clash with a C++ keyword or one of ours."""
-    return name if name in ("q", "k", "h", "b") else f"{name}_"
+    return name if name in ("q", "k", "h", "b", *e.SLOTS) else f"{name}_"
 
 
 def statements(loops: nest.Loops, visit: str, depth: int) -> str:
@@ -160,13 +224,13 @@ def index(node: nest.Expr) -> str:
     """A C++ expression of type int64_t."""
     match node:
         case nest.Lit(value):
-            return _literal(value, "int64_t")
+            return literal(value, "int64_t")
         case nest.Name(name):
-            return _SIZES.get(name, name)
+            return f"s.{name}" if name in _SIZES else name
         case nest.Op("neg", (arg,)):
             return f"(-{index(arg)})"
         case nest.Op("min" | "max" as op, args):
-            return _nest("least<int64_t>" if op == "min" else "most<int64_t>", [index(a) for a in args])
+            return nest_calls("least<int64_t>" if op == "min" else "most<int64_t>", [index(a) for a in args])
         case nest.Op("select", (cond, then, other)):
             return f"({index(cond)} ? {index(then)} : {index(other)})"
         case nest.Op("//" | "%" as op, (left, right)):

@@ -1,15 +1,18 @@
 """Which tiles of the score matrix a kernel visits, and in what loops: one plan for every length.
 
-A tile ``(i, j)`` covers the query positions ``i * rows`` up to ``(i + 1) * rows`` and the keys ``j * columns`` up to
-``(j + 1) * columns``. Tiles are cut on positions, not on rows, so a plan does not depend on the number of queries.
+A plan has passes, whose softmaxes are merged by log-sum-exp. Each has a layout: a tile ``(i, j)`` covers the queries in
+the slots ``i * rows`` up to ``(i + 1) * rows`` and the keys in the slots ``j * columns`` up to ``(j + 1) * columns``.
+Tiles are cut on positions, not on rows, so a plan does not depend on the number of queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from attnspec import expr as e
+from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Slots, tiles_of
 from attnspec.evaluate import holds
 from attnspec.loops import Loops
 from attnspec.presburger import Pairs
@@ -37,33 +40,116 @@ class Tile:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The tiles of one query tile (forward) or one key tile (backward): ``full`` need no mask, ``partial`` evaluate it.
+    """The tiles of one query tile (forward) or one key tile (backward).
 
-    None where the closed form is unwieldy: the kernel then reads a table that is built for each length.
+    ``full`` need no mask, ``partial`` evaluate it, ``maybe`` are full if what the inputs leave open holds in all of the
+    tile. None where the closed form is unwieldy: the kernel then reads a table that is built for each length.
     """
 
     full: Loops | None
+    maybe: Loops | None
     partial: Loops | None
 
     @property
     def tabled(self) -> bool:
         """Whether the kernel reads a table."""
-        return self.full is None or self.partial is None
+        return self.full is None or self.maybe is None or self.partial is None
 
 
 @dataclass(frozen=True, eq=False)
-class ClassPlan:
-    """The plan of one class of heads: the sets of tiles, and the loops over them in both directions.
+class Pass:
+    """A set of pairs, cut into tiles in one layout.
 
-    ``proven`` is False where the solver's budget did not suffice to tell full from partial tiles; all are then partial.
+    ``pred`` are its pairs as partial tiles evaluate them, ``pairs`` those that are possible and ``sure`` those that are
+    certain; ``full``, ``maybe`` and ``partial`` the sets of tiles, for the residue ``c`` of the layout. ``proven`` is
+    False where the solver's budget did not suffice to tell full from partial tiles. ``branch`` is the softmax that the
+    pass belongs to, each of whose pairs counts ``times`` times.
     """
 
-    heads: tuple[int, ...] | None
+    title: str
+    branch: int
+    times: int
+    pred: e.Pred
+    pairs: Pairs
+    sure: Pairs
+    layout: Layout
+    tile: Tile
     full: Pairs
+    maybe: Pairs
     partial: Pairs
     proven: bool
     forward: Sweep
     backward: Sweep
+
+    @property
+    def tabled(self) -> bool:
+        """Whether a kernel reads tables for this pass."""
+        return self.forward.tabled or self.backward.tabled
+
+    def query_tiles(self, sizes: Sizes, c: int = 0) -> range:
+        """The query tiles that hold a row of the call."""
+        return tiles_of(self.layout.query_slots(sizes, c, self.tile.rows), self.tile.rows)
+
+    def key_tiles(self, sizes: Sizes, c: int = 0) -> range:
+        """The key tiles that hold a key of the call."""
+        return tiles_of(self.layout.key_slots(sizes, c, self.tile.columns), self.tile.columns)
+
+    def visits(self, sizes: Sizes, h: int, b: int, c: int, transposed: bool = False) -> Iterator[tuple[int, int, bool]]:
+        """The tiles (i, j) of one residue of one head, and whether each is full; ``maybe`` ones count as partial."""
+        from attnspec.codegen.table import table
+
+        sweep = self.backward if transposed else self.forward
+        outer, name = (self.key_tiles(sizes, c), "j") if transposed else (self.query_tiles(sizes, c), "i")
+        if sweep.full is None or sweep.maybe is None or sweep.partial is None:
+            lists = table(self, sizes, h, b, transposed)
+            found = ((o, t, full) for row, o in enumerate(outer) for t, full in lists.row(row))
+        else:
+            kinds = ((sweep.full, True), (sweep.maybe, False), (sweep.partial, False))
+            env = {**sizes.parameters(h, b), "c": c, "lo": -(1 << 40), "hi": 1 << 40}
+            found = ((o, t, full) for o in outer for loops, full in kinds for t in loops.points({**env, name: o}))
+        for o, t, full in found:
+            yield (t, o, full) if transposed else (o, t, full)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to cut a branch into passes: its text, and what it costs at the length for which ways were compared."""
+
+    text: str
+    pairs: int
+    computed: int
+    tiles: int
+    cost: float
+
+    @property
+    def waste(self) -> float:
+        """Computed pairs for each live one."""
+        return self.computed / self.pairs if self.pairs else 1.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ways that were compared for one branch, at which length, and which of them won."""
+
+    n: int
+    candidates: tuple[Candidate, ...]
+    chosen: int
+
+    def __str__(self) -> str:
+        lines = [f"chosen at n = {self.n:,}, by estimated time:"]
+        for number, item in enumerate(self.candidates):
+            mark = "->" if number == self.chosen else "  "
+            lines.append(f"{mark} {item.text}: waste {item.waste:.2f}, {item.tiles:,} tiles, cost {item.cost:.3g}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassPlan:
+    """The passes of one class of heads; ``choices`` say why, for each branch (None where there was one way only)."""
+
+    heads: tuple[int, ...] | None
+    passes: tuple[Pass, ...]
+    choices: tuple[Choice | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +157,6 @@ class Plan:
     """The tiles that a kernel visits for a relation."""
 
     relation: Relation
-    tile: Tile
     classes: tuple[ClassPlan, ...]
 
     def of_head(self, h: int) -> ClassPlan:
@@ -79,74 +164,92 @@ class Plan:
         return self.classes[self.relation.classes.index(self.relation.of_head(h))]
 
     @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes of all classes."""
+        return tuple(item for plan in self.classes for item in plan.passes)
+
+    @property
     def tabled(self) -> bool:
         """Whether a kernel of this plan reads tables."""
-        return any(item.forward.tabled or item.backward.tabled for item in self.classes)
+        return any(item.tabled for item in self.passes)
 
-    def query_tiles(self, sizes: Sizes) -> range:
-        """The query tiles that hold a row of the call."""
-        if not sizes.n_q:
-            return range(0)
-        return range(sizes.first // self.tile.rows, (sizes.first + sizes.n_q - 1) // self.tile.rows + 1)
+    @property
+    def carry(self) -> bool:
+        """Whether passes add to results that are there already, and not each row is written once by one pass."""
+        several = any(len(item.passes) > 1 for item in self.classes)
+        layouts = {(item.layout, item.tile) for item in self.passes}
+        listed = (Columns, Slots) if len(self.classes) == 1 else (Columns, Slots, Grid)
+        scattered = len(layouts) > 1 or any(isinstance(layout, listed) for layout, _ in layouts)
+        return several or scattered or self.relation.spec.sink is not None
 
-    def key_tiles(self, sizes: Sizes) -> range:
-        """The key tiles that hold a key of the call."""
-        return range(-(-sizes.n // self.tile.columns))
+    @property
+    def plain(self) -> bool:
+        """Whether a kernel needs nothing at a call but the tensors: no tables, no lists of positions."""
+        return not self.tabled and not any(isinstance(p.layout, (Grid, Columns, Slots)) for p in self.passes)
 
-    def mask(self, sizes: Sizes, transposed: bool = False) -> NDArray[np.bool_]:
-        """What a kernel lets through, (batch, heads, n_q, n), bool: full tiles whole, partial ones by their predicate.
+    def counts(
+        self, sizes: Sizes, transposed: bool = False, inputs: Mapping[str, Any] | None = None
+    ) -> NDArray[np.int64]:
+        """How often a kernel counts each pair, (batch, heads, n_q, n): full tiles whole, partial ones by predicate.
 
         ``transposed`` walks the loops of the backward pass.
         """
         import numpy as np
 
-        out = np.zeros((sizes.batch, sizes.heads, sizes.n_q, sizes.n), dtype=bool)
+        out = np.zeros((sizes.batch, sizes.heads, sizes.n_q, sizes.n), dtype=np.int64)
         for b in range(sizes.batch):
             for h in range(sizes.heads):
-                for i, j, full in self._visits(sizes, h, b, transposed):
-                    rows = slice(max(0, i * self.tile.rows - sizes.first), (i + 1) * self.tile.rows - sizes.first)
-                    columns = slice(j * self.tile.columns, (j + 1) * self.tile.columns)
-                    part = out[b, h, rows, columns]
-                    if not full:
-                        q = np.arange(sizes.n_q, dtype=np.int64)[rows, None] + sizes.first
-                        k = np.arange(sizes.n, dtype=np.int64)[None, columns]
-                        part[...] = holds(self.relation.spec.pred, {**sizes.parameters(h, b), "q": q, "k": k})
-                    else:
-                        part[...] = True
+                for item in self.of_head(h).passes:
+                    _add(item, out[b, h], sizes, h, b, transposed, inputs or {})
         return out
 
-    def _visits(self, sizes: Sizes, h: int, b: int, transposed: bool) -> Iterator[tuple[int, int, bool]]:
-        from attnspec.codegen.table import table
-
-        plan = self.of_head(h)
-        sweep = plan.backward if transposed else plan.forward
-        outer, name = (self.key_tiles(sizes), "j") if transposed else (self.query_tiles(sizes), "i")
-        if sweep.full is None or sweep.partial is None:
-            lists = table(self, sizes, h, b, transposed)
-            visits = ((o, o_t, full) for row, o in enumerate(outer) for o_t, full in lists.row(row))
-        else:
-            full_loops, partial_loops = sweep.full, sweep.partial
-            env = sizes.parameters(h, b)
-            visits = (
-                (o, t, full)
-                for o in outer
-                for loops, full in ((full_loops, True), (partial_loops, False))
-                for t in loops.points({**env, name: o})
-            )
-        for o, t, full in visits:
-            yield (t, o, full) if transposed else (o, t, full)
+    def mask(self, sizes: Sizes, transposed: bool = False) -> NDArray[Any]:
+        """The same as a mask: bool, or integers where there is a mixture."""
+        counts = self.counts(sizes, transposed)
+        return counts if self.relation.spec.mixture else counts.astype(bool)
 
     def __str__(self) -> str:
-        lines = [f"plan {self.relation.spec.name}: tiles of {self.tile} (query positions x keys)"]
+        lines = [f"plan {self.relation.spec.name}"]
         for item in self.classes:
             who = "all heads" if item.heads is None else f"heads {', '.join(map(str, item.heads))}"
-            lines.append(f"{who}:" if item.proven else f"{who} (full tiles not proven within the solver's budget):")
-            for title, sweep in (
-                ("forward, for query tile i", item.forward),
-                ("backward, for key tile j", item.backward),
-            ):
-                lines.append(f"    {title}:")
-                for kind, loops in (("full", sweep.full), ("partial", sweep.partial)):
-                    text = "a table, built for each length" if loops is None else str(loops)
-                    lines += [f"        {kind}:", *(f"            {line}" for line in text.splitlines())]
+            lines.append(f"{who}:")
+            for choice in filter(None, item.choices):
+                lines += [f"    {line}" for line in str(choice).splitlines()]
+            for number, one in enumerate(item.passes):
+                lines += [f"    {line}" for line in _lines(one, number)]
         return "\n".join(lines)
+
+
+def _add(
+    item: Pass, out: NDArray[np.int64], sizes: Sizes, h: int, b: int, transposed: bool, inputs: Mapping[str, Any]
+) -> None:
+    env = {**inputs, **sizes.parameters(h, b)}
+    for c in range(item.layout.residues):
+        for i, j, full in item.visits(sizes, h, b, c, transposed):
+            q = item.layout.query_positions(i, sizes, c, item.tile.rows)
+            k = item.layout.key_positions(j, sizes, c, item.tile.columns)
+            if full:
+                out[(q - sizes.first)[:, None], k[None, :]] += item.times
+            else:
+                allowed = holds(item.pred, {**env, "q": q[:, None], "k": k[None, :]})
+                out[(q - sizes.first)[:, None], k[None, :]] += item.times * allowed
+
+
+def _lines(item: Pass, number: int) -> Iterator[str]:
+    layout = "" if item.layout == IDENTITY else f", layout {item.layout}"
+    branch = f", branch {item.branch}" if item.branch else ""
+    often = f", counted {item.times} times" if item.times > 1 else ""
+    yield f"pass {number}{branch}{often}: {item.title}; tiles of {item.tile} (queries x keys){layout}"
+    if not item.proven:
+        yield "    full tiles not proven within the solver's budget"
+    if item.layout.residues > 1:
+        r = item.layout.residues
+        yield f"    for each residue c in 0 .. {r - 1}, tiles of the positions c, c + {r}, c + {2 * r}, ..."
+    for title, sweep in (("forward, for query tile i", item.forward), ("backward, for key tile j", item.backward)):
+        yield f"    {title}:"
+        for kind, loops in (("full", sweep.full), ("full if inputs allow", sweep.maybe), ("partial", sweep.partial)):
+            if loops is not None and not loops.body and kind != "full":
+                continue
+            text = "a table, built for each length" if loops is None else str(loops)
+            yield f"        {kind}:"
+            yield from (f"            {line}" for line in text.splitlines())

@@ -15,7 +15,7 @@ from attnspec.sizes import Sizes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from attnspec.codegen.plan import Plan
+    from attnspec.codegen.plan import Pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +35,16 @@ class Table:
             yield int(self.tiles[at]), bool(at - self.start[r] < self.fulls[r])
 
 
-def table(plan: Plan, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
-    """The tiles of one head: per query tile (or per key tile, if ``transposed``), full ones first.
+def table(item: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
+    """The tiles of one head in a pass of one residue: per query tile (or per key tile), full ones first.
 
     Raises TooIrregular where the sets have too large a period to be listed.
     """
-    item = plan.of_head(h)
-    queries, keys = plan.query_tiles(sizes), plan.key_tiles(sizes)
+    queries, keys = item.query_tiles(sizes), item.key_tiles(sizes)
     box = Pairs.read(f"{queries.start} <= x < {queries.stop} and {keys.start} <= y < {keys.stop}")
     outer = keys if transposed else queries
     rows, tiles, kinds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for kind, tile_set in enumerate((item.full, item.partial)):
+    for kind, tile_set in ((0, item.full), (1, item.maybe), (1, item.partial)):
         with budget(tile_set):
             bounded = tile_set.intersection(box).fix(**sizes.parameters(h, b))
             pieces = (bounded.transpose() if transposed else bounded).pieces()

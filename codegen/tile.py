@@ -1,53 +1,106 @@
-"""From a relation to a plan: prove which tiles are full, partial or empty, and write the loops that visit them."""
+"""From a set of pairs and a layout to a pass: prove which tiles are full, partial or empty, and write their loops."""
 
 from __future__ import annotations
 
-from attnspec.codegen.plan import UNWIELDY, ClassPlan, Plan, Sweep, Tile
+from dataclasses import dataclass
+
+from attnspec import expr as e
+from attnspec.codegen.layout import Layout
+from attnspec.codegen.plan import UNWIELDY, Pass, Sweep, Tile
 from attnspec.loops import Loops
 from attnspec.presburger import Pairs, TooHard, budget
-from attnspec.relation import HeadClass, Relation
 
 
-def tile(relation: Relation, size: Tile) -> Plan:
-    """The plan of a relation for tiles of a given size.
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Pairs that one pass computes: as a predicate, and as the sets of those that are possible and certain."""
+
+    title: str
+    pred: e.Pred
+    pairs: Pairs
+    sure: Pairs
+    branch: int = 0
+    times: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Tiles of a region in a layout: full ones, those that are full if the inputs allow, and partial ones."""
+
+    full: Pairs
+    maybe: Pairs
+    partial: Pairs
+    proven: bool
+
+
+def tiles(region: Region, layout: Layout, size: Tile) -> Tiles:
+    """Tell full from partial tiles.
 
     With ``T`` the map from pairs to tiles: touched tiles are ``T(R)``; full ones are touched and not in ``T`` of the
-    complement of R; the rest are partial. All in the unbounded grid, so that one plan serves every length; loops are
-    cut at the call's rows and keys.
+    complement of R; the rest are partial. All in the unbounded grid, so that one plan serves every length.
     """
-    return Plan(relation, size, tuple(_class(relation, item, size) for item in relation.classes))
+    nothing, universe = Pairs.read("false"), layout.universe()
 
+    def cut(pairs: Pairs) -> Pairs:
+        return layout.tiles(pairs, size.rows, size.columns)
 
-def _class(relation: Relation, item: HeadClass, size: Tile) -> ClassPlan:
-    nothing = Pairs.read("false")
     try:
-        with budget(item.pairs):
-            touched = item.pairs.tiles(size.rows, size.columns)
+        with budget(region.pairs):
+            touched = cut(region.pairs)
     except TooHard:
-        touched = Pairs.read("y >= 0")
-    proven = True
+        everything = Pairs.read("y >= 0")
+        return Tiles(nothing, nothing, everything, False)
     try:
-        with budget(item.pairs, touched):
-            missing = Pairs.read("y >= 0").difference(item.pairs).tiles(size.rows, size.columns)
-            full = touched.difference(missing)
-            partial = touched.difference(full)
+        with budget(region.pairs, region.sure, touched):
+            possible = touched.difference(cut(universe.difference(region.pairs)))
+            if region.sure is region.pairs:
+                return Tiles(possible, nothing, touched.difference(possible), True)
+            full = touched.difference(cut(universe.difference(region.sure)))
+            return Tiles(full, possible.difference(full), touched.difference(possible), True)
     except TooHard:
-        full, partial, proven = nothing, touched, False
-    keys = f"y >= 0 and {size.columns} * y < n"
-    first = "n - n_q" if relation.spec.align == "end" else "0"
-    rows = f"{size.rows} * x + {size.rows - 1} >= {first} and {size.rows} * x < {first} + n_q"
-    known = "n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch"
-    has_row = rows.replace("x", "i")
-    forward = _sweep(full, partial, Pairs.read(keys), "i", "j", f"{known} and {has_row}")
-    has_key = f"j >= 0 and {size.columns} * j < n"
-    transposed = full.transpose(), partial.transpose()
-    backward = _sweep(*transposed, Pairs.read(rows).transpose(), "j", "i", f"{known} and {has_key}")
-    return ClassPlan(item.heads, full, partial, proven, forward, backward)
+        return Tiles(nothing, nothing, touched, False)
 
 
-def _sweep(full: Pairs, partial: Pairs, bounds: Pairs, outer: str, inner: str, known: str) -> Sweep:
-    both = (_loops(tiles.intersection(bounds), outer, inner, known) for tiles in (full, partial))
-    return Sweep(*both)
+def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str, bounded: bool = False) -> Pass:
+    """The pass of a region: the loops over its tiles in both directions, cut at the call's rows and keys.
+
+    ``bounded`` loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
+    """
+    first = "n - n_q" if align == "end" else "0"
+    keys, rows = layout.key_bounds(size.columns), layout.query_bounds(size.rows, first)
+    known = f"n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch and {layout.known()}"
+    forward = _sweep(cut, keys, "i", "j", f"{known} and {_rename(rows, 'x', 'i')}", bounded)
+    turned = Tiles(cut.full.transpose(), cut.maybe.transpose(), cut.partial.transpose(), cut.proven)
+    backward = _sweep(turned, _rename(rows, "x", "y"), "j", "i", f"{known} and {_rename(keys, 'y', 'j')}", bounded)
+    return Pass(
+        region.title,
+        region.branch,
+        region.times,
+        region.pred,
+        region.pairs,
+        region.sure,
+        layout,
+        size,
+        cut.full,
+        cut.maybe,
+        cut.partial,
+        cut.proven,
+        forward,
+        backward,
+    )
+
+
+def _rename(text: str, old: str, new: str) -> str:
+    import re
+
+    return re.sub(rf"\b{old}\b", new, text)
+
+
+def _sweep(cut: Tiles, bounds: str, outer: str, inner: str, known: str, bounded: bool) -> Sweep:
+    box = Pairs.read(f"{bounds} and lo <= y <= hi" if bounded else bounds)
+    return Sweep(
+        *(_loops(tiles.intersection(box), outer, inner, known) for tiles in (cut.full, cut.maybe, cut.partial))
+    )
 
 
 def _loops(tiles: Pairs, outer: str, inner: str, known: str) -> Loops | None:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from attnspec.runtime import operator
+from attnspec.runtime import around, operator
 from attnspec.runtime.border import CallError, check_call
-from attnspec.runtime.dense import dense_attention
 from attnspec.runtime.program import Facts, Program, facts, spec
 from attnspec.sizes import Sizes
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from attnspec.spec import Spec
 
 TARGETS = ("cpp", "dense")
+LAYOUTS = ("auto", "identity")
 
 
 def compile(
@@ -32,6 +32,7 @@ def compile(
     params: Mapping[str, Any] | None = None,
     target: str = "cpp",
     tile: tuple[int, int] | None = None,
+    layout: str = "auto",
     **more: Any,
 ) -> Attention:
     """Compile a pattern to an attention function.
@@ -45,7 +46,8 @@ def compile(
     ``source`` is the name of a shipped spec, a path (``file.attn`` or ``file.attn:name``), or source text. Other
     keyword arguments are the pattern's parameters; ``params`` serves where a name collides with an option. ``target``
     is ``"cpp"`` (a fused kernel, compiled at the first call) or ``"dense"`` (plain PyTorch over the whole mask).
-    ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16.
+    ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16. ``layout`` is ``"auto"``, or
+    ``"identity"`` for one pass over positions in their order (see DESIGN 5.1).
 
     Raises SpecError where the pattern or a parameter is wrong, FileNotFoundError where there is no such file.
     """
@@ -55,11 +57,13 @@ def compile(
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
     if tile is not None and (len(tile) != 2 or any(t % 16 or not 16 <= t <= 512 for t in tile)):
         raise ValueError(f"tile must be two multiples of 16 between 16 and 512, not {tile!r}")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
     text, filename, name = load(source)
     if twice := set(params or {}) & set(more):
         raise TypeError(f"given twice, in params and by keyword: {', '.join(sorted(twice))}")
     given = {**(params or {}), **more}
-    return Attention(Program.of(text, filename, name, given, tile), target)
+    return Attention(Program.of(text, filename, name, given, tile, layout), target)
 
 
 class Attention:
@@ -75,23 +79,45 @@ class Attention:
 
     @overload
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: Literal[False] = False
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        **inputs: Tensor,
     ) -> Tensor: ...
 
     @overload
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: Literal[True]
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[True],
+        **inputs: Tensor,
     ) -> tuple[Tensor, Tensor]: ...
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, return_lse: bool = False
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: bool = False,
+        **inputs: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
-        Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scaled
-        scores, (batch, heads, n_q), float32, natural logarithm; both are differentiable. float32, bfloat16 or float16;
-        sums are float32. ``scale`` defaults to 1 / sqrt(dim). Query heads may be a multiple of the key heads. A row
-        that may attend to no key gives zeros and minus infinity. Under autocast the inputs are cast as SDPA's are.
+        Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
+        (batch, heads, n_q), float32, natural logarithm; both are differentiable. float32, bfloat16 or float16;
+        sums are float32. ``scale`` defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
+        key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
+        name; float inputs are differentiable. Under autocast q, k and v are cast as SDPA's are.
 
         Raises CallError for tensors that do not fit.
         """
@@ -99,14 +125,13 @@ class Attention:
             dtype = torch.get_autocast_dtype("cpu")
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
         check_call(self._facts.name, q, k, v)
-        scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
         if self._target == "dense":
-            sizes = {"n": k.shape[2], "n_q": q.shape[2], "heads": q.shape[1], "batch": q.shape[0]}
-            mask = self.mask(**sizes, kv_heads=k.shape[1])
-            out, lse = dense_attention(q, k, v, mask, scale)
-            lse = lse.float()
+            out, lse = around.dense(self.spec, q, k, v, scale, inputs)
+        elif self._facts.bare and not inputs:
+            scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+            out, lse, _ = operator.attend(q, k, v, [], None, None, -1, scale, self._encoded)
         else:
-            out, lse = operator.attend(q, k, v, scale, self._encoded)
+            out, lse = around.attend(self.spec, self._encoded, q, k, v, scale, inputs)
         return (out, lse) if return_lse else out
 
     @cached_property

@@ -6,22 +6,24 @@ second of start-up, at the first call of an operator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnspec.runtime import native
-from attnspec.runtime.program import decode
+from attnspec.runtime import call
+from attnspec.runtime.program import decode, facts
 
+_EXTRA = "Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    "attend(Tensor q, Tensor k, Tensor v, float scale, str program) -> (Tensor, Tensor)",
+    f"attend(Tensor q, Tensor k, Tensor v, {_EXTRA}, float scale, str program) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    "attend_backward(Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor dout, Tensor? dlse, float scale, "
-    "str program) -> (Tensor, Tensor, Tensor)",
+    f"attend_backward(Tensor q, Tensor k, Tensor v, {_EXTRA}, Tensor out, Tensor lse, Tensor parts, Tensor dout, "
+    "Tensor? dlse, float scale, str program, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
@@ -29,24 +31,45 @@ attend = torch.ops.attnspec.attend.default
 attend_backward = torch.ops.attnspec.attend_backward.default
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, program: str) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of a program's attention."""
-    return native.forward(decode(program), q, k, v, scale)
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inputs: Sequence[Tensor],
+    order: Tensor | None,
+    sink: Tensor | None,
+    m: int,
+    scale: float,
+    program: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, log-sum-exp and (where weights are detached) the outputs of the branches of a program's attention."""
+    return call.forward(decode(program), q, k, v, call.Extra(tuple(inputs), order, sink, m), scale)
 
 
 def _attend_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    inputs: Sequence[Tensor],
+    order: Tensor | None,
+    sink: Tensor | None,
+    m: int,
     out: Tensor,
     lse: Tensor,
+    parts: Tensor,
     dout: Tensor,
     dlse: Tensor | None,
     scale: float,
     program: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v."""
-    return native.backward(decode(program), q, k, v, out, lse, dout, dlse, scale)
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
+    extra = call.Extra(tuple(inputs), order, sink, m)
+    dq, dk, dv, dsink, dinputs = call.backward(
+        decode(program), q, k, v, extra, out, lse, parts, dout, dlse, scale, wanted
+    )
+    none = q.new_empty(0, dtype=torch.float32)
+    return dq, dk, dv, none if dsink is None else dsink, [q.new_empty(0) if d is None else d for d in dinputs]
 
 
 _LIBRARY.impl("attend", _attend, "CPU")  # type: ignore[no-untyped-call]
@@ -54,9 +77,13 @@ _LIBRARY.impl("attend_backward", _attend_backward, "CPU")  # type: ignore[no-unt
 
 
 @torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float, program: str) -> tuple[Tensor, Tensor]:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, inputs: Any, order: Any, sink: Any, m: Any, scale: float, program: str
+) -> tuple[Tensor, Tensor, Tensor]:
     out = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
-    return out, q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
+    lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
+    branches = facts(decode(program)).separate
+    return out, lse, q.new_empty((branches, *out.shape)) if branches else q.new_empty(0)
 
 
 @torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]
@@ -64,34 +91,50 @@ def _(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    inputs: Sequence[Tensor],
+    order: Any,
+    sink: Tensor | None,
+    m: Any,
     out: Tensor,
     lse: Tensor,
+    parts: Tensor,
     dout: Tensor,
     dlse: Tensor | None,
     scale: float,
     program: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    dsink = q.new_empty(0, dtype=torch.float32) if sink is None else sink.new_empty(sink.shape)
+    dinputs = [
+        t.new_empty(t.shape, dtype=torch.float32) if want else q.new_empty(0)
+        for t, want in zip(inputs, wanted, strict=True)
+    ]
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dsink, dinputs
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, scale, program = inputs
-    ctx.save_for_backward(q, k, v, *output)
-    ctx.scale, ctx.program = scale, program
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    q, k, v, tensors, order, sink, m, scale, program = inputs
+    ctx.save_for_backward(q, k, v, order, sink, *output, *tensors)
+    ctx.scale, ctx.program, ctx.m = scale, program, m
+    ctx.wanted = [t.requires_grad for t in tensors]
+    ctx.sinks = sink is not None and sink.requires_grad
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None) -> tuple[Any, ...]:
-    q, k, v, out, lse = ctx.saved_tensors
+def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, dparts: Tensor | None) -> tuple[Any, ...]:
+    q, k, v, order, sink, out, lse, parts, *inputs = ctx.saved_tensors
     if dout is None and dlse is None:
-        return None, None, None, None, None
+        return None, None, None, [None] * len(inputs), None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
-    dq, dk, dv = attend_backward(q, k, v, out, lse, dout, dlse, ctx.scale, ctx.program)
-    return dq, dk, dv, None, None
+    dq, dk, dv, dsink, dinputs = attend_backward(
+        q, k, v, inputs, order, sink, ctx.m, out, lse, parts, dout, dlse, ctx.scale, ctx.program, ctx.wanted
+    )
+    own = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
+    return dq, dk, dv, own, None, dsink if ctx.sinks else None, None, None, None
 
 
-def _refuse(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
     raise NotImplementedError(
         "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
         'target="dense" has them'

@@ -24,25 +24,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Program:
-    """A source text, the name of the attention in it, its parameters and the tile the user asked for (or None)."""
+    """A source text, the name of the attention in it, its parameters, and the tile and layout the user asked for."""
 
     text: str
     filename: str
     name: str | None
     params: str  # JSON, sorted
     tile: tuple[int, int] | None
+    layout: str
 
     @classmethod
     def of(
-        cls, text: str, filename: str, name: str | None, params: Mapping[str, Any], tile: tuple[int, int] | None
+        cls,
+        text: str,
+        filename: str,
+        name: str | None,
+        params: Mapping[str, Any],
+        tile: tuple[int, int] | None = None,
+        layout: str = "auto",
     ) -> Program:
         """The program of a source text."""
-        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile)
+        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile, layout)
 
     @cached_property
     def encoded(self) -> str:
         """The program as one string."""
-        return json.dumps([self.text, self.filename, self.name, self.params, self.tile])
+        return json.dumps([self.text, self.filename, self.name, self.params, self.tile, self.layout])
 
     @cached_property
     def digest(self) -> str:
@@ -63,8 +70,8 @@ def _plain(value: Any) -> int:
 @functools.lru_cache(maxsize=256)
 def decode(encoded: str) -> Program:
     """The program of an encoded string."""
-    text, filename, name, params, tile = json.loads(encoded)
-    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]))
+    text, filename, name, params, tile, layout = json.loads(encoded)
+    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]), layout)
 
 
 _PARTS = ("attnspec.codegen", "attnspec.runtime")
@@ -90,12 +97,16 @@ class Facts:
     """What a call needs to know of a checked pattern.
 
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
-    stands.
+    stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
+    detached, else 0. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
+    sink or scale.
     """
 
     name: str
     align: str
     needs: tuple[str, ...]
+    separate: int
+    bare: bool
 
 
 @functools.lru_cache(maxsize=256)
@@ -104,13 +115,20 @@ def facts(program: Program) -> Facts:
     cache = Cache.default()
     key = f"facts-{program.digest}"
     note = cache.note(key)
-    if note is None or note.keys() != {"name", "align", "needs"}:
+    if note is None or note.keys() != {"name", "align", "needs", "separate", "bare"}:
         from attnspec.lower import sizes_needed
 
-        checked = spec(program)
-        note = {"name": checked.name, "align": checked.align, "needs": sorted(sizes_needed(checked))}
+        own = spec(program)
+        note = {
+            "name": own.name,
+            "align": own.align,
+            "needs": sorted(sizes_needed(own)),
+            "separate": len(own.branches) if own.detached else 0,
+            "bare": not (own.inputs or own.axes or own.order or own.rotations or own.sink or own.normalized)
+            and own.scale is None,
+        }
         cache.set_note(key, note)
-    return Facts(note["name"], note["align"], tuple(note["needs"]))
+    return Facts(note["name"], note["align"], tuple(note["needs"]), note["separate"], note["bare"])
 
 
 @functools.lru_cache(maxsize=64)

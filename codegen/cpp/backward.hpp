@@ -10,14 +10,14 @@
 
 namespace attnspec {
 
-constexpr int GROUPS = (BM + LANES - 1) / LANES, PM = GROUPS * LANES;  // lanes of a query tile
+constexpr int GROUPS = (BM + LANES - 1) / LANES, PM = GROUPS * LANES;  // lanes of the largest query tile
 constexpr int ROWS = round_up(BN, R);
 constexpr int KC = round_up(D, R), VC = round_up(DV, R);               // row strides of the moving side: sums over rows,
 constexpr int KR = PAIRS ? KT : KC, VR = PAIRS ? VT : VC;              // and products along them
 constexpr int QL = round_up(KT, W), OL = round_up(VT, W);              // rows of the transposed side
 
-// dK and dV of one key head as fp32 rows of QT and OT, from row 0.
-struct Sums { float *dk, *dv; };
+// dK and dV of one key head as fp32 rows of QT and OT, from row 0; `padded` if they have room for a whole last tile.
+struct Sums { float *dk, *dv; bool padded; };
 
 struct alignas(64) QuerySpace {
     uint32_t q_lanes[GROUPS][QL * LANES], dout_lanes[GROUPS][OL * LANES];  // transposed
@@ -28,10 +28,14 @@ struct alignas(64) QuerySpace {
     // In pair mode, P and dS as bf16 rows, and dS as pairs of rows too.
     uint32_t p_rows[PAIRS ? ROWS * PM / 2 : W], ds_rows[PAIRS ? ROWS * PM / 2 : W], ds_pairs[PAIRS ? ROWS * PM / 2 : W];
     float tail_dk[ROWS * QT], tail_dv[ROWS * OT];
-    int32_t mask[ROWS * LANES];
+    int32_t mask[ROWS * LANES], query_at[PM];
     uint32_t rows[LANES * (QT > OT ? QT : OT)], more_rows[LANES * OT];
     uint32_t k[ROWS * KR], k_down[PAIRS ? ROWS / 2 * KC : W], v[ROWS * VR];
+    float scratch[round_up(SCRATCH, W)];
 };
+
+// delta is kept with the factor of dS in it; a score line needs it without.
+static inline float score_scale(float scale) { return Score::IDENTITY ? scale : 1.f; }
 
 // C rows += A (a block of R rows by `steps` elements) times rows of B (stride S), all S columns.
 template <int S>
@@ -41,21 +45,32 @@ ATTNSPEC_INLINE void add_rows(const Dot::A* a, const Dot::B* b, int64_t steps, f
     for (int x = whole; x < S; x += W) block<Dot, R, 1, PM / STEP, 1, S, S, true>(a, b + x, steps, c + x);
 }
 
-template <class Pattern, bool KEYS>
+template <bool KEYS>
 struct BackwardTile {
     const BackwardProblem& p;
     QuerySpace& w;
+    const Place& at;
     Sums sums;
-    bool padded;  // the sums have room for a whole last tile
-    int64_t b, h, kv, tile_begin, begin, end;
+    int64_t b, h, kv, first;
+    Span live;
+    int groups, branch;
+    float times;
+    float* delta;  // where to note delta for the pass by keys, or null
+    bool loaded;
+    vfloat* score_sums;
+    Gradients own_gradients;
     const Dot::A *k, *k_down, *v;
     Range across[ROWS / R];  // for each block of keys, the groups that have pairs in it
 
-    Range lanes(int g) const { return clip(tile_begin + g * LANES, begin, end); }
+    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
-    void load_queries(int64_t offset, float* delta) {
+    void load_queries() {
+        loaded = true;
         const Sizes& s = p.sizes;
-        for (int g = 0; g < GROUPS; ++g) {
+        const int64_t line = (b * s.heads + h) * s.n_q;
+        Tensor own = p.out;
+        own.data = (Elem*)own.data + branch * p.branch;
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             float *lse = w.lse + g * LANES, *dl = w.delta + g * LANES;
             // A lane without a query: its weights come out as zero.
@@ -66,81 +81,90 @@ struct BackwardTile {
                 memset(dout, 0, sizeof(uint32_t) * LANES / STEP * OT);
                 continue;
             }
-            const int64_t row = tile_begin + g * LANES - offset, line = (b * s.heads + h) * s.n_q + row;
-            load_lanes<D, QL>(w.q_lanes[g], w.rows, p.q, b, h, row, live, p.scale * LOG2E);
+            const int64_t slot = first + g * LANES;
+            load_lanes<D, QL>(w.q_lanes[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
+            if (!Score::IDENTITY) load_positions(w.query_at + g * LANES, at.queries, at.offset, slot, live);
             if constexpr (PAIRS)
                 rows_to_pairs<D, QT>(q, (const bf16*)w.rows, 2 * QL, 1, LANES, LANES);
             else if (KEYS)
-                copy_rows<D, QT>((float*)q, p.q, row, live);  // unscaled, for dK
-            load_lanes<DV, OL>(w.dout_lanes[g], w.rows, p.dout, b, h, row, live, UNSCALED);
+                copy_rows<D, QT>((float*)q, p.q, slot, live);  // unscaled, for dK
+            load_lanes<DV, OL>(w.dout_lanes[g], w.rows, w.scratch, p.dout, b, h, at.queries, slot, live, UNSCALED);
             if constexpr (PAIRS)
                 rows_to_pairs<DV, OT>(dout, (const bf16*)w.rows, 2 * OL, 1, LANES, LANES);
             else
                 memcpy(dout, w.rows, sizeof(float) * LANES * OT);
-            copy_rows<DV, OT>((float*)w.rows, p.dout, row, live);
-            copy_rows<DV, OT>((float*)w.more_rows, p.out, row, live);
+            copy_rows<DV, OT>((float*)w.rows, p.dout, slot, live);
+            copy_rows<DV, OT>((float*)w.more_rows, own, slot, live);
             for (int l = live.begin; l < live.end; ++l) {
+                const int64_t row = line + at.queries(slot + l);
                 const float *x = (const float*)w.rows + l * OT, *y = (const float*)w.more_rows + l * OT;
                 vfloat dot = vfloat{};
                 for (int c = 0; c < OT; c += W) dot += load(x + c) * load(y + c);
                 float sum = 0.f;
                 for (int c = 0; c < W; ++c) sum += dot[c];
-                if (p.dlse) sum -= p.dlse[line + l];
-                dl[l] = sum * p.scale;
-                lse[l] = p.lse[line + l] == -INF ? INF : p.lse[line + l] * LOG2E;
-                if (delta) delta[line + l] = dl[l];
+                if (p.dlse) sum -= p.dlse[row];
+                dl[l] = sum * score_scale(p.scale);
+                lse[l] = p.lse[row] == -INF ? INF : p.lse[row] * LOG2E - times;
+                if (delta) delta[row] = dl[l];
             }
             memset(w.dq[g], 0, sizeof(w.dq[g]));
         }
     }
 
     template <int COLS, int S>
-    void copy_rows(float* to, const Tensor& t, int64_t row, Range live) {
+    void copy_rows(float* to, const Tensor& t, int64_t slot, Range live) {
+        const int count = live.end - live.begin;
+        const View<Elem> x = view<COLS, Elem>(w.scratch, t, b, h, at.queries, slot + live.begin, count);
         memset(to, 0, sizeof(float) * live.begin * S);
-        rows_to_float<COLS, S>(to + live.begin * S, row_of<Elem>(t, b, h, row + live.begin), t.stride[2], t.stride[3],
-                               live.end - live.begin, LANES - live.begin, 1.f);
+        rows_to_float<COLS, S>(to + live.begin * S, x.from, x.row, x.element, count, LANES - live.begin, 1.f);
     }
 
+    template <class Pass>
     ATTNSPEC_NOINLINE void visit(int64_t j, bool partial) {
-        const int64_t first = j * BN, left = p.sizes.n - first;
-        if (first < 0 || left <= 0) return;
-        const int count = left < BN ? (int)left : BN, rows = round_up(count, R);
-        load_both<D, KR, KC>(k, k_down, w.k, w.k_down, p.k, b, kv, first, count, rows);
-        v = load_rows<DV, VR>(w.v, p.v, b, kv, first, count, rows);
+        const Span keys = slots_of(at.keys, at.key_slots, j, Pass::BN);
+        if (j < 0 || keys.begin >= keys.end) return;
+        if (!loaded) load_queries();
+        const int count = (int)(keys.end - keys.begin), rows = round_up(count, R);
+        load_both<D, KR, KC>(k, k_down, w.k, w.k_down, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
+        v = load_rows<DV, VR>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
         for (int r = 0; r < rows / R; ++r) across[r] = {GROUPS, 0};
-        for (int g = 0; g < GROUPS; ++g) {
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end)
                 range = {0, 0};
             else if (partial)
-                range = mask_tile<Pattern, true>(w.mask, tile_begin + g * LANES, live, first, count, h, b, p.sizes);
+                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
             if (range.begin < range.end) {
                 scores(g, range);
-                weights(g, range, partial, count);
+                weights(g, range, partial, keys.begin, count);
                 queries(g, range);
             }
             if (KEYS) fill(g, range, rows);
         }
-        if (KEYS) keys(first, count, rows);
+        if (KEYS) this->keys(keys.begin, count, rows);
     }
 
     ATTNSPEC_NOINLINE void scores(int g, Range range) {
         for (int r = range.begin; r < range.end; r += R) {
             block<Dot, R, C, KR, 1, LANES, PM, false, PAIRS>(k + r * KR, (const Dot::B*)w.q_lanes[g], KT, w.p + r * PM + g * LANES,
-                                                             p.scale * LOG2E);
+                                                             p.scale * UNIT);
             block<Dot, R, C, VR, 1, LANES, PM, false>(v + r * VR, (const Dot::B*)w.dout_lanes[g], VT, w.ds + r * PM + g * LANES);
         }
     }
 
-    ATTNSPEC_NOINLINE void weights(int g, Range range, bool partial, int count) {
+    ATTNSPEC_NOINLINE void weights(int g, Range range, bool partial, int64_t first_key, int count) {
         const bool masked = partial || range.end > count;
         for (int c = 0; c < C; ++c) {
             const int lane = g * LANES + c * W;
-            const vfloat lse = load(w.lse + lane), delta = load(w.delta + lane), scale = all(p.scale);
+            const vfloat lse = load(w.lse + lane), delta = load(w.delta + lane), scale = all(score_scale(p.scale));
+            const vint query_at = *(const vint*)(w.query_at + lane);
             for (int r = range.begin; r < range.end; r += STEP) {
                 vfloat x[STEP], y[STEP];
                 for (int i = 0; i < STEP; ++i) {
-                    x[i] = load(w.p + (r + i) * PM + lane) - lse;
+                    const vfloat s = load(w.p + (r + i) * PM + lane);
+                    const pos key_at = Score::IDENTITY || r + i >= count ? 0 : (pos)at.keys(first_key + r + i);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes) * LOG2E;
+                    x[i] -= lse;
                     y[i] = load(w.ds + (r + i) * PM + lane) * scale - delta;
                     if (masked) {
                         vint on = all(-(int32_t)(r + i < count));
@@ -150,6 +174,8 @@ struct BackwardTile {
                     }
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
+                    if (!Score::IDENTITY)
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, p.sizes, own_gradients, score_sums);
                     store_weights(w.p, w.p_rows, (r + i) * PM + lane, x[i]);
                     store_weights(w.ds, w.ds_rows, (r + i) * PM + lane, y[i]);
                 }
@@ -192,47 +218,69 @@ struct BackwardTile {
                 }
     }
 
-    ATTNSPEC_NOINLINE void keys(int64_t first, int count, int rows) {
-        float *dk = sums.dk + first * QT, *dv = sums.dv + first * OT;
-        const bool aside = count < rows && !padded;
-        if (aside) {
-            memcpy(w.tail_dk, dk, sizeof(float) * count * QT), dk = w.tail_dk;
-            memcpy(w.tail_dv, dv, sizeof(float) * count * OT), dv = w.tail_dv;
-        }
+    ATTNSPEC_NOINLINE void keys(int64_t slot, int count, int rows) {
+        const bool scattered = at.keys.list || at.keys.step != 1, aside = scattered || (count < rows && !sums.padded);
+        const int64_t row = at.keys(slot);
+        float *dk = sums.dk + row * QT, *dv = sums.dv + row * OT;
+        if (scattered) {
+            memset(w.tail_dk, 0, sizeof(float) * rows * QT), memset(w.tail_dv, 0, sizeof(float) * rows * OT);
+        } else if (aside)
+            memcpy(w.tail_dk, dk, sizeof(float) * count * QT), memcpy(w.tail_dv, dv, sizeof(float) * count * OT);
+        if (aside) dk = w.tail_dk, dv = w.tail_dv;
         for (int r = 0; r < rows; r += R) {
             const int from = across[r / R].begin * LANES / STEP, steps = across[r / R].end * LANES / STEP - from;
             if (steps <= 0) continue;
             add_rows<OT>(p_rows() + r * PM / STEP + from, (const Dot::B*)w.dout + from * OT, steps, dv + r * OT);
             add_rows<QT>(ds_rows() + r * PM / STEP + from, (const Dot::B*)w.q + from * QT, steps, dk + r * QT);
         }
-        if (aside) {
-            memcpy(sums.dk + first * QT, dk, sizeof(float) * count * QT);
-            memcpy(sums.dv + first * OT, dv, sizeof(float) * count * OT);
+        if (scattered) {
+            // One by one: a computed order may hold a key twice.
+            for (int r = 0; r < count; ++r) {
+                float *to_k = sums.dk + at.keys(slot + r) * QT, *to_v = sums.dv + at.keys(slot + r) * OT;
+                for (int c = 0; c < QT; ++c) to_k[c] += dk[r * QT + c];
+                for (int c = 0; c < OT; ++c) to_v[c] += dv[r * OT + c];
+            }
+        } else if (aside) {
+            memcpy(sums.dk + row * QT, dk, sizeof(float) * count * QT);
+            memcpy(sums.dv + row * OT, dv, sizeof(float) * count * OT);
         }
     }
 
-    void store_queries(int64_t offset) {
-        for (int g = 0; g < GROUPS; ++g) {
+    void store_queries() {
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
             transpose<QT, LANES, QT, LANES>(w.rows, w.dq[g]);
-            rows_from_float<D, QT>(row_of<Elem>(p.dq, b, h, tile_begin + g * LANES + live.begin - offset), p.dq.stride[2],
-                                   p.dq.stride[3], (const float*)w.rows + live.begin * QT, live.end - live.begin);
+            const int64_t slot = first + g * LANES + live.begin;
+            float* rows = (float*)w.rows + live.begin * QT;
+            if (CARRY)
+                for (int r = 0; r < live.end - live.begin; ++r) {
+                    const Sum* before = row_of<Sum>(p.dq, b, h, at.queries(slot + r));
+                    for (int c = 0; c < D; ++c) rows[r * QT + c] += to_float(before[c * p.dq.stride[3]]);
+                }
+            put_rows<D, QT, Sum>(p.dq, b, h, at.queries, slot, live.end - live.begin, rows);
         }
     }
 };
 
-template <class Pattern, bool KEYS>
-static void backward_query_tile(const BackwardProblem& p, QuerySpace& w, Sums sums, bool padded, int64_t b, int64_t h, int64_t i,
-                                float* delta) {
+template <class Pass, bool KEYS>
+static void backward_query_tile(const BackwardProblem& p, QuerySpace& w, Sums sums, const Place& at, int64_t b, int64_t h, int64_t i,
+                                float* delta, Gradients gradients) {
     const Sizes& s = p.sizes;
-    const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0, begin = i * BM, end = begin + BM;
-    BackwardTile<Pattern, KEYS> tile{p, w, sums, padded, b, h, h / (s.heads / s.kv_heads), begin,
-                                     begin < offset ? offset : begin, end > offset + s.n_q ? offset + s.n_q : end, nullptr,
-                                     nullptr, nullptr, {}};
-    tile.load_queries(offset, delta);
-    Pattern::forward(i, h, b, s, [&](int64_t j) { tile.visit(j, false); }, [&](int64_t j) { tile.visit(j, true); });
-    tile.store_queries(offset);
+    const Span live = slots_of(at.queries, at.query_slots, i, Pass::BM);
+    if (live.begin >= live.end) return;
+    vfloat score_sums[Score::SUMS + 1];
+    for (auto& sum : score_sums) sum = vfloat{};
+    BackwardTile<KEYS> tile{p, w, at, sums, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
+                            Pass::BRANCH, Pass::TIMES, delta, false, score_sums, gradients, nullptr, nullptr, nullptr, {}};
+    Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
+                  [&](int64_t j) { tile.template visit<Pass>(j, true); });
+    if (!tile.loaded) {
+        if (CARRY) return;  // nothing to add
+        tile.load_queries();
+    }
+    tile.store_queries();
+    if (gradients.of) Score::flush(score_sums, (pos)h, (pos)b, s, gradients);
 }
 
 }  // namespace attnspec

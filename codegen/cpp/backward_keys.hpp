@@ -12,58 +12,67 @@ struct alignas(64) KeySpace {
     float dk[KEY_GROUPS][QT * LANES], dv[KEY_GROUPS][OT * LANES];
     float p[QUERY_ROWS * LANES], ds[QUERY_ROWS * LANES];
     float lse[round_up(QUERY_ROWS, W)], delta[round_up(QUERY_ROWS, W)];
-    int32_t mask[QUERY_ROWS * LANES];
+    int32_t mask[QUERY_ROWS * LANES], key_at[KEY_GROUPS][LANES];
     uint32_t rows[LANES * (QT > OT ? QT : OT)];
     uint32_t q[QUERY_ROWS * KR], q_down[PAIRS ? QUERY_ROWS / 2 * KC : W];
     uint32_t dout[QUERY_ROWS * VR], dout_down[PAIRS ? QUERY_ROWS / 2 * VC : W];
+    float scratch[round_up(SCRATCH, W)];
 };
 
-template <class Pattern>
 struct BackwardKeyTile {
     const BackwardProblem& p;
     KeySpace& w;
     const float* deltas;
-    int64_t b, kv, tile_begin, offset;
+    const Place& at;
+    int64_t b, kv, first;
+    Span live;
+    int groups;
+    float times;
+    bool loaded;
     int64_t h;  // the query head that is moving past
     const Dot::A *q, *q_down, *dout, *dout_down;
 
-    Range lanes(int g) const { return clip(tile_begin + g * LANES, 0, p.sizes.n < tile_begin + BN ? p.sizes.n : tile_begin + BN); }
+    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
     void load_keys() {
-        for (int g = 0; g < KEY_GROUPS; ++g) {
+        loaded = true;
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
-            load_lanes<D, QL>(w.k_lanes[g], w.rows, p.k, b, kv, tile_begin + g * LANES, live, p.scale * LOG2E);
-            load_lanes<DV, OL>(w.v_lanes[g], w.rows, p.v, b, kv, tile_begin + g * LANES, live, UNSCALED);
+            const int64_t slot = first + g * LANES;
+            load_lanes<D, QL>(w.k_lanes[g], w.rows, w.scratch, p.k, b, kv, at.keys, slot, live, p.scale * UNIT);
+            load_lanes<DV, OL>(w.v_lanes[g], w.rows, w.scratch, p.v, b, kv, at.keys, slot, live, UNSCALED);
+            if (!Score::IDENTITY) load_positions(w.key_at[g], at.keys, 0, slot, live);
             memset(w.dk[g], 0, sizeof(w.dk[g]));
             memset(w.dv[g], 0, sizeof(w.dv[g]));
         }
     }
 
+    template <class Pass>
     ATTNSPEC_NOINLINE void visit(int64_t i, bool partial) {
+        const Span queries = slots_of(at.queries, at.query_slots, i, Pass::BM);
+        if (queries.begin >= queries.end) return;
+        if (!loaded) load_keys();
         const Sizes& s = p.sizes;
-        int64_t begin = i * BM, end = begin + BM;
-        if (begin < offset) begin = offset;
-        if (end > offset + s.n_q) end = offset + s.n_q;
-        if (begin >= end) return;
-        const int count = (int)(end - begin), rows = round_up(count, R);
-        const int64_t row = begin - offset, line = (b * s.heads + h) * s.n_q + row;
-        load_both<D, KR, KC>(q, q_down, w.q, w.q_down, p.q, b, h, row, count, rows);
-        load_both<DV, VR, VC>(dout, dout_down, w.dout, w.dout_down, p.dout, b, h, row, count, rows);
+        const int count = (int)(queries.end - queries.begin), rows = round_up(count, R);
+        const int64_t line = (b * s.heads + h) * s.n_q;
+        load_both<D, KR, KC>(q, q_down, w.q, w.q_down, w.scratch, p.q, b, h, at.queries, queries.begin, count, rows);
+        load_both<DV, VR, VC>(dout, dout_down, w.dout, w.dout_down, w.scratch, p.dout, b, h, at.queries, queries.begin, count, rows);
         for (int r = 0; r < rows; ++r) {
-            const float lse = r < count ? p.lse[line + r] : -INF;
-            w.lse[r] = lse == -INF ? INF : lse * LOG2E;
-            w.delta[r] = r < count ? deltas[line + r] : 0.f;
+            const int64_t row = r < count ? line + at.queries(queries.begin + r) : 0;
+            const float lse = r < count ? p.lse[row] : -INF;
+            w.lse[r] = lse == -INF ? INF : lse * LOG2E - times;
+            w.delta[r] = r < count ? deltas[row] : 0.f;
         }
-        for (int g = 0; g < KEY_GROUPS; ++g) {
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
-                range = mask_tile<Pattern, false>(w.mask, tile_begin + g * LANES, live, begin, count, h, b, s);
+                range = mask_tile<Pass, false>(w.mask, at, first + g * LANES, live, queries.begin, count, h, b, s);
                 if (range.begin >= range.end) continue;
             }
             scores(g, range);
-            weights(range, partial);
+            weights(g, range, partial, queries.begin, count);
             keys(g, range);
         }
     }
@@ -71,20 +80,27 @@ struct BackwardKeyTile {
     ATTNSPEC_NOINLINE void scores(int g, Range range) {
         for (int r = range.begin; r < range.end; r += R) {
             block<Dot, R, C, KR, 1, LANES, LANES, false, PAIRS>(q + r * KR, (const Dot::B*)w.k_lanes[g], KT, w.p + r * LANES,
-                                                                p.scale * LOG2E);
+                                                                p.scale * UNIT);
             block<Dot, R, C, VR, 1, LANES, LANES, false>(dout + r * VR, (const Dot::B*)w.v_lanes[g], VT, w.ds + r * LANES);
         }
     }
 
     // Turns scores into P and dS, in place; in pair mode into pairs of rows.
-    ATTNSPEC_NOINLINE void weights(Range range, bool partial) {
+    ATTNSPEC_NOINLINE void weights(int g, Range range, bool partial, int64_t first_query, int count) {
+        const float scale = score_scale(p.scale);
+        vfloat unused[Score::SUMS + 1];
         for (int r = range.begin; r < range.end; r += STEP)
             for (int c = 0; c < C; ++c) {
                 vfloat x[STEP], y[STEP];
                 for (int i = 0; i < STEP; ++i) {
                     const int at = (r + i) * LANES + c * W;
-                    x[i] = load(w.p + at) - w.lse[r + i];
-                    y[i] = load(w.ds + at) * p.scale - w.delta[r + i];
+                    const vfloat s = load(w.p + at);
+                    const vint key_at = *(const vint*)(w.key_at[g] + c * W);
+                    const pos query_at = Score::IDENTITY || r + i >= count
+                                             ? 0 : (pos)(this->at.queries(first_query + r + i) + this->at.offset);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes) * LOG2E;
+                    x[i] -= w.lse[r + i];
+                    y[i] = load(w.ds + at) * scale - w.delta[r + i];
                     if (partial) {
                         vint on = *(const vint*)(w.mask + at);
                         x[i] = on != 0 ? x[i] : all(-INF);
@@ -92,6 +108,8 @@ struct BackwardKeyTile {
                     }
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
+                    if (!Score::IDENTITY)
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, p.sizes, Gradients{}, unused);
                 }
 #if defined(__AVX512BF16__)
                 if constexpr (PAIRS) x[0] = interleave_pairs(x[0], x[STEP - 1]), y[0] = interleave_pairs(y[0], y[STEP - 1]);
@@ -112,18 +130,26 @@ struct BackwardKeyTile {
     }
 
     void store_keys() {
-        for (int g = 0; g < KEY_GROUPS; ++g) {
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
-            const int64_t row = tile_begin + g * LANES + live.begin;
+            const int64_t slot = first + g * LANES + live.begin;
             const int count = live.end - live.begin;
             transpose<QT, LANES, QT, LANES>(w.rows, w.dk[g]);
-            rows_from_float<D, QT>(row_of<Elem>(p.dk, b, kv, row), p.dk.stride[2], p.dk.stride[3],
-                                   (const float*)w.rows + live.begin * QT, count);
+            put<D, QT>(p.dk, slot, count, (float*)w.rows + live.begin * QT);
             transpose<OT, LANES, OT, LANES>(w.rows, w.dv[g]);
-            rows_from_float<DV, OT>(row_of<Elem>(p.dv, b, kv, row), p.dv.stride[2], p.dv.stride[3],
-                                    (const float*)w.rows + live.begin * OT, count);
+            put<DV, OT>(p.dv, slot, count, (float*)w.rows + live.begin * OT);
         }
+    }
+
+    template <int COLS, int S>
+    void put(const Tensor& t, int64_t slot, int count, float* rows) {
+        if (CARRY)
+            for (int r = 0; r < count; ++r) {
+                const Sum* before = row_of<Sum>(t, b, kv, at.keys(slot + r));
+                for (int c = 0; c < COLS; ++c) rows[r * S + c] += to_float(before[c * t.stride[3]]);
+            }
+        put_rows<COLS, S, Sum>(t, b, kv, at.keys, slot, count, rows);
     }
 };
 

@@ -1,22 +1,22 @@
-// Backward: the choice between one pass and two, and their loops.
+// Backward: the choice between one pass over the tiles and two, and their loops.
 
 namespace attnspec {
 
-// The fp32 output itself can hold the sums if its rows have their form.
+// The output itself can hold the sums if it is in fp32 and its rows have their form.
 template <int COLS, int S>
-static bool is_sum(const Tensor& t) { return sizeof(Elem) == 4 && COLS == S && t.stride[3] == 1 && t.stride[2] == S; }
+static bool is_sum(const Tensor& t) { return sizeof(Sum) == 4 && COLS == S && t.stride[3] == 1 && t.stride[2] == S; }
 
-// A thread per key head.
+// A thread per key head: it walks the query tiles of its heads, pass after pass.
 template <class Pattern>
-static bool backward_one_pass(const BackwardProblem& p, int64_t low, int64_t high) {
+static bool backward_one_pass(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
-    const bool own_dk = is_sum<D, QT>(p.dk), own_dv = is_sum<DV, OT>(p.dv);
-    const int64_t room = (s.n + BN - 1) / BN * ROWS;
+    const bool in_place = is_sum<D, QT>(p.dk) && is_sum<DV, OT>(p.dv);
+    const int64_t room = (s.n + BN - 1) / BN * ROWS, offset = Pattern::align_end ? s.n - s.n_q : 0;
     bool complete = true;
     bool started = for_tasks<QuerySpace>(s.batch * s.kv_heads, p.threads, [&](int64_t task, QuerySpace& w) {
         const int64_t b = task / s.kv_heads, kv = task % s.kv_heads, group = s.heads / s.kv_heads;
-        const bool in_place = own_dk && own_dv;
-        Sums sums = {row_of<float>(p.dk, b, kv, 0), row_of<float>(p.dv, b, kv, 0)};
+        Sums sums = {row_of<float>(p.dk, b, kv, 0), row_of<float>(p.dv, b, kv, 0), false};
+        const Gradients gradients = {p.gradients ? p.gradients + task * Pattern::INPUTS : nullptr};
         float* buffer = nullptr;
         if (!in_place) {
             buffer = allocate<float>(room * (QT + OT));
@@ -24,42 +24,107 @@ static bool backward_one_pass(const BackwardProblem& p, int64_t low, int64_t hig
                 __atomic_store_n(&complete, false, __ATOMIC_RELAXED);
                 return;
             }
-            sums = {buffer, buffer + room * QT};
+            sums = {buffer, buffer + room * QT, true};
         }
         memset(sums.dk, 0, sizeof(float) * QT * (in_place ? s.n : room));
         memset(sums.dv, 0, sizeof(float) * OT * (in_place ? s.n : room));
-        for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
-            for (int64_t i = low; i <= high; ++i) backward_query_tile<Pattern, true>(p, w, sums, !in_place, b, h, i, nullptr);
+        for (int number = 0; number < Pattern::PASSES; ++number)
+            for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
+                Pattern::visit(h, number, [&](auto pass) {
+                    using Pass = decltype(pass);
+                    for (int64_t c = 0; c < Pass::STRIDE; ++c) {
+                        const Place at = place<Pass>(s, offset, c, h, b);
+                        const Span tiles = tiles_of(at.query_slots, Pass::BM);
+                        for (int64_t i = tiles.begin; i < tiles.end; ++i)
+                            backward_query_tile<Pass, true>(p, w, sums, at, b, h, i, nullptr, gradients);
+                    }
+                });
         if (!in_place) {
-            rows_from_float<D, QT>(row_of<Elem>(p.dk, b, kv, 0), p.dk.stride[2], p.dk.stride[3], sums.dk, s.n);
-            rows_from_float<DV, OT>(row_of<Elem>(p.dv, b, kv, 0), p.dv.stride[2], p.dv.stride[3], sums.dv, s.n);
+            rows_from_float<D, QT>(row_of<Sum>(p.dk, b, kv, 0), p.dk.stride[2], p.dk.stride[3], sums.dk, s.n);
+            rows_from_float<DV, OT>(row_of<Sum>(p.dv, b, kv, 0), p.dv.stride[2], p.dv.stride[3], sums.dv, s.n);
         }
         free(buffer);
     });
     return started && complete;
 }
 
+struct Shape { int64_t stride, columns; int number; };  // number: of the pass, where positions are listed, else -1
+
+// What decides whether two heads cut their keys into the same tiles in a pass.
+template <class Pattern>
+static Shape shape_of(int64_t h, int number) {
+    Shape shape = {0, 0, -1};
+    Pattern::visit(h, number, [&](auto pass) {
+        using Pass = decltype(pass);
+        shape = {Pass::STRIDE, Pass::BN, Pass::LISTED_KEYS ? Pass::NUMBER : -1};
+    });
+    return shape;
+}
+
+// The key tiles of `step` heads of every group from the g-th on, which cut their keys alike.
+template <class Pattern>
+static bool backward_keys(const BackwardProblem& p, int number, const float* delta, int64_t g, int64_t step) {
+    const Sizes& s = p.sizes;
+    const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0, group = s.heads / s.kv_heads;
+    int64_t most = 0;  // key tiles of one residue
+    int64_t residues = 1;
+    for (int64_t h = g; h < s.heads; h += group)
+        Pattern::visit(h, number, [&](auto pass) {
+            using Pass = decltype(pass);
+            const int64_t count = tiles_of(place<Pass>(s, offset, 0, h, 0).key_slots, Pass::BN).end;
+            if (count > most) most = count;
+            if (Pass::STRIDE > residues) residues = Pass::STRIDE;
+        });
+    return for_tasks<KeySpace>(most * residues * s.kv_heads * s.batch, p.threads, [&](int64_t task, KeySpace& w) {
+        const int64_t j = task % most, c = task / most % residues;
+        const int64_t kv = task / most / residues % s.kv_heads, b = task / most / residues / s.kv_heads, first = kv * group + g;
+        Pattern::visit(first, number, [&](auto own) {
+            using Own = decltype(own);
+            if (c >= Own::STRIDE) return;
+            const Place at = place<Own>(s, offset, c, first, b);
+            const Span live = slots_of(at.keys, at.key_slots, j, Own::BN);
+            if (live.begin >= live.end) return;
+            BackwardKeyTile tile{p, w, delta, at, b, kv, j * Own::BN, live, (Own::BN + LANES - 1) / LANES, Own::TIMES, false,
+                                 0, nullptr, nullptr, nullptr, nullptr};
+            for (tile.h = first; tile.h < first + step; ++tile.h)
+                Pattern::visit(tile.h, number, [&](auto pass) {
+                    using Pass = decltype(pass);
+                    Pass::backward(j, at, tile.h, b, s, [&](int64_t i) { tile.template visit<Pass>(i, false); },
+                                   [&](int64_t i) { tile.template visit<Pass>(i, true); });
+                });
+            if (!tile.loaded) {
+                if (CARRY) return;
+                tile.load_keys();
+            }
+            tile.store_keys();
+        });
+    });
+}
+
 // All threads on query tiles, then all on key tiles: seven products instead of five.
 template <class Pattern>
-static bool backward_two_passes(const BackwardProblem& p, int64_t low, int64_t high) {
+static bool backward_two_passes(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
+    const int64_t group = s.heads / s.kv_heads;
     float* delta = allocate<float>(s.batch * s.heads * s.n_q);
     if (!delta) return false;
-    const int64_t tiles = high - low + 1, offset = Pattern::align_end ? s.n - s.n_q : 0;
-    bool done = for_tasks<QuerySpace>(tiles * s.heads * s.batch, p.threads, [&](int64_t task, QuerySpace& w) {
-        backward_query_tile<Pattern, false>(p, w, {}, true, task / tiles / s.heads, task / tiles % s.heads, high - task % tiles,
-                                            delta);
-    });
-    const int64_t key_tiles = (s.n + BN - 1) / BN;
-    done = done && for_tasks<KeySpace>(key_tiles * s.kv_heads * s.batch, p.threads, [&](int64_t task, KeySpace& w) {
-        const int64_t j = task % key_tiles, kv = task / key_tiles % s.kv_heads, b = task / key_tiles / s.kv_heads;
-        const int64_t group = s.heads / s.kv_heads;
-        BackwardKeyTile<Pattern> tile{p, w, delta, b, kv, j * BN, offset, 0, nullptr, nullptr, nullptr, nullptr};
-        tile.load_keys();
-        for (tile.h = kv * group; tile.h < (kv + 1) * group; ++tile.h)
-            Pattern::backward(j, tile.h, b, s, [&](int64_t i) { tile.visit(i, false); }, [&](int64_t i) { tile.visit(i, true); });
-        tile.store_keys();
-    });
+    bool done = true;
+    for (int number = 0; done && number < Pattern::PASSES; ++number) {
+        const Tasks<Pattern> tasks(s, number);
+        done = tasks.first && for_tasks<QuerySpace>(tasks.count() * s.batch, p.threads, [&](int64_t task, QuerySpace& w) {
+            tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
+                backward_query_tile<decltype(pass), false>(p, w, {}, at, b, h, i, delta, Gradients{});
+            });
+        });
+        bool alike = true;
+        const Shape shape = shape_of<Pattern>(0, number);
+        for (int64_t h = 0; h < s.heads; ++h) {
+            const Shape other = shape_of<Pattern>(h, number);
+            alike &= other.stride == shape.stride && other.columns == shape.columns && other.number == shape.number;
+        }
+        const int64_t step = alike ? group : 1;
+        for (int64_t g = 0; done && g < group; g += step) done = backward_keys<Pattern>(p, number, delta, g, step);
+    }
     free(delta);
     return done;
 }
@@ -68,11 +133,11 @@ template <class Pattern>
 static int backward(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
     if (s.batch <= 0 || s.heads <= 0 || s.kv_heads <= 0) return 0;
-    const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0;
-    const int64_t low = floor_div(offset, BM), high = floor_div(offset + s.n_q - 1, BM);
     const int64_t units = s.batch * s.kv_heads, threads = p.threads < 1 ? 1 : p.threads;
-    const bool one = 5 * ((units + threads - 1) / threads * threads) <= 7 * units;
-    return !(one ? backward_one_pass<Pattern>(p, low, high) : backward_two_passes<Pattern>(p, low, high));
+    // A key may stand in several tiles of a computed order, and gradients of inputs are summed by head: one thread for each.
+    const bool alone = Pattern::REPEATS || p.gradients;
+    const bool one = alone || 5 * ((units + threads - 1) / threads * threads) <= 7 * units;
+    return !(one ? backward_one_pass<Pattern>(p) : backward_two_passes<Pattern>(p));
 }
 
 }  // namespace attnspec

@@ -19,55 +19,113 @@ struct alignas(64) ForwardSpace {  // one per thread; every array a multiple of 
     float out[GROUPS][OT * LANES];
     float top[GROUPS][LANES], sum[GROUPS][LANES], rounded_sum[GROUPS][LANES];
     float s[ROWS * LANES];
-    int32_t mask[ROWS * LANES];
+    int32_t mask[ROWS * LANES], query_at[GROUPS][LANES];
     uint32_t rows[LANES * (QL > OT ? QL : OT)];
     uint32_t k[round_up(ROWS * KT, W)], v[round_up(ROWS / STEP * VS, W)];
+    float scratch[round_up(SCRATCH, W)];
 };
 
-template <class Pattern>
 struct ForwardTile {
     const ForwardProblem& p;
     ForwardSpace& w;
-    int64_t b, h, kv, tile_begin;  // tile_begin: position of the tile's first lane
-    int64_t begin, end;            // positions of the call's queries inside the tile
+    const Place& at;
+    int64_t b, h, kv;
+    int64_t first;   // the slot of the tile's first lane
+    Span live;       // the slots of the tile that hold a query of the call
+    int groups;
+    int branch;
+    float times;     // log2 of how often each pair counts
+    bool loaded;
     const Dot::A *k, *v;
 
-    Range lanes(int g) const { return clip(tile_begin + g * LANES, begin, end); }
+    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
+    Tensor out() const {
+        Tensor t = p.out;
+        t.data = (Sum*)t.data + branch * p.branch;
+        return t;
+    }
+    float* lse() const {
+        const int64_t lines = p.sizes.batch * p.sizes.heads * p.sizes.n_q, own = (b * p.sizes.heads + h) * p.sizes.n_q;
+        return p.lse + (p.branch ? branch * lines : 0) + own;
+    }
 
-    void load_queries(int64_t offset) {
-        for (int g = 0; g < GROUPS; ++g) {
+    void load_queries() {
+        loaded = true;
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
-            load_lanes<D, QL>(w.q[g], w.rows, p.q, b, h, tile_begin + g * LANES - offset, live, p.scale * LOG2E);
+            const int64_t slot = first + g * LANES;
+            load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
+            if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, at.offset, slot, live);
             for (int l = 0; l < LANES; ++l) w.top[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
-            memset(w.out[g], 0, sizeof(w.out[g]));
+            if (CARRY)
+                carry(g, slot, live);
+            else
+                memset(w.out[g], 0, sizeof(w.out[g]));
         }
     }
 
+    // Goes on from what earlier passes have summed up: an output and its log-sum-exp are a sum with one term.
+    ATTNSPEC_NOINLINE void carry(int g, int64_t slot, Range live) {
+        const Tensor t = out();
+        const float* line = lse();
+        float* rows = (float*)w.rows;
+        memset(rows, 0, sizeof(float) * LANES * OT);
+        for (int l = live.begin; l < live.end; ++l) {
+            const int64_t row = at.queries(slot + l);
+            const float before = line[row];
+            if (before == -INF) continue;
+            w.top[g][l] = before * LOG2E, w.sum[g][l] = w.rounded_sum[g][l] = 1.f;
+            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, 1.f);
+        }
+        transpose<LANES, OT, LANES, OT>(w.out[g], rows);
+    }
+
+    template <class Pass>
     ATTNSPEC_NOINLINE void visit(int64_t j, bool partial) {
-        const int64_t first = j * BN, left = p.sizes.n - first;
-        if (first < 0 || left <= 0) return;
-        const int count = left < BN ? (int)left : BN, rows = round_up(count, R);
-        k = load_rows<D, KT>(w.k, p.k, b, kv, first, count, rows);
-        v = load_columns<DV, VS>(w.v, p.v, b, kv, first, count, rows);
-        for (int g = 0; g < GROUPS; ++g) {
+        const Span keys = slots_of(at.keys, at.key_slots, j, Pass::BN);
+        if (j < 0 || keys.begin >= keys.end) return;
+        if (!loaded) load_queries();
+        const int count = (int)(keys.end - keys.begin), rows = round_up(count, R);
+        k = load_rows<D, KT>(w.k, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
+        v = load_columns<DV, VS>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
-                range = mask_tile<Pattern, true>(w.mask, tile_begin + g * LANES, live, first, count, h, b, p.sizes);
+                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
                 if (range.begin >= range.end) continue;
             }
-            scores(g, range);
-            if (partial) hide(range);
-            for (int r = count; r < range.end; ++r)
-                for (int l = 0; l < LANES; ++l) w.s[r * LANES + l] = -INF;
-            softmax(g, range);
-            output(g, range);
+            attend(g, range, keys.begin, count, partial);
+        }
+    }
+
+    ATTNSPEC_NOINLINE void attend(int g, Range range, int64_t first_key, int count, bool partial) {
+        scores(g, range);
+        if (!Score::IDENTITY) rescore(g, range, first_key, count);
+        if (times != 0.f)
+            for (int i = range.begin * LANES; i < range.end * LANES; i += W) store(w.s + i, load(w.s + i) + times);
+        if (partial) hide(range);
+        for (int r = count; r < range.end; ++r)
+            for (int l = 0; l < LANES; ++l) w.s[r * LANES + l] = -INF;
+        softmax(g, range);
+        output(g, range);
+    }
+
+    // The score lines of the pattern, in natural units; then units of log2.
+    ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count) {
+        const int end = range.end < count ? range.end : count;
+        for (int c = 0; c < C; ++c) {
+            const vint q = *(const vint*)(w.query_at[g] + c * W);
+            for (int r = range.begin; r < end; ++r) {
+                float* s = w.s + r * LANES + c * W;
+                store(s, Score::value(load(s), q, (pos)at.keys(first_key + r), (pos)h, (pos)b, p.sizes) * LOG2E);
+            }
         }
     }
 
     ATTNSPEC_NOINLINE void scores(int g, Range range) {
-        const float scale = p.scale * LOG2E;
+        const float scale = p.scale * UNIT;
         for (int r = range.begin; r < range.end; r += R)
             block<Dot, R, C, KT, 1, LANES, LANES, false, PAIRS>(k + r * KT, (const Dot::B*)w.q[g], KT,
                                                                 w.s + r * LANES, scale);
@@ -148,8 +206,10 @@ struct ForwardTile {
         }
     }
 
-    void store_output(int64_t offset) {
-        for (int g = 0; g < GROUPS; ++g) {
+    void store_output() {
+        const Tensor t = out();
+        float* line = lse();
+        for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
             for (int c = 0; c < C; ++c) {
@@ -160,36 +220,50 @@ struct ForwardTile {
                 }
             }
             transpose<OT, LANES, OT, LANES>(w.rows, w.out[g]);
-            const int64_t row = tile_begin + g * LANES + live.begin - offset;
+            const int64_t slot = first + g * LANES + live.begin;
             const int count = live.end - live.begin;
-            rows_from_float<DV, OT>(row_of<Elem>(p.out, b, h, row), p.out.stride[2], p.out.stride[3],
-                                    (const float*)w.rows + live.begin * OT, count);
-            float* lse = p.lse + (b * p.sizes.heads + h) * p.sizes.n_q + row;
+            put_rows<DV, OT, Sum>(t, b, h, at.queries, slot, count, (const float*)w.rows + live.begin * OT);
             for (int l = 0; l < count; ++l) {
                 const float sum = w.sum[g][live.begin + l];
-                lse[l] = sum == 0.f ? -INF : w.top[g][live.begin + l] * LN2 + __builtin_logf(sum);
+                line[at.queries(slot + l)] = sum == 0.f ? -INF : w.top[g][live.begin + l] * LN2 + __builtin_logf(sum);
             }
         }
     }
 };
 
-// Query tiles of one (batch, head) after another, so that threads share its keys in cache; the last tile first, which in
-// causal patterns is the heaviest.
+template <class Pass>
+static void forward_tile(const ForwardProblem& p, ForwardSpace& w, const Place& at, int64_t b, int64_t h, int64_t i) {
+    const Sizes& s = p.sizes;
+    const Span live = slots_of(at.queries, at.query_slots, i, Pass::BM);
+    if (live.begin >= live.end) return;
+    ForwardTile tile{p, w, at, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
+                     Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr};
+    Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
+                  [&](int64_t j) { tile.template visit<Pass>(j, true); });
+    if (!tile.loaded) {
+        if (CARRY) return;  // the output is there already
+        tile.load_queries();
+    }
+    tile.store_output();
+}
+
+// Pass after pass. In each, the query tiles of one (batch, head) after another, so that threads share its keys in cache;
+// the last tile first, which in causal patterns is the heaviest.
 template <class Pattern>
 static int forward(const ForwardProblem& p) {
     const Sizes& s = p.sizes;
     if (s.n_q <= 0 || s.batch <= 0 || s.heads <= 0 || s.kv_heads <= 0) return 0;
-    const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0;
-    const int64_t low = floor_div(offset, BM), high = floor_div(offset + s.n_q - 1, BM), tiles = high - low + 1;
-    return !for_tasks<ForwardSpace>(tiles * s.heads * s.batch, p.threads, [&](int64_t task, ForwardSpace& w) {
-        const int64_t i = high - task % tiles, h = task / tiles % s.heads, b = task / tiles / s.heads;
-        const int64_t begin = i * BM, end = begin + BM;
-        ForwardTile<Pattern> tile{p, w, b, h, h / (s.heads / s.kv_heads), begin,
-                                  begin < offset ? offset : begin, end > offset + s.n_q ? offset + s.n_q : end, nullptr, nullptr};
-        tile.load_queries(offset);
-        Pattern::forward(i, h, b, s, [&](int64_t j) { tile.visit(j, false); }, [&](int64_t j) { tile.visit(j, true); });
-        tile.store_output(offset);
-    });
+    for (int number = 0; number < Pattern::PASSES; ++number) {
+        const Tasks<Pattern> tasks(s, number);
+        if (!tasks.first) return 1;
+        if (!for_tasks<ForwardSpace>(tasks.count() * s.batch, p.threads, [&](int64_t task, ForwardSpace& w) {
+                tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
+                    forward_tile<decltype(pass)>(p, w, at, b, h, i);
+                });
+            }))
+            return 1;
+    }
+    return 0;
 }
 
 }  // namespace attnspec

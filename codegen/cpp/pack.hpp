@@ -4,8 +4,8 @@
 namespace attnspec {
 
 // `count` rows as fp32 rows of stride S, times `scale`; zeros in the columns COLS..S and the rows count..rows.
-template <int COLS, int S>
-ATTNSPEC_NOINLINE void rows_to_float(float* __restrict to, const Elem* __restrict from, int64_t row, int64_t element,
+template <int COLS, int S, class T>
+ATTNSPEC_NOINLINE void rows_to_float(float* __restrict to, const T* __restrict from, int64_t row, int64_t element,
                                      int64_t count, int64_t rows, float scale) {
     for (int64_t r = 0; r < count; ++r, to += S, from += row) {
         if (element == 1)
@@ -18,8 +18,8 @@ ATTNSPEC_NOINLINE void rows_to_float(float* __restrict to, const Elem* __restric
 }
 
 // The reverse, without padding.
-template <int COLS, int S>
-ATTNSPEC_NOINLINE void rows_from_float(Elem* __restrict to, int64_t row, int64_t element, const float* __restrict from,
+template <int COLS, int S, class T>
+ATTNSPEC_NOINLINE void rows_from_float(T* __restrict to, int64_t row, int64_t element, const float* __restrict from,
                                        int64_t count) {
     for (int64_t r = 0; r < count; ++r, to += row, from += S) {
         if (element == 1)

@@ -6,10 +6,29 @@ namespace attnspec {
 // r = o - first, and the first fulls[r] of them are full.
 struct Table { const int64_t *start, *fulls, *tiles; int64_t first; };
 
-// rows and columns hold a table for each (batch, head), by query tile and by key tile; null where the pattern has loops.
+#ifndef ATTNSPEC_POS
+#define ATTNSPEC_POS int32_t
+#endif
+using pos = ATTNSPEC_POS;  // the type in which Pattern::allowed computes
+
+// An input of the pattern; strides in elements, unused dimensions of size 1 and stride 0. Integers are of type pos.
+struct Input { const void* data; int64_t size[4], stride[4]; };
+// Where the gradient of a float input goes, summed by each (batch, head); data is null where none is wanted.
+struct Gradient { float* data; int64_t stride[4]; };
+struct Gradients { const Gradient* of; };
+
+// The positions of the slots of a layout that is a list: those of head h of batch entry b begin at
+// b * batch_stride + h * head_stride. Slots of a tile that hold no position are -1, at the end of the tile.
+struct List { const pos* data; int64_t batch_stride, head_stride, begin, end; };
+
+// What one pass needs beside its loops; tables hold one for each (batch, head), and are null where there are loops.
+struct PassData { const Table *rows, *columns; List queries, keys; };
+
 struct Sizes {
     int64_t n, n_q, heads, kv_heads, batch;
-    const Table *rows, *columns;
+    int64_t m;  // the number that axis lengths are solved for
+    const PassData* passes;
+    const Input* inputs;
 };
 
 template <class Full, class Partial>
@@ -22,10 +41,13 @@ static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b
 }
 
 struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
+// Where branches of a mixture are kept apart, `branch` is the distance between their outputs (in elements), else 0; the
+// log-sum-exps of branches then lie batch * heads * n_q apart.
 struct ForwardProblem {
     Sizes sizes;
     Tensor q, k, v, out;
     float* lse;  // (batch, heads, n_q), contiguous
+    int64_t branch;
     float scale;
     int32_t threads;
 };
@@ -34,14 +56,11 @@ struct BackwardProblem {
     Tensor q, k, v, out, dout, dq, dk, dv;
     const float* lse;
     const float* dlse;  // may be null
+    const Gradient* gradients;  // of all inputs, for each (batch, key head); may be null
+    int64_t branch;
     float scale;
     int32_t threads;
 };
-
-#ifndef ATTNSPEC_POS
-#define ATTNSPEC_POS int32_t
-#endif
-using pos = ATTNSPEC_POS;  // the type in which Pattern::allowed computes
 
 struct bf16 { uint16_t bits; };
 struct fp16 { uint16_t bits; };
@@ -53,7 +72,15 @@ using Elem = bf16;
 using Elem = fp16;
 #endif
 
+#if ATTNSPEC_CARRY
+using Sum = float;  // results are added up in place, by several passes
+#else
+using Sum = Elem;
+#endif
+
+// BM and BN are those of the largest tile.
 constexpr int D = ATTNSPEC_D, DV = ATTNSPEC_DV, BM = ATTNSPEC_BM, BN = ATTNSPEC_BN;
+constexpr bool CARRY = ATTNSPEC_CARRY;
 
 template <class T>
 static inline T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t r) {

@@ -24,52 +24,67 @@ static inline Range clip(int64_t first, int64_t begin, int64_t end) {
     return {(int)(lo < 0 ? 0 : lo), (int)(hi > LANES ? LANES : hi)};
 }
 
-// to[c][lane] = scale * row `row + lane` of (b, h), for the live lanes; zeros elsewhere. Through `rows`, LANES x S, which
-// holds the same afterwards, row by row. In pair mode c counts pairs of bf16 and there is no scale.
+// A score line works on scores in natural units; without one they are in units of log2 from the start.
+constexpr float UNIT = Score::IDENTITY ? LOG2E : 1.f;
+
+// Room for rows that lie scattered, before they are packed.
+constexpr int SCRATCH = (BM > BN ? BM : BN) * (D > DV ? D : DV);
+
+// to[c][lane] = scale * row of slot `slot + lane` of (b, h), for the live lanes; zeros elsewhere. Through `rows`, LANES x S,
+// which holds the same afterwards, row by row. In pair mode c counts pairs of bf16 and there is no scale.
 template <int COLS, int S>
-static void load_lanes(uint32_t* to, uint32_t* rows, const Tensor& t, int64_t b, int64_t h, int64_t row, Range live, float scale) {
-    const Elem* from = row_of<Elem>(t, b, h, row + live.begin);
+static void load_lanes(uint32_t* to, uint32_t* rows, float* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& at,
+                       int64_t slot, Range live, float scale) {
     const int count = live.end - live.begin, room = LANES - live.begin;
+    const View<Elem> x = view<COLS, Elem>(scratch, t, b, h, at, slot + live.begin, count);
     uint32_t* first = rows + live.begin * S;
     if (live.begin) memset(rows, 0, sizeof(uint32_t) * live.begin * S);
     if constexpr (PAIRS)
-        rows_to_rows<COLS, 2 * S>((bf16*)first, (const bf16*)from, t.stride[2], t.stride[3], count, room);
+        rows_to_rows<COLS, 2 * S>((bf16*)first, (const bf16*)x.from, x.row, x.element, count, room);
     else
-        rows_to_float<COLS, S>((float*)first, from, t.stride[2], t.stride[3], count, room, scale);
+        rows_to_float<COLS, S>((float*)first, x.from, x.row, x.element, count, room, scale);
     transpose<LANES, S, LANES, S>(to, rows);
 }
 
-// Rows `row` .. `row + count` of (b, h) for a product along the row, padded to `rows` rows of S elements: in place where
-// the tensor has this form already.
+// The rows of slots `slot` .. `slot + count` of (b, h) for a product along the row, padded to `rows` rows of S elements: in
+// place where the tensor has this form already.
 template <int COLS, int S>
-static const Dot::A* load_rows(uint32_t* copy, const Tensor& t, int64_t b, int64_t h, int64_t row, int count, int rows) {
-    const Elem* from = row_of<Elem>(t, b, h, row);
+static const Dot::A* load_rows(uint32_t* copy, float* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& at, int64_t slot,
+                               int count, int rows) {
     constexpr bool same = sizeof(Elem) * STEP == 4 && COLS == S * STEP;
-    if (same && t.stride[3] == 1 && t.stride[2] == COLS && count == rows) return (const Dot::A*)from;
+    const View<Elem> x = view<COLS, Elem>(same && count == rows ? (float*)copy : scratch, t, b, h, at, slot, count);
+    if (same && x.element == 1 && x.row == COLS && count == rows) return (const Dot::A*)x.from;
     if constexpr (PAIRS)
-        rows_to_rows<COLS, 2 * S>((bf16*)copy, (const bf16*)from, t.stride[2], t.stride[3], count, rows);
+        rows_to_rows<COLS, 2 * S>((bf16*)copy, (const bf16*)x.from, x.row, x.element, count, rows);
     else
-        rows_to_float<COLS, S>((float*)copy, from, t.stride[2], t.stride[3], count, rows, 1.f);
+        rows_to_float<COLS, S>((float*)copy, x.from, x.row, x.element, count, rows, 1.f);
     return (const Dot::A*)copy;
 }
 
 // The same for a product that sums over the rows: in pair mode an element holds two rows.
 template <int COLS, int S>
-static const Dot::A* load_columns(uint32_t* copy, const Tensor& t, int64_t b, int64_t h, int64_t row, int count, int rows) {
+static const Dot::A* load_columns(uint32_t* copy, float* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& at,
+                                  int64_t slot, int count, int rows) {
     if constexpr (PAIRS) {
-        rows_to_pairs<COLS, S>(copy, row_of<bf16>(t, b, h, row), t.stride[2], t.stride[3], count, rows);
+        const View<bf16> x = view<COLS, bf16>(scratch, t, b, h, at, slot, count);
+        rows_to_pairs<COLS, S>(copy, x.from, x.row, x.element, count, rows);
         return (const Dot::A*)copy;
     } else
-        return load_rows<COLS, S>(copy, t, b, h, row, count, rows);
+        return load_rows<COLS, S>(copy, scratch, t, b, h, at, slot, count, rows);
 }
 
 // For both products, as `along` and `down`. In fp32 one form serves both (its stride must then be that of `down`).
 template <int COLS, int ALONG, int DOWN>
-static void load_both(const Dot::A*& along, const Dot::A*& down, uint32_t* copy, uint32_t* copy_down, const Tensor& t, int64_t b,
-                      int64_t h, int64_t row, int count, int rows) {
-    along = load_rows<COLS, ALONG>(copy, t, b, h, row, count, rows);
+static void load_both(const Dot::A*& along, const Dot::A*& down, uint32_t* copy, uint32_t* copy_down, float* scratch, const Tensor& t,
+                      int64_t b, int64_t h, const Rows& at, int64_t slot, int count, int rows) {
+    along = load_rows<COLS, ALONG>(copy, scratch, t, b, h, at, slot, count, rows);
     down = along;
-    if constexpr (PAIRS) down = load_columns<COLS, DOWN>(copy_down, t, b, h, row, count, rows);
+    if constexpr (PAIRS) down = load_columns<COLS, DOWN>(copy_down, scratch, t, b, h, at, slot, count, rows);
+}
+
+// Positions of LANES slots, for score lines; those of dead lanes are 0.
+static inline void load_positions(int32_t* to, const Rows& at, int64_t shift, int64_t slot, Range live) {
+    for (int l = 0; l < LANES; ++l) to[l] = l >= live.begin && l < live.end ? (int32_t)(at(slot + l) + shift) : 0;
 }
 
 }  // namespace attnspec

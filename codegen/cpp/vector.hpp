@@ -17,6 +17,7 @@ namespace attnspec {
 
 #define ATTNSPEC_INLINE inline __attribute__((always_inline))
 #define ATTNSPEC_NOINLINE __attribute__((noinline))
+#define ATTNSPEC_LAMBDA __attribute__((always_inline))
 
 #if defined(__AVX512F__)
 constexpr int W = 16, C = 2, R = 8;  // 16 accumulators of 32 registers

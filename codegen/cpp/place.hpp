@@ -1,0 +1,89 @@
+// Where things lie: a layout puts positions into slots, and tiles are cut on slots. Slot s of residue c is position
+// c + STRIDE * s; slot s of a list is position list[s].
+
+namespace attnspec {
+
+struct Span { int64_t begin, end; };
+
+// From slots to rows of a tensor.
+struct Rows {
+    int64_t base, step;
+    const pos* list;  // null: base + step * slot; else base + list[slot]
+    ATTNSPEC_INLINE int64_t operator()(int64_t slot) const { return base + (list ? (int64_t)list[slot] : step * slot); }
+};
+
+// One residue of one head: its rows, and which slots exist.
+struct Place {
+    int64_t c;
+    Rows queries, keys;
+    Span query_slots, key_slots;
+    int64_t offset;  // the position of query row 0
+};
+
+static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t base) {
+    return {base, 0, list.data + b * list.batch_stride + h * list.head_stride};
+}
+
+template <class Pass>
+static Place place(const Sizes& s, int64_t offset, int64_t c, int64_t h, int64_t b) {
+    constexpr int64_t r = Pass::STRIDE;
+    Place at = {c, {c - offset, r, nullptr}, {c, r, nullptr}, {}, {}, offset};
+    at.query_slots = {-floor_div(c - offset, r), floor_div(offset + s.n_q - 1 - c, r) + 1};
+    at.key_slots = {0, s.n > c ? (s.n - 1 - c) / r + 1 : 0};
+    const PassData* data = s.passes + Pass::NUMBER;
+    if (Pass::LISTED_QUERIES) at.queries = listed(data->queries, b, h, -offset), at.query_slots = {data->queries.begin, data->queries.end};
+    if (Pass::LISTED_KEYS) at.keys = listed(data->keys, b, h, 0), at.key_slots = {data->keys.begin, data->keys.end};
+    return at;
+}
+
+// The slots of tile `tile` (of `size` slots) that exist.
+static inline Span slots_of(const Rows& rows, Span all, int64_t tile, int64_t size) {
+    Span span = {tile * size, tile * size + size};
+    if (span.begin < all.begin) span.begin = all.begin;
+    if (span.end > all.end) span.end = all.end;
+    if (rows.list)
+        while (span.end > span.begin && rows.list[span.end - 1] < 0) --span.end;
+    return span;
+}
+
+static inline Span tiles_of(Span slots, int64_t size) {
+    return slots.begin < slots.end ? Span{floor_div(slots.begin, size), floor_div(slots.end - 1, size) + 1} : Span{0, 0};
+}
+
+// Positions of slots, for the pattern.
+template <class Pass>
+struct Positions {
+    pos c;
+    const pos *queries, *keys;
+    explicit Positions(const Place& at) : c((pos)at.c), queries(at.queries.list), keys(at.keys.list) {}
+    ATTNSPEC_INLINE pos query(pos slot) const { return Pass::LISTED_QUERIES ? queries[slot] : (pos)(c + (pos)Pass::STRIDE * slot); }
+    ATTNSPEC_INLINE pos key(pos slot) const { return Pass::LISTED_KEYS ? keys[slot] : (pos)(c + (pos)Pass::STRIDE * slot); }
+};
+
+// Rows of a tensor as a kernel can stride over them.
+template <class T>
+struct View { const T* from; int64_t row, element; };
+
+template <int COLS, class T>
+static View<T> view(void* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& rows, int64_t slot, int count) {
+    if (!rows.list) return {row_of<T>(t, b, h, rows(slot)), t.stride[2] * rows.step, t.stride[3]};
+    T* to = (T*)scratch;
+    for (int r = 0; r < count; ++r) {
+        const T* from = row_of<T>(t, b, h, rows(slot + r));
+        if (t.stride[3] == 1)
+            memcpy(to + r * COLS, from, COLS * sizeof(T));
+        else
+            for (int c = 0; c < COLS; ++c) to[r * COLS + c] = from[c * t.stride[3]];
+    }
+    return {to, COLS, 1};
+}
+
+// Writes `count` rows from fp32 rows of stride S.
+template <int COLS, int S, class T>
+static void put_rows(const Tensor& t, int64_t b, int64_t h, const Rows& rows, int64_t slot, int count, const float* from) {
+    const int each = rows.list ? 1 : count;
+    for (int r = 0; r < count; r += each)
+        rows_from_float<COLS, S>(row_of<T>(t, b, h, rows(slot + r)), t.stride[2] * rows.step, t.stride[3], from + r * S, each);
+}
+
+}  // namespace attnspec

@@ -1,0 +1,57 @@
+// The query tiles of one pass over all heads, as numbered tasks.
+
+namespace attnspec {
+
+template <class Pattern>
+struct Tasks {
+    int number;      // of the pass
+    int64_t heads;
+    int64_t* first;  // the first task of each head, and after the last head their number; null without memory
+
+    Tasks(const Sizes& s, int number) : number(number), heads(s.heads), first(allocate<int64_t>(s.heads + 1)) {
+        if (!first) return;
+        first[0] = 0;
+        for (int64_t h = 0; h < heads; ++h) {
+            first[h + 1] = first[h];
+            Pattern::visit(h, number, [&](auto pass) { first[h + 1] += longest<decltype(pass)>(s, h) * decltype(pass)::STRIDE; });
+        }
+    }
+    ~Tasks() { free(first); }
+    Tasks(const Tasks&) = delete;
+    Tasks& operator=(const Tasks&) = delete;
+
+    int64_t count() const { return first[heads]; }
+
+    // Residues differ by at most one tile.
+    template <class Pass>
+    static int64_t longest(const Sizes& s, int64_t h) {
+        const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0;
+        int64_t most = 0;
+        for (int64_t c = 0; c < Pass::STRIDE; ++c) {
+            const Span tiles = tiles_of(place<Pass>(s, offset, c, h, 0).query_slots, Pass::BM);
+            if (tiles.end - tiles.begin > most) most = tiles.end - tiles.begin;
+        }
+        return most;
+    }
+
+    // Calls f(pass, place, b, h, i) for a task.
+    template <class F>
+    void run(const Sizes& s, int64_t task, F&& f) const {
+        const int64_t b = task / count(), rest = task % count();
+        int64_t h = 0, end = heads;  // the last h with first[h] <= rest
+        while (end - h > 1) {
+            const int64_t middle = (h + end) / 2;
+            (first[middle] <= rest ? h : end) = middle;
+        }
+        Pattern::visit(h, number, [&](auto pass) {
+            using Pass = decltype(pass);
+            const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0, most = (first[h + 1] - first[h]) / Pass::STRIDE;
+            const Place at = place<Pass>(s, offset, (rest - first[h]) / most, h, b);
+            const Span tiles = tiles_of(at.query_slots, Pass::BM);
+            const int64_t i = tiles.end - 1 - (rest - first[h]) % most;
+            if (i >= tiles.begin) f(pass, at, b, h, i);
+        });
+    }
+};
+
+}  // namespace attnspec

@@ -1,0 +1,106 @@
+"""What a pattern does beside the kernel: inputs checked, vectors rotated, orders computed, sinks evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.codegen.inputs import names
+from attnspec.runtime import dense as oracle
+from attnspec.runtime import operator
+from attnspec.runtime.border import CallError
+from attnspec.runtime.call import is_wide
+from attnspec.runtime.inputs import prepare
+from attnspec.runtime.order import Slots, lsh
+from attnspec.runtime.real import real
+from attnspec.runtime.rotate import turned
+from attnspec.sizes import Sizes
+from attnspec.spec import Spec
+
+
+def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
+    """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
+    m = None
+    if spec.axes:
+        from attnspec.axes import solve
+
+        try:
+            m = solve(spec.axes, k.shape[2], q.shape[2])
+        except ValueError as error:
+            raise CallError(f"{spec.name}: {error}") from None
+    return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
+
+
+def attend(
+    spec: Spec, program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a pattern that is more than a mask."""
+    sizes = sizes_of(spec, q, k)
+    ready = prepare(spec, sizes, inputs, wide=is_wide(q, k))
+    slots = _slots(spec, q, inputs)
+    if slots is not None:
+        ready = {**ready, "order.bucket": slots.bucket}
+    sink = _sink(spec, sizes, ready)
+    q, k = turned(spec, q, k, sizes, ready)
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+    tensors = [ready[name] for name in names(spec)]
+    m = -1 if sizes.m is None else sizes.m
+    order = None if slots is None else slots.order
+    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), program)
+    return out, lse
+
+
+def dense(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same over the whole mask in plain PyTorch."""
+    sizes = sizes_of(spec, q, k)
+    ready = prepare(spec, sizes, inputs, real=q.dtype)
+    slots = _slots(spec, q, inputs)
+    given = dict(inputs) if slots is None else {**inputs, "buckets": _buckets(spec, slots)}
+    counts = counted(spec, sizes, given)
+    out, lse = oracle.dense(spec, q, k, v, scale, ready, counts, sizes)
+    return out, lse.float()
+
+
+def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:
+    """How often each pair counts, (batch, heads, n_q, n); for each branch by itself where weights are detached."""
+    arrays = {name: t.numpy(force=True) for name, t in inputs.items()}
+    own = [spec]
+    if spec.detached:
+        own = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
+    masks = [
+        torch.from_numpy(one.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads, inputs=arrays))
+        for one in own
+    ]
+    if not spec.detached:
+        return masks[0]
+    return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
+
+
+def _slots(spec: Spec, q: Tensor, inputs: Mapping[str, Tensor]) -> Slots | None:
+    return None if spec.order is None else lsh(q, spec.order, inputs.get("buckets"))
+
+
+def _buckets(spec: Spec, slots: Slots) -> Tensor:
+    """The bucket of each position in each round, (batch, heads, rounds, n), from what stands in the slots."""
+    assert spec.order is not None
+    shape = (*slots.order.shape[:2], spec.order.rounds, -1)
+    order, bucket = slots.order.view(shape), slots.bucket.view(shape)
+    buckets = bucket - torch.arange(spec.order.rounds)[:, None] * math.prod(spec.order.buckets)
+    return torch.empty_like(buckets).scatter_(-1, order.long(), buckets)
+
+
+def _sink(spec: Spec, sizes: Sizes, ready: Mapping[str, Tensor]) -> Tensor | None:
+    """The sink of each head of each batch entry, (batch, heads), float32."""
+    if spec.sink is None:
+        return None
+    places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
+    env = {**sizes.parameters(0, 0), **oracle.tables(ready), **places}
+    return real(spec.sink, env, ready, dtype=torch.float32).expand(sizes.batch, sizes.heads)
