@@ -8,6 +8,7 @@ from attnspec import expr as e
 from attnspec.condition import condition
 from attnspec.presburger import SCALARS, Pairs, budget
 from attnspec.relation import DependsOnInputs, Relation, inputs_of, scalar_names
+from attnspec.rewrite import replace
 from attnspec.spec import Spec
 
 
@@ -124,14 +125,18 @@ class _Side:
             return whole.without("m").intersection(other.lengths().without("m")).shift_rows(first)
 
     def lengths(self) -> Pairs:
-        """The calls that the axes admit."""
+        """The calls that the axes admit: those for which one number gives these lengths."""
         axes = self.relation.spec.axes
         if not axes:
             return Pairs.read("true")
         keys = e.Add(tuple(axis.size for axis in axes if axis.keys))
         queries = e.Add(tuple(axis.size for axis in axes if axis.queries))
         fits = e.And((e.Cmp("==", e.Var("n"), keys), e.Cmp("==", e.Var("n_q"), queries)))
-        return Pairs.read(f"m >= 1 and {condition(fits).text}")
+        sizes = tuple(e.Cmp(">=", axis.size, e.Int(0)) for axis in axes)
+        neighbours = (replace(fits, {e.Var("m"): e.Add((e.Var("m"), e.Int(by)))}) for by in (-1, 1))
+        below, above = (condition(other).text for other in neighbours)  # type: ignore[arg-type]
+        text = condition(e.And((fits, *sizes))).text
+        return Pairs.read(f"m >= 0 and {text} and not ({above}) and not (m >= 1 and ({below}))")
 
 
 _Declared = tuple[str, tuple[e.IntExpr, ...]]

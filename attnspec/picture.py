@@ -8,6 +8,7 @@ A cell stands for a block of query rows and keys, so a picture of a million toke
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def cells(relation: Relation, sizes: Sizes, h: int = 0, b: int = 0, most: int = 
     except (TooHard, TooIrregular):
         if sizes.n * sizes.n_q > _PAIRS or not relation.exact or relation.reads_scalars:
             raise
-    mask = relation.spec.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads)[b, h]
+    mask = replace(relation.spec, inputs=()).mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads)[b, h]
     height, width = _cell(sizes, most)
     rows, columns = range(0, sizes.n_q, height), range(0, sizes.n, width)
     parts = [[mask[y : y + height, x : x + width] for x in columns] for y in rows]

@@ -53,7 +53,9 @@ def _of_entry(relation: Relation, sizes: Sizes, b: int) -> Reach:
         if relation.reads_scalars:
             raise
         short = min(sizes.n, _DENSE)
-        mask = relation.spec.mask(short, heads=sizes.heads, batch=sizes.batch, kv_heads=sizes.kv_heads)
+        mask = replace(relation.spec, inputs=()).mask(
+            short, heads=sizes.heads, batch=sizes.batch, kv_heads=sizes.kv_heads
+        )
         return _graph(mask[b].any(axis=0), short == sizes.n)
 
 

@@ -19,7 +19,7 @@ from attnspec.check import check_text
 from attnspec.evaluate import holds, table
 from attnspec.relation import scalars
 from attnspec.sizes import Sizes
-from attnspec.spec import Branch, Clause, Input, Spec
+from attnspec.spec import Branch, Clause, Input, Order, Spec
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 _N, _N_Q, _BATCH, _HEADS = map(e.Var, ("n", "n_q", "batch", "heads"))
@@ -47,6 +47,8 @@ class InputCase:
     heads: int
     batch: int
     arrays: dict[str, NDArray[Any]] = field(repr=False)
+    order: NDArray[np.int64] | None = None
+    """The position in each slot, (batch, heads, n), of a pattern with an order of one round."""
 
     @property
     def sizes(self) -> Sizes:
@@ -56,7 +58,7 @@ class InputCase:
         return Sizes(self.n, self.n_q, self.heads, self.heads, self.batch, aligned, scalars=known)
 
     def masks(self) -> list[NDArray[np.bool_]]:
-        """The definition: what each branch allows, (batch, heads, n_q, n)."""
+        """The definition: what each branch allows, (batch, heads, n_q, n); of slots where there is an order."""
         return [self.mask(branch.pred) for branch in self.spec.branches]
 
     def mask(self, pred: e.Pred) -> NDArray[np.bool_]:
@@ -65,9 +67,14 @@ class InputCase:
         env |= {"n": self.n, "n_q": self.n_q, "heads": self.heads, "kv_heads": self.heads, "batch": self.batch}
         env["q"] = np.arange(self.n_q)[:, None] + self.sizes.first
         env["k"] = np.arange(self.n)[None, :]
+        if self.spec.order is not None:
+            env |= {"q_slot": env["q"], "k_slot": env["k"]}
         out = np.zeros((self.batch, self.heads, self.n_q, self.n), dtype=bool)
         for b in range(self.batch):
             for h in range(self.heads):
+                if self.order is not None:
+                    order = self.order[b, h]
+                    env |= {"q": order[:, None], "k": order[None, :]}
                 out[b, h] = holds(pred, {**env, "b": b, "h": h})
         return out
 
@@ -77,6 +84,7 @@ class _Core:
     """Draws core expressions; ``bound`` are the names that an expression may use beside the variables of a pattern."""
 
     draw: Draw
+    positions: tuple[str, ...] = ("q", "k")
     fresh: int = 0
 
     def one_of(self, *options: Any) -> Any:
@@ -86,7 +94,7 @@ class _Core:
         return e.Int(self.draw(st.integers(-4, 9)))
 
     def position(self) -> e.IntExpr:
-        return e.Var(self.one_of("q", "k"))
+        return e.Var(self.one_of(*self.positions))
 
     def scalar(self) -> e.IntExpr:
         b, h = e.Var("b"), e.Var("h")
@@ -106,7 +114,7 @@ class _Core:
 
     def integer(self, bound: tuple[str, ...], size: int) -> e.IntExpr:
         if size <= 0:
-            names = [*map(e.Var, ("q", "k", "q", "k", "h", "n", *bound))]
+            names = [*map(e.Var, (*self.positions, *self.positions, "h", "n", *bound))]
             return self.one_of(*names, self.constant(), self.scalar())  # type: ignore[no-any-return]
         smaller = size - 1
         a = self.integer(bound, smaller)
@@ -209,3 +217,14 @@ def _size(size: e.IntExpr, sizes: dict[str, int]) -> int:
 def input_cases(draw: Draw, size: int = 2) -> InputCase:
     """A spec with inputs and a call; ``size`` bounds how deeply its predicates nest."""
     return _Core(draw).case(size)
+
+
+@st.composite
+def ordered_cases(draw: Draw, size: int = 2) -> InputCase:
+    """The same with an order of one round, as many queries as keys, and slots in the predicates."""
+    core = _Core(draw, ("q", "k", "q_slot", "k_slot", "q_slot", "k_slot"))
+    case = core.case(size)
+    arrays = core.arrays(case.spec, {"n": case.n, "n_q": case.n, "heads": case.heads, "batch": case.batch})
+    random = np.random.default_rng(draw(st.integers(0, 1 << 16)))
+    order = np.argsort(random.random((case.batch, case.heads, case.n)), axis=-1)
+    return replace(case, spec=replace(case.spec, order=Order((4,), 1, 0)), n_q=case.n, arrays=arrays, order=order)

@@ -25,7 +25,7 @@ from attnspec.real import Cast, Choose, Real
 from attnspec.relation import DependsOnInputs, NoAnswer, Relation, inputs_of, scalars
 from attnspec.sizes import Sizes
 from attnspec.spec import Axis, Clause, Input, Order, Spec
-from tests.core_strategies import INPUTS, InputCase, input_cases
+from tests.core_strategies import INPUTS, InputCase, input_cases, ordered_cases
 
 
 def lowered(case: InputCase) -> Relation:
@@ -37,7 +37,7 @@ def lowered(case: InputCase) -> Relation:
         raise
 
 
-@given(input_cases())
+@given(input_cases() | ordered_cases())
 def test_sets_enclose_the_pattern(case: InputCase) -> None:
     relation = lowered(case)
     sizes = case.sizes
