@@ -59,8 +59,8 @@ def dense(
     infinity. With detached weights a sink is part of the weights: it has a gradient only through the log-sum-exp.
     """
     if sizes is None:
-        named = spec.sizes(k.shape[2], q.shape[2], q.shape[1], q.shape[0], k.shape[1])
-        sizes = Sizes(**named, aligned_end=spec.align == "end")
+        m = spec.sizes(k.shape[2], q.shape[2])["m"]
+        sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     shape = (*q.shape[:3], k.shape[2])
