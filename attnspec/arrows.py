@@ -86,17 +86,20 @@ def _place(name: str, axis: Axis, axes: list[Axis]) -> tuple[e.IntExpr, list[e.P
 
 def no_attend(el: Elaborator, span: Span, axes: Axes) -> None:
     """Beside axes, only lines between axes say what is seen."""
-    if axes:
+    if el.length == "m" and not el.ordered:  # (beside an order there can be no axes at all)
         title = "beside axes, lines between axes say what is seen"
-        help = f"write `{axes[0][0].name} -> {axes[0][0].name}: ...`"
-        el.wrong(clause.axes_mistake(span, title, "`attend` counts from no axis", (axes[0][1], "an axis"), help=help))
+        name = axes[0][0].name if axes else "axis"
+        labels = [(declared, "an axis") for _, declared in axes[:1]]
+        help = f"write `{name} -> {name}: ...`"
+        el.wrong(clause.axes_mistake(span, title, "counts from no axis", *labels, help=help))
 
 
 def no_within(el: Elaborator, span: Span, axes: Axes) -> None:
     """``within`` would restrict all lines, whose positions count from different places."""
-    if axes:
+    if el.length == "m":
         title = "`within` does not stand beside axes"
         note = "each line between axes counts `q` and `k` from 0 in its own axes, so no condition fits all lines"
         help = "name the condition with `let` and write `and` in each line that it restricts"
         label = "counts from no axis"
-        el.wrong(clause.axes_mistake(span, title, label, (axes[0][1], "an axis"), note=note, help=help))
+        labels = [(declared, "an axis") for _, declared in axes[:1]]
+        el.wrong(clause.axes_mistake(span, title, label, *labels, note=note, help=help))

@@ -19,6 +19,7 @@ ValueError: no n makes the axes add up to 16 keys: token[n], summary[(n + 3) // 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from attnspec import expr as e
 from attnspec import known
@@ -74,7 +75,11 @@ def _first(axes: Sequence[Axis], wanted: tuple[int, int]) -> int | None:
     """The smallest number with which the axes are at least as long as wanted, and no size is negative."""
 
     def enough(m: int) -> bool:
-        return all(a >= b for a, b in zip(lengths(axes, m), wanted, strict=True)) and min(sizes(axes, m).values()) >= 0
+        with suppress(known.TooLarge):
+            return (
+                all(a >= b for a, b in zip(lengths(axes, m), wanted, strict=True)) and min(sizes(axes, m).values()) >= 0
+            )
+        return True
 
     low, high = 0, 1
     while not enough(high):

@@ -125,7 +125,7 @@ def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
     mix, order = out.first.get("mix"), out.first.get("order")
     axis = out.axes[0][1] if out.axes else None
     for clause in clauses:
-        if mix is not None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
+        if mix is not None and axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
             span = clause.heading if isinstance(clause, t.Heads) else clause.span
             el.wrong(wrong.beside_mixture(span, mix, word(clause)))
     if mix is not None and axis is not None:

@@ -91,8 +91,10 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
             return is_predicate(el, inner, scope)
         case t.If(then=then, other=other):
             return is_predicate(el, then, scope) or is_predicate(el, other, scope)
-        case t.Item(base=t.Name(name=name)) if isinstance(entry := scope.names.get(name), InputRef):
-            return entry.input.kind == "bool"
+        case t.Item(base=t.Name(name=name)):
+            entry = scope.names.get(name)
+            found = entry.value if isinstance(entry, Let) else entry
+            return isinstance(found, InputRef) and found.input.kind == "bool"
         case t.Name(name=name) | t.Call(callee=t.Name(name=name)):
             match scope.names.get(name) or scope.module.find(name):
                 case PatternRef() | Thunk() | Bound(node=e.Pred()) | Let(value=e.Pred()) | Function(result="pred"):

@@ -87,7 +87,7 @@ class Elaborator:
         try:
             return known.integer(value, {})
         except known.Unknown:
-            names = sorted(s.varies(value) | s.variables(value))
+            names = s.names(value)
             if names and "?" not in names:
                 self.wrong(wrong.not_known(node.span, name, names))
             return None

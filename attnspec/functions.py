@@ -99,7 +99,7 @@ def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return HOLE
     if not isinstance(both, e.Bool):
         if "?" not in s.variables(both):
-            return el.wrong(wrong.not_known(trees[2].span, "an argument of `t5_bucket`", sorted(s.variables(both))))
+            return el.wrong(wrong.not_known(trees[2].span, "an argument of `t5_bucket`", s.names(both)))
         return HOLE
     half = buckets // 2 if both.value else buckets
     if not 4 <= buckets <= _MAX_BUCKETS or buckets % (4 if both.value else 2):

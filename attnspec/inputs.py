@@ -58,7 +58,10 @@ def _name(spec: Spec, declared: Input) -> str:
 def _given(spec: Spec, declared: Input, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> Array:
     """The array of an input, of the declared shape and kind."""
     where = _name(spec, declared)
-    shape = tuple(known.integer(size, sizes) for size in declared.sizes)
+    try:
+        shape = tuple(known.integer(size, sizes) for size in declared.sizes)
+    except (known.Unknown, known.TooLarge):
+        raise ValueError(f"{where} has no size in this call: `{declaration(declared)}`") from None
     if declared.name not in inputs:
         if declared.random is None:
             raise ValueError(f"{where} is missing: `{declaration(declared)}`, here of the shape {shape}")

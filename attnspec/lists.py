@@ -33,7 +33,7 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
         elif value is UNKNOWN or value == HOLE:
             unknown = True
         elif isinstance(value, e.IntExpr):
-            names = sorted(s.variables(value))
+            names = s.names(value)
             unknown = True
             if "?" not in names:
                 el.wrong(wrong.not_known(place.span, "an entry of a list", names))
@@ -248,7 +248,7 @@ def over_values(over: e.Domain) -> Sequence[int] | None:
 def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Value:
     """Run over the lists in a list: there is no variable for a list in the core, so each gets its own copy."""
     if over.indices:
-        return el.wrong(wrong.not_known(node.domain.span, "which lists to run over", sorted(_index_names(over))))
+        return el.wrong(wrong.not_known(node.domain.span, "which lists to run over", s.names(over.indices[0])))
     scopes = [scope.bind({node.var.name: ListValue(x)}) for x in over.items if isinstance(x, tuple)]
     if node.word == "sum":
         return s.add([el.integer(node.body, inner) for inner in scopes])
@@ -273,10 +273,6 @@ def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value
     if node.word == "any":
         return e.Any(name, places, s.conjunction([inside, body]))
     return e.All(name, places, s.disjunction([s.negation(inside), body]))
-
-
-def _index_names(over: ListValue) -> frozenset[str]:
-    return frozenset().union(*(s.variables(index) for index in over.indices))
 
 
 def _combinations(el: Elaborator, span: Span) -> None:

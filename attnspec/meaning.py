@@ -67,7 +67,7 @@ def _fits(pred: e.Pred, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -
     most = [abs(int(end)) for a in arrays.values() if a.size and a.dtype.kind == "i" for end in (a.min(), a.max())]
     names = [e.Var(name) for name in ("m", *e.SLOTS)]
     small: dict[e.Node, e.Node] = {node: e.Var("q") for node in (*_reads(pred), *names)}
-    length = max(sizes["n"], sizes["n_q"], sizes["m"], *most, *(len(a.T) for a in arrays.values()))
+    length = max(sizes["n"], sizes["n_q"], sizes["m"], *most, *(a.shape[-1] for a in arrays.values() if a.ndim))
     without = replace(pred, small)
     assert isinstance(without, e.Pred)
     return fits(without, length, 64)

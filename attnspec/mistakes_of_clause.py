@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from attnspec.error import Diagnostic
 from attnspec.mistakes import CODES, diagnose, did_you_mean
@@ -32,7 +32,7 @@ NO_REALS = "real numbers are for `score`, `sink` and `scale` lines; whole divisi
 # Inputs
 
 
-def size_reads(span: Span, what: str, names: list[str]) -> Diagnostic:
+def size_reads(span: Span, what: str, names: Sequence[str]) -> Diagnostic:
     """A size of an input that depends on more than the sizes of the call."""
     return diagnose(
         "E041", f"{what} must follow from the sizes of the call", (span, f"depends on {listed(names)}"),
@@ -45,12 +45,15 @@ def bad_input(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
     return diagnose("E041", title, (span, label), help=help)
 
 
-def wrong_count(span: Span, name: str, declared: Span, sizes: list[str], given: int, wanted: list[str]) -> Diagnostic:
-    """Too few or too many indices."""
-    takes = f"{' or '.join(wanted)} {'index' if wanted == ['1'] else 'indices'}"
+def wrong_count(
+    span: Span, name: str, declared: Span, dimensions: int, sizes: list[str], given: int, wanted: list[str]
+) -> Diagnostic:
+    """Too few or too many indices; ``sizes`` is an example of right ones."""
+    counts = f"{', '.join(wanted[:-1])}{' or ' if wanted[:-1] else ''}{wanted[-1]}"
+    takes = f"{counts} {'index' if wanted == ['1'] else 'indices'}"
     return diagnose(
         "E042", f"`{name}` takes {takes} here, not {given or 'none'}", (span, f"{given or 'no'} given"),
-        (declared, f"declared with {len(sizes)} size{'' if len(sizes) == 1 else 's'}"),
+        (declared, f"declared with {dimensions} size{'' if dimensions == 1 else 's'}"),
         help=f"write `{name}[{', '.join(sizes)}]`" if sizes else f"write `{name}` alone",
     )  # fmt: skip
 
@@ -81,7 +84,7 @@ def no_infinity(span: Span, name: str) -> Diagnostic:
     )  # fmt: skip
 
 
-def may_not_read(span: Span, what: str, names: list[str], help: str = "") -> Diagnostic:
+def may_not_read(span: Span, what: str, names: Sequence[str], help: str = "") -> Diagnostic:
     """A sink that depends on positions, a rotation of queries that depends on keys."""
     return diagnose("E044", f"{what} may not read {listed(names)}", (span, f"depends on {listed(names)}"), help=help)
 
@@ -164,8 +167,8 @@ def order_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], h
     return diagnose("E048", title, (span, label), *also, help=help)
 
 
-def listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in words, as the language writes them."""
-    written = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot", "order": "q.bucket"}
+    written = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot", "order": "q.bucket", "alibi": "alibi_slope"}
     quoted = [f"`{written.get(n, n)}`" for n in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attnspec.error import Diagnostic
 from attnspec.mistakes import diagnose
 from attnspec.mistakes_of_clause import listed
@@ -45,7 +47,7 @@ def divisor_not_positive(span: Span, value: int, when: str = "") -> Diagnostic:
     return diagnose("E023", "a divisor must be positive", (span, f"this is {value}{when}"))
 
 
-def divisor_not_constant(span: Span, names: list[str]) -> Diagnostic:
+def divisor_not_constant(span: Span, names: Sequence[str]) -> Diagnostic:
     """A division by something that varies with the position or the length."""
     sizes = [n for n in names if n in ("n", "n_q", "m")]
     return diagnose(
@@ -55,7 +57,7 @@ def divisor_not_constant(span: Span, names: list[str]) -> Diagnostic:
     )  # fmt: skip
 
 
-def power_not_constant(span: Span, names: list[str]) -> Diagnostic:
+def power_not_constant(span: Span, names: Sequence[str]) -> Diagnostic:
     """A power of a position."""
     return diagnose(
         "E026", "both sides of `**` must be constant", (span, f"depends on {listed(names)}"),
@@ -77,7 +79,7 @@ def index_outside(span: Span, value: int, length: int, when: str = "", what: str
     )
 
 
-def not_known(span: Span, what: str, names: list[str]) -> Diagnostic:
+def not_known(span: Span, what: str, names: Sequence[str]) -> Diagnostic:
     """Something that must be a number once the parameters are known."""
     return diagnose("E028", f"{what} must be known at compile time", (span, f"depends on {listed(names)}"))
 

@@ -27,7 +27,7 @@ def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tup
         _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
     )
     if len(found) > clause.MAX_BRANCHES:
-        label = f"{len(found)} branches; the limit is {clause.MAX_BRANCHES}"
+        label = f"the limit is {clause.MAX_BRANCHES}"
         el.wrong(clause.bad_mixture(node.heading, "a mixture with too many branches", label))
     return tuple(found)
 
@@ -87,8 +87,8 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
         return
     values = list(over.items) if isinstance(over, ListValue) else lists.over_values(over)
     if values is None or (isinstance(over, ListValue) and over.indices):
-        names = sorted(s.variables(over) if isinstance(over, e.Node) else s.variables(over.indices[0]))
-        el.wrong(wrong.not_known(tree.span, "what a mixture runs over", names))
+        unknown = over if isinstance(over, e.Node) else over.indices[0]
+        el.wrong(wrong.not_known(tree.span, "what a mixture runs over", s.names(unknown)))
         return
     if not values:
         el.wrong(clause.bad_mixture(tree.span, "a mixture without branches", "nothing to run over"))

@@ -31,6 +31,7 @@ class Option:
     above: bool = False
     """Whether ``low`` itself is excluded."""
     even: bool = False
+    """Whether it must be even (as ``ints`` always are)."""
     optional: bool = False
     """Whether it may be left out without a default."""
 
@@ -41,9 +42,11 @@ class Option:
             return " or ".join(f"`{word}`" for word in self.kind.split("|"))
         if self.kind == "bool":
             return "`true` or `false`"
+        if self.kind == "ints":
+            return f"an even integer or a list of even integers, at least {self.low:g}"
         limit = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        noun = {"real": "a number", "int": "an integer", "ints": "an integer or a list of integers"}[self.kind]
-        return f"{noun}{' that is even and' if self.even else ''} {limit}"
+        noun = "a number" if self.kind == "real" else "an even integer" if self.even else "an integer"
+        return f"{noun}{',' if self.even else ''} {limit}"
 
 
 def read(
@@ -106,7 +109,7 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         found = value.value
     elif option.kind == "real" and isinstance(value, (e.IntExpr, r.RealExpr)):
         found = reals.value(value)
-    if found is None and isinstance(value, e.Node) and (names := sorted(s.varies(value) | s.variables(value))):
+    if found is None and isinstance(value, e.Node) and (names := s.names(value)):
         el.wrong(wrong.not_known(tree.span, f"`{key}`", names))
         return None
     each = found if isinstance(found, tuple) else (found,)
@@ -120,4 +123,4 @@ def _fits(option: Option, value: Setting | None) -> bool:
     assert isinstance(value, (int, float))
     if value < option.low or (option.above and value == option.low):
         return False
-    return not option.even or value % 2 == 0
+    return not (option.even or option.kind == "ints") or value % 2 == 0

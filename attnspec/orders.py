@@ -45,7 +45,7 @@ def field(el: Elaborator, node: t.Field, scope: Scope) -> Value:
 
 _LSH = {
     "lsh": {
-        "buckets": Option("ints", None, 2, even=True),
+        "buckets": Option("ints", None, 2),
         "rounds": Option("int", 1, 1),
         "seed": Option("int", 0, 0),
     }

@@ -164,7 +164,8 @@ def _complete(
         counts = [str(c) for c in range(wanted - len(leading), wanted + 1)]
         sizes = [str(size) for size in ref.input.sizes[:wanted]]
         shown = ["b" if x == "batch" else "h" if x == "heads" else "q" if x in ("n", "n_q") else "..." for x in sizes]
-        el.wrong(clause.wrong_count(span, ref.input.name, ref.span, shown, len(given), counts))
+        dimensions = len(ref.input.sizes)
+        el.wrong(clause.wrong_count(span, ref.input.name, ref.span, dimensions, shown, len(given), counts))
         return None
     indices = leading[:missing]
     for i, (index, place) in enumerate(given, missing):

@@ -51,6 +51,9 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
     found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
     value = reals.real(found)
     el.bound(value, node.span)
+    if names := sorted(s.variables(value) & e.SLOTS):
+        help = "a pair may stand in several pairs of slots, and has one score"
+        el.wrong(clause.may_not_read(node.value.span, "a score", names, help))
     return value
 
 
@@ -58,9 +61,8 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     """The logit of a sink: of the head, the batch entry and float inputs only."""
     value = reals.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
     el.bound(value, node.span)
-    names = sorted((s.varies(value) | s.variables(value)) - {*e.CONSTANTS, "b", "?"})
-    if _reads_score(value):
-        names.append("s")
+    names = [*(set(s.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
+    names = sorted([*names, *(["s"] if _reads_score(value) else [])])
     if names:
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
         el.wrong(clause.may_not_read(node.value.span, "a sink", names, help))
@@ -86,15 +88,24 @@ def _reads_score(node: e.Node) -> bool:
     return False
 
 
+def _floats(node: e.Node) -> set[str]:
+    """The float inputs that an expression reads."""
+    work, found = [node], set()
+    while work:
+        node = work.pop()
+        if isinstance(node, r.RealRead):
+            found.add(node.name.partition(".")[0])
+        work.extend(node.children())
+    return found
+
+
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     """The factor of the dot product."""
     found = el.number(node.value, scope)
     value = reals.value(found)
-    names = sorted(s.varies(found) | s.variables(found))
-    if value is None and names and "?" not in names:
+    names = s.names(found)
+    if value is None and "?" not in names:
         el.wrong(clause.may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
-    elif value is None and "?" not in names:
-        el.wrong(clause.may_not_read(node.value.span, "the scale", ["an input"], "it is one number"))
     return value
 
 

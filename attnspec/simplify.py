@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 from attnspec import expr as e
 from attnspec import known
+from attnspec.real import RealRead
 
 _VARIES = e.POSITIONS | e.SIZES | e.SLOTS
 _FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
@@ -202,7 +203,7 @@ def varies(node: e.Node) -> frozenset[str]:
             if node.name in _VARIES:
                 found.add(node.name)
             continue
-        if isinstance(node, (e.Read, e.Flag, e.Among)):
+        if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
             found.add(node.name.partition(".")[0])
         work.extend(node.children())
     return frozenset(found)
@@ -222,6 +223,11 @@ def variables(node: e.Node) -> frozenset[str]:
         else:
             work.extend((child, bound) for child in node.children())
     return frozenset(found)
+
+
+def names(node: e.Node) -> tuple[str, ...]:
+    """Everything that an expression reads, for messages: variables and inputs, in the order of the alphabet."""
+    return tuple(sorted(varies(node) | variables(node)))
 
 
 def measure(node: e.Node) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from attnspec.elaborate import Elaborator, Stop
 from attnspec.error import SpecError
 from attnspec.lists import kind
 from attnspec.parse import parse_value
+from attnspec.real import RealExpr
 from attnspec.report import Report
 from attnspec.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, ListValue, Module, Scope, what
 from attnspec.source import Source
@@ -71,8 +72,11 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default 
             return Default(truth, Bound(found, 1, 1))
         case ListValue(items, ()):
             return Default(items, found)
+        case RealExpr():
+            help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
+            el.wrong(wrong.wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
         case e.Node():
-            names = sorted(s.variables(found))
+            names = s.names(found)
             if "?" not in names:
                 el.wrong(wrong.not_known(tree.span, name, names))
         case _ if found is not UNKNOWN:
