@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from attnspec import expr as e
 from attnspec import simplify as s
 from attnspec.codegen.area import Area, area
+from attnspec.codegen.atoms import block_tile, tests
 from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots
 from attnspec.codegen.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
 from attnspec.codegen.schedule import GRIDS, TILE
 from attnspec.codegen.terms import terms
-from attnspec.codegen.tile import Region, Tiles, make_pass, tiles
+from attnspec.codegen.tile import Region, make_pass, tiles
 from attnspec.condition import NotAffine, condition
 from attnspec.pieces import TooIrregular, count, runs
 from attnspec.presburger import Pairs, TooHard, budget
@@ -49,19 +50,21 @@ def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto") -> 
 
     ``tile`` fixes the size of tiles; ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in order.
     """
-    return Plan(relation, tuple(_class(relation, item, tile or TILE, layout) for item in relation.classes))
+    return Plan(relation, tuple(_class(relation, item, tile, layout) for item in relation.classes))
 
 
-def _class(relation: Relation, item: HeadClass, tile: Tile, layout: str) -> ClassPlan:
+def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str) -> ClassPlan:
     passes: list[Pass] = []
     choices: list[Choice | None] = []
     for branch, part in enumerate(item.parts):
-        ways = list(_ways(relation, part, branch, tile, layout))
+        size = tile or block_tile(part.unknown, TILE)
+        ways = list(_ways(relation, part, branch, size, layout))
         chosen, choice = (ways[0], None) if len(ways) == 1 else _choose(relation, item, part, ways)
         choices.append(choice)
         for step in chosen:
             cut = tiles(step.region, step.layout, step.tile)
-            passes.append(make_pass(step.region, step.layout, step.tile, cut, relation.spec.align))
+            told = tests(relation.spec, step.region.pred, part.unknown, step.layout, step.tile)
+            passes.append(make_pass(step.region, step.layout, step.tile, cut, relation.spec.align, told))
     return ClassPlan(item.heads, tuple(passes), tuple(choices))
 
 

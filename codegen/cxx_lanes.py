@@ -62,8 +62,8 @@ class Lanes:
             case r.Cast(arg):
                 whole, ok = self.integer(arg)
                 return self._known(f"real({whole})", ok)
-            case r.RealRead(name, at):
-                places, ok = self.indices(at)
+            case r.RealRead(name, indices):
+                places, ok = self.indices(indices)
                 return self._known(f"read<float>({', '.join([self.input(name), *places])})", ok)
             case r.Total(terms):
                 return self.named(_signed([self._term(term) for term in terms]))
@@ -158,9 +158,9 @@ class Lanes:
                 return self.integer(e.Add(tuple(copies)) if copies else e.Int(0))  # type: ignore[arg-type]
             case e.Index(items, indices):
                 return self._item(items, indices)
-            case e.Read(name, places):
-                texts, ok = self.indices(places)
-                args = ", ".join([self.input(name), *texts])
+            case e.Read(name):
+                places, ok = self.indices(node.indices)
+                args = ", ".join([self.input(name), *places])
                 inside = self.named(f"inside({args})")
                 return self.named(f"read<pos>({args})"), inside if ok is None else self.named(f"both({ok}, {inside})")
         raise TypeError(f"not an integer expression: {type(node).__name__}")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.resources import files
-from math import log2
 
 from attnspec.bounds import fits
 from attnspec.codegen import cxx, cxx_real
+from attnspec.codegen.cxx_pass import pass_struct
 from attnspec.codegen.inputs import names
-from attnspec.codegen.key import NARROW_LENGTH, WIDE_LENGTH, KernelKey
-from attnspec.codegen.layout import Columns, Grid, Slots
-from attnspec.codegen.plan import Pass, Plan, Sweep
+from attnspec.codegen.key import LENGTHS, NARROW_LENGTH, WIDE_LENGTH, KernelKey
+from attnspec.codegen.plan import Pass, Plan
 from attnspec.error import SpecError
 from attnspec.mistakes_of_relation import too_large_for_kernels
+from attnspec.relation import scalar_reads
 
 _DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _BASE = ("vector", "tensor", "input", "real")
-_SHARED = ("gemm", "pack", "place", "mask", "tile", "parallel", "tasks")
+_SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
 _LIBRARY = {
     "forward": (*_SHARED, "forward"),
     "backward": (*_SHARED, "backward", "backward_keys", "backward_plan"),
@@ -51,6 +51,13 @@ def kernel(plan: Plan, key: KernelKey) -> str:
             "}  // namespace attnspec\n",
             _read("entry"),
         ]
+    )
+
+
+def longest(plan: Plan) -> int:
+    """The largest length for which a kernel's numbers are right."""
+    return min(
+        next((length for length in LENGTHS if fits(item.pred, length, 64)), LENGTHS[-1]) for item in plan.passes
     )
 
 
@@ -89,49 +96,14 @@ def _read(name: str) -> str:
 
 
 def _pass(plan: Plan, item: Pass, number: int, reads: Mapping[str, int]) -> str:
-    if not fits(item.pred, WIDE_LENGTH, 64):
-        span = plan.relation.spec.span
-        raise SpecError([too_large_for_kernels(span, WIDE_LENGTH.bit_length() - 1)])
-    arguments = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
-    stride = item.layout.residues
-    listed = isinstance(item.layout, (Grid, Slots)), isinstance(item.layout, (Grid, Slots, Columns))
-    return f"""\
-// {item.title}
-struct Pass{number} {{
-    static constexpr int NUMBER = {number}, BRANCH = {item.branch}, BM = {item.tile.rows}, BN = {item.tile.columns};
-    static constexpr int64_t STRIDE = {stride};
-    static constexpr bool LISTED_QUERIES = {_bool(listed[0])}, LISTED_KEYS = {_bool(listed[1])};
-    static constexpr float TIMES = {log2(item.times)!r}f;  // log2 of {item.times}
-    static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
-        (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
-        return {cxx.predicate(item.pred, reads)};
-    }}
-    template <class Full, class Partial>
-    static void forward(int64_t i, {arguments}) {{
-        const int64_t c = at.c;
-        (void)i, (void)c, (void)h, (void)b, (void)s, (void)full, (void)partial;
-{_sweep(item.forward, "i")}
-    }}
-    template <class Full, class Partial>
-    static void backward(int64_t j, {arguments}) {{
-        const int64_t c = at.c;
-        (void)j, (void)c, (void)h, (void)b, (void)s, (void)full, (void)partial;
-{_sweep(item.backward, "j")}
-    }}
-}};
-"""
+    spec = plan.relation.spec
+    if not any(fits(item.pred, length, 64) for length in LENGTHS):
+        raise SpecError([too_large_for_kernels(spec.span, WIDE_LENGTH.bit_length() - 1)])
+    return pass_struct(item, number, reads, scalar_reads(spec))
 
 
 def _bool(value: bool) -> str:
     return "true" if value else "false"
-
-
-def _sweep(sweep: Sweep, outer: str) -> str:
-    if sweep.full is None or sweep.maybe is None or sweep.partial is None:
-        which = "rows" if outer == "i" else "columns"
-        return f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, full, partial);"
-    kinds = ((sweep.full, "full"), (sweep.maybe, "partial"), (sweep.partial, "partial"))
-    return "\n".join(filter(None, (cxx.statements(loops, visit, 2) for loops, visit in kinds)))
 
 
 def _pattern(plan: Plan) -> str:

@@ -8,6 +8,8 @@ NARROW_LENGTH = 1 << 28
 """Positions and lengths up to which a narrow kernel (positions in 32 bits) is right."""
 WIDE_LENGTH = 1 << 40
 """The same for a wide kernel (64 bits)."""
+LENGTHS = (WIDE_LENGTH, 1 << 30)
+"""The same where a pattern multiplies positions: the first for which its numbers fit."""
 
 
 @dataclass(frozen=True)

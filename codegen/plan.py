@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from attnspec.codegen.atoms import Tests
+
 UNWIELDY = 2000
 """Nodes from which on a loop nest is replaced by a table of tiles that is built for each length."""
 
@@ -78,6 +80,7 @@ class Pass:
     maybe: Pairs
     partial: Pairs
     proven: bool
+    tests: Tests
     forward: Sweep
     backward: Sweep
 

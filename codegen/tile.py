@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnspec import expr as e
+from attnspec.codegen.atoms import NO_TESTS, Tests
 from attnspec.codegen.layout import Layout
 from attnspec.codegen.plan import UNWIELDY, Pass, Sweep, Tile
 from attnspec.loops import Loops
@@ -61,11 +62,12 @@ def tiles(region: Region, layout: Layout, size: Tile) -> Tiles:
         return Tiles(nothing, nothing, touched, False)
 
 
-def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str, bounded: bool = False) -> Pass:
+def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str, tests: Tests = NO_TESTS) -> Pass:
     """The pass of a region: the loops over its tiles in both directions, cut at the call's rows and keys.
 
-    ``bounded`` loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
+    Where ``tests`` bound them, loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
     """
+    bounded = tests.bounded
     first = "n - n_q" if align == "end" else "0"
     keys, rows = layout.key_bounds(size.columns), layout.query_bounds(size.rows, first)
     known = f"n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch and {layout.known()}"
@@ -85,6 +87,7 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
         cut.maybe,
         cut.partial,
         cut.proven,
+        tests,
         forward,
         backward,
     )

@@ -13,6 +13,7 @@ from attnspec import expr as e
 from attnspec.codegen.key import NARROW_LENGTH, KernelKey
 from attnspec.real import RealRead
 from attnspec.runtime import problem
+from attnspec.runtime.border import CallError
 from attnspec.runtime.native import Native, native
 from attnspec.runtime.program import Program, facts, spec
 from attnspec.sizes import Sizes
@@ -41,12 +42,13 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
 def forward(
     program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (batch, heads, n_q, dim_v) of q's dtype, log-sum-exp (batch, heads, n_q) float32, and the branches' outputs.
+    """Output (batch, heads, n_q, dim_v) of q's dtype, log-sum-exp (batch, heads, n_q) float32, and outputs of branches.
 
     The last are (branches, batch, heads, n_q, dim_v) where the weights of a mixture are detached, else empty.
     """
     made = native(program, _key("forward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, q, k, extra)
+    _check_length(program, made, sizes)
     branches = facts(program).separate
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if made.carry else q.dtype
     many = (branches,) if branches else ()
@@ -60,8 +62,9 @@ def forward(
         lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
     one = out[0] if branches else out
     tensors = map(problem.tensor_of, (q, k, v, one))
+    own = problem.sizes_of(program, made, sizes, extra.inputs, extra.order)  # holds what it points into
     argument = problem.ForwardProblem(
-        problem.sizes_of(program, made, sizes, extra.inputs, extra.order),
+        own,
         *tensors,
         lse.data_ptr(),
         out.stride(0) if branches else 0,
@@ -95,6 +98,7 @@ def backward(
     """Gradients of q, k, v (contiguous, of their shapes and dtypes), of the sink, and of the inputs that are wanted."""
     made = native(program, _key("backward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, q, k, extra)
+    _check_length(program, made, sizes)
     branches = facts(program).separate
     dq, dk, dv = (
         torch.zeros(t.shape, dtype=torch.float32, device=t.device)
@@ -126,8 +130,9 @@ def backward(
         else None
     )
     tensors = map(problem.tensor_of, (q, k, v, own[0] if branches else own, dout, dq, dk, dv))
+    held = problem.sizes_of(program, made, sizes, extra.inputs, extra.order)  # holds what it points into
     argument = problem.BackwardProblem(
-        problem.sizes_of(program, made, sizes, extra.inputs, extra.order),
+        held,
         *tensors,
         lse.data_ptr(),
         None if dlse is None else dlse.data_ptr(),
@@ -178,6 +183,14 @@ def _sizes(program: Program, q: Tensor, k: Tensor, extra: Extra) -> Sizes:
 
 def _key(direction: str, q: Tensor, k: Tensor, v: Tensor) -> KernelKey:
     return KernelKey(direction, str(q.dtype).removeprefix("torch."), q.shape[3], v.shape[3], is_wide(q, k))
+
+
+def _check_length(program: Program, made: Native, sizes: Sizes) -> None:
+    if max(sizes.n, sizes.n_q) > made.longest:
+        raise CallError(
+            f"{facts(program).name}: the pattern multiplies positions, and its numbers fit 64 bits only up to lengths of "
+            f"{made.longest:,}; this call has {max(sizes.n, sizes.n_q):,}"
+        )
 
 
 def _run(made: Native, argument: ctypes.Structure, what: str) -> None:

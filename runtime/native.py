@@ -42,6 +42,7 @@ class Native:
     """A loaded kernel.
 
     ``carry``, ``plain`` and ``wide`` say what it is called with: see ``Plan.carry``, ``Plan.plain`` and ``KernelKey``.
+    ``longest`` is the largest length for which its numbers are right.
     """
 
     function: Callable[[Any], int]
@@ -49,6 +50,7 @@ class Native:
     carry: bool
     plain: bool
     wide: bool
+    longest: int
 
 
 def native(program: Program, key: KernelKey, heads: int, kv_heads: int, batch: int) -> Native:
@@ -68,19 +70,26 @@ def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]
     note_key = sha256(f"{program.digest}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
     note = cache.note(note_key)
     path = cache.library(str(note.get("kernel"))) if note else None
-    if note is None or path is None:
-        from attnspec.codegen.kernel import is_wide, kernel
+    if note is None or path is None or "longest" not in note:
+        from attnspec.codegen.kernel import is_wide, kernel, longest
 
         made = plan(program, sizes)
         text = kernel(made, key)
         digest = sha256(f"{text}\0{tool.identity}".encode()).hexdigest()
         path = cache.library(digest) or cache.add(digest, _builder(tool, text), _stages(program, made, tool))
-        note = {"kernel": digest, "carry": made.carry, "plain": made.plain, "wide": is_wide(made, key)}
+        note = {
+            "kernel": digest,
+            "carry": made.carry,
+            "plain": made.plain,
+            "wide": is_wide(made, key),
+            "longest": longest(made),
+        }
         cache.set_note(note_key, note)
     function = getattr(ctypes.CDLL(str(path)), f"attnspec_{key.direction}")
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p]
-    return Native(function, str(path), *(bool(note.get(name)) for name in ("carry", "plain", "wide")))
+    carry, plain, wide = (bool(note.get(name)) for name in ("carry", "plain", "wide"))
+    return Native(function, str(path), carry, plain, wide, int(note["longest"]))
 
 
 def _builder(tool: Compiler, text: str) -> Callable[[Any], None]:
