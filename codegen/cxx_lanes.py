@@ -160,9 +160,9 @@ class Lanes:
                 return self._item(items, indices)
             case e.Read(name):
                 places, ok = self.indices(node.indices)
-                args = ", ".join([self.input(name), *places])
-                inside = self.named(f"inside({args})")
-                return self.named(f"read<pos>({args})"), inside if ok is None else self.named(f"both({ok}, {inside})")
+                entry = ", ".join([self.input(name), *places])
+                inside = self.named(f"inside({entry})")
+                return self.named(f"read<pos>({entry})"), inside if ok is None else self.named(f"both({ok}, {inside})")
         raise TypeError(f"not an integer expression: {type(node).__name__}")
 
     def _integer_term(self, node: e.IntExpr) -> tuple[str, str, str | None]:
