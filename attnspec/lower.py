@@ -18,7 +18,7 @@ from attnspec.condition import NotAffine, common_divisor, condition, head_consta
 from attnspec.error import SpecError
 from attnspec.presburger import LARGE, Pairs, TooHard, budget
 from attnspec.relation import HeadClass, Part, Relation, scalar_reads, union
-from attnspec.rewrite import replace
+from attnspec.rewrite import rebuild, replace
 from attnspec.spec import Branch, Clause, Spec
 
 _OWN_HEAD = e.Var("own h")
@@ -101,21 +101,19 @@ def _bind(pred: e.Pred, known: dict[str, int]) -> e.Pred:
     """A predicate with what is known put in, but for the ``h`` that is an index of an input."""
     if "h" not in known:
         return bind(pred, known)
-    kept: dict[e.Node, e.Node] = {}
+    bound = bind(_hide_heads(pred), known)
+    return replace(bound, {_OWN_HEAD: e.Var("h")})  # type: ignore[return-value]
 
-    def visit(node: e.Node) -> None:
-        if isinstance(node, (e.Read, e.Flag, e.Among)):
-            own = tuple(_OWN_HEAD if i == e.Var("h") else i for i in node.indices)
-            hidden = e.Among(node.item, node.name, own) if isinstance(node, e.Among) else type(node)(node.name, own)
-            if hidden != node:
-                kept[node] = hidden
-        for child in node.children():
-            visit(child)
 
-    visit(pred)
-    if not kept:
-        return bind(pred, known)
-    return replace(bind(replace(pred, kept), known), {_OWN_HEAD: e.Var("h")})  # type: ignore[return-value]
+def _hide_heads(pred: e.Pred) -> e.Pred:
+    """A predicate in which ``h`` goes by another name where it is an index of an input."""
+
+    def hide(node: e.Node) -> e.Node:
+        own = node.indices if isinstance(node, (e.Read, e.Flag, e.Among)) else ()
+        children = [_OWN_HEAD if c == e.Var("h") and c in own else hide(c) for c in node.children()]
+        return rebuild(node, children) if children else node
+
+    return hide(pred)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,7 +162,11 @@ class Relation:
     @property
     def reads_scalars(self) -> bool:
         """Whether the values of scalar inputs matter for some set."""
-        return any(item.pairs.depends_on(s) or item.sure.depends_on(s) for item in self.classes for s in SCALARS)
+        return any(self._depends_on(scalar) for scalar in SCALARS)
+
+    def _depends_on(self, parameter: str) -> bool:
+        sets = [pairs for item in self.classes for part in item.parts for pairs in (part.pairs, part.sure)]
+        return any(pairs.depends_on(parameter) for pairs in sets)
 
     def parameters(self, sizes: Sizes, h: int, b: int, *sets: Pairs) -> dict[str, int]:
         """The values of the parameters for a head of a batch entry.
@@ -222,7 +226,9 @@ class Relation:
 
     def __str__(self) -> str:
         lines = [f"relation {self.spec.name}"]
-        lines += [f"    {scalar} = {name}" for name, scalar in scalar_names(self.spec).items()]
+        lines += [
+            f"    {scalar} = {name}" for name, scalar in scalar_names(self.spec).items() if self._depends_on(scalar)
+        ]
         names = ("q", "k") if self.spec.order is None else ("q_slot", "k_slot")
         for item in self.classes:
             who = "all heads" if item.heads is None else f"heads {', '.join(map(str, item.heads))}"

@@ -1,15 +1,18 @@
 """Hypothesis strategies: whole specs as text, valid and affine, with sizes to try them at.
 
-``cases()`` gives a :class:`Case`; ``size`` bounds how deeply its predicates nest.
+``cases()`` gives a :class:`Case`; ``size`` bounds how deeply its predicates nest. With ``inputs=True`` predicates read
+inputs and multiply positions, and the case has the arrays of the call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from attnspec.check import check_text
 from attnspec.spec import Spec
@@ -27,6 +30,8 @@ class Case:
     n: int
     n_q: int
     heads: int
+    batch: int = 1
+    inputs: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     def spec(self) -> Spec:
         """The checked spec."""
@@ -46,6 +51,7 @@ class _Names:
     patterns: tuple[tuple[str, str], ...] = ()
     """Names with one letter per parameter: i a positive integer, p a pattern."""
     heads: bool = True
+    inputs: bool = False
 
     def but(self, **changes: Any) -> _Names:
         return _Names(**{**self.__dict__, **changes})
@@ -100,7 +106,13 @@ class _Maker:
             return leaf if " " not in leaf else f"({leaf})"
         a, smaller = self.integer(names, size - 1), size - 1
         kinds = ["add", "add", "scale", "divide", "remainder", "abs", "least", "if", "size", "read", "sum"]
+        kinds += ["input", "input", "product"] * names.inputs
         match self.one_of(*kinds, *["call"] * (2 * len(names.functions))):
+            case "input":
+                scalars = ("length", "span", "limit")
+                return str(self.one_of(f"doc[{a}]", f"doc[{a}]", f"ids[{a}]", "row[q]", f"first(doc, {a})", *scalars))
+            case "product":
+                return f"({a} * {self.integer(names, 0)})"
             case "add":
                 return f"({a} {self.one_of('+', '-')} {self.integer(names, smaller)})"
             case "scale":
@@ -137,7 +149,11 @@ class _Maker:
         smaller = size - 1
         kinds = ["compare", "compare", "and", "or", "not", "any", "all", "in", "at", "if", "same", "prelude"]
         kinds += ["name"] * len(names.predicates) + ["pattern"] * (2 * len(names.patterns))
+        kinds += ["input", "input"] * names.inputs
         match self.one_of(*kinds):
+            case "input":
+                a = self.integer(names, smaller)
+                return str(self.one_of("(doc[q] == doc[k])", f"keep[{a}]", f"({a} in top[q // 2])", f"({a} < length)"))
             case "and" | "or" as word:
                 count = self.draw(st.integers(2, 3))
                 return f"({f' {word} '.join(self.predicate(names, smaller) for _ in range(count))})"
@@ -181,7 +197,7 @@ class _Maker:
 
     # Whole specs
 
-    def case(self, size: int) -> Case:
+    def case(self, size: int, inputs: bool) -> Case:
         lines: list[str] = []
         patterns: list[tuple[str, str]] = []
         for _ in range(self.draw(st.integers(0, 2))):
@@ -200,6 +216,10 @@ class _Maker:
         lines.append("attention case(width = 3, attend = 2, xs = [1, 2, 3, 1], flag = true) {")
         if self.one_of(True, False, False):
             lines.append("    align start")
+        if inputs:
+            sizes = {name: f"[{', '.join(over)}]" if over else "" for name, _, over, _ in _INPUTS}
+            lines += [f"    input {name}: {kind}{sizes[name]}{form}" for name, kind, _, form in _INPUTS]
+            names = names.but(inputs=True)
         names, body = self.clauses(names, size, groups=True)
         lines += [*body, "}"]
         params: dict[str, Any] = {}
@@ -209,7 +229,22 @@ class _Maker:
             params["xs"] = self.draw(st.lists(st.integers(1, 4), min_size=HEADS, max_size=HEADS))
         n = self.draw(st.integers(1, 12))
         n_q = self.one_of(n, n, self.draw(st.integers(1, 12)))
-        return Case("\n".join(lines) + "\n", params, n, n_q, self.draw(st.integers(1, HEADS)))
+        case = Case("\n".join(lines) + "\n", params, n, n_q, self.draw(st.integers(1, HEADS)))
+        if not inputs:
+            return case
+        batch = self.draw(st.integers(1, 2))
+        return replace(case, batch=batch, inputs=self.arrays(case, batch))
+
+    def arrays(self, case: Case, batch: int) -> dict[str, NDArray[Any]]:
+        """What the inputs hold: small values, some of them outside their range."""
+        random = np.random.default_rng(self.draw(st.integers(0, 1 << 16)))
+        sizes = {"n": case.n, "n_q": case.n_q, "heads": case.heads, "batch": batch, "(n + 1) // 2": (case.n + 1) // 2}
+        found: dict[str, NDArray[Any]] = {}
+        for name, kind, over, form in _INPUTS:
+            shape = tuple(sizes[size] if size in sizes else int(size) for size in over)
+            values = np.asarray(random.integers(0, 2, shape) if kind == "bool" else random.integers(-2, 7, shape))
+            found[name] = values.astype(bool) if kind == "bool" else np.sort(values, -1) if form else values
+        return found
 
     def clauses(self, names: _Names, size: int, groups: bool) -> tuple[_Names, list[str]]:
         lines: list[str] = []
@@ -238,6 +273,16 @@ class _Maker:
         return names, lines
 
 
+_INPUTS = (
+    ("doc", "int", ("batch", "n"), " sorted"),
+    ("ids", "int", ("n",), ""),
+    ("row", "int", ("n_q",), ""),
+    ("length", "int", ("batch",), ""),
+    ("span", "int", ("heads",), ""),
+    ("limit", "int", (), ""),
+    ("top", "int", ("batch", "heads", "(n + 1) // 2", "3"), ""),
+    ("keep", "bool", ("batch", "n"), ""),
+)
 _PRELUDE = (
     ("causal", ""),
     ("window", "i"),
@@ -256,6 +301,6 @@ _PRELUDE = (
 
 
 @st.composite
-def cases(draw: Draw, size: int = 2) -> Case:
-    """A valid spec and sizes to try it at."""
-    return _Maker(draw).case(size)
+def cases(draw: Draw, size: int = 2, inputs: bool = False) -> Case:
+    """A valid spec and sizes to try it at; with ``inputs`` one that has inputs, and their arrays."""
+    return _Maker(draw).case(size, inputs)

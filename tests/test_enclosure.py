@@ -26,6 +26,8 @@ from attnspec.relation import DependsOnInputs, NoAnswer, Relation, inputs_of, sc
 from attnspec.sizes import Sizes
 from attnspec.spec import Axis, Clause, Input, Order, Spec
 from tests.core_strategies import INPUTS, InputCase, input_cases, ordered_cases
+from tests.strategies import Case
+from tests.strategies import cases as text_cases
 
 
 def lowered(case: InputCase) -> Relation:
@@ -51,6 +53,22 @@ def test_sets_enclose_the_pattern(case: InputCase) -> None:
                 if part.exact:
                     assert not part.unknown
                     assert (most == least).all()
+
+
+@given(text_cases(inputs=True))
+def test_sets_of_texts_enclose_their_mask(case: Case) -> None:
+    """The same through the checker, against the mask that defines a spec."""
+    spec = case.spec()
+    try:
+        relation = lower(spec, case.heads)
+    except SpecError as error:
+        assume(error.diagnostics[0].code != "E404")
+        raise
+    want = spec.mask(case.n, case.n_q, case.heads, case.batch, inputs=case.inputs)
+    known = scalars(spec, case.inputs)
+    sizes = Sizes(case.n, case.n_q, case.heads, case.heads, case.batch, spec.align == "end", scalars=known)
+    assert not (want & ~relation.bound(sizes, "pairs")).any()
+    assert not (relation.bound(sizes, "sure") & ~want).any()
 
 
 @given(input_cases())
@@ -147,9 +165,11 @@ def test_heads_that_read_their_own_entry_share_a_class() -> None:
     rates = e.Cmp("==", e.Mod(Q, e.Index((1, 1, 2, 2), (H,))), e.Int(0))
     own = e.Cmp("<=", e.Add((Q, e.Mul(e.Int(-1), K))), e.Read("width", (H,)))
     among = e.Among(K, "top", (B, H, Q))
-    relation = lower(spec_of(e.And((rates, own, among))), 4)
+    of_any = e.Any("i", e.Range(e.Int(0), e.Int(3)), e.Cmp("<", Q, e.Read("each", (e.Var("i"), H))))
+    relation = lower(spec_of(e.And((rates, own, among, of_any))), 4)
     assert [item.heads for item in relation.classes] == [(0, 1), (2, 3)]
     assert own in e.And.children(relation.classes[1].parts[0].pred)
+    assert of_any in e.And.children(relation.classes[1].parts[0].pred)
     assert among in e.And.children(relation.classes[1].parts[0].pred)
     assert relation.varies(relation.classes[0], "h")
     assert not relation.varies(relation.classes[0], "b")
