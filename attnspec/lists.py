@@ -33,10 +33,12 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
         elif value is UNKNOWN or value == HOLE:
             unknown = True
         elif isinstance(value, e.IntExpr):
-            names = s.names(value)
-            unknown = True
-            if "?" not in names:
-                el.wrong(wrong.not_known(place.span, "an entry of a list", names))
+            try:
+                items.append(known.integer(value, {}))
+            except known.Unknown:
+                unknown = True
+                if "?" not in s.names(value):
+                    el.wrong(wrong.not_known(place.span, "an entry of a list", s.names(value)))
         else:
             unknown = True
             el.wrong(wrong.wrong_type(place.span, "an integer or a list", what(value)))

@@ -171,4 +171,6 @@ def listed(names: Sequence[str]) -> str:
     """Names in words, as the language writes them."""
     written = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot", "order": "q.bucket", "alibi": "alibi_slope"}
     quoted = [f"`{written.get(n, n)}`" for n in names]
+    if not quoted:  # constant, but not so simple that the checker works it out
+        return "more than numbers"
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

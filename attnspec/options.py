@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attnspec import expr as e
-from attnspec import mistakes, reals
+from attnspec import known, mistakes, reals
 from attnspec import mistakes_of_clause as clause
 from attnspec import mistakes_of_value as wrong
 from attnspec import real as r
@@ -50,14 +50,14 @@ class Option:
 
 
 def read(
-    el: Elaborator, node: t.Call, known: Mapping[str, Mapping[str, Option]], of: str, scope: Scope
+    el: Elaborator, node: t.Call, tables: Mapping[str, Mapping[str, Option]], of: str, scope: Scope
 ) -> dict[str, Setting] | None:
     """All options of a call, defaults filled in; None after a mistake, or where a value is not known yet."""
     name = node.callee.name
-    if name not in known:
-        el.wrong(clause.unknown_option(node.callee.span, f"there is no {of}", name, known))
+    if name not in tables:
+        el.wrong(clause.unknown_option(node.callee.span, f"there is no {of}", name, tables))
         return None
-    table = known[name]
+    table = tables[name]
     found: dict[str, Setting | None] = {}
     for i, arg in enumerate(node.args):
         if arg.keyword is None and (i >= len(table) or any(a.keyword is not None for a in node.args[:i])):
@@ -105,10 +105,12 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
     if option.kind == "ints" and isinstance(value, ListValue) and value.items:
         found = tuple(v for v in value.items if isinstance(v, int))
         found = found if len(found) == len(value.items) else None
-    elif option.kind in ("int", "ints") and isinstance(value, e.Int):
-        found = value.value
-    elif option.kind == "real" and isinstance(value, (e.IntExpr, r.RealExpr)):
-        found = reals.value(value)
+    elif option.kind != "bool" and isinstance(
+        value, e.IntExpr if option.kind in ("int", "ints") else (e.IntExpr, r.RealExpr)
+    ):
+        found = _number(el, value, tree)
+        if found is None and not s.names(value):
+            return None
     if found is None and isinstance(value, e.Node) and (names := s.names(value)):
         el.wrong(wrong.not_known(tree.span, f"`{key}`", names))
         return None
@@ -117,6 +119,17 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         el.wrong(clause.bad_option(tree.span, key, option.wanted))
         return None
     return found
+
+
+def _number(el: Elaborator, value: reals.Number, tree: t.Expr) -> float | int | None:
+    """The value of a constant; integers stay integers."""
+    try:
+        return known.integer(value, {}) if isinstance(value, e.IntExpr) else reals.constant(value)
+    except known.Unknown:
+        return None
+    except (known.TooLarge, reals.NotFinite):
+        el.wrong(clause.not_finite(tree.span))
+        return None
 
 
 def _fits(option: Option, value: Setting | None) -> bool:

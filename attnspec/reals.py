@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 from attnspec import expr as e
+from attnspec import known
 from attnspec import real as r
 from attnspec import simplify as s
 
@@ -41,6 +42,35 @@ def value(x: Number) -> float | None:
     return None
 
 
+def constant(x: Number) -> float | None:
+    """The value of an expression that reads nothing, folded or not; None if it reads something."""
+    try:
+        return float(known.integer(x, {})) if isinstance(x, e.IntExpr) else _constant(_value(x)).value
+    except known.Unknown:
+        return None
+    except (known.TooLarge, ZeroDivisionError, ValueError, OverflowError):
+        raise NotFinite from None
+
+
+def _value(x: r.RealExpr) -> float:
+    match x:
+        case r.Real(number):
+            return number
+        case r.Cast(arg):
+            return float(known.integer(arg, {}))
+        case r.Total(terms):
+            return sum(map(_value, terms))
+        case r.Product(left, right):
+            return _value(left) * _value(right)
+        case r.Quotient(left, right):
+            return _value(left) / _value(right)
+        case r.Apply(function, arg):
+            return abs(_value(arg)) if function == "abs" else float(getattr(math, function)(_value(arg)))
+        case r.Choose(cond, then, other):
+            return _value(then if known.truth(cond, {}) else other)
+    raise known.Unknown
+
+
 def total(terms: Sequence[Number]) -> r.RealExpr:
     """A sum; its integers are added as such, where the first of them stands."""
     whole = [x for x in terms if isinstance(x, e.IntExpr)]
@@ -50,11 +80,11 @@ def total(terms: Sequence[Number]) -> r.RealExpr:
             parts.append(x)
         elif x is whole[0]:
             parts.append(r.Cast(s.add(whole)))
-    known = [value(x) for x in parts]
+    values = [value(x) for x in parts]
     if len(parts) == 1:
         return parts[0]
-    if None not in known:
-        return _constant(sum(v for v in known if v is not None))
+    if None not in values:
+        return _constant(sum(v for v in values if v is not None))
     return r.Total(tuple(parts))
 
 

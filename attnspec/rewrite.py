@@ -9,7 +9,7 @@ from attnspec import expr as e
 
 def replace(node: e.Node, table: dict[e.Node, e.Node]) -> e.Node:
     """The node with every occurrence of the table's keys replaced; inner binders of the same name are left alone."""
-    if node in table:
+    if any(type(key) is type(node) for key in table) and node in table:  # (hashing takes as long as a node is large)
         return table[node]
     if isinstance(node, (e.Any, e.All, e.Sum)):
         inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in e.free(v)}

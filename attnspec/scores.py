@@ -102,7 +102,11 @@ def _floats(node: e.Node) -> set[str]:
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     """The factor of the dot product."""
     found = el.number(node.value, scope)
-    value = reals.value(found)
+    try:
+        value = reals.constant(found)
+    except reals.NotFinite:
+        el.wrong(clause.not_finite(node.value.span))
+        return None
     names = s.names(found)
     if value is None and "?" not in names:
         el.wrong(clause.may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))

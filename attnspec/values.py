@@ -75,6 +75,9 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default 
         case RealExpr():
             help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
             el.wrong(wrong.wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
+        case e.IntExpr():
+            whole = el.constant(tree, scope, name)
+            return None if whole is None else Default(whole, Bound(e.Int(whole), 1, 1))
         case e.Node():
             names = s.names(found)
             if "?" not in names:

@@ -42,13 +42,14 @@ def errors_of(path: Path) -> SpecError:
 
 
 def _kernel_text(spec: Spec, heads: int | None) -> str:
-    from attnspec.codegen.kernel import kernel
-    from attnspec.codegen.key import KernelKey
-    from attnspec.codegen.plan import Tile
-    from attnspec.codegen.tile import tile
     from attnspec.lower import lower
 
-    return kernel(tile(lower(spec, heads), Tile(64, 64)), KernelKey("forward", "float32", 64, 64))
+    relation = lower(spec, heads)
+    from attnspec.codegen.choose import plan
+    from attnspec.codegen.kernel import kernel
+    from attnspec.codegen.key import KernelKey
+
+    return kernel(plan(relation), KernelKey("forward", "float32", 64, 64))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

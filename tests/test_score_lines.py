@@ -221,3 +221,15 @@ def test_a_score_cannot_grow_without_limit() -> None:
         spec("score s + q " + "score s * s " * 40)
     with pytest.raises(SpecError, match="E007"):
         spec("score tanh(s) " * 200)
+
+
+def test_constants_that_the_checker_does_not_fold() -> None:
+    found = spec(
+        "scale (sum i in 0..4: 2) / 10 rotate rope(theta = sum i in 0..4: 2, dims = sum i in xs: 2) "
+        "attend q in [sum i in 0..2: 1, 0]",
+        xs=[1, 2],
+    )
+    assert found.scale == 0.8
+    assert dict(found.rotations[0].options) == {"theta": 8.0, "dims": 4, "layout": "half"}
+    assert found.mask(4)[0, 0, :, 0].tolist() == [True, False, True, False]
+    assert dict(spec("attend q < w", w="sum i in 0..3: i").params) == {"w": 3}
