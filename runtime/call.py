@@ -62,7 +62,7 @@ def forward(
         lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
     one = out[0] if branches else out
     tensors = map(problem.tensor_of, (q, k, v, one))
-    own = problem.sizes_of(program, made, sizes, extra.inputs, extra.order)  # holds what it points into
+    own = problem.sizes_of(program, made, sizes, *_typed(made, extra))  # holds what it points into
     argument = problem.ForwardProblem(
         own,
         *tensors,
@@ -130,7 +130,7 @@ def backward(
         else None
     )
     tensors = map(problem.tensor_of, (q, k, v, own[0] if branches else own, dout, dq, dk, dv))
-    held = problem.sizes_of(program, made, sizes, extra.inputs, extra.order)  # holds what it points into
+    held = problem.sizes_of(program, made, sizes, *_typed(made, extra))  # holds what it points into
     argument = problem.BackwardProblem(
         held,
         *tensors,
@@ -183,6 +183,14 @@ def _sizes(program: Program, q: Tensor, k: Tensor, extra: Extra) -> Sizes:
 
 def _key(direction: str, q: Tensor, k: Tensor, v: Tensor) -> KernelKey:
     return KernelKey(direction, str(q.dtype).removeprefix("torch."), q.shape[3], v.shape[3], is_wide(q, k))
+
+
+def _typed(made: Native, extra: Extra) -> tuple[list[Tensor], Tensor | None]:
+    """Integers in the type in which the kernel computes positions."""
+    kind = torch.int64 if made.wide else torch.int32
+    integers = (torch.int32, torch.int64)
+    inputs = [t.to(kind) if t.dtype in integers else t for t in extra.inputs]
+    return inputs, None if extra.order is None else extra.order.to(kind)
 
 
 def _check_length(program: Program, made: Native, sizes: Sizes) -> None:

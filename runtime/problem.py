@@ -129,7 +129,7 @@ def sizes_of(
     if inputs:
         array = (Input * len(inputs))(*(Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in inputs))
         found.inputs = ctypes.addressof(array)
-        keep.append(array)
+        keep += [array, *inputs]
     found.keep = keep  # alive as long as the structure that points into it
     return found
 
