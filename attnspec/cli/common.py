@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnspec.check import Signature
+    from attnspec.codegen.plan import Tile
     from attnspec.sizes import Sizes
     from attnspec.spec import Spec
 
@@ -54,7 +55,14 @@ def size_options(length: int) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         options = [
-            click.option("-n", "--length", type=_LENGTH, default=length, show_default=True, help="Keys."),
+            click.option(
+                "-n",
+                "--length",
+                type=_LENGTH,
+                default=length,
+                show_default=True,
+                help="Keys; beside axes, the n of their sizes.",
+            ),
             click.option("--queries", type=_LENGTH, help="Query rows, if not as many as keys."),
             click.option(
                 "--heads",
@@ -75,6 +83,40 @@ def size_options(length: int) -> Callable[[F], F]:
         return functools.reduce(lambda f, option: option(f), reversed(options), function)
 
     return decorate
+
+
+class _TileType(click.ParamType):  # type: ignore[type-arg]
+    """``128x64``: two multiples of 16."""
+
+    name = "ROWSxCOLUMNS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(p.isdecimal() and int(p) % 16 == 0 and 16 <= int(p) <= 512 for p in parts):
+            self.fail(f"{value!r} is not two multiples of 16 between 16 and 512, as in 128x64", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+def plan_options(function: F) -> F:
+    """``--tile`` and ``--layout``, which override what the compiler chooses."""
+    tile = click.option("--tile", type=_TileType(), help="Tile size, queries x keys.  [default: chosen]")
+    layout = click.option(
+        "--layout",
+        type=click.Choice(["auto", "identity"]),
+        default="auto",
+        show_default=True,
+        help="Let the compiler choose layouts and passes, or one pass over positions in their order.",
+    )
+    return tile(layout(function))
+
+
+def tile_of(options: dict[str, Any]) -> Tile | None:
+    """The tile that ``--tile`` asks for."""
+    from attnspec.codegen.plan import Tile
+
+    return None if options["tile"] is None else Tile(*options["tile"])
 
 
 def json_option(function: F) -> F:
@@ -118,7 +160,8 @@ def checked(spec: str, params: tuple[str, ...]) -> Spec:
 
 
 def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
-    """The sizes of the call that the options describe."""
+    """The sizes of the call that the options describe. Beside axes the length is the pattern's own ``n``."""
+    from attnspec.axes import lengths
     from attnspec.lower import listed_heads
     from attnspec.sizes import Sizes
 
@@ -126,8 +169,27 @@ def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
     kv_heads = options["kv_heads"] or heads
     if heads % kv_heads:
         raise click.UsageError(f"{heads} query heads cannot be shared among {kv_heads} key heads")
-    n, n_q = options["length"], options["queries"] or options["length"]
-    return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end")
+    n, n_q, m = options["length"], options["queries"] or options["length"], None
+    if pattern.axes:
+        if options["queries"]:
+            raise click.UsageError(f"the axes of {pattern.name} say how many queries there are: leave out --queries")
+        m = n
+        n, n_q = lengths(pattern.axes, m)
+    elif pattern.order is not None and n_q != n:
+        raise click.UsageError(f"{pattern.name} orders positions: there are as many queries as keys")
+    return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end", m)
+
+
+def resized(pattern: Spec, sizes: Sizes, n: int) -> Sizes:
+    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``."""
+    from dataclasses import replace
+
+    from attnspec.axes import lengths
+
+    if not pattern.axes:
+        return replace(sizes, n=n, n_q=n, m=None, scalars=())
+    keys, queries = lengths(pattern.axes, n)
+    return replace(sizes, n=keys, n_q=queries, m=n, scalars=())
 
 
 def console(stderr: bool = False) -> Console:

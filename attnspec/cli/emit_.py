@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from attnspec.cli.common import call_sizes, checked, size_options, spec_argument
+from attnspec.cli.common import call_sizes, checked, plan_options, size_options, spec_argument, tile_of
 
 STAGES = ("source", "spec", "relation", "plan", "cpp")
 
@@ -15,11 +15,12 @@ STAGES = ("source", "spec", "relation", "plan", "cpp")
 @spec_argument
 @click.option("--stage", type=click.Choice(STAGES), default="plan", show_default=True, help="Which stage.")
 @click.option("--backward", is_flag=True, help="The backward pass's kernel, for the stage cpp.")
+@plan_options
 @size_options(length=16384)
 def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **options: Any) -> None:
     """Print a stage of the compiler: source, spec, relation, plan, or the kernel's C++.
 
-    Only --heads, --dim and --dtype matter: a kernel serves every length.
+    Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length.
     """
     if stage == "source":
         from attnspec.format import format_source
@@ -38,14 +39,13 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
     if stage == "relation":
         click.echo(str(relation))
         return
+    from attnspec.codegen.choose import plan
     from attnspec.codegen.kernel import kernel
     from attnspec.codegen.key import KernelKey
-    from attnspec.codegen.schedule import TILE
-    from attnspec.codegen.tile import tile
 
     dtype, dim = options["dtype"], options["dim"]
-    plan = tile(relation, TILE)
+    made = plan(relation, tile_of(options), options["layout"])
     if stage == "plan":
-        click.echo(str(plan))
+        click.echo(str(made))
         return
-    click.echo(kernel(plan, KernelKey("backward" if backward else "forward", dtype, dim, dim)), nl=False)
+    click.echo(kernel(made, KernelKey("backward" if backward else "forward", dtype, dim, dim)), nl=False)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from attnspec.axes import lengths, slices
+from attnspec.cli.common import resized
+from attnspec.cli.examples import Example, Look, NoExample, example, look
+from attnspec.cli.suggest import Suggestion, reason, suggest
+from attnspec.codegen.choose import plan
 from attnspec.codegen.cost import Cost, cost
 from attnspec.codegen.devices import DEVICES
-from attnspec.codegen.plan import Plan
+from attnspec.codegen.plan import Plan, Tile
 from attnspec.codegen.roofline import Prediction, predict
 from attnspec.codegen.schedule import REASON, TILE
-from attnspec.codegen.tile import tile
 from attnspec.decode import CacheNeed, cache_need
 from attnspec.empty import EmptyRows, empty_rows
+from attnspec.error import SpecError
 from attnspec.lower import lower
 from attnspec.picture import cells, text
 from attnspec.pieces import TooIrregular
@@ -27,6 +33,9 @@ from attnspec.spec import Spec
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GROWTH = 16
+_OTHER_TILES = f"{TILE}, unless a layout or a table of blocks asks for another size"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Insight:
-    """What is known of a pattern at given sizes; a question that was too hard holds the reason, a text, instead."""
+    """What is known of a pattern at given sizes; a question that has no answer holds the reason, a text, instead.
+
+    ``examples`` says with which example inputs pictures and cost were found (empty where none were needed). ``looked``
+    is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
+    are possible, and is an upper bound.
+    """
 
     spec: Spec
+    sizes: Sizes
     plan: Plan
     dtype: str
     tile_reason: str
+    examples: str
+    looked: Look | str | None
     pictures: tuple[Picture, ...] | str
     cost: Cost | str
     growth: tuple[tuple[int, int, int], ...] | str  # length, live pairs, operations
@@ -54,6 +71,21 @@ class Insight:
     reach: Reach | str
     predictions: tuple[Prediction, ...]
     measured: Measured | None
+    suggestions: tuple[Suggestion, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the cost is exact, and not an upper bound."""
+        return self.looked is None
+
+    @property
+    def axes(self) -> dict[str, tuple[tuple[int, int] | None, tuple[int, int] | None]]:
+        """Where each axis lies among the queries and among the keys: from and to."""
+        s = self.sizes
+        if s.m is None:
+            return {}
+        found = slices(self.spec.axes, s.m)
+        return {name: tuple(x and (x.start, x.stop) for x in both) for name, both in found.items()}  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
@@ -62,14 +94,19 @@ class Insight:
             "name": self.spec.name,
             "doc": self.spec.doc,
             "params": dict(self.spec.params),
-            "clauses": [c.label for c in self.spec.attend],
+            "clauses": [c.label for b in self.spec.branches for c in b.attend],
             "within": [c.label for c in self.spec.within],
+            "axes": self.axes,
             "dtype": self.dtype,
-            "tile": asdict(self.plan.tile),
             "tile_reason": self.tile_reason,
             "plan": str(self.plan),
+            "decisions": _decisions(self.plan),
+            "suggestions": _plain(self.suggestions),
+            "examples": self.examples,
+            "looked": _looked(self.looked),
             "pictures": _plain(self.pictures),
             "cost": self.cost if isinstance(self.cost, str) else self.cost.to_dict(),
+            "exact": self.exact,
             "growth": growth
             if isinstance(growth, str)
             else [{"n": n, "pairs": pairs, "flops": flops} for n, pairs, flops in growth],
@@ -86,18 +123,83 @@ def _plain(items: Any) -> Any:
     return items if isinstance(items, str) else [asdict(item) for item in items]
 
 
-def insight(spec: Spec, sizes: Sizes, dim: int, dtype: str, most_cells: int) -> Insight:
-    """Ask everything of a pattern. Raises SpecError where it has no relation."""
+def _decisions(made: Plan) -> list[dict[str, Any]]:
+    """Candidates, their exact counts, the winner and the passes, for each class of heads."""
+    reasons = iter(list(reason(made)))
+    found = []
+    for item in made.classes:
+        choices = [
+            {
+                "reason": next(reasons),
+                "n": choice and choice.n,
+                "chosen": choice and choice.chosen,
+                "candidates": [] if choice is None else [{**asdict(c), "waste": c.waste} for c in choice.candidates],
+            }
+            for choice in item.choices
+        ]
+        passes = [
+            {
+                "title": one.title,
+                "branch": one.branch,
+                "times": one.times,
+                "layout": str(one.layout),
+                "tile": asdict(one.tile),
+                "proven": one.proven,
+            }
+            for one in item.passes
+        ]
+        found.append({"heads": item.heads, "branches": choices, "passes": passes})
+    return found
+
+
+def _looked(found: Look | str | None) -> Any:
+    if not isinstance(found, Look):
+        return found
+    heads = [{"head": s.h, "pairs": s.pairs, "tiles": s.tiles, "full": s.full} for s in found.seen]
+    return {"n": found.sizes.n, "n_q": found.sizes.n_q, "heads_alike": found.same, "heads": heads}
+
+
+def insight(
+    spec: Spec,
+    sizes: Sizes,
+    dim: int,
+    dtype: str,
+    most_cells: int,
+    given: Mapping[str, Any] | None = None,
+    tile: Tile | None = None,
+    layout: str = "auto",
+) -> Insight:
+    """Ask everything of a pattern. Raises SpecError where it has no relation.
+
+    ``given`` are the parameters that the user gave: what :class:`Suggestion` varies.
+    """
     relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
-    plan = tile(relation, TILE)
-    found_cost = _ask(lambda: cost(plan, sizes, dim, dim, ITEMSIZE[dtype]))
-    growth = _ask(lambda: tuple(_growth(plan, sizes, dim, dtype)))
+    made = plan(relation, tile, layout)
+    call, examples = sizes, ""
+    looked: Look | str | None = None
+    shown: Example | str | None = None
+    if relation.reads_scalars:
+        shown = _ask(lambda: example(spec, sizes))
+        if isinstance(shown, Example):
+            call, examples = shown.sizes, shown.text
+    if not relation.exact:
+        looked = _ask(lambda: look(spec, sizes, made.passes[0].tile, most_cells))
+        if isinstance(looked, Look):
+            examples = looked.example.text
+    found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, ITEMSIZE[dtype]))
+    growth = _ask(lambda: tuple(_growth(made, sizes, dim, dtype, relation.reads_scalars)))
+    suggestions: tuple[Suggestion, ...] = ()
+    if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str):
+        suggestions = suggest(spec, found_cost, sizes, given or {}, tile, layout)
     return Insight(
         spec,
-        plan,
+        sizes,
+        made,
         dtype,
-        REASON,
-        _ask(lambda: tuple(_pictures(relation, sizes, most_cells))),
+        "as asked for" if tile else REASON if {one.tile for one in made.passes} == {TILE} else _OTHER_TILES,
+        examples,
+        looked,
+        _ask(lambda: tuple(_pictures(relation, call, most_cells, looked))),
         found_cost,
         growth,
         None if isinstance(growth, str) else _exponent(growth),
@@ -106,41 +208,60 @@ def insight(spec: Spec, sizes: Sizes, dim: int, dtype: str, most_cells: int) -> 
         _ask(lambda: reach(relation, sizes)),
         () if isinstance(found_cost, str) else _predictions(found_cost, dtype),
         recall(spec, sizes, dim, dtype),
+        suggestions,
     )
 
 
-def _ask(question: Any) -> Any:
+def _ask(question: Callable[[], T]) -> T | str:
+    """The answer, or in a few words why there is none."""
     try:
         return question()
     except TooHard:
         return "too irregular for the solver's operation limit"
     except TooIrregular:
         return "the pattern's periods are too large for an exact count"
+    except SpecError as error:
+        return "; ".join(d.title for d in error.diagnostics)
+    except NoExample as error:
+        return str(error)
 
 
-def _pictures(relation: Relation, sizes: Sizes, most: int) -> list[Picture]:
+def _pictures(relation: Relation, sizes: Sizes, most: int, looked: Look | str | None) -> list[Picture]:
     """One picture for each group of heads that look the same."""
+    if isinstance(looked, Look):
+        return _seen(looked)
     looks: dict[str, list[int]] = {}
     for h in range(sizes.heads):
         item = relation.of_head(h)
-        representative = h if item.pairs.depends_on("h") else (0 if item.heads is None else item.heads[0])
+        representative = h if relation.varies(item, "h") else (0 if item.heads is None else item.heads[0])
         same = next((t for t, hs in looks.items() if representative in hs), None)
-        look = same if same is not None else text(cells(relation, sizes, representative, 0, most))
-        looks.setdefault(look, []).append(h)
-    return [Picture(tuple(heads), look) for look, heads in looks.items()]
+        shown = same if same is not None else text(cells(relation, sizes, representative, 0, most))
+        looks.setdefault(shown, []).append(h)
+    return [Picture(tuple(heads), shown) for shown, heads in looks.items()]
+
+
+def _seen(looked: Look) -> list[Picture]:
+    """The pictures of the heads that were looked at."""
+    looks: dict[str, list[int]] = {}
+    for one in looked.seen:
+        looks.setdefault(text(one.cells), []).extend(range(looked.sizes.heads) if looked.same else [one.h])
+    return [Picture(tuple(heads), shown) for shown, heads in looks.items()]
 
 
 def _lengths(n: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, n * f // 16) for f in (1, 2, 4, 8, 16, 32)}))
 
 
-def _growth(plan: Plan, sizes: Sizes, dim: int, dtype: str) -> list[tuple[int, int, int]]:
+def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> list[tuple[int, int, int]]:
     rows = []
+    spec, base = made.relation.spec, sizes.n if sizes.m is None else sizes.m
     for factor in (1, 4, 16, 64, 256):
-        n = sizes.n * factor // _GROWTH
-        if 1 <= n <= MOST:
-            grown = Sizes(n, n, sizes.heads, sizes.kv_heads, sizes.batch, sizes.aligned_end)
-            found = cost(plan, grown, dim, dim, ITEMSIZE[dtype])
+        n = base * factor // _GROWTH
+        if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
+            grown = resized(spec, sizes, n)
+            if scalars:
+                grown = example(spec, grown).sizes
+            found = cost(made, grown, dim, dim, ITEMSIZE[dtype])
             rows.append((n, found.pairs, found.flops))
     return rows
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from attnspec.cli.common import call_sizes, checked, console, json_option, size_options, spec_argument
+from attnspec.cli.common import (
+    call_sizes,
+    checked,
+    console,
+    json_option,
+    plan_options,
+    read_params,
+    size_options,
+    spec_argument,
+    tile_of,
+)
 
 
 @click.command()
@@ -16,6 +26,7 @@ from attnspec.cli.common import call_sizes, checked, console, json_option, size_
 @click.option(
     "--cells", type=click.IntRange(4, 64), default=24, show_default=True, help="Cells in a row of the picture."
 )
+@plan_options
 @json_option
 def command(spec: str, params: tuple[str, ...], cells: int, as_json: bool, **options: Any) -> None:
     """Show what a pattern looks like and what it costs, without running it."""
@@ -23,7 +34,16 @@ def command(spec: str, params: tuple[str, ...], cells: int, as_json: bool, **opt
     from attnspec.cli.sections import show
 
     pattern = checked(spec, params)
-    found = insight(pattern, call_sizes(pattern, options), options["dim"], options["dtype"], cells)
+    found = insight(
+        pattern,
+        call_sizes(pattern, options),
+        options["dim"],
+        options["dtype"],
+        cells,
+        read_params(params),
+        tile_of(options),
+        options["layout"],
+    )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:

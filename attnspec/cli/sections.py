@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnspec.cli.common import quantity, seconds
 from attnspec.cli.insight import Insight
+from attnspec.cli.suggest import reason
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from attnspec.codegen.cost import Cost
+    from attnspec.codegen.plan import Choice
     from attnspec.decode import CacheNeed
 
 
@@ -47,11 +50,17 @@ def pictures(found: Insight, console: Console) -> None:
     if isinstance(found.pictures, str):
         console.print(f"picture: {found.pictures}\n")
         return
+    if isinstance(found.looked, str):
+        console.print(f"picture: what the inputs decide is left open, as {found.looked}", soft_wrap=True)
+    elif found.examples:
+        n = found.sizes.n if found.looked is None else found.looked.sizes.n
+        console.print(f"picture at n = {n:,}, with example inputs: {found.examples}", soft_wrap=True)
     for picture in found.pictures:
-        if len(found.pictures) > 1:
+        if len(found.pictures) > 1 or len(picture.heads) < found.sizes.heads:
             console.print(f"heads {ranges(picture.heads)}", style="bold")
         console.print(picture.text)
-        console.print("██ every pair  ▒▒ some  ·· none  (rows: queries, columns: keys)\n", style="dim")
+        left_open = "  ?? the inputs decide" if "?" in picture.text else ""
+        console.print(f"██ every pair  ▒▒ some  ·· none{left_open}  (rows: queries, columns: keys)\n", style="dim")
 
 
 def figures(cost: Cost, found: Insight, console: Console) -> None:
@@ -59,41 +68,74 @@ def figures(cost: Cost, found: Insight, console: Console) -> None:
     s = cost.sizes
     what = f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
     groups = f" ({s.kv_heads} for keys)" if s.kv_heads != s.heads else ""
+    most = "" if found.exact else "at most "
+    inputs = f", with example inputs: {found.examples}" if found.exact and found.examples else ""
     console.print(
-        f"cost  {what}, {s.heads} heads{groups}, batch {s.batch}, dim {cost.dim}, {found.dtype}", style="bold"
+        f"cost  {what}, {s.heads} heads{groups}, batch {s.batch}, dim {cost.dim}, {found.dtype}{inputs}",
+        style="bold",
+        soft_wrap=True,
     )
+    for name, (rows, columns) in found.axes.items():
+        places = (f"{kind} {at[0]:,} to {at[1]:,}" for kind, at in (("queries", rows), ("keys", columns)) if at)
+        console.print(f"  axis {name}: {', '.join(places)}")
     grid = _table()
-    grid.add_row("live pairs", f"{cost.pairs:,}", f"{cost.density:.3%} of {cost.dense:,}")
+    if found.spec.order is None:
+        grid.add_row("live pairs", f"{most}{cost.pairs:,}", f"{cost.density:.3%} of {cost.dense:,}")
     grid.add_row(
         "tiles",
-        f"{cost.full + cost.partial:,}",
+        f"{most}{cost.full + cost.partial:,}",
         f"{cost.full:,} full, {cost.partial:,} partial, {cost.skipped:,} skipped",
     )
-    grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
+    if found.exact:
+        grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
     for name, flops, moved, intensity in (
         ("forward", cost.flops, cost.bytes, cost.intensity),
         ("backward", cost.backward_flops, cost.backward_bytes, cost.backward_intensity),
     ):
-        grid.add_row(name, f"{quantity(flops)}FLOP", f"{quantity(moved)}B at least, {intensity:,.0f} FLOP per byte")
+        grid.add_row(
+            name, f"{most}{quantity(flops)}FLOP", f"{quantity(moved)}B at least, {intensity:,.0f} FLOP per byte"
+        )
     _print(grid, console)
+    looked(found, console)
     console.print()
+
+
+def looked(found: Insight, console: Console) -> None:
+    """What was counted pair by pair with example inputs."""
+    if found.looked is None:
+        return
+    if isinstance(found.looked, str):
+        console.print(f"  what the inputs leave of this is not counted: {found.looked}", soft_wrap=True)
+        return
+    s, heads = found.looked.sizes, found.looked.seen
+    who = "each head" if found.looked.same else f"heads {ranges(tuple(one.h for one in heads))} of {s.heads}"
+    pairs, tiles = sum(one.pairs for one in heads), sum(one.tiles for one in heads)
+    console.print(f"  with example inputs at n = {s.n:,}, {who}: {found.looked.example.text}", soft_wrap=True)
+    grid = _table()
+    grid.add_row("  live pairs", f"{pairs:,}", f"{pairs / max(1, len(heads) * s.n * s.n_q):.3%} of all")
+    full = sum(one.full for one in heads)
+    grid.add_row("  tiles with live pairs", f"{tiles:,}", f"{full:,} full, {tiles - full:,} partial")
+    _print(grid, console)
 
 
 def clauses(cost: Cost, found: Insight, console: Console) -> None:
     """What each attend line contributes by itself."""
-    if not found.spec.attend:
+    branches = found.spec.branches
+    attend = [clause for branch in branches for clause in branch.attend]
+    if not attend or found.spec.order is not None:
         return
-    console.print("clauses  each by itself, inside the within lines", style="bold")
-    shares = [0] * len(found.spec.attend)
+    most = "" if found.exact else ", at most"
+    console.print(f"clauses  each by itself, inside the within lines{most}", style="bold")
+    shares = [0] * len(attend)
     total = 0
     for group in cost.heads:
         for i, pairs in enumerate(group.clauses):
             shares[i] += pairs * len(group.heads)
         total += group.pairs * len(group.heads)
     grid = _table()
-    for clause, pairs in zip(found.spec.attend, shares, strict=True):
+    for clause, pairs in zip(attend, shares, strict=True):
         grid.add_row(clause.label, f"{pairs:,}", f"{pairs / total:.1%} of the live pairs" if total else "")
-    for clause in found.spec.within:
+    for clause in dict.fromkeys(clause for branch in branches for clause in branch.within):
         grid.add_row(clause.label, "", "restricts")
     _print(grid, console)
     console.print()
@@ -122,7 +164,8 @@ def growth(found: Insight, console: Console) -> None:
         console.print(f"growth: {found.growth}\n")
         return
     slope = "" if found.exponent is None else f"  operations grow as n^{found.exponent:.2f}"
-    console.print(f"growth{slope}", style="bold")
+    most = "" if found.exact else "  at most"
+    console.print(f"growth{slope}{most}", style="bold")
     grid = _table()
     for n, pairs, flops in found.growth:
         grid.add_row(f"n = {n:,}", f"{pairs:,} pairs", f"{quantity(flops)}FLOP forward")
@@ -154,7 +197,8 @@ def decode(found: Insight, console: Console) -> None:
     if len(found.decode) > 1:
         grid.add_row("", *map(_who, found.decode))
     for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
-        grid.add_row(f"{length:,} tokens", *(f"{need.keys[i]:,} keys" for need in found.decode))
+        keys = (f"{'' if need.exact else 'at most '}{need.keys[i]:,} keys" for need in found.decode)
+        grid.add_row(f"{length:,} tokens", *keys)
     _print(grid, console)
     console.print()
 
@@ -176,11 +220,41 @@ def reach(found: Insight, console: Console) -> None:
 
 
 def decisions(found: Insight, console: Console) -> None:
-    """What the compiler chose, and why."""
+    """What the compiler chose, and why; then the plan itself."""
     console.print("decisions", style="bold")
-    console.print(f"  tile {found.plan.tile}: {found.tile_reason}", soft_wrap=True)
-    for line in str(found.plan).splitlines():
+    tiles = ", ".join(dict.fromkeys(str(one.tile) for one in found.plan.passes))
+    console.print(f"  tiles of {tiles}: {found.tile_reason}", soft_wrap=True)
+    reasons = iter(list(reason(found.plan)))
+    for item in found.plan.classes:
+        for choice in item.choices:
+            console.print(f"  {next(reasons)}", soft_wrap=True)
+            if choice is not None:
+                _candidates(choice, console)
+    for suggestion in found.suggestions:
+        console.print(f"  {suggestion}", style="bold")
+    bare = tuple(replace(item, choices=()) for item in found.plan.classes)  # they are told above
+    for line in str(replace(found.plan, classes=bare)).splitlines():
         console.print(f"  {line}", soft_wrap=True)
+
+
+def _candidates(choice: Choice, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(f"candidates at n = {choice.n:,}")
+    for title in ("live pairs", "computed", "waste", "tiles", "cost"):
+        table.add_column(title, justify="right")
+    for number, item in enumerate(choice.candidates):
+        mark = "-> " if number == choice.chosen else "   "
+        table.add_row(
+            f"{mark}{item.text}",
+            f"{item.pairs:,}",
+            f"{item.computed:,}",
+            f"{item.waste:.2f}",
+            f"{item.tiles:,}",
+            f"{item.cost:.3g}",
+        )
+    _print(table, console)
 
 
 def _print(grid: Table, console: Console) -> None:
