@@ -116,6 +116,7 @@ def facts(program: Program) -> Facts:
     key = f"facts-{program.digest}"
     note = cache.note(key)
     if note is None or note.keys() != {"name", "align", "needs", "separate", "bare"}:
+        from attnspec.codegen.inputs import names
         from attnspec.lower import sizes_needed
 
         own = spec(program)
@@ -124,7 +125,9 @@ def facts(program: Program) -> Facts:
             "align": own.align,
             "needs": sorted(sizes_needed(own)),
             "separate": len(own.branches) if own.detached else 0,
-            "bare": not (own.inputs or own.axes or own.order or own.rotations or own.sink or own.normalized)
+            "bare": not (
+                names(own) or own.inputs or own.axes or own.order or own.rotations or own.sink or own.normalized
+            )
             and own.scale is None,
         }
         cache.set_note(key, note)
