@@ -68,6 +68,8 @@ def _applied(function: str, node: r.Apply, arg: r.RealExpr, by: r.RealExpr) -> r
             return quotient(product(r.Real(0.5), by), node)
         case "abs":
             return product(by, r.Apply(SIGN, arg))
+        case "sign":
+            return _ZERO
     raise TypeError(f"not a function of one real: {function}")
 
 

@@ -22,9 +22,20 @@ from dataclasses import dataclass, field
 
 from attnspec import expr as e
 from attnspec import real as r
-from attnspec.codegen.cxx import UNROLL, Printer, literal, negative, nest_calls
+from attnspec.codegen.cxx import NO_NAMES, UNROLL, Printer, literal, negative, nest_calls
 from attnspec.evaluate import domain_values
 from attnspec.rewrite import replace
+
+
+def mask(pred: e.Pred, names: Mapping[str, int] = NO_NAMES) -> list[str]:
+    """The statements of a function that returns where a predicate holds, as a vint.
+
+    The positions ``q``, ``k`` (and ``q_slot``, ``k_slot``, if it has them) are of type pos or vpos, the sizes
+    are ``s``.
+    """
+    lanes = Lanes(names, "s")
+    result = lanes.predicate(pred)
+    return [*lanes.lines, f"return truth_of({result});"]
 
 
 @dataclass
@@ -32,6 +43,7 @@ class Lanes:
     """The statements of one function, as they are written."""
 
     names: Mapping[str, int]
+    sizes: str = "z"
     lines: list[str] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
     """The name of the value of each expression that has been written."""
@@ -46,7 +58,7 @@ class Lanes:
 
     def input(self, name: str) -> str:
         """An input, by its place."""
-        return f"z.inputs[{self.names[name]}]"
+        return f"{self.sizes}.inputs[{self.names[name]}]"
 
     # Reals
 
@@ -116,10 +128,8 @@ class Lanes:
         match node:
             case e.Int(value):
                 return literal(value, "pos"), None
-            case e.Var(name) if name in e.SLOTS:
-                raise ValueError(f"a score cannot depend on `{name.replace('_', '.')}`")
             case e.Var(name):
-                text = Printer(self.names, "z").variable(name)
+                text = Printer(self.names, self.sizes).variable(name)
                 return (self.named(text) if text.startswith("(") else text), None
             case e.Add(terms):
                 signed = [self._integer_term(term) for term in terms]
@@ -240,16 +250,23 @@ class Lanes:
                 return self.predicate(kind(tuple(parts)))  # type: ignore[arg-type]
             case e.Flag(name, indices):
                 places, ok = self.indices(indices)
-                return self._flag(f"flag({', '.join([self.input(name), *places])})", ok)
-            case e.Any() | e.All() | e.Among():
-                if e.free(pred) & e.SLOTS:
-                    raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
-                test = Printer(self.names, "z").predicate(pred)
-                return self.named(f"lanewise(q, k, [&](pos q, pos k) {{ (void)q, (void)k; return {test}; }})")
+                return self._known_true(f"flag({', '.join([self.input(name), *places])})", ok)
+            case e.Among(item, name, indices):
+                values, ok = self.indices((item, *indices))
+                return self._known_true(f"among({', '.join([self.input(name), *values])})", ok)
+            case e.Any() | e.All():
+                return self.named(self._lanewise(pred))
         raise TypeError(f"not a predicate: {type(pred).__name__}")
 
-    def _flag(self, text: str, ok: str | None) -> str:
+    def _known_true(self, text: str, ok: str | None) -> str:
         return self.named(text) if ok is None else self.named(f"both({ok}, {self.named(text)})")
+
+    def _lanewise(self, pred: e.Pred) -> str:
+        """A loop over values that are too many to write out, for one pair after another."""
+        variables = sorted(e.free(pred) & (e.POSITIONS | e.SLOTS))
+        arguments = ", ".join(f"pos {name}" for name in variables)
+        test = Printer(self.names, self.sizes).predicate(pred)
+        return f"lanewise({', '.join([f'[&]({arguments}) {{ return {test}; }}', *variables])})"
 
 
 def real_literal(value: float) -> str:

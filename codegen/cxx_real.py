@@ -31,6 +31,8 @@ _PLACES = "const auto q = positions(q_at);\n        const auto k = positions(k_a
 
 def score(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
     """The text of ``struct Score``. ``names`` gives the place of each input that is read in ``Sizes::inputs``."""
+    if e.free(real) & e.SLOTS:
+        raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     slopes = derivatives(real)
     entries = [leaf for leaf in slopes if isinstance(leaf, r.RealRead)]
     sums = {leaf: number for number, leaf in enumerate(entry for entry in entries if not _moves(entry))}
@@ -55,11 +57,6 @@ struct Score {{
     }}
 }};
 """
-
-
-def sink(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
-    """The same for a ``sink`` line, as ``struct Sink``: a real of the query alone, which reads no score."""
-    return score(real, names).replace("// The score of a pair:", "// The sink:").replace("struct Score", "struct Sink")
 
 
 def _value(real: r.RealExpr, names: Mapping[str, int]) -> str:

@@ -79,17 +79,6 @@ ATTNSPEC_INLINE T entry(const Input& in, I... at) {
     return ok ? value : T{};
 }
 
-// Whether an integer that is not negative stands in the last dimension at an index of the dimensions before.
-template <class... I>
-ATTNSPEC_INLINE bool among(const Input& in, pos item, I... at) {
-    constexpr int last = sizeof...(I);
-    if ((item < 0) | !inside(in, at...)) return false;
-    const pos* from = elements<pos>(in) + base(in.stride, at...);
-    bool found = false;
-    for (int64_t i = 0; i < in.size[last]; ++i) found |= from[i * in.stride[last]] == item;
-    return found;
-}
-
 // W elements at places relative to `from`; nothing is read where `in` is 0, and the result there is 0.
 template <class T, class V, class... I>
 ATTNSPEC_INLINE V gather(const T* from, const int64_t* stride, vint in, I... at) {
@@ -151,6 +140,23 @@ ATTNSPEC_INLINE auto read(const Input& in, I... at) {
 template <class... I>
 ATTNSPEC_INLINE auto flag(const Input& in, I... at) {
     return truth(read<uint8_t>(in, at...) != 0);
+}
+
+// Whether an integer that is not negative stands in the last dimension at an index of the dimensions before.
+template <class X, class... I>
+ATTNSPEC_INLINE auto among(const Input& in, X item, I... at) {
+    const int64_t count = in.size[sizeof...(I)];
+    if constexpr (ONE<X> && (ONE<I> && ...)) {
+        if ((item < 0) | !inside(in, at...)) return false;
+        const pos* from = elements<pos>(in) + base(in.stride, at...);
+        bool found = false;
+        for (int64_t i = 0; i < count; ++i) found |= from[i * in.stride[sizeof...(I)]] == item;
+        return found;
+    } else {
+        vint found = vint{};
+        for (int64_t i = 0; i < count; ++i) found |= truth(lanes_of(read<pos>(in, at..., (pos)i)) == lanes_of(item));
+        return both(both(truth(item >= 0), inside(in, at...)), found);
+    }
 }
 
 // Adds to a gradient; what lies outside is dropped.

@@ -62,14 +62,15 @@ template <class C> ATTNSPEC_INLINE vpos item(const pos* list, C in, vpos at) {
     return result;
 }
 
-// f(q, k) -> bool, lane by lane.
-template <class F> ATTNSPEC_INLINE bool lanewise(pos q, pos k, F&& f) { return f(q, k); }
-template <class Q, class K, class F>
-ATTNSPEC_INLINE vint lanewise(Q q, K k, F&& f) {
-    const vpos a = lanes_of(q), b = lanes_of(k);
-    vint result;
-    for (int l = 0; l < W; ++l) result[l] = -(int32_t)(bool)f(a[l], b[l]);
-    return result;
+// f(positions...) -> bool, lane by lane.
+template <class F, class... I> ATTNSPEC_INLINE auto lanewise(F&& f, I... at) {
+    if constexpr ((ONE<I> && ...)) {
+        return (bool)f(at...);
+    } else {
+        vint result;
+        for (int l = 0; l < W; ++l) result[l] = -(int32_t)(bool)f(lanes_of(at)[l]...);
+        return result;
+    }
 }
 
 // Functions of one real.
@@ -107,8 +108,8 @@ ATTNSPEC_INLINE vfloat reciprocal(vfloat x) {
 #endif
 }
 
-// To 5e-7, relative. A quotient of polynomials fitted to the smallest relative error on -8 .. 8; beyond, the result is that
-// at the end, within 3e-7 of 1. NaN stays NaN.
+// To 5e-7, relative. A quotient of polynomials fitted to the smallest relative error on -8 .. 8; from there on the result
+// is -1 or 1, so that the derivative is 0. NaN stays NaN.
 ATTNSPEC_INLINE vfloat tanh(vfloat x) {
     x = smaller(all(8.f), larger(all(-8.f), x));
     const vfloat y = x * x;
@@ -119,7 +120,7 @@ ATTNSPEC_INLINE vfloat tanh(vfloat x) {
     above = above * y + 0.9999998542939567f;
     under = under * y + 0.4625887939365475f;
     under = under * y + 1.f;
-    return x * above * reciprocal(under);
+    return y == 64.f ? x * 0.125f : x * above * reciprocal(under);
 }
 
 // To 1e-7 + 6e-8 |x|, relative.
