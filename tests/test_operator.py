@@ -16,10 +16,11 @@ def test_opcheck() -> None:
     program = attend.program.encoded
     for n, n_q, heads, kv_heads in ((30, 30, 2, 2), (30, 7, 4, 2)):
         q, k, v = tensors(n, n_q, heads=heads, kv_heads=kv_heads, dim_v=24)
-        torch.library.opcheck(operator.attend, (q, k, v, 0.25, program))
+        torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program))
         with torch.no_grad():
-            out, lse = operator.attend(q, k, v, 0.25, program)
-        arguments = (q, k, v, out, lse, torch.randn_like(out), torch.randn_like(lse), 0.25, program)
+            out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program)
+        given = (torch.randn_like(out), torch.randn_like(lse))
+        arguments = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
         detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
         torch.library.opcheck(operator.attend_backward, detached)
 

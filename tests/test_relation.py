@@ -9,13 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import attnspec
+from attnspec.codegen.choose import plan
 from attnspec.codegen.cost import cost
-from attnspec.codegen.plan import Plan, Tile
+from attnspec.codegen.plan import Pass, Tile
 from attnspec.codegen.table import table
-from attnspec.codegen.tile import tile
 from attnspec.compare import compare
 from attnspec.decode import cache_need
 from attnspec.empty import empty_rows
+from attnspec.evaluate import holds
 from attnspec.lower import lower
 from attnspec.picture import EMPTY, FULL, PARTIAL, cells
 from attnspec.pieces import TooIrregular, count, row_counts
@@ -43,20 +44,25 @@ def test_relation_means_the_spec(case: Case) -> None:
 def test_plan_means_the_spec_in_both_directions(case: Case, size: Tile) -> None:
     spec = case.spec()
     sizes = sizes_of(case, spec)
-    plan = tile(lower(spec, case.heads), size)
+    made = plan(lower(spec, case.heads), size)
     want = spec.mask(case.n, case.n_q, case.heads)
-    assert (plan.mask(sizes) == want).all()
-    assert (plan.mask(sizes, transposed=True) == want).all()
+    assert (made.counts(sizes) == want).all()
+    assert (made.counts(sizes, transposed=True) == want).all()
 
 
-def tile_kinds(plan: Plan, spec: Spec, sizes: Sizes, h: int) -> dict[tuple[int, int], tuple[bool, bool]]:
-    """For each tile of the call, by looking at pairs: does it hold a live one, and are all live?"""
-    mask = spec.mask(sizes.n, sizes.n_q, sizes.heads)[0, h]
-    found = {}
-    for i in plan.query_tiles(sizes):
-        for j in plan.key_tiles(sizes):
-            rows = slice(max(0, i * plan.tile.rows - sizes.first), (i + 1) * plan.tile.rows - sizes.first)
-            part = mask[rows, j * plan.tile.columns : (j + 1) * plan.tile.columns]
+def tile_kinds(
+    item: Pass, sizes: Sizes, h: int, c: int = 0, whole: Sizes | None = None
+) -> dict[tuple[int, int], tuple[bool, bool]]:
+    """For each tile of the call, by looking at the pairs of a pass: does it hold a live one, and are all live?
+
+    Tiles at the borders are cut there, unless ``whole`` are the sizes of a call that holds all of them.
+    """
+    found, inside = {}, whole or sizes
+    for i in item.query_tiles(sizes, c):
+        for j in item.key_tiles(sizes, c):
+            q = item.layout.query_positions(i, inside, c, item.tile.rows)[:, None]
+            k = item.layout.key_positions(j, inside, c, item.tile.columns)[None, :]
+            part = np.broadcast_to(holds(item.pred, {**sizes.parameters(h, 0), "q": q, "k": k}), (q.size, k.size))
             found[i, j] = bool(part.any()), bool(part.all())
     return found
 
@@ -65,25 +71,25 @@ def tile_kinds(plan: Plan, spec: Spec, sizes: Sizes, h: int) -> dict[tuple[int, 
 def test_tables_list_what_loops_visit(case: Case, size: Tile) -> None:
     spec = case.spec()
     sizes = sizes_of(case, spec)
-    plan = tile(lower(spec, case.heads), size)
+    made = plan(lower(spec, case.heads), size, "identity")
     for h in range(case.heads):
-        sweeps = plan.of_head(h)
+        (item,) = made.of_head(h).passes
+        kinds = tile_kinds(item, sizes, h)
         for transposed, sweep, outer, name in (
-            (False, sweeps.forward, plan.query_tiles(sizes), "i"),
-            (True, sweeps.backward, plan.key_tiles(sizes), "j"),
+            (False, item.forward, item.query_tiles(sizes), "i"),
+            (True, item.backward, item.key_tiles(sizes), "j"),
         ):
-            lists = table(plan, sizes, h, 0, transposed)
+            lists = table(item, sizes, h, 0, transposed)
             assert lists.start[-1] == len(lists.tiles)
             for row, at in enumerate(outer):
                 listed = sorted(lists.row(row))
                 if sweep.full is not None and sweep.partial is not None:
-                    env = {**sizes.parameters(h, 0), name: at}
+                    env = {**sizes.parameters(h, 0), "c": 0, name: at}
                     visited = [(t, True) for t in sweep.full.points(env)] + [
                         (t, False) for t in sweep.partial.points(env)
                     ]
                     assert listed == sorted(visited)
                 tiles = [(t, at) if transposed else (at, t) for t, _ in listed]
-                kinds = tile_kinds(plan, spec, sizes, h)
                 live = {ij for ij, (some, _) in kinds.items() if some and ij[1 if transposed else 0] == at}
                 assert live <= set(tiles)
 
@@ -93,9 +99,9 @@ def test_counts_are_the_sums_of_the_mask(case: Case, size: Tile) -> None:
     spec = case.spec()
     sizes = sizes_of(case, spec)
     relation = lower(spec, case.heads)
-    plan = tile(relation, size)
+    made = plan(relation, size, "identity")
     mask = spec.mask(case.n, case.n_q, case.heads)[0]
-    found = cost(plan, sizes, 8, 8, 4)
+    found = cost(made, sizes, 8, 8, 4)
     assert found.pairs == mask.sum()
     visited = area = 0
     for h in range(case.heads):
@@ -103,18 +109,17 @@ def test_counts_are_the_sums_of_the_mask(case: Case, size: Tile) -> None:
         positions = np.arange(case.n_q, dtype=np.int64) + sizes.first
         assert (row_counts(pieces, positions) == mask[h].sum(1)).all()
         assert count(pieces, case.n_q, sizes.first) == mask[h].sum()
-        lists = table(plan, sizes, h, 0, False)
-        for row, i in enumerate(plan.query_tiles(sizes)):
+        (item,) = made.of_head(h).passes
+        lists = table(item, sizes, h, 0, False)
+        for row, i in enumerate(item.query_tiles(sizes)):
             height = min((i + 1) * size.rows, sizes.first + sizes.n_q) - max(i * size.rows, sizes.first)
             for j, _ in lists.row(row):
                 visited += 1
                 area += height * min(size.columns, case.n - j * size.columns)
     assert found.full + found.partial == visited
     assert found.computed == area
-    clauses = lower(spec, case.heads)
     for group in found.heads:
-        item = clauses.of_head(group.heads[0])
-        assert len(group.clauses) == len(item.attend)
+        assert len(group.clauses) == len(relation.of_head(group.heads[0]).attend)
 
 
 @given(cases())
@@ -246,7 +251,7 @@ def test_counts_at_a_billion_tokens_are_closed_forms() -> None:
     sizes = Sizes(n, n, 8, 8, 1)
 
     def pairs(text: str) -> int:
-        return cost(tile(lower(attnspec.read(text), 8), Tile(64, 64)), sizes, 64, 64, 4).pairs // 8
+        return cost(plan(lower(attnspec.read(text), 8)), sizes, 64, 64, 4).pairs // 8
 
     assert pairs("attention a { attend causal }") == n * (n + 1) // 2
     assert pairs("attention a { attend window(512) }") == 512 * n - 512 * 511 // 2
@@ -260,14 +265,14 @@ def test_shipped_specs(name: str) -> None:
     spec = attnspec.read(name)
     heads = 8
     relation = lower(spec, heads)
-    plan = tile(relation, Tile(64, 64))
+    made = plan(relation)
     for n, n_q in ((1, 1), (257, 257), (300, 90), (90, 300)):
         sizes = Sizes(n, n_q, heads, heads, 1, spec.align == "end")
         want = spec.mask(n, n_q, heads)
         assert (relation.mask(sizes) == want).all()
-        assert (plan.mask(sizes) == want).all()
-        assert (plan.mask(sizes, transposed=True) == want).all()
-        assert cost(plan, sizes, 64, 64, 4).pairs == want.sum()
+        assert (made.counts(sizes) == want).all()
+        assert (made.counts(sizes, transposed=True) == want).all()
+        assert cost(made, sizes, 64, 64, 4).pairs == want.sum()
 
 
 @pytest.mark.parametrize("name", attnspec.shipped())
@@ -275,18 +280,16 @@ def test_tiles_of_shipped_specs_are_tight(name: str) -> None:
     """No tile is visited in vain and none that is full is called partial."""
     spec = attnspec.read(name)
     relation = lower(spec, 8)
-    plan = tile(relation, Tile(16, 16))
-    assert all(item.proven for item in plan.classes)
+    made = plan(relation, Tile(16, 16))
     sizes = Sizes(192, 192, 8, 8, 1, spec.align == "end")
     for h in {next(h for h in range(8) if relation.of_head(h) is c) for c in relation.classes}:
-        kinds = tile_kinds(plan, spec, sizes, h)
-        listed = {
-            (i, j): full
-            for row, i in enumerate(plan.query_tiles(sizes))
-            for j, full in table(plan, sizes, h, 0, False).row(row)
-        }
-        assert set(listed) == {ij for ij, (some, _) in kinds.items() if some}
-        assert {ij for ij, full in listed.items() if full} == {ij for ij, (_, every) in kinds.items() if every}
+        for item in made.of_head(h).passes:
+            assert item.proven
+            for c in range(item.layout.residues):
+                kinds = tile_kinds(item, sizes, h, c, whole=Sizes(1 << 16, 1 << 16))
+                visited = {(i, j): full for i, j, full in item.visits(sizes, h, 0, c)}
+                assert set(visited) == {ij for ij, (some, _) in kinds.items() if some}
+                assert {ij for ij, full in visited.items() if full} == {ij for ij, (_, every) in kinds.items() if every}
 
 
 @given(cases(), st.sampled_from([4, 7, 32]))
@@ -355,10 +358,10 @@ def test_the_solver_budget_bounds_a_plan() -> None:
         "or 0 <= q - k < 50 }"
     )
     spec = attnspec.read(text)
-    plan = tile(lower(spec), Tile(64, 64))
-    assert not plan.classes[0].proven
-    assert "not proven" in str(plan)
-    assert (plan.mask(Sizes(200, 200)) == spec.mask(200)).all()
+    made = plan(lower(spec), Tile(64, 64))
+    assert not made.passes[0].proven
+    assert "not proven" in str(made)
+    assert (made.counts(Sizes(200, 200)) == spec.mask(200)).all()
 
 
 @example(case=Case("attention a { attend q <= k }", {}, 3, 3, 1))
