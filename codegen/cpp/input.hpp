@@ -99,6 +99,7 @@ ATTNSPEC_INLINE vfloat gather_near(const float* from, vint at, vint in) {
     return (vfloat)_mm256_mask_i32gather_ps(_mm256_setzero_ps(), from, (__m256i)at, (__m256)in, 4);
 #endif
 }
+#endif
 
 // Whether places relative to `base` fit in 32 bits.
 template <int AXIS = 0> ATTNSPEC_INLINE int64_t extent(const Input&) { return 0; }
@@ -113,9 +114,8 @@ template <int AXIS = 0, class I, class... More>
 ATTNSPEC_INLINE vint near_places(const int64_t* stride, I at, More... more) {
     const vint rest = near_places<AXIS + 1>(stride, more...);
     if constexpr (ONE<I>) return rest;
-    else return at * (int32_t)stride[AXIS] + rest;
+    else return __builtin_convertvector(at, vint) * (int32_t)stride[AXIS] + rest;
 }
-#endif
 
 // A float, integer (T is pos) or truth (T is uint8_t) entry: one value, or a vector where an index is one.
 template <class T, class... I>
@@ -127,8 +127,14 @@ ATTNSPEC_INLINE auto read(const Input& in, I... at) {
         const vint ok = inside(in, at...);
         if (!any(ok)) return V{};
         const T* from = elements<T>(in) + base(in.stride, at...);
+        if constexpr (sizeof(T) == 1) {
+            // Of blocks: mostly the lanes lie in the same one.
+            const vint place = near_places(in.stride, at...);
+            if (extent(in, at...) <= INT32_MAX && !any(place != place[0]))
+                return __builtin_convertvector(ok & from[place[0]], V);
+        }
 #if defined(__AVX2__)
-        if constexpr (sizeof(T) == 4 && sizeof(pos) == 4)
+        if constexpr (sizeof(T) == 4)
             if (extent(in, at...) <= INT32_MAX)
                 return (V)gather_near((const float*)from, near_places(in.stride, at...), ok);
 #endif
