@@ -100,6 +100,13 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
         with budget(tiles):
             column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
         held += missing * _weighted(column, short_rows)
+    empty_rows = {i: 1 for i, missing in short_rows.items() if missing == size.rows}
+    empty_columns = {j: 1 for j, missing in short_columns.items() if missing == size.columns}
+    number -= _weighted(pieces, empty_rows) + _weighted(turned, empty_columns)
+    for j in empty_columns:
+        with budget(tiles):
+            column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
+        number += _weighted(column, empty_rows)
     return number, held
 
 

@@ -171,7 +171,12 @@ def _columns(pred: e.Pred, pairs: Pairs) -> Columns | None:
             continue
         with budget(pairs):
             residues = pairs.image("0", f"y mod {period}").anonymous().pieces()
-        held = sorted(int(y) for run in runs(residues, 1) for y in range(run.low[0], run.high[0] + 1, run.step))
+        held = sorted(
+            int(y)
+            for run in runs(residues, 1)
+            for low, high in zip(run.low, run.high, strict=True)
+            for y in range(low, high + 1, run.step)
+        )
         if held and len(held) < period and held[-1] - held[0] + 1 == len(held):
             return Columns(period, held[0], len(held))
     return None
