@@ -12,60 +12,90 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-_FIRST_OUTPUT = """
-import json, sys, time
+from attnspec import read
+from attnspec.lower import listed_heads
+
+_CALL = """
 import torch
-spec, params = json.loads(sys.argv[1])
-q = torch.randn(1, 8, 1000, 64)
-again = torch.randn(1, 8, 1234, 64)
+def given(attend, m, heads, dim, dtype="float32"):
+    # Vectors and inputs of a call: of length m, or of axes that are sized for m.
+    from attnspec.axes import lengths
+    from attnspec.sizes import Sizes
+    spec = attend.spec
+    n, n_q = lengths(spec.axes, m) if spec.axes else (m, m)
+    q, g = (torch.randn(1, heads, n_q, dim, dtype=getattr(torch, dtype)) for _ in range(2))
+    k, v = (torch.randn(1, heads, n, dim, dtype=getattr(torch, dtype)) for _ in range(2))
+    if not spec.inputs:
+        return (q, k, v, g), {}
+    from attnspec.runtime.inputs import example
+    sizes = Sizes(n, n_q, heads, heads, 1, spec.align == "end", m if spec.axes else None)
+    return (q, k, v, g), example(spec, sizes, torch.Generator().manual_seed(0))
+"""
+
+_FIRST_OUTPUT = (
+    _CALL
+    + """
+import json, sys, time
+spec, params, heads = json.loads(sys.argv[1])
 start = time.perf_counter()
 import attnspec
 attend = attnspec.compile(spec, params=params)
+spent = time.perf_counter() - start
+(q, k, v, _), inputs = given(attend, 1000, heads, 64)
+(q2, k2, v2, _), more = given(attend, 1234, heads, 64)
 with torch.no_grad():
-    attend(q, q, q)
-    first = time.perf_counter() - start
-    attend(again, again, again)
+    start = time.perf_counter()
+    attend(q, k, v, **inputs)
+    first = spent + time.perf_counter() - start
+    attend(q2, k2, v2, **more)
 print(json.dumps(first))
 """
+)
 
 _PLAN = """
 import json, sys, time
 spec, params, length = json.loads(sys.argv[1])
 import resource
 import attnspec
+from attnspec.axes import lengths
+from attnspec.codegen.choose import plan
 from attnspec.codegen.cost import cost
-from attnspec.codegen.schedule import TILE
-from attnspec.codegen.tile import tile
 from attnspec.lower import listed_heads, lower
-from attnspec.sizes import Sizes
+from attnspec.presburger import SCALARS
+from attnspec.sizes import Scalar, Sizes
 checked = attnspec.read(spec, params=params)
 heads = listed_heads(checked) or 8
 start = time.perf_counter()
-plan = tile(lower(checked, heads), TILE)
+made = plan(lower(checked, heads, heads, 1))
 planned = time.perf_counter() - start
+n, n_q = lengths(checked.axes, length) if checked.axes else (length, length)
+scalars = tuple(Scalar.of(length) for _ in SCALARS)
+m = length if checked.axes else None
 start = time.perf_counter()
-cost(plan, Sizes(length, length, heads, heads, 1, checked.align == "end"), 64, 64, 4)
+cost(made, Sizes(n, n_q, heads, heads, 1, checked.align == "end", m, scalars), 64, 64, 4)
 counted = time.perf_counter() - start
 print(json.dumps([planned, counted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
-_PEAK = """
+_PEAK = (
+    _CALL
+    + """
 import json, resource, sys
-import torch
 import attnspec
 spec, params, n, heads, dim, dtype = json.loads(sys.argv[1])
 attend = attnspec.compile(spec, params=params)
 def call(length):
-    q, k, v, g = (torch.randn(1, heads, length, dim, dtype=getattr(torch, dtype)) for _ in range(4))
+    (q, k, v, g), inputs = given(attend, length, heads, dim, dtype)
     q, k, v = (t.requires_grad_() for t in (q, k, v))
-    out, lse = attend(q, k, v, return_lse=True)
+    out, lse = attend(q, k, v, return_lse=True, **inputs)
     gradients = torch.autograd.grad(out, (q, k, v), g)
-    return sum(t.nbytes for t in (q, k, v, g, out, lse, *gradients))
+    return sum(t.nbytes for t in (q, k, v, g, out, lse, *gradients, *inputs.values()))
 call(64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 held = call(n)
 print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, held]))
 """
+)
 
 
 @dataclass(frozen=True)
@@ -89,10 +119,11 @@ class Startup:
 def startup(spec: str, params: dict[str, Any], runs: int, length: int = 10**9) -> Startup:
     """Measure start-up in fresh processes, ``runs`` times each; cold ones get an empty kernel cache."""
     cold, cached = [], []
+    heads = listed_heads(read(spec, params=params)) or 8
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            cold.append(_ask(_FIRST_OUTPUT, [spec, params], ATTNSPEC_CACHE=folder))
-            cached.append(_ask(_FIRST_OUTPUT, [spec, params], ATTNSPEC_CACHE=folder))
+            cold.append(_ask(_FIRST_OUTPUT, [spec, params, heads], ATTNSPEC_CACHE=folder))
+            cached.append(_ask(_FIRST_OUTPUT, [spec, params, heads], ATTNSPEC_CACHE=folder))
     plans = [_ask(_PLAN, [spec, params, length]) for _ in range(runs)]
     small = [_ask(_PLAN, [spec, params, 1000]) for _ in range(runs)]
     middle = [statistics.median(p[i] for p in plans) for i in range(3)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.inputs import example
+from attnspec.sizes import Sizes
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,14 @@ class Step:
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block."""
+    """A pre-norm transformer block; the float inputs of its attention are learned, others stay as they are given."""
 
-    def __init__(self, width: int, heads: int, attend: Attention) -> None:
+    def __init__(self, width: int, heads: int, attend: Attention, inputs: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.heads, self.attend = heads, attend
+        self.heads = heads
+        self.attend: Callable[..., Tensor] = attend
+        self.learned = nn.ParameterDict({name: t.clone() for name, t in inputs.items() if t.is_floating_point()})
+        self.given = {name: t for name, t in inputs.items() if not t.is_floating_point()}
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -37,7 +42,7 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.before_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = self.attend(q, k, v).transpose(1, 2).reshape(batch, length, width)
+        seen = self.attend(q, k, v, **self.given, **self.learned).transpose(1, 2).reshape(batch, length, width)
         x = x + self.out(seen)
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 
@@ -48,7 +53,9 @@ class ByteModel(nn.Module):
     def __init__(self, attend: Attention, length: int, width: int = 128, heads: int = 4, layers: int = 2) -> None:
         super().__init__()
         self.bytes, self.positions = nn.Embedding(256, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads, attend) for _ in range(layers))
+        sizes = Sizes(length, length, heads, heads, 1, attend.spec.align == "end")
+        inputs = example(attend.spec, sizes, torch.Generator().manual_seed(0))
+        self.blocks = nn.ModuleList(Block(width, heads, attend, inputs) for _ in range(layers))
         self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, 256)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -62,7 +69,7 @@ class ByteModel(nn.Module):
 def train(data: bytes, attend: Attention, length: int, steps: int, heads: int = 4, seed: int = 0) -> Iterator[Step]:
     """Train on random stretches of ``data`` of ``length`` bytes and yield each step.
 
-    ``attend`` must not look ahead. Raises ValueError if the data is shorter than one stretch.
+    ``attend`` must not look ahead; its integer and boolean inputs are examples, its float inputs learned. Raises ValueError if the data is shorter than one stretch.
     """
     if len(data) < length + 1:
         raise ValueError(f"the text has {len(data):,} bytes; at least {length + 1:,} are needed")

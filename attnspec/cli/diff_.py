@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--heads", type=click.IntRange(1), help="Query heads, where a pattern depends on their number.")
 @json_option
 def command(first: str, second: str, params: tuple[str, ...], heads: int | None, as_json: bool) -> None:
-    """Compare two patterns, exactly, for every length at once.
+    """Compare two patterns, exactly, for every length at once: which pairs there are, not how often they count.
 
     Parameters apply to both; with 1:name=value or 2:name=value to one of them. Status 0 if they are equal, 1 if not.
     """
@@ -36,7 +36,10 @@ def command(first: str, second: str, params: tuple[str, ...], heads: int | None,
 
     patterns = [checked(first, chosen("1")), checked(second, chosen("2"))]
     count = heads or next((c for c in map(listed_heads, patterns) if c), None)
-    result = compare(*(lower(p, count) for p in patterns))
+    try:
+        result = compare(*(lower(p, count) for p in patterns))
+    except ValueError as error:  # the patterns are defined for different numbers of heads
+        raise click.UsageError(str(error)) from None
     if as_json:
         sides = {"first_only": result.first_only, "second_only": result.second_only}
         click.echo(json.dumps({"equal": result.equal, **{k: w and asdict(w) for k, w in sides.items()}}, indent=2))
@@ -61,7 +64,8 @@ def _others(number: str) -> tuple[str, ...]:
 
 
 def _place(w: Witness) -> str:
+    inputs = "".join(f", {name} = {value}" for name, value in w.inputs)
     return (
         f"query row {w.row} sees key {w.k}, at n = {w.n}, n_q = {w.n_q}, head {w.h} of {w.heads}, "
-        f"batch entry {w.b} of {w.batch}"
+        f"batch entry {w.b} of {w.batch}{inputs}"
     )

@@ -19,6 +19,7 @@ from attnspec.cli.common import call_sizes, checked, size_options, spec_argument
 @size_options(length=256)
 def command(spec: str, params: tuple[str, ...], output: Path, head: int, **options: Any) -> None:
     """Draw the mask of one head: dark cells are full, light ones partial, white ones empty."""
+    from attnspec.cli.examples import NoExample, draw, example
     from attnspec.lower import lower
     from attnspec.picture import cells, pixels, svg
 
@@ -28,11 +29,20 @@ def command(spec: str, params: tuple[str, ...], output: Path, head: int, **optio
     sizes = call_sizes(pattern, options)
     if head >= sizes.heads:
         raise click.UsageError(f"there is no head {head}: the call has {sizes.heads}")
-    picture = cells(lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch), sizes, head, most=256)
+    relation, note = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch), ""
+    if relation.exact and not relation.reads_scalars:
+        picture = cells(relation, sizes, head, most=256)
+    else:
+        try:
+            shown = example(pattern, sizes)
+            picture = draw(pattern, shown, head, most=256)
+        except NoExample as error:
+            raise click.UsageError(f"{error}: use a smaller -n") from None
+        note = f", with example inputs: {shown.text}"
     if output.suffix.lower() == ".svg":
         output.write_text(svg(picture, f"{pattern.name}, n = {sizes.n}, head {head}"), encoding="utf-8")
     else:
         from PIL import Image
 
         Image.fromarray(pixels(picture)).save(output)
-    click.echo(f"{output}: {picture.shape[0]} x {picture.shape[1]} cells")
+    click.echo(f"{output}: {picture.shape[0]} x {picture.shape[1]} cells{note}")

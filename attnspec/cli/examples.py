@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from attnspec import expr as e
 from attnspec.cli.common import resized
 from attnspec.picture import EMPTY, FULL, PARTIAL
-from attnspec.relation import scalar_names, scalars
+from attnspec.relation import scalars
 from attnspec.sizes import Sizes
 from attnspec.spec import Input, Spec
 
@@ -55,7 +55,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Look:
-    """What an example shows: of the first heads, if all would be too much work, and at a shorter length where need be."""
+    """What an example shows: of the first heads, at a shorter length where all would be too much work."""
 
     example: Example
     seen: tuple[Seen, ...]
@@ -124,6 +124,17 @@ def look(spec: Spec, sizes: Sizes, tile: Tile, most: int) -> Look:
     raise NoExample("looking at its pairs would take too long")
 
 
+def draw(spec: Spec, shown: Example, h: int, most: int) -> NDArray[np.uint8]:
+    """The cells of one head with example inputs. Raises NoExample where there are too many pairs to look at."""
+    from attnspec.codegen.schedule import TILE
+
+    s, rows = shown.sizes, rows_of(spec, shown)
+    rounds = 1 if spec.order is None else spec.order.rounds
+    if s.n * s.n_q * rounds**2 * _work(rows) > 10 * _MOST_WORK:
+        raise NoExample("looking at its pairs would take too long")
+    return _head(rows, h, TILE, most).cells
+
+
 def _work(rows: Rows) -> int:
     """About how many operations it takes to look at a pair."""
 
@@ -187,13 +198,3 @@ def _blocks(sizes: Sizes, rounds: int) -> Iterator[slice]:
     step = max(1, min(sizes.n_q, _BLOCK // max(1, sizes.n * rounds**2)))
     for start in range(0, sizes.n_q, step):
         yield slice(start, min(start + step, sizes.n_q))
-
-
-def reads_contents(spec: Spec) -> bool:
-    """Whether the pairs of a pattern depend on what a call holds (float inputs, which only scores read, do not)."""
-    kinds = (e.Read, e.Flag, e.Among)
-
-    def visit(node: e.Node) -> bool:
-        return isinstance(node, kinds) or any(visit(child) for child in node.children())
-
-    return spec.order is not None or bool(scalar_names(spec)) or any(visit(b.pred) for b in spec.branches)

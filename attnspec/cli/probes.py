@@ -35,10 +35,16 @@ def show_startup(spec: str, params: tuple[str, ...], runs: int, as_json: bool) -
 def show_peak(spec: str, params: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
     """Measure and print the peak of memory."""
     from attnspec.cli.progress import progress
+    from attnspec.lower import listed_heads
     from attnspec.runtime.probe import peak
 
     pattern = checked(spec, params)
-    n, heads, dim, dtype = options["length"], options["heads"] or 8, options["dim"], options["dtype"]
+    n, heads, dim, dtype = (
+        options["length"],
+        options["heads"] or listed_heads(pattern) or 8,
+        options["dim"],
+        options["dtype"],
+    )
     with progress(spec) as tick:
         tick("forward and backward in a fresh process")
         used, held = peak(spec, read_params(params), n, heads, dim, dtype)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.common import call_sizes, console, json_option, read_params, size_options, spec_argument
+from attnspec.cli.common import (
+    call_sizes,
+    console,
+    json_option,
+    plan_options,
+    read_params,
+    size_options,
+    spec_argument,
+    tile_of,
+)
 
 if TYPE_CHECKING:
     from attnspec.runtime.attention import Attention
     from attnspec.runtime.bench import Outcome, Setup
     from attnspec.runtime.verify import Verdict
+    from attnspec.spec import Spec
+
+ORDERED = 2048
+"""The longest call that is compared with dense attention where the pattern orders positions."""
 
 
 @click.command()
@@ -25,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text.")
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
 @click.option("--runs", type=click.IntRange(3), default=3, show_default=True, help="Timed rounds.")
+@plan_options
 @size_options(length=16384)
 @json_option
 def command(
@@ -44,7 +59,7 @@ def command(
     """
     from attnspec.runtime.attention import compile
 
-    attend = compile(spec, params=read_params(params))
+    attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
     if text is not None:
         from attnspec.cli.training import train_on
 
@@ -57,22 +72,24 @@ def command(
     sizes = call_sizes(attend.spec, options)
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs)
     if not as_json:
-        _introduce(attend, setup)
-    verdict = _verify(attend, setup)
-    forward, both = _race(attend, setup, flex=not no_flex)
+        _introduce(attend, setup, options)
+    checked = _checked(attend.spec, setup)
+    verdict = _verify(attend, checked)
+    forward, both = _race(attend, setup, not no_flex, options)
     if as_json:
-        click.echo(json.dumps(_plain(setup, verdict, forward, both), indent=2))
+        click.echo(json.dumps(_plain(setup, checked, verdict, forward, both), indent=2))
     else:
-        _report(setup, verdict, forward, both)
+        _report(setup, checked, verdict, forward, both)
     sys.exit(0 if verdict.agrees else 1)
 
 
-def _introduce(attend: Attention, setup: Setup) -> None:
+def _introduce(attend: Attention, setup: Setup, options: dict[str, Any]) -> None:
     """Picture and cost."""
     from attnspec.cli.insight import insight
     from attnspec.cli.sections import clauses, figures, heading, pictures
 
-    found = insight(attend.spec, setup.sizes, setup.dim, str(setup.dtype).removeprefix("torch."), 24)
+    dtype, tile = str(setup.dtype).removeprefix("torch."), tile_of(options)
+    found = insight(attend.spec, setup.sizes, setup.dim, dtype, 24, tile=tile, layout=options["layout"])
     out = console()
     heading(found, out)
     pictures(found, out)
@@ -83,38 +100,60 @@ def _introduce(attend: Attention, setup: Setup) -> None:
         clauses(found.cost, found, out)
 
 
+def _checked(spec: Spec, setup: Setup) -> Setup:
+    """The call that is compared with dense attention: a shorter one where pairs of slots are counted one by one."""
+    from dataclasses import replace
+
+    if spec.order is None or setup.sizes.n <= ORDERED:
+        return setup
+    return replace(setup, sizes=replace(setup.sizes, n=ORDERED, n_q=ORDERED))
+
+
 def _verify(attend: Attention, setup: Setup) -> Verdict:
-    """Compare one key head of each class of heads with dense attention in float64."""
+    """Compare one key head of each class of heads (and the last, where heads differ otherwise) with dense attention in float64."""
     import torch
 
     from attnspec.cli.progress import progress
-    from attnspec.runtime.bench import inputs
-    from attnspec.runtime.verify import verify
+    from attnspec.expr import free
+    from attnspec.runtime.bench import examples, inputs
+    from attnspec.runtime.inputs import roots
+    from attnspec.runtime.verify import block_rows, heads_of, verify
 
     s = setup.sizes
+    share, relation = s.heads // s.kv_heads, attend.relation_for(heads=s.heads, kv_heads=s.kv_heads, batch=s.batch)
+    groups = tuple(
+        sorted(
+            {next(h for h in range(s.heads) if relation.of_head(h) is c) // share for c in relation.classes}
+            | ({s.kv_heads - 1} if any("h" in free(root) for root in roots(attend.spec)) else set())
+        )
+    )
     q, k, v, dout = inputs(setup)
+    checked = heads_of(s, groups)
+    mine = torch.zeros(s.batch, s.heads, 1, 1, dtype=dout.dtype)
+    mine[0, list(checked)] = 1
+    dout = dout * mine  # gradients of inputs are sums over heads and batch entries: over those that are looked at
+    given = examples(attend.spec, setup)
+    learned = {name: t.clone().requires_grad_() for name, t in given.items() if t.is_floating_point()}
     leaves = [t.clone().requires_grad_() for t in (q, k, v)]
     with progress(attend.spec.name) as tick:
         tick("compiling, running forward and backward")
-        out = attend(*leaves)
-        gradients = torch.autograd.grad(out, leaves, dout)
-        share, relation = s.heads // s.kv_heads, attend.relation_for(heads=s.heads, kv_heads=s.kv_heads, batch=s.batch)
-        groups = sorted(
-            {next(h for h in range(s.heads) if relation.of_head(h) is c) // share for c in relation.classes}
-        )
+        call: Callable[..., torch.Tensor] = attend
+        out = call(*leaves, **{**given, **learned})
+        wanted = [*leaves, *learned.values()]
+        gradients = torch.autograd.grad(out, wanted, dout, allow_unused=True)
+        named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
+        results = {"out": out.detach(), **{name: t for name, t in named if t is not None}}
         done = 0
 
         def block() -> None:
             nonlocal done
             done += 1
-            tick(f"dense attention in float64, block {done} of {len(groups) * share * -(-s.n_q // 1024)}")
+            tick(f"dense attention in float64, block {done} of {len(checked) * -(-s.n_q // block_rows(s))}")
 
-        dq, dk, dv = gradients
-        results = (out.detach(), dq, dk, dv)
-        return verify(attend.spec, s, (q, k, v, dout), results, setup.dim**-0.5, tuple(groups), block)
+        return verify(attend.spec, s, (q, k, v, dout), results, given, groups, tick=block)
 
 
-def _race(attend: Attention, setup: Setup, flex: bool) -> tuple[Outcome, Outcome]:
+def _race(attend: Attention, setup: Setup, flex: bool, options: dict[str, Any]) -> tuple[Outcome, Outcome]:
     from dataclasses import replace
 
     from attnspec.cli.progress import progress
@@ -126,22 +165,26 @@ def _race(attend: Attention, setup: Setup, flex: bool) -> tuple[Outcome, Outcome
         with progress("timing forward" if not backward else "timing forward + backward") as tick:
             result = bench(attend, replace(setup, backward=backward), flex, tick)
         name = str(setup.dtype).removeprefix("torch.")
-        remember(attend.spec, setup.sizes, setup.dim, name, result.timings["attnspec"].median, backward, setup.runs)
+        if options["tile"] is None and options["layout"] == "auto":
+            median = result.timings["attnspec"].median
+            remember(attend.spec, setup.sizes, setup.dim, name, median, backward, setup.runs)
         found.append(result)
     return found[0], found[1]
 
 
-def _report(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> None:
+def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> None:
     import torch
     from rich.table import Table
 
+    from attnspec.cli.bench_ import prepared
     from attnspec.cli.common import seconds
     from attnspec.cli.sections import ranges
 
     out = console()
     word = "agrees with" if verdict.agrees else "DIFFERS FROM"
     errors = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
-    out.print(f"check  {word} dense attention in float64, heads {ranges(verdict.heads)}", style="bold")
+    where = "" if checked is setup else f" at n = {checked.sizes.n:,}"
+    out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}", style="bold")
     out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n")
     threads = torch.get_num_threads()
     out.print(f"time  medians of {setup.runs} interleaved runs, {threads} threads", style="bold")
@@ -159,9 +202,11 @@ def _report(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> 
                 row += ["-", result.missing.get(name, "")]
         table.add_row(*row)
     out.print(table)
+    if said := prepared(setup, forward):
+        out.print(f"  {said}")
 
 
-def _plain(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
+def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
     def timings(found: Outcome) -> dict[str, Any]:
         return {name: t.median for name, t in found.timings.items()} | {"missing": found.missing}
 
@@ -170,7 +215,9 @@ def _plain(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> d
         "errors": verdict.errors,
         "tolerance": verdict.tolerance,
         "heads_checked": list(verdict.heads),
+        "n_checked": checked.sizes.n,
         "runs": setup.runs,
+        "preparation_seconds": forward.preparation and forward.preparation.median,
         "forward_seconds": timings(forward),
         "forward_backward_seconds": timings(both),
     }

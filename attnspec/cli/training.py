@@ -26,6 +26,9 @@ def train_on(attend: Attention, path: Path, steps: int, context: click.Context, 
     for name in ("queries", "kv_heads", "batch", "dim", "dtype"):
         if given[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with --text")
+    if attend.spec.axes or attend.spec.order is not None:
+        what = "axes" if attend.spec.axes else "a computed order, which may look ahead"
+        raise click.UsageError(f"--text trains on one sequence from left to right: {attend.spec.name} has {what}")
     length = options["length"] if given["length"] else LENGTH
     heads = options["heads"] or _heads(attend)
     if 128 % heads:
@@ -81,4 +84,5 @@ def restrict(attend: Attention, heads: int) -> Attention:
     if all(item.pairs.within(causal) for item in relation.classes):
         return attend
     text = str(attend.spec)
-    return compile(f"{text[:-1]}    within k <= q\n}}")
+    program = attend.program
+    return compile(f"{text[:-1]}    within k <= q\n}}", tile=program.tile, layout=program.layout)
