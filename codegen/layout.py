@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+EMPTY = -(1 << 31)
+"""Stands where a slot holds no position (positions may be negative where there are more queries than keys)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The positions of the slots from ``first`` on; -1, at the end of a tile, where a slot holds none."""
+    """The positions of the slots from ``first`` on; EMPTY, at the end of a tile, where a slot holds none."""
 
     first: int
     positions: NDArray[np.int64]
@@ -161,7 +165,7 @@ class Grid:
         inside = self.width * np.arange(height, dtype=np.int64)[:, None] + np.arange(width, dtype=np.int64)
         at = corners[:, None] + inside.ravel()
         gone = (at < low) | (at >= high)
-        ordered = np.take_along_axis(np.where(gone, -1, at), np.argsort(gone, axis=1, kind="stable"), axis=1)
+        ordered = np.take_along_axis(np.where(gone, EMPTY, at), np.argsort(gone, axis=1, kind="stable"), axis=1)
         return Listing(slots.start, ordered.ravel())
 
     def _tile(self, shape: tuple[int, int], name: str) -> str:

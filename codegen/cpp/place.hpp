@@ -4,6 +4,7 @@
 namespace attnspec {
 
 struct Span { int64_t begin, end; };
+constexpr pos EMPTY = INT32_MIN;  // in a list: a slot without a position
 
 // From slots to rows of a tensor.
 struct Rows {
@@ -42,7 +43,7 @@ static inline Span slots_of(const Rows& rows, Span all, int64_t tile, int64_t si
     if (span.begin < all.begin) span.begin = all.begin;
     if (span.end > all.end) span.end = all.end;
     if (rows.list)
-        while (span.end > span.begin && rows.list[span.end - 1] < 0) --span.end;
+        while (span.end > span.begin && rows.list[span.end - 1] == EMPTY) --span.end;
     return span;
 }
 
