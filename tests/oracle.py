@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from attnspec.runtime import around
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.dense import dense_attention
 
 # Largest error by dtype: absolute below 1, relative to the largest exact value above.
 TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 4e-2, torch.float16: 6e-3}
@@ -33,17 +35,23 @@ def tensors(
 
 
 def agree(
-    attend: Attention, q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, tolerance: float | None = None
+    attend: Attention,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None = None,
+    tolerance: float | None = None,
+    inputs: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Assert that output, log-sum-exp and all gradients (of both results) agree with the oracle."""
-    mask = attend.mask(k.shape[2], q.shape[2], q.shape[1], q.shape[0], k.shape[1])
-    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    want_out, want_lse = dense_attention(*exact, mask, factor)
-    got_out, got_lse = attend(q, k, v, scale=scale, return_lse=True)
+    given = dict(inputs or {})
+    got_out, got_lse = attend(q, k, v, scale=scale, return_lse=True, **given)
     assert got_out.dtype == q.dtype
-    assert got_out.shape == want_out.shape
+    assert got_out.shape == (*q.shape[:3], v.shape[3])
     assert got_lse.dtype == torch.float32
+    exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    exact_inputs = {name: _exact(t) for name, t in given.items()}
+    want_out, want_lse = around.dense(attend.spec, exact[0], exact[1], exact[2], scale, exact_inputs)
     tolerance = TOLERANCE[q.dtype] if tolerance is None else tolerance
     empty = torch.isinf(want_lse)
     assert torch.equal(torch.isinf(got_lse), empty), "the empty rows differ"
@@ -52,12 +60,20 @@ def agree(
     generator = torch.Generator().manual_seed(1)
     d_out = torch.randn(got_out.shape, generator=generator).to(q.dtype)
     d_lse = torch.randn(got_lse.shape, generator=generator).masked_fill(empty, 0.0)
-    got = torch.autograd.grad((got_out, got_lse), (q, k, v), (d_out, d_lse))
+    trained = [name for name, t in given.items() if t.requires_grad]
+    got = torch.autograd.grad((got_out, got_lse), (q, k, v, *(given[name] for name in trained)), (d_out, d_lse))
     safe = want_lse.masked_fill(empty, 0.0)
-    want = torch.autograd.grad((want_out, safe), exact, (d_out.double(), d_lse.double()))
-    for name, a, b in zip(("dq", "dk", "dv"), got, want, strict=True):
-        assert a.dtype == q.dtype
+    sources = (*exact, *(exact_inputs[name] for name in trained))
+    want = torch.autograd.grad((want_out, safe), sources, (d_out.double(), d_lse))
+    for name, a, b in zip(("dq", "dk", "dv", *trained), got, want, strict=True):
+        assert a.dtype == (q.dtype if name in ("dq", "dk", "dv") else given[name].dtype)
         close(name, a, b, tolerance)
+
+
+def _exact(t: Tensor) -> Tensor:
+    if not t.is_floating_point():
+        return t
+    return t.detach().double().requires_grad_(t.requires_grad)
 
 
 def close(name: str, got: Tensor, want: Tensor, tolerance: float) -> None:

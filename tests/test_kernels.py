@@ -145,9 +145,9 @@ def test_a_new_length_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same patterns with every loop nest declared unwieldy."""
     from attnspec.codegen import tile as module
-    from attnspec.runtime import native
+    from attnspec.runtime import native, problem
 
-    caches = (native._native, native.plan, native.tables)
+    caches = (native._native, native.plan, problem._fixed)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(module, "UNWIELDY", -1)
@@ -164,9 +164,9 @@ def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_wide_kernels_compute_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen for lengths over 2**28, which no test can hold: here the limit is lowered."""
-    from attnspec.runtime import native
+    from attnspec.runtime import call
 
-    monkeypatch.setattr(native, "NARROW_LENGTH", 100)
+    monkeypatch.setattr(call, "NARROW_LENGTH", 100)
     attend = attnspec.compile("attention a { attend |q - k| * 3 < 120 }")
     agree(attend, *tensors(150))
     (made,) = [n for n in Path(os.environ["ATTNSPEC_CACHE"]).glob("*/kernel.cpp") if _is_wide_forward(n.read_text())]

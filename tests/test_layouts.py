@@ -1,0 +1,258 @@
+"""Layouts are bijections on positions, sets of tiles agree with the positions in them, and areas are counted right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from attnspec import expr as e
+from attnspec.codegen.area import area, residues
+from attnspec.codegen.layout import EMPTY, IDENTITY, Columns, Grid, Layout, Listing, Residue, Slots, tiles_of
+from attnspec.codegen.plan import Tile
+from attnspec.codegen.tile import Region, make_pass, tiles
+from attnspec.pieces import runs
+from attnspec.presburger import Pairs
+from attnspec.sizes import Sizes
+
+Laid = tuple[Layout, Tile, Sizes]
+
+
+@st.composite
+def laid(draw: Any, slots: bool = True) -> Laid:
+    """A layout, a tile that goes with it, and the sizes of a call."""
+    n = draw(st.integers(1, 70))
+    n_q = draw(st.sampled_from([n, n, draw(st.integers(1, 70))]))
+    sizes = Sizes(n, n_q, aligned_end=draw(st.booleans()))
+    tile = Tile(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    match draw(st.sampled_from(["residue", "grid", "columns", *["slots"] * slots])):
+        case "residue":
+            return Residue(draw(st.sampled_from([1, 2, 3, 7, 16, 100]))), tile, sizes
+        case "grid":
+            query, key = ((draw(st.integers(1, 4)), draw(st.integers(1, 4))) for _ in range(2))
+            width = int(np.lcm(query[1], key[1])) * draw(st.integers(1, 3))
+            return Grid(width, query, key), Tile(query[0] * query[1], key[0] * key[1]), sizes
+        case "columns":
+            period = draw(st.integers(2, 30))
+            first = draw(st.integers(0, period - 1))
+            return Columns(period, first, draw(st.integers(1, period - first))), tile, sizes
+    rounds = draw(st.integers(1, 3))
+    return Slots(draw(st.integers(0, rounds - 1)), rounds), tile, Sizes(n, n)
+
+
+def query_tiles(laid: Laid, c: int) -> range:
+    layout, tile, sizes = laid
+    return tiles_of(layout.query_slots(sizes, c, tile.rows), tile.rows)
+
+
+def key_tiles(laid: Laid, c: int) -> range:
+    layout, tile, sizes = laid
+    return tiles_of(layout.key_slots(sizes, c, tile.columns), tile.columns)
+
+
+def queries(laid: Laid) -> list[tuple[int, int, NDArray[np.int64]]]:
+    """For each query tile its residue, its number and its positions."""
+    layout, tile, sizes = laid
+    return [
+        (c, i, layout.query_positions(i, sizes, c, tile.rows))
+        for c in range(layout.residues)
+        for i in query_tiles(laid, c)
+    ]
+
+
+def keys(laid: Laid) -> list[tuple[int, int, NDArray[np.int64]]]:
+    layout, tile, sizes = laid
+    return [
+        (c, j, layout.key_positions(j, sizes, c, tile.columns))
+        for c in range(layout.residues)
+        for j in key_tiles(laid, c)
+    ]
+
+
+def flat(found: list[tuple[int, int, NDArray[np.int64]]]) -> list[int]:
+    return sorted(int(x) for _, _, positions in found for x in positions)
+
+
+@example((Residue(16), Tile(4, 4), Sizes(1, 1)))
+@example((Residue(7), Tile(128, 64), Sizes(5, 3)))
+@example((Grid(8, (2, 4), (4, 8)), Tile(8, 32), Sizes(3, 11)))
+@example((Columns(8, 3, 5), Tile(4, 4), Sizes(12, 2)))
+@given(laid())
+def test_every_position_has_one_slot(laid: Laid) -> None:
+    layout, _, sizes = laid
+    n = sizes.n
+    if isinstance(layout, Slots):
+        assert flat(queries(laid)) == list(range(layout.round * n, (layout.round + 1) * n))
+        assert flat(keys(laid)) == list(range(layout.rounds * n))
+        return
+    assert flat(queries(laid)) == list(range(sizes.first, sizes.first + sizes.n_q))
+    own = range(n)
+    if isinstance(layout, Columns):
+        assert flat(keys(laid)) == [k for k in own if layout.first <= k % layout.period < layout.first + layout.width]
+    else:
+        assert flat(keys(laid)) == list(own)
+
+
+@given(laid())
+def test_tiles_hold_what_fits_in_them(laid: Laid) -> None:
+    """Never more positions than a tile has room for; only tiles at the ends of a sequence (or grid row) hold fewer."""
+    layout, tile, _ = laid
+    for found, size in ((queries(laid), tile.rows), (keys(laid), tile.columns)):
+        assert all(len(positions) <= size for _, _, positions in found)
+        if not isinstance(layout, Grid):
+            for c in range(layout.residues):
+                own = [len(positions) for residue, _, positions in found if residue == c]
+                assert all(length == size for length in own[1:-1])
+                assert all(own)
+
+
+@given(laid())
+def test_a_tile_holds_queries_and_keys_of_one_residue(laid: Laid) -> None:
+    layout = laid[0]
+    for found in (queries(laid), keys(laid)):
+        assert all((positions % layout.residues == c).all() for c, _, positions in found)
+
+
+def listed(listing: Listing, tile: int, size: int) -> list[int]:
+    """The positions of a tile as a kernel reads them: empty slots stand at its end."""
+    low, high = max(tile * size, listing.first), min(tile * size + size, listing.first + len(listing.positions))
+    found = [int(x) for x in listing.positions[low - listing.first : max(low, high) - listing.first]]
+    while found and found[-1] == EMPTY:
+        found.pop()
+    return found
+
+
+@example((Grid(8, (2, 4), (4, 8)), Tile(8, 32), Sizes(3, 11)))
+@given(laid())
+def test_lists_are_the_positions(laid: Laid) -> None:
+    layout, tile, sizes = laid
+    lists = layout.lists(sizes)
+    for listing, found, slots, size in (
+        (lists[0], queries(laid), layout.query_slots(sizes, 0, tile.rows), tile.rows),
+        (lists[1], keys(laid), layout.key_slots(sizes, 0, tile.columns), tile.columns),
+    ):
+        if listing is None:
+            continue
+        assert layout.residues == 1
+        assert range(listing.first, listing.first + len(listing.positions)) == slots
+        for _, number, positions in found:
+            assert listed(listing, number, size) == positions.tolist()
+
+
+def test_strides_are_the_positions() -> None:
+    """What needs no list is slot s of residue c at position c + modulus * s."""
+    for layout in (IDENTITY, Residue(5)):
+        assert layout.lists(Sizes(30, 30)) == (None, None)
+        for c in range(layout.residues):
+            for slot in layout.query_slots(Sizes(30, 30), c, 1):
+                assert layout.query_positions(slot, Sizes(30, 30), c, 1).tolist() == [c + layout.modulus * slot]
+            assert layout.positions(c, 3).tolist() == [c, c + layout.modulus, c + 2 * layout.modulus]
+
+
+def holds(text: str, laid: Laid, c: int, x: int, window: range) -> set[int]:
+    """The y in a window for which a condition holds, given x."""
+    box = Pairs.read(f"({text}) and x = {x} and {window.start} <= y < {window.stop}")
+    pieces = box.fix(c=c, **laid[2].parameters(0, 0)).pieces()
+    return {
+        int(y)
+        for run in runs(pieces, 1, x)
+        for low, high in zip(run.low, run.high, strict=True)
+        for y in range(low, high + 1, run.step)
+    }
+
+
+@given(laid())
+def test_bounds_name_the_tiles_that_hold_something(laid: Laid) -> None:
+    """The conditions under which loops run: exactly the tiles with a key, at least those with a query."""
+    layout, tile, sizes = laid
+    first = "(n - n_q)" if sizes.aligned_end else "0"
+    rows = layout.query_bounds(tile.rows, first).replace("x", "y")
+    for c in {0, layout.residues // 2, layout.residues - 1}:
+        window = range(-80, 250)
+        want = {j for own, j, positions in keys(laid) if own == c and len(positions)}
+        assert holds(layout.key_bounds(tile.columns), laid, c, 0, window) == want
+        want = {i for own, i, positions in queries(laid) if own == c and len(positions)}
+        found = holds(rows, laid, c, 0, window)
+        assert want <= found
+        assert found - want == set() or isinstance(layout, Grid)
+
+
+@given(laid(), st.data())
+def test_sets_of_tiles_are_those_of_positions(laid: Laid, data: st.DataObject) -> None:
+    """``tiles`` and ``universe`` as sets against the positions of tiles."""
+    layout, tile, _ = laid
+    c = data.draw(st.integers(0, layout.residues - 1))
+    of_query = {int(q): i for own, i, positions in queries(laid) if own == c for q in positions}
+    of_key = {int(k): j for own, j, positions in keys(laid) if own == c for k in positions}
+    if not of_query or not of_key:
+        return
+    pairs = data.draw(
+        st.lists(st.tuples(st.sampled_from(sorted(of_query)), st.sampled_from(sorted(of_key))), min_size=1, max_size=4)
+    )
+    points = Pairs.read(" or ".join(f"(x = {q} and y = {k})" for q, k in pairs))
+    assert points.within(layout.universe())
+    found = layout.tiles(points, tile.rows, tile.columns).fix(c=c)
+    want = " or ".join(f"(x = {of_query[q]} and y = {of_key[k]})" for q, k in pairs)
+    assert found.equals(Pairs.read(want))
+
+
+CONDITIONS = (
+    "0 <= x - y < 13",
+    "y <= x",
+    "(x - y) mod 4 = 0 and y <= x",
+    "y mod 5 = 3",
+    "floor(x / 16) = floor(y / 16)",
+    "-2 <= floor(x / 8) - floor(y / 8) <= 2 and -2 <= (x mod 8) - (y mod 8) <= 2",
+    "y >= n - 9",
+    "false",
+    "y < 200",
+)
+
+
+@example((Grid(8, (2, 4), (2, 4)), Tile(8, 8), Sizes(45, 70)), "y <= x")
+@given(laid(slots=False), st.sampled_from(CONDITIONS))
+def test_areas_are_counted_as_by_hand(laid: Laid, condition: str) -> None:
+    """Tiles and pairs by arithmetic, against loops over all tiles of the call."""
+    layout, tile, sizes = laid
+    region = Pairs.read(f"y >= 0 and {condition}").intersection(layout.universe())
+    cut = tiles(Region("", e.Bool(True), region, region), layout, tile)
+    item = make_pass(
+        Region("", e.Bool(True), region, region), layout, tile, cut, "end" if sizes.aligned_end else "start"
+    )
+    full = partial = computed = masked = 0
+    for c in range(layout.residues):
+        for i, j, whole in item.visits(sizes, 0, 0, c):
+            q = layout.query_positions(i, sizes, c, tile.rows)
+            k = layout.key_positions(j, sizes, c, tile.columns)
+            if len(q) and len(k):
+                full, partial = full + whole, partial + (not whole)
+            computed += len(q) * len(k)
+            masked += 0 if whole else len(q) * len(k)
+    found = area(cut, layout, tile, sizes, 0, 0)
+    assert (found.computed, found.masked) == (computed, masked)
+    assert (found.full, found.partial) == (full, partial)
+
+
+@given(laid())
+def test_kinds_of_residues_add_up(laid: Laid) -> None:
+    layout, tile, sizes = laid
+    assert sum(often for _, often in residues(layout, (), tile, sizes)) == layout.residues
+
+
+@pytest.mark.parametrize(
+    ("layout", "text"),
+    [
+        (IDENTITY, "identity"),
+        (Residue(8), "residue(8)"),
+        (Grid(64, (4, 8), (2, 8)), "grid(width 64, queries 4 x 8, keys 2 x 8)"),
+        (Columns(128, 96, 32), "columns(96 <= k % 128 < 128)"),
+        (Columns(8, 7, 1), "columns(k % 8 == 7)"),
+        (Slots(1, 4), "slots of round 1"),
+    ],
+)
+def test_names(layout: Layout, text: str) -> None:
+    assert str(layout) == text
