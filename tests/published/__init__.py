@@ -1,0 +1,1 @@
+"""Patterns against what others have published: run with ``pip install -e '.[published]'; pytest tests/published``."""
