@@ -69,7 +69,8 @@ class ByteModel(nn.Module):
 def train(data: bytes, attend: Attention, length: int, steps: int, heads: int = 4, seed: int = 0) -> Iterator[Step]:
     """Train on random stretches of ``data`` of ``length`` bytes and yield each step.
 
-    ``attend`` must not look ahead; its integer and boolean inputs are examples, its float inputs learned. Raises ValueError if the data is shorter than one stretch.
+    ``attend`` must not look ahead; its integer and boolean inputs are examples, its float inputs learned. Raises
+    ValueError if the data is shorter than one stretch.
     """
     if len(data) < length + 1:
         raise ValueError(f"the text has {len(data):,} bytes; at least {length + 1:,} are needed")

@@ -110,7 +110,7 @@ def _checked(spec: Spec, setup: Setup) -> Setup:
 
 
 def _verify(attend: Attention, setup: Setup) -> Verdict:
-    """Compare one key head of each class of heads (and the last, where heads differ otherwise) with dense attention in float64."""
+    """Compare with dense attention in float64: one key head of each class of heads, and the last where heads differ."""
     import torch
 
     from attnspec.cli.progress import progress
