@@ -60,12 +60,21 @@ def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str) 
         size = tile or block_tile(part.unknown, TILE)
         ways = list(_ways(relation, part, branch, size, layout))
         chosen, choice = (ways[0], None) if len(ways) == 1 else _choose(relation, item, part, ways)
+        made = _passes(relation, part, chosen)
+        if any(one.layout.residues > 1 and one.tabled for one in made):  # a table is of one residue
+            made, choice = _passes(relation, part, ways[0]), None
+        passes += made
         choices.append(choice)
-        for step in chosen:
-            cut = tiles(step.region, step.layout, step.tile)
-            told = tests(relation.spec, step.region.pred, part.unknown, step.layout, step.tile)
-            passes.append(make_pass(step.region, step.layout, step.tile, cut, relation.spec.align, told))
     return ClassPlan(item.heads, tuple(passes), tuple(choices))
+
+
+def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
+    found: list[Pass] = []
+    for step in way:
+        cut = tiles(step.region, step.layout, step.tile)
+        told = tests(relation.spec, step.region.pred, part.unknown, step.layout, step.tile)
+        found.append(make_pass(step.region, step.layout, step.tile, cut, relation.spec.align, told))
+    return found
 
 
 def ways(relation: Relation, part: Part, branch: int, tile: Tile) -> list[Way]:
