@@ -34,3 +34,14 @@ heavy = {"numpy", "torch", "islpy", "rich", "click"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_inspecting_a_pattern_without_inputs_does_not_import_torch() -> None:
+    code = """
+import sys
+sys.argv = ["attnspec", "inspect", "window", "width=70", "-n", "1024"]
+from attnspec.cli import main
+main()
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
