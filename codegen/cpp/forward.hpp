@@ -102,25 +102,45 @@ struct ForwardTile {
 
     ATTNSPEC_NOINLINE void attend(int g, Range range, int64_t first_key, int count, bool partial) {
         scores(g, range);
-        if (!Score::IDENTITY) rescore(g, range, first_key, count);
+        vfloat top[C];
+        if (!Score::IDENTITY) rescore(g, range, first_key, count, top);
         if (times != 0.f)
             for (int i = range.begin * LANES; i < range.end * LANES; i += W) store(w.s + i, load(w.s + i) + times);
         if (partial) hide(range);
         for (int r = count; r < range.end; ++r)
             for (int l = 0; l < LANES; ++l) w.s[r * LANES + l] = -INF;
-        softmax(g, range);
+        if (Score::IDENTITY || partial || times != 0.f) largest(range, top);
+        softmax(g, range, top);
         output(g, range);
     }
 
-    // The score lines of the pattern, in natural units; then units of log2.
-    ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count) {
+    void largest(Range range, vfloat* top) {
+        for (int c = 0; c < C; ++c) {
+            // Two chains: the latency of the maximum would show.
+            vfloat even = all(-INF), odd = even;
+            for (int r = range.begin; r < range.end; r += 2) {
+                even = larger(load(w.s + r * LANES + c * W), even);
+                odd = larger(load(w.s + (r + 1) * LANES + c * W), odd);
+            }
+            top[c] = larger(even, odd);
+        }
+    }
+
+    // The score lines of the pattern, in natural units; then units of log2. Finds the largest of them on the way.
+    ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count, vfloat* top) {
         const int end = range.end < count ? range.end : count;
+        const Rows keys = at.keys;
+        const Sizes sizes = p.sizes;
+        float* __restrict scores = w.s;  // what the score lines read stays in registers
         for (int c = 0; c < C; ++c) {
             const vint q = *(const vint*)(w.query_at[g] + c * W);
+            vfloat most = all(-INF);
             for (int r = range.begin; r < end; ++r) {
-                float* s = w.s + r * LANES + c * W;
-                store(s, Score::value(load(s), q, (pos)at.keys(first_key + r), (pos)h, (pos)b, p.sizes) * LOG2E);
+                vfloat* s = (vfloat*)(scores + r * LANES + c * W);
+                *s = Score::value(*s, q, (pos)keys(first_key + r), (pos)h, (pos)b, sizes) * LOG2E;
+                most = larger(*s, most);
             }
+            top[c] = most;
         }
     }
 
@@ -145,17 +165,8 @@ struct ForwardTile {
 
     // Turns scores into weights, in place. In pair mode these are rounded to bf16, and the output is divided by the sum of
     // the rounded ones: a row that attends to one key gets that key's value exactly. The log-sum-exp is of the exact ones.
-    ATTNSPEC_NOINLINE void softmax(int g, Range range) {
-        vfloat top[C], sum[C], rounded[C], base[C];
-        for (int c = 0; c < C; ++c) {
-            // Two chains: the latency of the maximum would show.
-            vfloat even = all(-INF), odd = even;
-            for (int r = range.begin; r < range.end; r += 2) {
-                even = larger(load(w.s + r * LANES + c * W), even);
-                odd = larger(load(w.s + (r + 1) * LANES + c * W), odd);
-            }
-            top[c] = larger(even, odd);
-        }
+    ATTNSPEC_NOINLINE void softmax(int g, Range range, const vfloat* top) {
+        vfloat sum[C], rounded[C], base[C];
         vint passed = vint{};
         for (int c = 0; c < C; ++c) passed |= (vint)(top[c] > load(w.top[g] + c * W) + SLACK);
         if (any(passed)) raise(g, top);

@@ -10,6 +10,23 @@ static T* allocate(size_t count = 1) {
     return (T*)aligned_alloc(64, bytes);
 }
 
+// Results below the smallest normal number become zero while this lives: processors take a hundred times as long for them,
+// and softmax weights that steep score lines make are full of them.
+struct FlushTiny {
+#if defined(__SSE__)
+    unsigned before = __builtin_ia32_stmxcsr();
+    FlushTiny() { __builtin_ia32_ldmxcsr(before | 0x8000u); }
+    ~FlushTiny() { __builtin_ia32_ldmxcsr(before); }
+#elif defined(__aarch64__)
+    uint64_t before;
+    FlushTiny() {
+        asm volatile("mrs %0, fpcr" : "=r"(before));
+        asm volatile("msr fpcr, %0" : : "r"(before | 1u << 24));
+    }
+    ~FlushTiny() { asm volatile("msr fpcr, %0" : : "r"(before)); }
+#endif
+};
+
 // Calls work(task, space) for every task. False if not even one thread found memory for its workspace.
 template <class Space, class Work>
 static bool for_tasks(int64_t tasks, int threads, Work&& work) {
@@ -18,6 +35,8 @@ static bool for_tasks(int64_t tasks, int threads, Work&& work) {
     auto worker = [&] {
         Space* space = allocate<Space>();
         if (!space) return;
+        const FlushTiny guard;
+        (void)guard;
         __atomic_fetch_add(&workers, 1, __ATOMIC_RELAXED);
         for (int64_t t; (t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)) < tasks;) work(t, *space);
         free(space);
