@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 from attnspec import expr as e
 from attnspec import loops as nest
-from attnspec.bind import bind
+from attnspec.bind import BadDivisor, OutsideList, bind
 from attnspec.evaluate import domain_values
-from attnspec.rewrite import cases
+from attnspec.rewrite import cases, rebuild, replace
+
+N = TypeVar("N", bound=e.Node)
 
 UNROLL = 64
 """How many values of a bound variable are written out."""
@@ -68,7 +71,7 @@ class Printer:
             case e.All(var, domain, body):
                 return self._loop(var, domain, body, "&", "true")
             case e.Cmp() | e.Flag() | e.Among():
-                parts = [self._case(conditions, rest) for conditions, rest in _cases(pred)]
+                parts = [self._case(conditions, rest) for conditions, rest in _cases(unrolled(pred))]
                 return parts[0] if len(parts) == 1 else " | ".join(f"({p})" for p in parts) or "false"
         raise TypeError(f"not a predicate: {type(pred).__name__}")
 
@@ -95,7 +98,7 @@ class Printer:
     def _loop(self, var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
         values = domain_values(domain, {})
         if len(values) <= UNROLL:
-            return f" {join} ".join(f"({self.predicate(bind(body, {var: v}))})" for v in values) or start
+            return f" {join} ".join(f"({self.predicate(_with(body, var, v))})" for v in values) or start
         if isinstance(domain, e.Range):
             head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"
         else:
@@ -136,7 +139,7 @@ class Printer:
             case e.Abs(arg):
                 return f"most<pos>({self.term(arg)}, -{self.term(arg)})"
             case e.Sum(var, domain, body):
-                parts = [self.term(bind(body, {var: v})) for v in domain_values(domain, {})]
+                parts = [self.term(_with(body, var, v)) for v in domain_values(domain, {})]
                 return f"({' + '.join(parts)})" if parts else "(pos)0"
             case e.Read(name, indices):
                 return self._call("entry<pos>", name, indices)
@@ -160,15 +163,28 @@ def _cases(pred: e.Cmp | e.Flag | e.Among) -> Iterator[tuple[tuple[e.Pred, ...],
 
 
 def reads(node: e.Node) -> Iterator[e.Read]:
-    """The reads of integer inputs in a comparison without choices; in a sum, those of each of its terms."""
-    if isinstance(node, e.Sum):
-        for value in domain_values(node.domain, {}):
-            yield from reads(bind(node.body, {node.var: value}))
-        return
+    """The reads of integer inputs in a comparison without choices and sums."""
     if isinstance(node, e.Read):
         yield node
     for child in node.children():
         yield from reads(child)
+
+
+def unrolled(node: N) -> N:
+    """The node with its sums written out: one term for each value of the bound variable."""
+    if isinstance(node, e.Sum):
+        terms = tuple(unrolled(_with(node.body, node.var, value)) for value in domain_values(node.domain, {}))
+        return e.Add(terms) if terms else e.Int(0)  # type: ignore[return-value]
+    if isinstance(node, (e.Any, e.All)):
+        return node  # its body is looked at when it is printed
+    return rebuild(node, [unrolled(child) for child in node.children()])  # type: ignore[return-value]
+
+
+def _with(body: N, var: str, value: int) -> N:
+    try:
+        return bind(body, {var: value})
+    except (BadDivisor, OutsideList):  # perhaps in a branch that is not taken
+        return replace(body, {e.Var(var): e.Int(value)})  # type: ignore[return-value]
 
 
 def literal(value: int, kind: str) -> str:
