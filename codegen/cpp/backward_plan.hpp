@@ -89,6 +89,7 @@ static bool backward_keys(const BackwardProblem& p, int number, const float* del
             for (tile.h = first; tile.h < first + step; ++tile.h)
                 Pattern::visit(tile.h, number, [&](auto pass) {
                     using Pass = decltype(pass);
+                    tile.times = Pass::TIMES;
                     Pass::backward(j, at, tile.h, b, s, [&](int64_t i) { tile.template visit<Pass>(i, false); },
                                    [&](int64_t i) { tile.template visit<Pass>(i, true); });
                 });
