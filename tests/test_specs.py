@@ -110,7 +110,7 @@ FORMULAS: dict[str, tuple[dict[str, Any], Formula]] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_shipped_spec_is_what_the_paper_says(name: str) -> None:
     params, formula = FORMULAS[name]
     n, heads = 42, 4
@@ -118,6 +118,13 @@ def test_shipped_spec_is_what_the_paper_says(name: str) -> None:
     mask = load(name, **params).mask(n, heads=heads)[0]
     for h in range(heads):
         assert (mask[h] == formula(i, j, n, h)).all(), h
+
+
+def test_every_shipped_spec_is_compared_with_something() -> None:
+    """By a formula here, or as a whole with its dense form: those that are more than a mask."""
+    from tests.published.test_shipped_new import CASES
+
+    assert sorted([*FORMULAS, *CASES]) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
