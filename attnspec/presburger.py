@@ -115,11 +115,17 @@ class Pairs:
         """The tiles ``(x // rows, y // columns)`` that hold at least one pair."""
         return self.image(f"floor(x / {rows})", f"floor(y / {columns})")
 
+    def view(self, condition: str) -> Pairs:
+        """The pairs ``(u, v)`` for pairs here that ``condition`` takes to them, each side for itself.
+
+        The condition relates ``x`` to ``u``, and may read the parameter ``c``.
+        """
+        to = isl.Map.read_from_str(_context(), f"[c] -> {{ [x] -> [u] : {condition} }}")
+        return Pairs(self._map.apply_domain(to).apply_range(to).align_params(_space()).coalesce())
+
     def residue(self, modulus: int) -> Pairs:
         """The pairs ``(u, v)`` with ``(modulus * u + c, modulus * v + c)`` here, for the residue ``c``, a parameter."""
-        text = f"[c] -> {{ [x] -> [u] : x = {modulus} * u + c and 0 <= c < {modulus} }}"
-        view = isl.Map.read_from_str(_context(), text)
-        return Pairs(self._map.apply_domain(view).apply_range(view).align_params(_space()).coalesce())
+        return self.view(f"x = {modulus} * u + c and 0 <= c < {modulus}")
 
     def stride(self) -> int:
         """A modulus by which x and y agree in all pairs: the largest that isl sees; 1 if there is none."""

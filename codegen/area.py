@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.codegen.layout import Grid, Layout, tiles_of
+from attnspec.codegen.layout import Comb, Grid, Layout, tiles_of
 from attnspec.codegen.plan import Tile
 from attnspec.codegen.tile import Tiles
-from attnspec.pieces import Piece, TooIrregular, count, row_counts
+from attnspec.pieces import Piece, TooIrregular, count, row_counts, runs
 from attnspec.presburger import Pairs, budget
 from attnspec.sizes import Sizes
 
 _MOST_RESIDUES = 1024
+_MOST_TILES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,21 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
         inside = tiles.intersection(box).fix(c=c, **sizes.parameters(h, b))
         pieces, turned = inside.pieces(), inside.transpose().pieces()
     number = count(pieces, len(rows), rows.start)
-    per_row = layout.width // layout.query[1] if isinstance(layout, Grid) else 1
-    per_column = layout.width // layout.key[1] if isinstance(layout, Grid) else 1
+    per_row = _edge(layout, rows, 0)
+    per_column = _edge(layout, columns, 1)
     short_rows = _short(rows, per_row, size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows)))
     short_columns = _short(
         columns, per_column, size.columns, lambda j: len(layout.key_positions(j, sizes, c, size.columns))
     )
     held = number * size.rows * size.columns
     held -= size.columns * _weighted(pieces, short_rows) + size.rows * _weighted(turned, short_columns)
-    for j, missing in short_columns.items():
-        with budget(tiles):
-            column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
-        held += missing * _weighted(column, short_rows)
+    if short_rows and short_columns:
+        low, high = min(short_rows), max(short_rows)
+        for run in runs(pieces, high - low + 1, low):
+            for i, first, last in zip(run.x.tolist(), run.low.tolist(), run.high.tolist(), strict=True):
+                if i in short_rows:
+                    inside_run = (j for j in short_columns if first <= j <= last and (j - first) % run.step == 0)
+                    held += short_rows[i] * sum(short_columns[j] for j in inside_run)
     empty_rows = {i: 1 for i, missing in short_rows.items() if missing == size.rows}
     empty_columns = {j: 1 for j, missing in short_columns.items() if missing == size.columns}
     number -= _weighted(pieces, empty_rows) + _weighted(turned, empty_columns)
@@ -108,6 +112,17 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
             column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
         number += _weighted(column, empty_rows)
     return number, held
+
+
+def _edge(layout: Layout, tiles: range, side: int) -> int:
+    """How many tiles at either end may be cut."""
+    if isinstance(layout, Grid):
+        return layout.width // (layout.query, layout.key)[side][1]
+    if isinstance(layout, Comb):  # the last tile of every segment
+        if len(tiles) > _MOST_TILES:
+            raise TooIrregular
+        return len(tiles)
+    return 1
 
 
 def _short(tiles: range, edge: int, size: int, held: Callable[[int], int]) -> dict[int, int]:

@@ -13,7 +13,7 @@ from attnspec import expr as e
 from attnspec import simplify as s
 from attnspec.codegen.area import Area, area
 from attnspec.codegen.atoms import block_tile, tests
-from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots
+from attnspec.codegen.layout import IDENTITY, Columns, Comb, Grid, Layout, Residue, Slots
 from attnspec.codegen.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
 from attnspec.codegen.schedule import GRIDS, TILE
 from attnspec.codegen.terms import terms
@@ -96,7 +96,17 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
             modulus = part.pairs.stride()
     except TooHard:
         return
-    if modulus > 1:
+    combs = _combs(part.pred)
+    for segment, rate in combs:
+        comb = Comb.of(segment, rate, tile.rows)
+        try:
+            with budget(part.pairs):
+                fits = part.pairs.within(comb.universe())
+        except TooHard:
+            continue
+        if fits and part.exact and comb.room % tile.columns == 0:
+            yield (Step(whole, comb, tile),)
+    if modulus > 1 and not combs:
         yield (Step(whole, Residue(modulus), tile),)
     for width in _widths(part.pred):
         for query, key in GRIDS:
@@ -173,6 +183,21 @@ def _widths(pred: e.Node) -> list[int]:
     return sorted(w for w in divided & reduced if w <= _MOST_WIDTH)
 
 
+def _combs(pred: e.Node) -> list[tuple[int, int]]:
+    """Segments and rates of ``q % segment % rate``, where the rate does not divide the segment."""
+    found: set[tuple[int, int]] = set()
+
+    def visit(node: e.Node) -> None:
+        match node:
+            case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if 1 < rate < segment and segment % rate:
+                found.add((segment, rate))
+        for child in node.children():
+            visit(child)
+
+    visit(pred)
+    return sorted(found)
+
+
 def _columns(pred: e.Pred, pairs: Pairs) -> Columns | None:
     """The layout that gathers the keys of a term, if they are few of each period."""
     for period in sorted(_moduli(pred), reverse=True):
@@ -209,7 +234,7 @@ def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -
     for way in found:
         try:
             compared.append((way, _weigh(way, live, sizes, h)))
-        except (TooHard, TooIrregular):
+        except (TooHard, TooIrregular, NotAffine):
             continue
     if not compared:
         return found[0], None

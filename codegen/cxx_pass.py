@@ -7,7 +7,7 @@ from math import log2
 
 from attnspec import expr as e
 from attnspec.codegen import cxx
-from attnspec.codegen.layout import Columns, Grid, Slots
+from attnspec.codegen.layout import Columns, Comb, Grid, Slots
 from attnspec.codegen.plan import Pass, Sweep
 
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
@@ -15,7 +15,7 @@ _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full
 
 def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
     """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
-    listed = isinstance(item.layout, (Grid, Slots)), isinstance(item.layout, (Grid, Slots, Columns))
+    listed = isinstance(item.layout, (Grid, Slots, Comb)), isinstance(item.layout, (Grid, Slots, Comb, Columns))
     return f"""\
 // {item.title}
 struct Pass{number} {{

@@ -56,9 +56,7 @@ def kernel(plan: Plan, key: KernelKey) -> str:
 
 def longest(plan: Plan) -> int:
     """The largest length for which a kernel's numbers are right."""
-    return min(
-        next((length for length in LENGTHS if fits(item.pred, length, 64)), LENGTHS[-1]) for item in plan.passes
-    )
+    return min(next((length for length in LENGTHS if fits(item.pred, length, 64)), LENGTHS[-1]) for item in plan.passes)
 
 
 def is_wide(plan: Plan, key: KernelKey) -> bool:

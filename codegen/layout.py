@@ -15,27 +15,13 @@ from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.listing import Listing, Lists, ordered
 from attnspec.presburger import Pairs
 from attnspec.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-EMPTY = -(1 << 31)
-"""Stands where a slot holds no position (positions may be negative where there are more queries than keys)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The positions of the slots from ``first`` on; EMPTY, at the end of a tile, where a slot holds none."""
-
-    first: int
-    positions: NDArray[np.int64]
-
-
-Lists = tuple[Listing | None, Listing | None]
-"""The positions of the slots of queries and keys; None where a stride does it, or they come with the call."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +78,7 @@ class Residue:
         """The positions of the keys in a tile."""
         return _strided(self.key_slots(sizes, c, columns), tile, columns, c, self.modulus)
 
-    def lists(self, sizes: Sizes) -> Lists:
+    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """What a kernel reads to find positions: nothing."""
         return None, None
 
@@ -149,7 +135,7 @@ class Grid:
         """The positions of the keys in a tile."""
         return self._positions(self.key, tile, 0, sizes.n)
 
-    def lists(self, sizes: Sizes) -> Lists:
+    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """The positions of all slots."""
         return (
             self._listing(self.query, sizes.first, sizes.first + sizes.n_q),
@@ -164,9 +150,7 @@ class Grid:
         corners = self.width * height * (tiles // per_row) + width * (tiles % per_row)
         inside = self.width * np.arange(height, dtype=np.int64)[:, None] + np.arange(width, dtype=np.int64)
         at = corners[:, None] + inside.ravel()
-        gone = (at < low) | (at >= high)
-        ordered = np.take_along_axis(np.where(gone, EMPTY, at), np.argsort(gone, axis=1, kind="stable"), axis=1)
-        return Listing(slots.start, ordered.ravel())
+        return Listing(slots.start, ordered(at, (at < low) | (at >= high), size), len(slots))
 
     def _tile(self, shape: tuple[int, int], name: str) -> str:
         height, width = shape
@@ -248,10 +232,10 @@ class Columns:
         slots = _strided(self.key_slots(sizes, c, columns), tile, columns, 0, 1)
         return slots // self.width * self.period + slots % self.width + self.first
 
-    def lists(self, sizes: Sizes) -> Lists:
+    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """The positions of the keys."""
         slots = np.arange(len(self.key_slots(sizes, 0, 1)), dtype=np.int64)
-        return None, Listing(0, slots // self.width * self.period + slots % self.width + self.first)
+        return None, Listing(0, slots // self.width * self.period + slots % self.width + self.first, len(slots))
 
     def __str__(self) -> str:
         if self.width == 1:
@@ -304,7 +288,7 @@ class Slots:
         """The slots in a key tile."""
         return _strided(self.key_slots(sizes, c, columns), tile, columns, 0, 1)
 
-    def lists(self, sizes: Sizes) -> Lists:
+    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """What a kernel reads to find positions: nothing."""
         return None, None
 
@@ -312,7 +296,7 @@ class Slots:
         return f"slots of round {self.round}"
 
 
-Layout = Union[Residue, Grid, Columns, Slots]
+Layout = Union[Residue, Grid, Columns, Slots, Comb]
 
 IDENTITY = Residue(1)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnspec import expr as e
-from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Slots, tiles_of
+from attnspec.codegen.layout import IDENTITY, Columns, Comb, Grid, Layout, Slots, tiles_of
 from attnspec.evaluate import holds
 from attnspec.loops import Loops
 from attnspec.presburger import Pairs
@@ -181,14 +181,14 @@ class Plan:
         """Whether passes add to results that are there already, and not each row is written once by one pass."""
         several = any(len(item.passes) > 1 for item in self.classes)
         layouts = {(item.layout, item.tile) for item in self.passes}
-        listed = (Columns, Slots) if len(self.classes) == 1 else (Columns, Slots, Grid)
+        listed = (Columns, Slots) if len(self.classes) == 1 else (Columns, Slots, Grid, Comb)
         scattered = len(layouts) > 1 or any(isinstance(layout, listed) for layout, _ in layouts)
         return several or scattered or self.relation.spec.sink is not None
 
     @property
     def plain(self) -> bool:
         """Whether a kernel needs nothing at a call but the tensors: no tables, no lists of positions."""
-        return not self.tabled and not any(isinstance(p.layout, (Grid, Columns, Slots)) for p in self.passes)
+        return not self.tabled and not any(isinstance(p.layout, (Grid, Columns, Slots, Comb)) for p in self.passes)
 
     def counts(
         self, sizes: Sizes, transposed: bool = False, inputs: Mapping[str, Any] | None = None

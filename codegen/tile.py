@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnspec import expr as e
 from attnspec.codegen.atoms import NO_TESTS, Tests
+from attnspec.codegen.comb import Comb
 from attnspec.codegen.layout import Layout
 from attnspec.codegen.plan import UNWIELDY, Pass, Sweep, Tile
 from attnspec.loops import Loops
@@ -41,6 +42,8 @@ def tiles(region: Region, layout: Layout, size: Tile) -> Tiles:
     complement of R; the rest are partial. All in the unbounded grid, so that one plan serves every length.
     """
     nothing, universe = Pairs.read("false"), layout.universe()
+    if isinstance(layout, Comb):
+        return _comb(region, layout, size)
 
     def cut(pairs: Pairs) -> Pairs:
         return layout.tiles(pairs, size.rows, size.columns)
@@ -60,6 +63,16 @@ def tiles(region: Region, layout: Layout, size: Tile) -> Tiles:
             return Tiles(full, possible.difference(full), touched.difference(possible), True)
     except TooHard:
         return Tiles(nothing, nothing, touched, False)
+
+
+def _comb(region: Region, layout: Comb, size: Tile) -> Tiles:
+    """The same where the set of slots follows from the predicate. Raises TooHard."""
+    with budget(region.pairs):
+        slots = layout.slots(region.pred)
+    with budget(slots):
+        touched = slots.tiles(size.rows, size.columns)
+        full = touched.difference(layout.all_slots().difference(slots).tiles(size.rows, size.columns))
+        return Tiles(full, Pairs.read("false"), touched.difference(full), True)
 
 
 def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str, tests: Tests = NO_TESTS) -> Pass:

@@ -16,8 +16,7 @@ from attnspec.runtime.program import Program
 from attnspec.sizes import Sizes as CallSizes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from attnspec.codegen.listing import Listing
     from attnspec.codegen.plan import Pass, Plan
     from attnspec.codegen.table import Table
 
@@ -35,7 +34,7 @@ class List(ctypes.Structure):
 
     _fields_ = [
         ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("batch_stride", "head_stride", "begin", "end")),
+        *((name, ctypes.c_int64) for name in ("batch_stride", "head_stride", "residue_stride", "begin", "end")),
     ]
 
 
@@ -163,17 +162,19 @@ def _fixed(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
         if item.tabled:
             rows, columns = (_tables(made, item, sizes, transposed, keep) for transposed in (False, True))
             data.rows, data.columns = ctypes.addressof(rows), ctypes.addressof(columns)
-        queries, keys = item.layout.lists(sizes)
+        queries, keys = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
         for name, found in (("queries", queries), ("keys", keys)):
             if found is not None:
-                setattr(data, name, _list(found.positions.astype(np.int64 if wide else np.int32), found.first, keep))
+                setattr(data, name, _list(found, np.dtype(np.int64 if wide else np.int32), keep))
         passes.append(data)
     return Fixed((PassData * len(passes))(*passes), tuple(keep))
 
 
-def _list(positions: NDArray[Any], first: int, keep: list[Any]) -> List:
+def _list(found: Listing, dtype: np.dtype[Any], keep: list[Any]) -> List:
+    positions = found.positions.astype(dtype)
     keep.append(positions)
-    return List(positions.ctypes.data - first * positions.itemsize, 0, 0, first, first + len(positions))
+    start = positions.ctypes.data - found.first * positions.itemsize
+    return List(start, 0, 0, found.count, found.first, found.first + found.count)
 
 
 def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: list[Any]) -> Any:
@@ -210,6 +211,6 @@ def _ordered(program: Program, sizes: CallSizes, fixed: Fixed, order: torch.Tens
         assert isinstance(item.layout, Slots)
         strides = order.stride(0), order.stride(1)
         slots = item.layout.query_slots(sizes, 0, item.tile.rows)
-        data.queries = List(order.data_ptr(), *strides, slots.start, slots.stop)
-        data.keys = List(order.data_ptr(), *strides, 0, order.shape[2])
+        data.queries = List(order.data_ptr(), *strides, 0, slots.start, slots.stop)
+        data.keys = List(order.data_ptr(), *strides, 0, 0, order.shape[2])
     return passes

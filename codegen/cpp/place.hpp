@@ -21,8 +21,8 @@ struct Place {
     int64_t offset;  // the position of query row 0
 };
 
-static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t base) {
-    return {base, 0, list.data + b * list.batch_stride + h * list.head_stride};
+static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t c, int64_t base) {
+    return {base, 0, list.data + b * list.batch_stride + h * list.head_stride + c * list.residue_stride};
 }
 
 template <class Pass>
@@ -32,8 +32,8 @@ static Place place(const Sizes& s, int64_t offset, int64_t c, int64_t h, int64_t
     at.query_slots = {-floor_div(c - offset, r), floor_div(offset + s.n_q - 1 - c, r) + 1};
     at.key_slots = {0, s.n > c ? (s.n - 1 - c) / r + 1 : 0};
     const PassData* data = s.passes + Pass::NUMBER;
-    if (Pass::LISTED_QUERIES) at.queries = listed(data->queries, b, h, -offset), at.query_slots = {data->queries.begin, data->queries.end};
-    if (Pass::LISTED_KEYS) at.keys = listed(data->keys, b, h, 0), at.key_slots = {data->keys.begin, data->keys.end};
+    if (Pass::LISTED_QUERIES) at.queries = listed(data->queries, b, h, c, -offset), at.query_slots = {data->queries.begin, data->queries.end};
+    if (Pass::LISTED_KEYS) at.keys = listed(data->keys, b, h, c, 0), at.key_slots = {data->keys.begin, data->keys.end};
     return at;
 }
 
