@@ -51,7 +51,7 @@ def torchscale(
     ],
 )
 def test_longnet(branches: list[list[int]], heads: int, contiguous: bool) -> None:
-    attend = attnspec.compile("longnet", branches=branches, contiguous=contiguous)
+    attend = attnspec.compile("longnet", branches=branches, **({"contiguous": True} if contiguous else {}))
     q, k, v = (random(2, heads, 130, 16, seed=i) for i in range(3))
     sources = {"q": q, "k": k, "v": v}
     exact = (x.double() for x in (q, k, v))

@@ -25,11 +25,11 @@ def documents(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def windows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """StreamingLLM in each document: 3 sinks and the last 20 keys."""
+    """StreamingLLM in each document: 2 sinks and the last 20 keys."""
 
     def one(at: slice) -> Tensor:
         i = torch.arange(at.stop - at.start)
-        mask = (i <= i[:, None]) & ((i < 3) | (i[:, None] - i < 20))
+        mask = (i <= i[:, None]) & ((i < 2) | (i[:, None] - i < 20))
         return scaled_dot_product_attention(*(x[:, :, at] for x in (q, k, v)), attn_mask=mask)
 
     return torch.cat([one(at) for at in PIECES], 2)
@@ -60,7 +60,7 @@ def prefixes(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 CASES = {
     "packed": ({}, {"doc": DOC}, documents),
     "packed_offsets": ({}, {"cu_seqlens": torch.tensor(OFFSETS)}, documents),
-    "packed_window": ({"start": 3, "recent": 20}, {"doc": DOC}, windows),
+    "packed_window": ({"start": 2, "recent": 20}, {"doc": DOC}, windows),
     "padded": ({}, {"length": LENGTHS}, right),
     "left_padded": ({}, {"start": N - LENGTHS}, left),
     "prefix_lm_lengths": ({}, {"length": torch.tensor([0, 70])}, prefixes),
