@@ -10,11 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec import expr as e
+from attnspec.check import check_text
 from attnspec.codegen.area import area, residues
-from attnspec.codegen.layout import EMPTY, IDENTITY, Columns, Grid, Layout, Listing, Residue, Slots, tiles_of
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots, tiles_of
+from attnspec.codegen.listing import EMPTY, Listing
 from attnspec.codegen.plan import Tile
 from attnspec.codegen.tile import Region, make_pass, tiles
+from attnspec.lower import lower
 from attnspec.pieces import runs
 from attnspec.presburger import Pairs
 from attnspec.sizes import Sizes
@@ -29,7 +32,7 @@ def laid(draw: Any, slots: bool = True) -> Laid:
     n_q = draw(st.sampled_from([n, n, draw(st.integers(1, 70))]))
     sizes = Sizes(n, n_q, aligned_end=draw(st.booleans()))
     tile = Tile(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
-    match draw(st.sampled_from(["residue", "grid", "columns", *["slots"] * slots])):
+    match draw(st.sampled_from(["residue", "grid", "columns", "comb", *["slots"] * slots])):
         case "residue":
             return Residue(draw(st.sampled_from([1, 2, 3, 7, 16, 100]))), tile, sizes
         case "grid":
@@ -40,6 +43,11 @@ def laid(draw: Any, slots: bool = True) -> Laid:
             period = draw(st.integers(2, 30))
             first = draw(st.integers(0, period - 1))
             return Columns(period, first, draw(st.integers(1, period - first))), tile, sizes
+        case "comb":
+            rows, parts = draw(st.sampled_from([1, 2, 4, 6])), draw(st.sampled_from([1, 2]))
+            tile = Tile(rows * parts, rows)
+            segment = draw(st.integers(2, 30))
+            return Comb.of(segment, draw(st.integers(1, segment)), tile.rows), tile, sizes
     rounds = draw(st.integers(1, 3))
     return Slots(draw(st.integers(0, rounds - 1)), rounds), tile, Sizes(n, n)
 
@@ -103,7 +111,7 @@ def test_tiles_hold_what_fits_in_them(laid: Laid) -> None:
     layout, tile, _ = laid
     for found, size in ((queries(laid), tile.rows), (keys(laid), tile.columns)):
         assert all(len(positions) <= size for _, _, positions in found)
-        if not isinstance(layout, Grid):
+        if not isinstance(layout, (Grid, Comb)):
             for c in range(layout.residues):
                 own = [len(positions) for residue, _, positions in found if residue == c]
                 assert all(length == size for length in own[1:-1])
@@ -114,13 +122,16 @@ def test_tiles_hold_what_fits_in_them(laid: Laid) -> None:
 def test_a_tile_holds_queries_and_keys_of_one_residue(laid: Laid) -> None:
     layout = laid[0]
     for found in (queries(laid), keys(laid)):
+        if isinstance(layout, Comb):
+            found = [(c, i, positions % layout.segment) for c, i, positions in found]
         assert all((positions % layout.residues == c).all() for c, _, positions in found)
 
 
-def listed(listing: Listing, tile: int, size: int) -> list[int]:
+def listed(listing: Listing, c: int, tile: int, size: int) -> list[int]:
     """The positions of a tile as a kernel reads them: empty slots stand at its end."""
-    low, high = max(tile * size, listing.first), min(tile * size + size, listing.first + len(listing.positions))
-    found = [int(x) for x in listing.positions[low - listing.first : max(low, high) - listing.first]]
+    own = listing.positions[c * listing.count : (c + 1) * listing.count]
+    low, high = max(tile * size, listing.first), min(tile * size + size, listing.first + listing.count)
+    found = [int(x) for x in own[low - listing.first : max(low, high) - listing.first]]
     while found and found[-1] == EMPTY:
         found.pop()
     return found
@@ -130,23 +141,23 @@ def listed(listing: Listing, tile: int, size: int) -> list[int]:
 @given(laid())
 def test_lists_are_the_positions(laid: Laid) -> None:
     layout, tile, sizes = laid
-    lists = layout.lists(sizes)
+    lists = layout.lists(sizes, tile.rows, tile.columns)
     for listing, found, slots, size in (
         (lists[0], queries(laid), layout.query_slots(sizes, 0, tile.rows), tile.rows),
         (lists[1], keys(laid), layout.key_slots(sizes, 0, tile.columns), tile.columns),
     ):
         if listing is None:
             continue
-        assert layout.residues == 1
-        assert range(listing.first, listing.first + len(listing.positions)) == slots
-        for _, number, positions in found:
-            assert listed(listing, number, size) == positions.tolist()
+        assert len(listing.positions) == layout.residues * listing.count
+        assert range(listing.first, listing.first + listing.count) == slots
+        for c, number, positions in found:
+            assert listed(listing, c, number, size) == positions.tolist()
 
 
 def test_strides_are_the_positions() -> None:
     """What needs no list is slot s of residue c at position c + modulus * s."""
     for layout in (IDENTITY, Residue(5)):
-        assert layout.lists(Sizes(30, 30)) == (None, None)
+        assert layout.lists(Sizes(30, 30), 4, 4) == (None, None)
         for c in range(layout.residues):
             for slot in layout.query_slots(Sizes(30, 30), c, 1):
                 assert layout.query_positions(slot, Sizes(30, 30), c, 1).tolist() == [c + layout.modulus * slot]
@@ -178,7 +189,7 @@ def test_bounds_name_the_tiles_that_hold_something(laid: Laid) -> None:
         want = {i for own, i, positions in queries(laid) if own == c and len(positions)}
         found = holds(rows, laid, c, 0, window)
         assert want <= found
-        assert found - want == set() or isinstance(layout, Grid)
+        assert found - want == set() or isinstance(layout, (Grid, Comb))
 
 
 @given(laid(), st.data())
@@ -193,36 +204,51 @@ def test_sets_of_tiles_are_those_of_positions(laid: Laid, data: st.DataObject) -
     pairs = data.draw(
         st.lists(st.tuples(st.sampled_from(sorted(of_query)), st.sampled_from(sorted(of_key))), min_size=1, max_size=4)
     )
+    text = " or ".join(f"q == {q} and k == {k}" for q, k in pairs)
+    pred = check_text(f"attention a {{ attend {text} }}").pred
     points = Pairs.read(" or ".join(f"(x = {q} and y = {k})" for q, k in pairs))
     assert points.within(layout.universe())
-    found = layout.tiles(points, tile.rows, tile.columns).fix(c=c)
-    want = " or ".join(f"(x = {of_query[q]} and y = {of_key[k]})" for q, k in pairs)
-    assert found.equals(Pairs.read(want))
+    cut = tiles(Region("", pred, points, points), layout, tile)
+    found = cut.full.union(cut.partial).fix(c=c)
+    assert found.equals(Pairs.read(" or ".join(f"(x = {of_query[q]} and y = {of_key[k]})" for q, k in pairs)))
 
 
 CONDITIONS = (
-    "0 <= x - y < 13",
-    "y <= x",
-    "(x - y) mod 4 = 0 and y <= x",
-    "y mod 5 = 3",
-    "floor(x / 16) = floor(y / 16)",
-    "-2 <= floor(x / 8) - floor(y / 8) <= 2 and -2 <= (x mod 8) - (y mod 8) <= 2",
-    "y >= n - 9",
+    "0 <= q - k < 13",
+    "k <= q",
+    "(q - k) % 4 == 0 and k <= q",
+    "k % 5 == 3",
+    "q // 16 == k // 16",
+    "|q // 8 - k // 8| <= 2 and |q % 8 - k % 8| <= 2",
+    "k >= n - 9",
     "false",
-    "y < 200",
+    "k < 200",
 )
 
 
-@example((Grid(8, (2, 4), (2, 4)), Tile(8, 8), Sizes(45, 70)), "y <= x")
+def universe(layout: Layout) -> str:
+    """The pairs that tiles of a layout can hold, in the language."""
+    match layout:
+        case Residue(modulus):
+            return f"(q - k) % {modulus} == 0"
+        case Columns(period, first, width):
+            return f"k % {period} in {first}..{first + width}"
+        case Comb(segment, rate):
+            return f"q % {segment} % {rate} == k % {segment} % {rate}"
+    return "true"
+
+
+@example((Grid(8, (2, 4), (2, 4)), Tile(8, 8), Sizes(45, 70)), "k <= q")
+@example((Comb.of(16, 6, 4), Tile(4, 2), Sizes(45, 70)), "k <= q and q // 16 == k // 16")
 @given(laid(slots=False), st.sampled_from(CONDITIONS))
 def test_areas_are_counted_as_by_hand(laid: Laid, condition: str) -> None:
     """Tiles and pairs by arithmetic, against loops over all tiles of the call."""
     layout, tile, sizes = laid
-    region = Pairs.read(f"y >= 0 and {condition}").intersection(layout.universe())
-    cut = tiles(Region("", e.Bool(True), region, region), layout, tile)
-    item = make_pass(
-        Region("", e.Bool(True), region, region), layout, tile, cut, "end" if sizes.aligned_end else "start"
-    )
+    spec = check_text(f"attention a {{ attend {condition}  within {universe(layout)} }}")
+    (part,) = lower(spec).classes[0].parts
+    region = Region("", part.pred, part.pairs, part.pairs)
+    cut = tiles(region, layout, tile)
+    item = make_pass(region, layout, tile, cut, "end" if sizes.aligned_end else "start")
     full = partial = computed = masked = 0
     for c in range(layout.residues):
         for i, j, whole in item.visits(sizes, 0, 0, c):
@@ -252,6 +278,7 @@ def test_kinds_of_residues_add_up(laid: Laid) -> None:
         (Columns(128, 96, 32), "columns(96 <= k % 128 < 128)"),
         (Columns(8, 7, 1), "columns(k % 8 == 7)"),
         (Slots(1, 4), "slots of round 1"),
+        (Comb.of(16, 6, 4), "comb(every 6-th of segments of 16)"),
     ],
 )
 def test_names(layout: Layout, text: str) -> None:
