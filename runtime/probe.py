@@ -61,6 +61,7 @@ from attnspec.axes import lengths
 from attnspec.codegen.choose import plan
 from attnspec.codegen.cost import cost
 from attnspec.lower import listed_heads, lower
+from attnspec.pieces import TooIrregular
 from attnspec.presburger import SCALARS
 from attnspec.sizes import Scalar, Sizes
 checked = attnspec.read(spec, params=params)
@@ -72,8 +73,11 @@ n, n_q = lengths(checked.axes, length) if checked.axes else (length, length)
 scalars = tuple(Scalar.of(length) for _ in SCALARS)
 m = length if checked.axes else None
 start = time.perf_counter()
-cost(made, Sizes(n, n_q, heads, heads, 1, checked.align == "end", m, scalars), 64, 64, 4)
-counted = time.perf_counter() - start
+try:
+    cost(made, Sizes(n, n_q, heads, heads, 1, checked.align == "end", m, scalars), 64, 64, 4)
+    counted = time.perf_counter() - start
+except TooIrregular:
+    counted = None
 print(json.dumps([planned, counted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
@@ -102,7 +106,7 @@ print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) 
 class Startup:
     """Median seconds: from a spec to its first output beyond ``import torch``, the check command, and the tile plan.
 
-    ``plan`` and ``count`` are the tile plan and the exact cost at ``length`` tokens; ``plan_memory`` is that process's
+    ``plan`` and ``count`` are the tile plan and the exact cost at ``length`` tokens (None: too irregular to be counted); ``plan_memory`` is that process's
     peak in bytes and ``small_plan_memory`` the same for 1,000 tokens.
     """
 
@@ -110,7 +114,7 @@ class Startup:
     cached: float
     check: float
     plan: float
-    count: float
+    count: float | None
     length: int
     plan_memory: int
     small_plan_memory: int
@@ -126,15 +130,15 @@ def startup(spec: str, params: dict[str, Any], runs: int, length: int = 10**9) -
             cached.append(_ask(_FIRST_OUTPUT, [spec, params, heads], ATTNSPEC_CACHE=folder))
     plans = [_ask(_PLAN, [spec, params, length]) for _ in range(runs)]
     small = [_ask(_PLAN, [spec, params, 1000]) for _ in range(runs)]
-    middle = [statistics.median(p[i] for p in plans) for i in range(3)]
+    counts = [p[1] for p in plans if p[1] is not None]
     return Startup(
         statistics.median(cold),
         statistics.median(cached),
         statistics.median(_check(spec) for _ in range(runs)),
-        middle[0],
-        middle[1],
+        statistics.median(p[0] for p in plans),
+        statistics.median(counts) if counts else None,
         length,
-        int(middle[2]) * 1024,
+        int(statistics.median(p[2] for p in plans)) * 1024,
         int(statistics.median(p[2] for p in small)) * 1024,
     )
 

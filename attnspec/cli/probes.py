@@ -27,7 +27,8 @@ def show_startup(spec: str, params: tuple[str, ...], runs: int, as_json: bool) -
     click.echo(f"  the same with the kernel cached                            {seconds(found.cached)}")
     click.echo(f"  attnspec check, process start to end                       {seconds(found.check)}")
     click.echo(f"  tile plan, for every length                                {seconds(found.plan)}")
-    click.echo(f"  exact pairs and tiles at {found.length:,} tokens           {seconds(found.count)}")
+    counted = "too irregular" if found.count is None else seconds(found.count)
+    click.echo(f"  exact pairs and tiles at {found.length:,} tokens           {counted}")
     memory, small = quantity(found.plan_memory), quantity(found.small_plan_memory)
     click.echo(f"  peak memory of both                                        {memory}B ({small}B at 1,000 tokens)")
 
