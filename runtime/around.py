@@ -52,7 +52,8 @@ def attend(
     tensors = [ready[name] for name in names(spec)]
     m = -1 if sizes.m is None else sizes.m
     order = None if slots is None else slots.order
-    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), program)
+    keep = operator.keeps(q, k, v, sink, *tensors)
+    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), program, keep)
     return out, lse
 
 

@@ -40,16 +40,17 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
 
 
 def forward(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float
+    program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (batch, heads, n_q, dim_v) of q's dtype, log-sum-exp (batch, heads, n_q) float32, and outputs of branches.
 
-    The last are (branches, batch, heads, n_q, dim_v) where the weights of a mixture are detached, else empty.
+    The last are (branches, batch, heads, n_q, dim_v) where the weights of a mixture are detached and ``keep`` asks for
+    them, else empty.
     """
     made = native(program, _key("forward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, q, k, extra)
     _check_length(program, made, sizes)
-    branches = facts(program).separate
+    branches = facts(program).separate if keep else 0
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if made.carry else q.dtype
     many = (branches,) if branches else ()
     if made.carry:
@@ -196,7 +197,7 @@ def _typed(made: Native, extra: Extra) -> tuple[list[Tensor], Tensor | None]:
 def _check_length(program: Program, made: Native, sizes: Sizes) -> None:
     if max(sizes.n, sizes.n_q) > made.longest:
         raise CallError(
-            f"{facts(program).name}: the pattern multiplies positions, and its numbers fit 64 bits only up to lengths of "
+            f"{facts(program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths of "
             f"{made.longest:,}; this call has {max(sizes.n, sizes.n_q):,}"
         )
 

@@ -18,7 +18,7 @@ from attnspec.runtime.program import decode, facts
 _EXTRA = "Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    f"attend(Tensor q, Tensor k, Tensor v, {_EXTRA}, float scale, str program) -> (Tensor, Tensor, Tensor)",
+    f"attend(Tensor q, Tensor k, Tensor v, {_EXTRA}, float scale, str program, bool keep) -> (Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(  # type: ignore[no-untyped-call]
@@ -31,6 +31,11 @@ attend = torch.ops.attnspec.attend.default
 attend_backward = torch.ops.attnspec.attend_backward.default
 
 
+def keeps(*tensors: Tensor | None) -> bool:
+    """Whether a call of these tensors may need gradients."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _attend(
     q: Tensor,
     k: Tensor,
@@ -41,9 +46,13 @@ def _attend(
     m: int,
     scale: float,
     program: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, log-sum-exp and (where weights are detached) the outputs of the branches of a program's attention."""
-    return call.forward(decode(program), q, k, v, call.Extra(tuple(inputs), order, sink, m), scale)
+    """Output, log-sum-exp and (where weights are detached) the outputs of the branches of a program's attention.
+
+    The last are needed for gradients only, and empty unless ``keep``.
+    """
+    return call.forward(decode(program), q, k, v, call.Extra(tuple(inputs), order, sink, m), scale, keep)
 
 
 def _attend_backward(
@@ -78,12 +87,12 @@ _LIBRARY.impl("attend_backward", _attend_backward, "CPU")  # type: ignore[no-unt
 
 @torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]
 def _(
-    q: Tensor, k: Tensor, v: Tensor, inputs: Any, order: Any, sink: Any, m: Any, scale: float, program: str
+    q: Tensor, k: Tensor, v: Tensor, inputs: Any, order: Any, sink: Any, m: Any, scale: float, program: str, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     out = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
     lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
     branches = facts(decode(program)).separate
-    return out, lse, q.new_empty((branches, *out.shape)) if branches else q.new_empty(0)
+    return out, lse, q.new_empty((branches, *out.shape)) if branches and keep else q.new_empty(0)
 
 
 @torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]
@@ -113,7 +122,7 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, tensors, order, sink, m, scale, program = inputs
+    q, k, v, tensors, order, sink, m, scale, program, _ = inputs
     ctx.save_for_backward(q, k, v, order, sink, *output, *tensors)
     ctx.scale, ctx.program, ctx.m = scale, program, m
     ctx.wanted = [t.requires_grad for t in tensors]
@@ -124,14 +133,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, dparts: Tensor | None) -> tuple[Any, ...]:
     q, k, v, order, sink, out, lse, parts, *inputs = ctx.saved_tensors
     if dout is None and dlse is None:
-        return None, None, None, [None] * len(inputs), None, None, None, None, None
+        return None, None, None, [None] * len(inputs), None, None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
     dq, dk, dv, dsink, dinputs = attend_backward(
         q, k, v, inputs, order, sink, ctx.m, out, lse, parts, dout, dlse, ctx.scale, ctx.program, ctx.wanted
     )
     own = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
-    return dq, dk, dv, own, None, dsink if ctx.sinks else None, None, None, None
+    return dq, dk, dv, own, None, dsink if ctx.sinks else None, None, None, None, None
 
 
 def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
