@@ -16,14 +16,30 @@ ATTNSPEC_NOINLINE Range mask_tile(int32_t* __restrict mask, const Place& at, int
     for (int r = 0; r < count; ++r, mask += LANES) {
         const pos row = (pos)(row0 + r), lane = (pos)lane0;
         const pos row_at = QUERIES_ON_LANES ? positions.key(row) : positions.query(row);
+        const bool whole = lanes.begin == 0 && lanes.end == LANES;
+        if constexpr (Pass::READS) {
+            if (whole) {
+                for (int c = 0; c < C; ++c) {
+                    const vpos x = counting() + lanes_of((pos)(lane + c * W));
+                    const vpos at_x = QUERIES_ON_LANES ? positions.queries_from(lane + c * W) : positions.keys_from(lane + c * W);
+                    vint on;
+                    if constexpr (QUERIES_ON_LANES)
+                        on = Pass::allowed_lanes(at_x, row_at, x, row, h, b, sizes);
+                    else
+                        on = Pass::allowed_lanes(row_at, at_x, row, x, h, b, sizes);
+                    *(vint*)(mask + c * W) = on;
+                }
+            }
+        }
         const auto allowed = [&](int l) ATTNSPEC_LAMBDA {
             const pos x = lane + l;
             return QUERIES_ON_LANES ? Pass::allowed(positions.query(x), row_at, x, row, h, b, sizes)
                                     : Pass::allowed(row_at, positions.key(x), row, x, h, b, sizes);
         };
-        if (lanes.begin == 0 && lanes.end == LANES)
-            for (int l = 0; l < LANES; ++l) mask[l] = -(int32_t)(bool)allowed(l);
-        else {
+        if (whole) {
+            if constexpr (!Pass::READS)
+                for (int l = 0; l < LANES; ++l) mask[l] = -(int32_t)(bool)allowed(l);
+        } else {
             // Positions outside the call are never shown to the pattern: it may index tensors with them.
             memset(mask, 0, LANES * sizeof(int32_t));
             for (int l = lanes.begin; l < lanes.end; ++l) mask[l] = -(int32_t)(bool)allowed(l);

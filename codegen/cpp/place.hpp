@@ -51,6 +51,13 @@ static inline Span tiles_of(Span slots, int64_t size) {
     return slots.begin < slots.end ? Span{floor_div(slots.begin, size), floor_div(slots.end - 1, size) + 1} : Span{0, 0};
 }
 
+// 0, 1, 2, ...
+static ATTNSPEC_INLINE vpos counting() {
+    vpos x;
+    for (int l = 0; l < W; ++l) x[l] = (pos)l;
+    return x;
+}
+
 // Positions of slots, for the pattern.
 template <class Pass>
 struct Positions {
@@ -58,6 +65,17 @@ struct Positions {
     const pos *queries, *keys;
     explicit Positions(const Place& at) : c((pos)at.c), queries(at.queries.list), keys(at.keys.list) {}
     ATTNSPEC_INLINE pos query(pos slot) const { return Pass::LISTED_QUERIES ? queries[slot] : (pos)(c + (pos)Pass::STRIDE * slot); }
+    // Those of W slots.
+    ATTNSPEC_INLINE vpos queries_from(pos slot) const { return from(Pass::LISTED_QUERIES ? queries : nullptr, slot); }
+    ATTNSPEC_INLINE vpos keys_from(pos slot) const { return from(Pass::LISTED_KEYS ? keys : nullptr, slot); }
+    ATTNSPEC_INLINE vpos from(const pos* list, pos slot) const {
+        vpos x;
+        if (list)
+            memcpy(&x, list + slot, sizeof(x));
+        else
+            x = lanes_of((pos)(c + (pos)Pass::STRIDE * slot)) + counting() * (pos)Pass::STRIDE;
+        return x;
+    }
     ATTNSPEC_INLINE pos key(pos slot) const { return Pass::LISTED_KEYS ? keys[slot] : (pos)(c + (pos)Pass::STRIDE * slot); }
 };
 
