@@ -16,6 +16,7 @@ from attnspec import mistakes_of_relation as mistakes
 from attnspec.bind import BadDivisor, OutsideList, bind
 from attnspec.condition import NotAffine, common_divisor, condition, head_constants
 from attnspec.error import SpecError
+from attnspec.local import plain
 from attnspec.presburger import LARGE, Pairs, TooHard, budget
 from attnspec.relation import HeadClass, Part, Relation, scalar_reads, union
 from attnspec.rewrite import rebuild, replace
@@ -136,7 +137,8 @@ def _class(spec: Spec, members: tuple[int, ...] | None, known: dict[str, int]) -
 
 
 def _part(spec: Spec, branch: Branch, known: dict[str, int]) -> Part:
-    attend = tuple(_bounds(spec, clause, known) for clause in branch.attend)
+    given = tuple(clause.pred for clause in branch.within)
+    attend = tuple(_bounds(spec, clause, known, given) for clause in branch.attend)
     within = tuple(_bounds(spec, clause, known) for clause in branch.within)
     where = branch.attend[0].span if branch.attend else spec.span
     most = tuple(c.most for c in attend), tuple(c.most for c in within)
@@ -147,7 +149,7 @@ def _part(spec: Spec, branch: Branch, known: dict[str, int]) -> Part:
         sure = pairs if not unknown else _surely(tuple(c.least for c in attend), tuple(c.least for c in within))
     except TooHard:
         raise SpecError([mistakes.too_irregular(where, spec.name)]) from None
-    return Part(_bind(branch.pred, known), pairs, sure, *most, branch.times, unknown)
+    return Part(plain(_bind(branch.pred, known), given), pairs, sure, *most, branch.times, unknown)
 
 
 def _whole(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
@@ -159,8 +161,8 @@ def _whole(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
     return whole
 
 
-def _bounds(spec: Spec, clause: Clause, known: dict[str, int]) -> _Bounds:
-    pred = _bound(clause, known)
+def _bounds(spec: Spec, clause: Clause, known: dict[str, int], given: tuple[e.Pred, ...] = ()) -> _Bounds:
+    pred = plain(_bound(clause, known), given)
     scalars, slots = scalar_reads(spec), spec.order is not None
     large = common_divisor(pred) > LARGE
     try:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.codegen.layout import Comb, Grid, Layout, tiles_of
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.layout import Grid, Layout, tiles_of
 from attnspec.codegen.plan import Tile
 from attnspec.codegen.tile import Tiles
 from attnspec.pieces import Piece, TooIrregular, count, row_counts, runs

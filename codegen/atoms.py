@@ -7,6 +7,7 @@ blocks (``keep[b, h, q // 64, k // 64]``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
@@ -35,13 +36,28 @@ class Tests:
     """The atoms that a tile decides.
 
     ``runs`` and ``blocks`` that are ``required`` must hold wherever the pattern does: tiles where they hold nowhere are
-    skipped. ``whole``: with all of ``runs`` and ``blocks`` true in a tile, nothing is left open there.
+    skipped. ``whole``: with all of ``runs`` and ``blocks`` true in a tile, nothing is left open there. ``unknown`` are
+    all atoms that symbols leave open.
     """
 
     runs: tuple[SameRun, ...]
     blocks: tuple[e.Pred, ...]
     required: frozenset[e.Pred]
     whole: bool
+    unknown: tuple[e.Pred, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """What is left open at compile time, and how a kernel finds out."""
+        for run in self.runs:
+            if run.atom in self.required:
+                yield f"inputs: {run.atom} bounds the tiles by binary search in `{run.query.name}` (lo .. hi)"
+        for atom in self.blocks:
+            if atom in self.required:
+                yield f"inputs: {atom} is looked up once for each tile; tiles where it is false are skipped"
+        told = {run.atom for run in self.runs} | set(self.blocks)
+        for atom in self.unknown:
+            if atom not in told:
+                yield f"not decided for whole tiles: {atom}; evaluated for every pair of every tile that may hold one"
 
     @property
     def bounded(self) -> bool:
@@ -60,13 +76,13 @@ NO_TESTS = Tests((), (), frozenset(), False)
 def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout, tile: Tile) -> Tests:
     """What can be told of a tile of a layout."""
     if not unknown or not isinstance(layout, (Residue, Slots)):
-        return NO_TESTS
+        return Tests((), (), frozenset(), False, unknown)
     sorted_ = {i.name for i in spec.inputs if i.form != "plain"} | {"order.bucket"}
     runs = tuple(run for atom in unknown if (run := _run(atom, sorted_)) is not None)
     blocks = tuple(atom for atom in unknown if layout == IDENTITY and _is_block(atom, tile))
     decided = {run.atom for run in runs} | set(blocks)
     whole = decided >= set(unknown) and not _negative(pred, set(unknown), False)
-    return Tests(runs, blocks, frozenset(_required(pred) & decided), whole)
+    return Tests(runs, blocks, frozenset(_required(pred) & decided), whole, unknown)
 
 
 def block_tile(unknown: tuple[e.Pred, ...], tile: Tile) -> Tile:

@@ -13,7 +13,8 @@ from attnspec import expr as e
 from attnspec import simplify as s
 from attnspec.codegen.area import Area, area
 from attnspec.codegen.atoms import block_tile, tests
-from attnspec.codegen.layout import IDENTITY, Columns, Comb, Grid, Layout, Residue, Slots
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots
 from attnspec.codegen.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
 from attnspec.codegen.schedule import GRIDS, TILE
 from attnspec.codegen.terms import terms

@@ -7,7 +7,8 @@ from math import log2
 
 from attnspec import expr as e
 from attnspec.codegen import cxx, cxx_lanes
-from attnspec.codegen.layout import Columns, Comb, Grid, Slots
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.layout import Columns, Grid, Slots
 from attnspec.codegen.plan import Pass, Sweep
 
 # The same for W pairs at once: compilers do not see vectors through the guards around what is read.

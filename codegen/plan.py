@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from attnspec import expr as e
-from attnspec.codegen.layout import IDENTITY, Columns, Comb, Grid, Layout, Slots, tiles_of
+from attnspec.codegen.comb import Comb
+from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Slots, tiles_of
 from attnspec.evaluate import holds
 from attnspec.loops import Loops
 from attnspec.presburger import Pairs
@@ -248,6 +249,7 @@ def _lines(item: Pass, number: int) -> Iterator[str]:
     if item.layout.residues > 1:
         r = item.layout.residues
         yield f"    for each residue c in 0 .. {r - 1}, tiles of the positions c, c + {r}, c + {2 * r}, ..."
+    yield from (f"    {line}" for line in item.tests.lines())
     for title, sweep in (("forward, for query tile i", item.forward), ("backward, for key tile j", item.backward)):
         yield f"    {title}:"
         for kind, loops in (("full", sweep.full), ("full if inputs allow", sweep.maybe), ("partial", sweep.partial)):
