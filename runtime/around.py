@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec import expr as e
 from attnspec.codegen.inputs import names
+from attnspec.real import RealRead
 from attnspec.runtime import dense as oracle
 from attnspec.runtime import operator
 from attnspec.runtime.border import CallError
 from attnspec.runtime.call import is_wide
 from attnspec.runtime.inputs import prepare
 from attnspec.runtime.order import Slots, lsh
+from attnspec.runtime.ready import ORDER, made_names, ready
 from attnspec.runtime.real import real
 from attnspec.runtime.rotate import turned
 from attnspec.sizes import Sizes
 from attnspec.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """A pattern with what follows from its text, found once so that torch.compile need not trace how.
+
+    ``reads`` are the inputs of its kernel, ``made`` those of them and of what stands around it that are not float
+    inputs, ``floats`` the float inputs.
+    """
+
+    spec: Spec
+    program: str
+    reads: tuple[str, ...]
+    made: tuple[str, ...]
+    floats: frozenset[str]
+
+    @classmethod
+    def of(cls, spec: Spec, program: str) -> Around:
+        """Of a checked pattern."""
+        floats = frozenset(i.name for i in spec.inputs if i.kind == "float")
+        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats)
 
 
 def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
@@ -37,23 +61,23 @@ def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
 
 
 def attend(
-    spec: Spec, program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+    own: Around, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a pattern that is more than a mask."""
+    spec = own.spec
     sizes = sizes_of(spec, q, k)
-    ready = prepare(spec, sizes, inputs, wide=is_wide(q, k))
-    slots = _slots(spec, q, inputs)
-    if slots is not None:
-        ready = {**ready, "order.bucket": slots.bucket}
-    sink = _sink(spec, sizes, ready)
-    q, k = turned(spec, q, k, sizes, ready)
+    if spec.order is not None and q.shape[2] != k.shape[2]:
+        raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
+    found = ready(spec, own.program, own.made, own.floats, sizes, q, inputs, is_wide(q, k))
+    sink = _sink(spec, sizes, found)
+    q, k = turned(spec, q, k, sizes, found)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-    tensors = [ready[name] for name in names(spec)]
+    tensors = [found[name] for name in own.reads]
     m = -1 if sizes.m is None else sizes.m
-    order = None if slots is None else slots.order
+    order = found.get(ORDER)
     keep = operator.keeps(q, k, v, sink, *tensors)
-    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), program, keep)
+    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), own.program, keep)
     return out, lse
 
 
@@ -62,11 +86,11 @@ def dense(
 ) -> tuple[Tensor, Tensor]:
     """The same over the whole mask in plain PyTorch."""
     sizes = sizes_of(spec, q, k)
-    ready = prepare(spec, sizes, inputs, real=q.dtype)
-    slots = _slots(spec, q, inputs)
+    found = prepare(spec, sizes, inputs, real=q.dtype)
+    slots = None if spec.order is None else lsh(q, spec.order, inputs.get("buckets"))
     given = dict(inputs) if slots is None else {**inputs, "buckets": _buckets(spec, slots)}
     counts = counted(spec, sizes, given)
-    out, lse = oracle.dense(spec, q, k, v, scale, ready, counts, sizes)
+    out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
     return out, lse.float()
 
 
@@ -85,10 +109,6 @@ def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | 
     return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
 
 
-def _slots(spec: Spec, q: Tensor, inputs: Mapping[str, Tensor]) -> Slots | None:
-    return None if spec.order is None else lsh(q, spec.order, inputs.get("buckets"))
-
-
 def _buckets(spec: Spec, slots: Slots) -> Tensor:
     """The bucket of each position in each round, (batch, heads, rounds, n), from what stands in the slots."""
     assert spec.order is not None
@@ -98,10 +118,14 @@ def _buckets(spec: Spec, slots: Slots) -> Tensor:
     return torch.empty_like(buckets).scatter_(-1, order.long(), buckets)
 
 
-def _sink(spec: Spec, sizes: Sizes, ready: Mapping[str, Tensor]) -> Tensor | None:
+def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> Tensor | None:
     """The sink of each head of each batch entry, (batch, heads), float32."""
     if spec.sink is None:
         return None
+    if isinstance(spec.sink, RealRead) and found[spec.sink.name].shape[-1] == sizes.heads:
+        logit = found[spec.sink.name]
+        if spec.sink.indices in ((e.Var("h"),), (e.Var("b"), e.Var("h"))):  # without numpy, for torch.compile
+            return logit.expand(sizes.batch, sizes.heads)
     places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
-    env = {**sizes.parameters(0, 0), **oracle.tables(ready), **places}
-    return real(spec.sink, env, ready, dtype=torch.float32).expand(sizes.batch, sizes.heads)
+    env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
+    return real(spec.sink, env, found, dtype=torch.float32).expand(sizes.batch, sizes.heads)

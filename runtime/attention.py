@@ -76,6 +76,7 @@ class Attention:
         self.program, self._target = program, target
         self._facts: Facts = facts(program)
         self._encoded = program.encoded
+        self._around = None if self._facts.bare else around.Around.of(self.spec, self._encoded)
 
     @overload
     def __call__(
@@ -131,7 +132,7 @@ class Attention:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
             out, lse, _ = operator.attend(q, k, v, [], None, None, -1, scale, self._encoded, operator.keeps(q, k, v))
         else:
-            out, lse = around.attend(self.spec, self._encoded, q, k, v, scale, inputs)
+            out, lse = around.attend(self._around or around.Around.of(self.spec, self._encoded), q, k, v, scale, inputs)
         return (out, lse) if return_lse else out
 
     @cached_property
