@@ -181,15 +181,32 @@ class Attention:
 
         plan = self.plan_for(heads=heads, kv_heads=kv_heads, batch=batch)
         n_q, kv_heads = n if n_q is None else n_q, heads if kv_heads is None else kv_heads
-        sizes = Sizes(n, n_q, heads, kv_heads, batch, self._facts.align == "end")
+        m = self.spec.sizes(n, n_q)["m"] if self.spec.axes else None
+        sizes = Sizes(n, n_q, heads, kv_heads, batch, self._facts.align == "end", m)
         return cost(plan, sizes, dim, dim if dim_v is None else dim_v, dtype.itemsize)
 
+    def axes(self, n: int) -> Mapping[str, tuple[slice | None, slice | None]]:
+        """Where each axis lies among the queries and among the keys (None where it has none), in declared order.
+
+        ``n`` is the number that the sizes of the axes are written in: not the length of the tensors, which is what the
+        axes add up to.
+        """
+        from attnspec.axes import slices
+
+        return slices(self.spec.axes, n)
+
     def mask(
-        self, n: int, n_q: int | None = None, heads: int = 1, batch: int = 1, kv_heads: int | None = None
+        self,
+        n: int,
+        n_q: int | None = None,
+        heads: int = 1,
+        batch: int = 1,
+        kv_heads: int | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """The definition as a mask, (batch, heads, n_q, n), bool."""
-        sizes = Sizes(n, n if n_q is None else n_q, heads, heads if kv_heads is None else kv_heads, batch)
-        return torch.from_numpy(self.spec.mask(n, sizes.n_q, heads, batch, sizes.kv_heads))
+        """The definition as a mask, (batch, heads, n_q, n): bool; for a mixture or an order how often a pair counts."""
+        arrays = {name: t.numpy(force=True) for name, t in (inputs or {}).items()}
+        return torch.from_numpy(self.spec.mask(n, n_q, heads, batch, kv_heads, arrays))
 
     def __repr__(self) -> str:
         return f"<attnspec {self._facts.name}, target {self._target}>"
