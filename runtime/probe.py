@@ -106,8 +106,8 @@ print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) 
 class Startup:
     """Median seconds: from a spec to its first output beyond ``import torch``, the check command, and the tile plan.
 
-    ``plan`` and ``count`` are the tile plan and the exact cost at ``length`` tokens (None: too irregular to be counted); ``plan_memory`` is that process's
-    peak in bytes and ``small_plan_memory`` the same for 1,000 tokens.
+    ``plan`` and ``count`` are the tile plan and the exact cost at ``length`` tokens (None: too irregular to be
+    counted); ``plan_memory`` is that process's peak in bytes and ``small_plan_memory`` the same for 1,000 tokens.
     """
 
     cold: float
