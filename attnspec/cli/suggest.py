@@ -77,10 +77,13 @@ def reason(made: Plan) -> Iterator[str]:
             if choice is None:
                 yield f"{who}{branch}: one way only"
                 continue
-            costs = sorted(c.cost for c in choice.candidates)
-            best = choice.candidates[choice.chosen]
-            others = "" if len(costs) < 2 else f", {costs[1] / costs[0]:.2f} times less than the next"
-            yield f"{who}{branch}: {best.text}, because its estimated time is the least{others}"
+            best, first = choice.candidates[choice.chosen], choice.candidates[0]
+            others = [c.cost for c in choice.candidates if c is not best]
+            if best is not first:
+                against = f", {first.cost / best.cost:.1f} times less than that of {first.text}"
+            else:
+                against = f", {min(others) / best.cost:.1f} times less than the next" if others else ""
+            yield f"{who}{branch}: {best.text}, because its estimated time is the least{against}"
 
 
 def _near(now: int) -> list[int]:
