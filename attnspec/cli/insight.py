@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from attnspec.spec import Spec
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GROWTH = 16
+_GROWTH_SECONDS = 4.0
 _OTHER_TILES = f"{TILE}, unless a layout or a table of blocks asks for another size"
 
 T = TypeVar("T")
@@ -253,10 +255,13 @@ def _lengths(n: int) -> tuple[int, ...]:
 
 
 def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> list[tuple[int, int, int]]:
-    rows = []
+    rows: list[tuple[int, int, int]] = []
+    until = time.monotonic() + _GROWTH_SECONDS  # longer lengths are left out where counting is slow
     spec, base = made.relation.spec, sizes.n if sizes.m is None else sizes.m
     for factor in (1, 4, 16, 64, 256):
         n = base * factor // _GROWTH
+        if len(rows) > 1 and time.monotonic() > until:
+            break
         if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
             grown = resized(spec, sizes, n)
             if scalars:
