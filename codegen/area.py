@@ -88,6 +88,8 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
     box = Pairs.read(f"{rows.start} <= x < {rows.stop} and {columns.start} <= y < {columns.stop}")
     with budget(tiles):
         inside = tiles.intersection(box).fix(c=c, **sizes.parameters(h, b))
+        if inside.is_empty():
+            return 0, 0
         pieces, turned = inside.pieces(), inside.transpose().pieces()
     number = count(pieces, len(rows), rows.start)
     per_row = _edge(layout, rows, 0)

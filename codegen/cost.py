@@ -155,8 +155,15 @@ def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
 def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int) -> HeadCost:
     relation, chosen, h = plan.relation, plan.of_head(heads[0]), heads[0]
 
+    order = relation.spec.order
+    slots = sizes.n * order.rounds if order else 0
+
     def pairs(which: Pairs) -> int:
-        return count(relation.at(sizes, h, b, which), sizes.n_q, sizes.first)
+        if order is None:
+            return count(relation.at(sizes, h, b, which), sizes.n_q, sizes.first)
+        with budget(which):
+            box = Pairs.read(f"0 <= x < {slots} and 0 <= y < {slots}")
+            return count(which.intersection(box).fix(**relation.parameters(sizes, h, b, which)).pieces(), slots)
 
     clauses = []
     for clause in item.attend:
