@@ -44,7 +44,7 @@ def _clause(draw: Draw) -> str:
         case "columns":
             period = number(4, 20)
             some = [f"k % {period} >= {number(1, period - 1)}", f"k % {period} % {number(2, 4)} <= {number(0, 1)}"]
-            return str(draw(st.sampled_from(some))) + draw(st.sampled_from(["", " and k <= q"]))
+            return f"{draw(st.sampled_from(some))}{draw(st.sampled_from(['', ' and k <= q']))}"
         case "segment":
             return f"segment({number(3, 30)})"
     return f"{-number(0, 9)} <= q - k <= {number(0, 30)}"

@@ -54,6 +54,12 @@ def test_every_way_means_the_spec(case: Case, tile: Tile) -> None:
     check_ways(case, tile)
 
 
+def test_loops_of_sets_with_unknown_divisions() -> None:
+    """A candidate whose tiles isl gives with divisions that it has not worked out."""
+    text = "attention a { align start  attend axial(16)  attend axial(24)  within causal }"
+    check_ways(Case(text, {}, 70, 70, 1), Tile(16, 16))
+
+
 @given(cases(), TILES)
 def test_every_way_of_generated_specs(case: Case, tile: Tile) -> None:
     check_ways(case, tile)
@@ -154,12 +160,11 @@ KERNELS = {
     "strided, then local": ("attend window(16)  attend strided(16)  within causal", 2, ["residue(16)", "identity"]),
     "columns last": ("attend segment(32)  attend k % 32 >= 24  within causal", 5, ["identity", "columns"]),
     "columns first": ("attend segment(32)  attend k % 32 >= 24  within causal", 6, ["columns", "identity"]),
-    "columns for all": ("attend 0 <= q - k < 5  attend k % 9 == 4", 1, ["identity", "columns(k % 9 == 4)"]),
     "neighborhood": ("attend neighborhood(16, 2, 3)", 4, [GRIDS]),
     "13 x 13": ("attend neighborhood(24, 6, 6)", 2, ["grid(width 24, queries 4 x 8, keys 2 x 8)"]),
-    "axial, gridded": ("attend axial(16)", 1, ["grid(width 16, queries 4 x 8, keys 4 x 8)"]),
     "axial, split": ("attend axial(16)", 6, ["residue(16)", "identity"]),
     "gaps": ("attend q // 24 == k // 24 and q % 3 == h % 3 and k % 3 == h % 3 and k <= q", 1, ["residue(3)"]),
+    "comb": ("attend k <= q and q // 20 == k // 20 and q % 20 % 3 == h % 3 and k % 20 % 3 == h % 3", 1, ["comb"]),
     "dilations": ("attend 0 <= q - k <= 10 * rates[h] and (q - k) % rates[h] == 0", -1, ["identity", "residue(2)"]),
     "all layouts": (
         "for h in 0..1 { attend 0 <= q - k < 30 and (q - k) % rates[h] == 0 }  "
@@ -207,11 +212,10 @@ def test_kernels(name: str) -> None:
 
 TYPED = [
     ("dilated", torch.bfloat16, 16, 16),
-    ("dilated", torch.float16, 64, 64),
     ("columns last", torch.bfloat16, 17, 40),
     ("13 x 13", torch.float16, 24, 17),
     ("axial, split", torch.bfloat16, 64, 64),
-    ("all layouts", torch.bfloat16, 32, 16),
+    ("comb", torch.float16, 16, 24),
 ]
 
 
@@ -274,7 +278,7 @@ def test_against_the_identity_layout(name: str, params: dict[str, Any]) -> None:
             close(what, a, b, 3e-5)
 
 
-@pytest.mark.parametrize("name", ["columns last", "neighborhood", "all layouts"])
+@pytest.mark.parametrize("name", ["columns last", "all layouts"])
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
     from attnspec.codegen import tile as module
@@ -299,7 +303,7 @@ def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) ->
         clear()
 
 
-@settings(max_examples=max(4, settings().max_examples // 40))
+@settings(max_examples=max(2, settings().max_examples // 40))
 @given(laid_cases(), st.integers(0, 12), st.sampled_from([1, 2, 4]), st.sampled_from([1, 3]))
 def test_kernels_of_generated_specs(case: Case, number: int, kv_heads: int, threads: int) -> None:
     """Any way of any spec; each example compiles two kernels."""
