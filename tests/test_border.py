@@ -37,7 +37,7 @@ CASES = {
 def test_wrong_tensors(name: str) -> None:
     tensors, message = CASES[name]
     with pytest.raises(attnspec.CallError, match=message):
-        attnspec.compile("causal")(*tensors)
+        attnspec.compile("causal")(*tensors)  # type: ignore[call-overload]
 
 
 def test_a_list_must_cover_the_heads() -> None:
@@ -64,7 +64,7 @@ def test_a_divisor_must_be_positive_for_every_head() -> None:
     attend = attnspec.compile("attention a { attend (q - k) % h == 0 }")
     for use in (lambda: attend.mask(5, heads=2), lambda: attend(*(zeros(1, 2, 10, 8) for _ in range(3)))):
         with pytest.raises(attnspec.SpecError, match="a divisor is 0 for head 0"):
-            use()
+            use()  # type: ignore[no-untyped-call]
 
 
 def test_a_list_inside_a_head_group_need_not_cover_the_other_heads() -> None:
@@ -78,9 +78,9 @@ def test_wrong_sizes() -> None:
     attend = attnspec.compile("window", width=16)
     for n in (-1, 1.5, 10**30):
         with pytest.raises(ValueError, match="n must be an integer between 0 and"):
-            attend.cost(n=n)
+            attend.cost(n=n)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="n must be an integer between 0 and"):
-            attend.mask(n=n)
+            attend.mask(n=n)  # type: ignore[arg-type]
 
 
 def test_a_path_object_is_a_path(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -16,13 +18,31 @@ def test_opcheck() -> None:
     program = attend.program.encoded
     for n, n_q, heads, kv_heads in ((30, 30, 2, 2), (30, 7, 4, 2)):
         q, k, v = tensors(n, n_q, heads=heads, kv_heads=kv_heads, dim_v=24)
-        torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program))
+        torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
         with torch.no_grad():
-            out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program)
+            out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
         given = (torch.randn_like(out), torch.randn_like(lse))
-        arguments = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
+        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
         detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
         torch.library.opcheck(operator.attend_backward, detached)
+
+
+def test_opcheck_of_several_passes() -> None:
+    """A mixture whose branches are kept apart, in layouts of their own."""
+    text = "attention a { mix (w, r) in [(64, 1), (512, 4)] weights detached { attend dilated(w, r) } }"
+    attend = attnspec.compile(text)
+    program = attend.program.encoded
+    q, k, v = tensors(30, 20, heads=4, kv_heads=2, dim_v=24)
+    torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
+    with torch.no_grad():
+        out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
+    assert parts.shape == (2, *out.shape)
+    _, _, none = operator.attend(q.detach(), k.detach(), v.detach(), [], None, None, -1, 0.25, program, False)
+    assert not none.numel()
+    given = (torch.randn_like(out), torch.randn_like(lse))
+    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
+    detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
+    torch.library.opcheck(operator.attend_backward, detached)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -67,7 +87,7 @@ def test_autocast_casts_as_sdpa_does() -> None:
         out = attend(q, k, v)
         peer = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     assert out.dtype == peer.dtype == torch.bfloat16
-    out.float().sum().backward()
+    out.float().sum().backward()  # type: ignore[no-untyped-call]
     assert q.grad is not None
     assert q.grad.dtype == torch.float32
 
@@ -85,7 +105,7 @@ def test_second_derivatives_are_refused() -> None:
     q, k, v = tensors(20)
     (dq,) = torch.autograd.grad(attnspec.compile("causal")(q, k, v).sum(), q, create_graph=True)
     with pytest.raises(NotImplementedError, match="second derivatives"):
-        dq.sum().backward()
+        dq.sum().backward()  # type: ignore[no-untyped-call]
 
 
 def test_only_some_gradients_are_asked_for() -> None:
