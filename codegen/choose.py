@@ -116,6 +116,9 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
                 yield (Step(whole, Grid(width, query, key), size),)
     if part.exact:
         try:
+            columns = _columns(part.pred, part.pairs)
+            if columns is not None:
+                yield (Step(whole, columns, tile),)
             yield from _splits(relation, part, branch, tile)
         except (TooHard, NotAffine):
             return

@@ -1,7 +1,7 @@
 """The inputs of a call made ready for kernels, in a form that torch.compile can keep in its graph.
 
-What :func:`attnspec.runtime.inputs.prepare` and :func:`attnspec.runtime.order.lsh` do depends on the contents of tensors:
-under torch.compile it is one operator without gradients. Float inputs, which have gradients, go round it.
+What :func:`attnspec.runtime.inputs.prepare` and :func:`attnspec.runtime.order.lsh` do depends on the contents of
+tensors: under torch.compile it is one operator without gradients. Float inputs, which have gradients, go round it.
 """
 
 from __future__ import annotations
