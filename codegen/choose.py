@@ -28,6 +28,8 @@ from attnspec.sizes import Scalar, Sizes
 _LEAST, _MOST = 8192, 1 << 17
 """The lengths at which candidates are compared: the pattern's largest constant four times over, within these."""
 _MOST_COLUMNS = 4096
+_MOST_RESIDUES = 4096
+"""Residues beyond which each would hold too few positions to fill a tile."""
 _MOST_WIDTH = 1024
 
 # Costs in units of one computed pair (about a nanosecond of one core at head size 64); estimated on Zen 5, 2026.
@@ -107,7 +109,7 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
             continue
         if fits and part.exact and comb.room % tile.columns == 0:
             yield (Step(whole, comb, tile),)
-    if modulus > 1 and not combs:
+    if 1 < modulus <= _MOST_RESIDUES and not combs:
         yield (Step(whole, Residue(modulus), tile),)
     for width in _widths(part.pred):
         for query, key in GRIDS:
@@ -134,7 +136,7 @@ def _splits(relation: Relation, part: Part, branch: int, tile: Tile) -> Iterator
         sets = [Pairs.read(f"y >= 0 and ({condition(t, True, scalars).text})") for t in found]
     with budget(*sets):
         strides = [x.stride() for x in sets]
-    for modulus in sorted({r for r in strides if r > 1}):
+    for modulus in sorted({r for r in strides if 1 < r <= _MOST_RESIDUES}):
         inside = [i for i, r in enumerate(strides) if r % modulus == 0]
         yield from _split(part, branch, found, sets, inside, Residue(modulus), tile)
     for i, x in enumerate(sets):
@@ -193,7 +195,9 @@ def _combs(pred: e.Node) -> list[tuple[int, int]]:
 
     def visit(node: e.Node) -> None:
         match node:
-            case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if 1 < rate < segment and segment % rate:
+            case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if (
+                1 < rate < segment and rate <= _MOST_RESIDUES and segment % rate
+            ):
                 found.add((segment, rate))
         for child in node.children():
             visit(child)
