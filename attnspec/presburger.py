@@ -250,15 +250,22 @@ class Pairs:
     def loops(self, left: str, right: str, context: str) -> loops.Loops:
         """Loops that visit the y (named ``right``) of one x, which becomes the parameter ``left``.
 
-        ``context`` is a condition that is known to hold for the parameters: the loops need not test it.
+        ``context`` is a condition that is known to hold for the parameters: the loops need not test it. Raises TooHard
+        where isl finds no loops.
         """
         params = self._map.dim(isl.dim_type.param)
-        points = self._map.move_dims(isl.dim_type.param, params, isl.dim_type.in_, 0, 1).range()
+        points = self._map.move_dims(isl.dim_type.param, params, isl.dim_type.in_, 0, 1).range().compute_divs()
         points = points.set_dim_name(isl.dim_type.param, params, left)
         schedule = isl.Map.identity(points.get_space().map_from_set()).intersect_domain(points)
         known = isl.Set.read_from_str(_context(), f"[{', '.join((*PARAMETERS, left))}] -> {{ : {context} }}")
         build = isl.AstBuild.from_context(known)
-        node = build.node_from_schedule_map(isl.UnionMap.from_map(schedule))
+        try:
+            node = build.node_from_schedule_map(isl.UnionMap.from_map(schedule))
+        except isl.Error as error:
+            if "operations" in str(error):
+                raise
+            # isl's code generator gives up on some sets with many divisions; a table of tiles serves as well.
+            raise TooHard("isl wrote no loops for this set") from None
         return loops.Loops(_statements(node, right))
 
     def pieces(self) -> tuple[Piece, ...]:

@@ -205,6 +205,7 @@ class Attention:
         inputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """The definition as a mask, (batch, heads, n_q, n): bool; for a mixture or an order how often a pair counts."""
+        Sizes(n, n if n_q is None else n_q, heads, heads if kv_heads is None else kv_heads, batch)  # checks them
         arrays = {name: t.numpy(force=True) for name, t in (inputs or {}).items()}
         return torch.from_numpy(self.spec.mask(n, n_q, heads, batch, kv_heads, arrays))
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Two test processes on two cores, each with threads of its own: those that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_SLOW, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW)
@@ -16,9 +19,15 @@ settings.load_profile(os.environ.get("ATTNSPEC_PROFILE", "quick"))
 
 @pytest.fixture(autouse=True, scope="session")
 def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels of the tests go to a folder of their own: a run does not depend on what was compiled before."""
+    """Kernels of the tests go to a folder of their own, one for all processes of a run.
+
+    A run does not depend on what was compiled before.
+    """
     before = os.environ.get("ATTNSPEC_CACHE")
-    os.environ["ATTNSPEC_CACHE"] = str(tmp_path_factory.mktemp("kernels"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "kernels"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["ATTNSPEC_CACHE"] = str(folder)
     yield
     if before is None:
         del os.environ["ATTNSPEC_CACHE"]

@@ -18,7 +18,7 @@ struct Gradient { float* data; int64_t stride[4]; };
 struct Gradients { const Gradient* of; };
 
 // The positions of the slots of a layout that is a list: those of residue c, for head h of batch entry b, begin at
-// b * batch_stride + h * head_stride + c * residue_stride. Slots that hold no position are -1, at the end of their tile.
+// b * batch_stride + h * head_stride + c * residue_stride. Slots without a position are EMPTY, at the end of their tile.
 struct List { const pos* data; int64_t batch_stride, head_stride, residue_stride, begin, end; };
 
 // What one pass needs beside its loops; tables hold one for each (batch, head), and are null where there are loops.
