@@ -18,7 +18,7 @@ from attnspec.runtime import operator
 from attnspec.runtime.border import CallError
 from attnspec.runtime.call import is_wide
 from attnspec.runtime.inputs import prepare
-from attnspec.runtime.order import Slots, lsh
+from attnspec.runtime.order import hash_buckets
 from attnspec.runtime.ready import ORDER, made_names, ready
 from attnspec.runtime.real import real
 from attnspec.runtime.rotate import turned
@@ -87,8 +87,9 @@ def dense(
     """The same over the whole mask in plain PyTorch."""
     sizes = sizes_of(spec, q, k)
     found = prepare(spec, sizes, inputs, real=q.dtype)
-    slots = None if spec.order is None else lsh(q, spec.order, inputs.get("buckets"))
-    given = dict(inputs) if slots is None else {**inputs, "buckets": _buckets(spec, slots)}
+    given = dict(inputs)
+    if spec.order is not None and "buckets" not in given:
+        given["buckets"] = hash_buckets(q, spec.order)
     counts = counted(spec, sizes, given)
     out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
     return out, lse.float()
@@ -107,15 +108,6 @@ def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | 
     if not spec.detached:
         return masks[0]
     return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
-
-
-def _buckets(spec: Spec, slots: Slots) -> Tensor:
-    """The bucket of each position in each round, (batch, heads, rounds, n), from what stands in the slots."""
-    assert spec.order is not None
-    shape = (*slots.order.shape[:2], spec.order.rounds, -1)
-    order, bucket = slots.order.view(shape), slots.bucket.view(shape)
-    buckets = bucket - torch.arange(spec.order.rounds)[:, None] * math.prod(spec.order.buckets)
-    return torch.empty_like(buckets).scatter_(-1, order.long(), buckets)
 
 
 def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> Tensor | None:

@@ -194,6 +194,7 @@ def test_verification_in_blocks_is_the_dense_oracle(body: str) -> None:
     """What ``attnspec run`` compares kernels with, against the whole matrix at once."""
     from attnspec.runtime import around
     from attnspec.runtime import verify as module
+    from attnspec.runtime.order import hash_buckets
 
     spec, sizes, given = of(body, 40)
     generator = torch.Generator().manual_seed(3)
@@ -202,8 +203,7 @@ def test_verification_in_blocks_is_the_dense_oracle(body: str) -> None:
     given = {name: t.double().requires_grad_() if t.is_floating_point() else t for name, t in given.items()}
     leaves = [t.clone().requires_grad_() for t in (q, k, v)]
     ready = prepare(spec, sizes, given, real=torch.float64)
-    slots = around._slots(spec, q, given)
-    more = {} if slots is None else {"buckets": around._buckets(spec, slots)}
+    more = {} if spec.order is None else {"buckets": hash_buckets(q, spec.order)}
     plain = {name: t.detach() for name, t in {**given, **more}.items()}
     out, _ = dense(spec, *leaves, None, ready, around.counted(spec, sizes, plain), sizes)
     learned = {name: t for name, t in given.items() if t.is_floating_point()}
