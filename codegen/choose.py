@@ -99,8 +99,8 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
             modulus = part.pairs.stride()
     except TooHard:
         return
-    combs = _combs(part.pred)
-    for segment, rate in combs:
+    combed = False
+    for segment, rate in _combs(part.pred):
         comb = Comb.of(segment, rate, tile.rows)
         try:
             with budget(part.pairs):
@@ -108,8 +108,9 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
         except TooHard:
             continue
         if fits and part.exact and comb.room % tile.columns == 0:
+            combed = True
             yield (Step(whole, comb, tile),)
-    if 1 < modulus <= _MOST_RESIDUES and not combs:
+    if 1 < modulus <= _MOST_RESIDUES and not combed:
         yield (Step(whole, Residue(modulus), tile),)
     for width in _widths(part.pred):
         for query, key in GRIDS:
