@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from attnspec.runtime import problem
 from attnspec.runtime.border import CallError
 from attnspec.runtime.native import Native, native
 from attnspec.runtime.program import Program, facts, spec
-from attnspec.sizes import Sizes
+from attnspec.sizes import Scalar, Sizes
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def forward(
     them, else empty.
     """
     made = native(program, _key("forward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
-    sizes = _sizes(program, q, k, extra)
+    sizes = _sizes(program, made, q, k, extra)
     _check_length(program, made, sizes)
     branches = facts(program).separate if keep else 0
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if made.carry else q.dtype
@@ -98,7 +98,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, list[Tensor | None]]:
     """Gradients of q, k, v (contiguous, of their shapes and dtypes), of the sink, and of the inputs that are wanted."""
     made = native(program, _key("backward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
-    sizes = _sizes(program, q, k, extra)
+    sizes = _sizes(program, made, q, k, extra)
     _check_length(program, made, sizes)
     branches = facts(program).separate
     dq, dk, dv = (
@@ -176,10 +176,22 @@ def _reads(node: e.Node) -> list[RealRead]:
     return own + [read for child in node.children() for read in _reads(child)]
 
 
-def _sizes(program: Program, q: Tensor, k: Tensor, extra: Extra) -> Sizes:
+def _sizes(program: Program, made: Native, q: Tensor, k: Tensor, extra: Extra) -> Sizes:
     end = facts(program).align == "end"
     m = None if extra.m < 0 else extra.m
-    return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m)
+    sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m)
+    return sizes if made.plain else replace(sizes, scalars=_scalars(program, extra))
+
+
+def _scalars(program: Program, extra: Extra) -> tuple[Scalar | None, ...]:
+    """The inputs that are parameters of the sets, which tables are made from."""
+    from attnspec.codegen.inputs import names
+    from attnspec.relation import scalar_names, scalars
+
+    own = spec(program)
+    places, wanted = names(own), scalar_names(own)
+    arrays = {name: extra.inputs[at].numpy(force=True) for name, at in places.items() if name in wanted}
+    return scalars(own, arrays)
 
 
 def _key(direction: str, q: Tensor, k: Tensor, v: Tensor) -> KernelKey:

@@ -180,18 +180,20 @@ def _list(found: Listing, dtype: np.dtype[Any], keep: list[Any]) -> List:
 def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: list[Any]) -> Any:
     """The tables of all heads for a pass without loops. Heads that share a set of tiles share a table."""
     from attnspec.codegen.table import table
+    from attnspec.presburger import PARAMETERS  # here: islpy is not loaded for kernels that need no tables
 
-    known: dict[tuple[int, int], Table] = {}
+    known: dict[tuple[int | None, ...], Table] = {}
     found: list[TileTable] = []
     outer = item.key_tiles(sizes) if transposed else item.query_tiles(sizes)
     sets = (item.full, item.maybe, item.partial)
-    by_head, by_entry = (any(s.depends_on(name) for s in sets) for name in ("h", "b"))
+    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in sets)]
     for b in range(sizes.batch):
         for h in range(sizes.heads):
             if item not in made.of_head(h).passes:
                 found.append(TileTable())
                 continue
-            which = (h if by_head else -1, b if by_entry else -1)
+            values = sizes.parameters(h, b)
+            which = tuple(values.get(name) for name in matter)
             if which not in known:
                 known[which] = table(item, sizes, h, b, transposed)
             t = known[which]

@@ -166,6 +166,16 @@ def test_generated_inputs(case: Case, kv_heads: int) -> None:
     agree(attend, q, k, v, inputs={name: torch.from_numpy(array) for name, array in case.inputs.items()})
 
 
+def test_tables_know_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles in tables are found for each call's own lengths (found by reading: they were not given to the sets)."""
+    monkeypatch.setattr("attnspec.codegen.tile.UNWIELDY", 0)
+    clauses, _ = CLAUSES["padding"]
+    attend = attnspec.compile(f"# tables\nattention a {{ {clauses} }}")
+    assert attend.plan.tabled
+    for lengths in ([50, 150], [150, 60]):
+        agree(attend, *tensors(200, heads=HEADS, batch=2), inputs={"length": torch.tensor(lengths)})
+
+
 def test_impossible_lengths_are_refused() -> None:
     attend = attnspec.compile("attention a { axis token[n]  axis summary[n // 4]  token -> token: causal }")
     q, k, v = tensors(19)
