@@ -288,6 +288,13 @@ class Among(Pred):
     indices: tuple[IntExpr, ...]
 
 
+def walk(node: Node) -> Iterator[Node]:
+    """A node and all its parts, each before its own parts."""
+    yield node
+    for child in node.children():
+        yield from walk(child)
+
+
 def free(node: Node) -> frozenset[str]:
     """The names of the variables that a node reads and does not bind itself."""
     if isinstance(node, Var):

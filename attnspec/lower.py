@@ -63,16 +63,9 @@ def _needed(spec: Spec) -> frozenset[str]:
 
 def listed_heads(spec: Spec) -> int | None:
     """The number of heads that the pattern's lists (those indexed by ``h``) are written for; None if there are none."""
-    lengths: set[int] = set()
-
-    def visit(node: e.Node) -> None:
-        if isinstance(node, (e.Index, e.Values)) and node.indices and node.indices[0] == e.Var("h"):
-            lengths.add(len(node.items))
-        for child in node.children():
-            visit(child)
-
-    for clause in _clauses(spec):
-        visit(clause.pred)
+    nodes = (node for clause in _clauses(spec) for node in e.walk(clause.pred))
+    lists = (node for node in nodes if isinstance(node, (e.Index, e.Values)))
+    lengths = (len(node.items) for node in lists if node.indices and node.indices[0] == e.Var("h"))
     return min(lengths, default=None)
 
 

@@ -276,17 +276,8 @@ def scalars(spec: Spec, inputs: Mapping[str, Any]) -> tuple[Scalar | None, ...]:
 
 def inputs_of(atoms: Iterable[e.Node]) -> tuple[str, ...]:
     """The names of the inputs that some nodes read, in order; what is derived from an input counts as that input."""
-    found: dict[str, None] = {}
-
-    def visit(node: e.Node) -> None:
-        if isinstance(node, (e.Read, e.Flag, e.Among)):
-            found[node.name.split(".")[0]] = None
-        for child in node.children():
-            visit(child)
-
-    for atom in atoms:
-        visit(atom)
-    return tuple(found)
+    reads = (node for atom in atoms for node in e.walk(atom) if isinstance(node, (e.Read, e.Flag, e.Among)))
+    return tuple(dict.fromkeys(node.name.split(".")[0] for node in reads))
 
 
 def _is_scalar(item: Input) -> bool:

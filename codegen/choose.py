@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from attnspec import expr as e
 from attnspec import simplify as s
@@ -18,7 +19,7 @@ from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Sl
 from attnspec.codegen.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
 from attnspec.codegen.schedule import GRIDS, TILE
 from attnspec.codegen.terms import terms
-from attnspec.codegen.tile import Region, make_pass, tiles
+from attnspec.codegen.tile import Region, Tiles, make_pass, tiles
 from attnspec.condition import NotAffine, condition
 from attnspec.pieces import TooIrregular, count, runs
 from attnspec.presburger import Pairs, TooHard, budget
@@ -43,6 +44,11 @@ class Step:
     region: Region
     layout: Layout
     tile: Tile
+
+    @cached_property
+    def cut(self) -> Tiles:
+        """Its tiles. Raises TooHard or NotAffine where the layout has none."""
+        return tiles(self.region, self.layout, self.tile)
 
 
 Way = tuple[Step, ...]
@@ -74,9 +80,8 @@ def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str) 
 def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
     found: list[Pass] = []
     for step in way:
-        cut = tiles(step.region, step.layout, step.tile)
         told = tests(relation.spec, step.region.pred, part.unknown, step.layout, step.tile)
-        found.append(make_pass(step.region, step.layout, step.tile, cut, relation.spec.align, told))
+        found.append(make_pass(step.region, step.layout, step.tile, step.cut, relation.spec.align, told))
     return found
 
 
@@ -176,40 +181,31 @@ def _widths(pred: e.Node) -> list[int]:
     """Row lengths of grids: constants by which positions are both divided and reduced."""
     divided: set[int] = set()
     reduced: set[int] = set()
-
-    def visit(node: e.Node) -> None:
+    for node in e.walk(pred):
         match node:
             case e.FloorDiv(e.Var("q" | "k"), e.Int(value)):
                 divided.add(value)
             case e.Mod(e.Var("q" | "k"), e.Int(value)):
                 reduced.add(value)
-        for child in node.children():
-            visit(child)
-
-    visit(pred)
     return sorted(w for w in divided & reduced if w <= _MOST_WIDTH)
 
 
 def _combs(pred: e.Node) -> list[tuple[int, int]]:
     """Segments and rates of ``q % segment % rate``, where the rate does not divide the segment."""
     found: set[tuple[int, int]] = set()
-
-    def visit(node: e.Node) -> None:
+    for node in e.walk(pred):
         match node:
             case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if (
                 1 < rate < segment and rate <= _MOST_RESIDUES and segment % rate
             ):
                 found.add((segment, rate))
-        for child in node.children():
-            visit(child)
-
-    visit(pred)
     return sorted(found)
 
 
 def _columns(pred: e.Pred, pairs: Pairs) -> Columns | None:
     """The layout that gathers the keys of a term, if they are few of each period."""
-    for period in sorted(_moduli(pred), reverse=True):
+    moduli = {node.right.value for node in e.walk(pred) if isinstance(node, e.Mod) and isinstance(node.right, e.Int)}
+    for period in sorted(moduli, reverse=True):
         if not 2 <= period <= _MOST_COLUMNS:
             continue
         with budget(pairs):
@@ -223,11 +219,6 @@ def _columns(pred: e.Pred, pairs: Pairs) -> Columns | None:
         if held and len(held) < period and held[-1] - held[0] + 1 == len(held):
             return Columns(period, held[0], len(held))
     return None
-
-
-def _moduli(node: e.Node) -> set[int]:
-    found = {node.right.value} if isinstance(node, e.Mod) and isinstance(node.right, e.Int) else set()
-    return found.union(*(_moduli(child) for child in node.children()))
 
 
 def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -> tuple[Way, Choice | None]:
@@ -254,10 +245,9 @@ def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -
 def _weigh(way: Way, live: int, sizes: Sizes, h: int) -> Candidate:
     total, cost = Area(0, 0, 0, 0), 0.0
     for step in way:
-        cut = tiles(step.region, step.layout, step.tile)
-        if step.layout.residues > 1 and not cut.proven:
+        if step.layout.residues > 1 and not step.cut.proven:
             raise TooHard("the tiles of this layout")
-        held = area(cut, step.layout, step.tile, sizes, h, 0)
+        held = area(step.cut, step.layout, step.tile, sizes, h, 0)
         visits = held.full + held.partial
         moved = 0 if step.layout == IDENTITY else step.tile.columns
         cost += held.computed + visits * (_PER_TILE + _PER_MOVED_KEY * moved) + _PER_MASKED_PAIR * held.masked
@@ -268,18 +258,11 @@ def _weigh(way: Way, live: int, sizes: Sizes, h: int) -> Candidate:
 
 
 def _length(pred: e.Node) -> int:
-    largest = max(_constants(pred), default=1)
+    largest = max((abs(node.value) for node in e.walk(pred) if isinstance(node, e.Int)), default=1)
     n = _LEAST
     while n < 4 * largest and n < _MOST:
         n *= 2
     return n
-
-
-def _constants(node: e.Node) -> Iterator[int]:
-    if isinstance(node, e.Int):
-        yield abs(node.value)
-    for child in node.children():
-        yield from _constants(child)
 
 
 def _sizes(relation: Relation, item: HeadClass, n: int) -> Sizes:

@@ -30,6 +30,8 @@ class Comb:
     rate: int
     room: int
 
+    listed = (True, True)
+
     @classmethod
     def of(cls, segment: int, rate: int, tile: int) -> Comb:
         """With room for whole tiles of ``tile`` slots."""

@@ -7,8 +7,6 @@ from math import log2
 
 from attnspec import expr as e
 from attnspec.codegen import cxx, cxx_lanes
-from attnspec.codegen.comb import Comb
-from attnspec.codegen.layout import Columns, Grid, Slots
 from attnspec.codegen.plan import Pass, Sweep
 
 # The same for W pairs at once: compilers do not see vectors through the guards around what is read.
@@ -24,16 +22,16 @@ _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full
 
 def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
     """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
-    listed = isinstance(item.layout, (Grid, Slots, Comb)), isinstance(item.layout, (Grid, Slots, Comb, Columns))
+    queries_listed, keys_listed = item.layout.listed
     rest = item.tests.rest(item.pred)
-    inputs = _reads(rest)
+    inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in e.walk(rest))
     lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
     return f"""\
 // {item.title}
 struct Pass{number} {{
     static constexpr int NUMBER = {number}, BRANCH = {item.branch}, BM = {item.tile.rows}, BN = {item.tile.columns};
     static constexpr int64_t STRIDE = {item.layout.residues};
-    static constexpr bool LISTED_QUERIES = {_bool(listed[0])}, LISTED_KEYS = {_bool(listed[1])};
+    static constexpr bool LISTED_QUERIES = {_bool(queries_listed)}, LISTED_KEYS = {_bool(keys_listed)};
     static constexpr bool READS = {_bool(inputs)};  // the predicate reads inputs
     static constexpr float TIMES = {log2(item.times)!r}f;  // log2 of {item.times}
     static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
@@ -50,10 +48,6 @@ struct Pass{number} {{
     }}
 }};
 """
-
-
-def _reads(node: e.Node) -> bool:
-    return isinstance(node, (e.Read, e.Flag, e.Among)) or any(map(_reads, node.children()))
 
 
 def _bool(value: bool) -> str:

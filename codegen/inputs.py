@@ -10,14 +10,8 @@ from attnspec.spec import Spec
 def names(spec: Spec) -> dict[str, int]:
     """The name of each tensor that a kernel's predicates and score lines read, with its place, in order of reading."""
     found: dict[str, int] = {}
-
-    def visit(node: e.Node) -> None:
-        if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
-            found.setdefault(node.name, len(found))
-        for child in node.children():
-            visit(child)
-
-    for branch in spec.branches:
-        visit(branch.pred)
-    visit(spec.score)
+    for root in (*(branch.pred for branch in spec.branches), spec.score):
+        for node in e.walk(root):
+            if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
+                found.setdefault(node.name, len(found))
     return found

@@ -30,6 +30,9 @@ class Residue:
 
     modulus: int
 
+    listed = (False, False)
+    """Whether a kernel finds queries, and keys, by a list of positions."""
+
     @property
     def residues(self) -> int:
         """How many sequences of slots there are."""
@@ -95,6 +98,7 @@ class Grid:
     key: tuple[int, int]
 
     residues = 1
+    listed = (True, True)
 
     def universe(self) -> Pairs:
         """All pairs that tiles of this layout can hold."""
@@ -191,6 +195,7 @@ class Columns:
     width: int
 
     residues = 1
+    listed = (False, True)
 
     def universe(self) -> Pairs:
         """All pairs that tiles of this layout can hold."""
@@ -251,6 +256,7 @@ class Slots:
     rounds: int
 
     residues = 1
+    listed = (True, True)
 
     def universe(self) -> Pairs:
         """All pairs that tiles of this layout can hold."""

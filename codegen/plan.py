@@ -189,7 +189,7 @@ class Plan:
     @property
     def plain(self) -> bool:
         """Whether a kernel needs nothing at a call but the tensors: no tables, no lists of positions."""
-        return not self.tabled and not any(isinstance(p.layout, (Grid, Columns, Slots, Comb)) for p in self.passes)
+        return not self.tabled and not any(any(p.layout.listed) for p in self.passes)
 
     def counts(
         self, sizes: Sizes, transposed: bool = False, inputs: Mapping[str, Any] | None = None

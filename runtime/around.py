@@ -49,14 +49,10 @@ class Around:
 
 def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
     """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
-    m = None
-    if spec.axes:
-        from attnspec.axes import solve
-
-        try:
-            m = solve(spec.axes, k.shape[2], q.shape[2])
-        except ValueError as error:
-            raise CallError(f"{spec.name}: {error}") from None
+    try:
+        m = spec.sizes(k.shape[2], q.shape[2])["m"] if spec.axes else None
+    except ValueError as error:
+        raise CallError(f"{spec.name}: {error}") from None
     return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
 
 

@@ -19,7 +19,7 @@ from attnspec.real import RealExpr, Score, Total
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.clock import Timing, race
 from attnspec.runtime.flex import mask_function, score_function, why_not
-from attnspec.runtime.inputs import example, nodes, prepare
+from attnspec.runtime.inputs import example, prepare
 from attnspec.runtime.real import real
 from attnspec.runtime.rows import Rows
 from attnspec.sizes import Sizes
@@ -167,7 +167,7 @@ def bias(spec: Spec) -> tuple[RealExpr, ...] | None:
     if isinstance(spec.score, Total) and Score() in spec.score.terms:
         terms = list(spec.score.terms)
         terms.remove(Score())
-        return tuple(terms) if not any(Score() in nodes(term) for term in terms) else None
+        return tuple(terms) if not any(Score() in e.walk(term) for term in terms) else None
     return None
 
 
@@ -234,7 +234,7 @@ def _flex(attend: Attention, setup: Setup, given: Mapping[str, Tensor]) -> Peer:
             q, k, v, score_mod=score, block_mask=mask, scale=spec.scale, enable_gqa=q.shape[1] != k.shape[1]
         )
 
-    if not any(isinstance(node, (e.Flag, e.Among)) for node in nodes(spec.pred)):
+    if not any(isinstance(node, (e.Flag, e.Among)) for node in e.walk(spec.pred)):
         return ready(128)
     # A table of blocks of 64 has tiles without a mask only if FlexAttention's blocks are as small: the faster one runs.
     tensors = inputs(setup)[:3]

@@ -164,16 +164,11 @@ def _buffers(program: Program, t: Tensor, number: int, q: Tensor, k: Tensor) -> 
 
     own = spec(program)
     name = next(n for n, at in names(own).items() if at == number)
-    reads = [node for node in _reads(own.score) if node.name == name]
+    reads = [node for node in e.walk(own.score) if isinstance(node, RealRead) and node.name == name]
     alone = [any(read.indices[d] == e.Var(v) for d in range(len(read.indices))) for v in ("b", "h") for read in reads]
     by_entry, by_head = all(alone[: len(reads)]), all(alone[len(reads) :])
     copies = 1 if by_entry else q.shape[0], 1 if by_head else k.shape[1]
     return torch.zeros((*copies, *t.shape), dtype=torch.float32)
-
-
-def _reads(node: e.Node) -> list[RealRead]:
-    own = [node] if isinstance(node, RealRead) else []
-    return own + [read for child in node.children() for read in _reads(child)]
 
 
 def _sizes(program: Program, made: Native, q: Tensor, k: Tensor, extra: Extra) -> Sizes:

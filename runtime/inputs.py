@@ -11,7 +11,7 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -90,17 +90,10 @@ def roots(spec: Spec) -> list[e.Node]:
     return [*preds, *reals, *(expr for rotation in spec.rotations for expr in (rotation.q, rotation.k))]
 
 
-def nodes(node: e.Node) -> Iterator[e.Node]:
-    """An expression and all its parts."""
-    yield node
-    for child in node.children():
-        yield from nodes(child)
-
-
 def reads(spec: Spec) -> frozenset[str]:
     """The names of the inputs that a spec reads, and of what is derived from them."""
     kinds = (e.Read, e.Flag, e.Among, RealRead)
-    return frozenset(node.name for root in roots(spec) for node in nodes(root) if isinstance(node, kinds))
+    return frozenset(node.name for root in roots(spec) for node in e.walk(root) if isinstance(node, kinds))
 
 
 def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
@@ -274,7 +267,7 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
     last = {"q": sizes.n_q - 1 + sizes.first, "k": sizes.n - 1, "q_slot": sizes.n - 1, "k_slot": sizes.n - 1}
     env = {**sizes.parameters(0, 0), **last}
     for root in roots(spec):
-        for node in nodes(root):
+        for node in e.walk(root):
             others: list[e.IntExpr] = []
             if isinstance(node, e.Among) and node.name == name:
                 others = [node.item]
@@ -282,7 +275,7 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
                 sides = (node.left, node.right)
                 others = [b for a, b in (sides, sides[::-1]) if isinstance(a, e.Read) and a.name == name]
             for other in others:
-                if any(isinstance(n, e.Read) for n in nodes(other)):
+                if any(isinstance(n, e.Read) for n in e.walk(other)):
                     return 0, 8
                 if e.free(other) <= env.keys():
                     return 0, int(value_of(other, env)[0]) + 1

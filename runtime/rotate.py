@@ -29,7 +29,6 @@ from torch import Tensor
 from attnspec import expr as e
 from attnspec.evaluate import table, value_of
 from attnspec.runtime.border import CallError
-from attnspec.runtime.inputs import nodes
 from attnspec.sizes import Sizes
 from attnspec.spec import Rotation, Spec
 
@@ -102,7 +101,7 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
         env["b"] = np.arange(sizes.batch).reshape((-1, 1, 1) if "h" in names else (-1, 1))
     if "h" in names:
         env["h"] = np.arange(sizes.heads)[:, None]
-    for node in nodes(expr):
+    for node in e.walk(expr):
         if isinstance(node, (e.Read, e.Flag, e.Among)):
             env[table(node.name)] = inputs[node.name].numpy(force=True)
             device = inputs[node.name].device
