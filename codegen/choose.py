@@ -33,7 +33,7 @@ _MOST_RESIDUES = 4096
 """Residues beyond which each would hold too few positions to fill a tile."""
 _MOST_WIDTH = 1024
 
-# Costs in units of one computed pair (about a nanosecond of one core at head size 64); estimated on Zen 5, 2026.
+# Costs in units of one computed pair (about a nanosecond of one core at head size 64): rough estimates, not fitted.
 _PER_TILE, _PER_MOVED_KEY, _PER_MASKED_PAIR, _PER_ROW = 150.0, 12.0, 0.3, 40.0
 
 
