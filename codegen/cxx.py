@@ -14,13 +14,12 @@ from typing import TypeVar
 from attnspec import expr as e
 from attnspec import loops as nest
 from attnspec.bind import BadDivisor, OutsideList, bind
+from attnspec.codegen.statements import UNROLL, negative, nest_calls
 from attnspec.evaluate import domain_values
 from attnspec.rewrite import cases, rebuild, replace
 
 N = TypeVar("N", bound=e.Node)
 
-UNROLL = 64
-"""How many values of a bound variable are written out."""
 NO_NAMES: Mapping[str, int] = MappingProxyType({})
 _SIZES = frozenset({"n", "n_q", "heads", "kv_heads", "batch", "m"})
 HELPERS = """\
@@ -192,16 +191,6 @@ def literal(value: int, kind: str) -> str:
     if abs(value) < 1 << 31:
         return str(value) if value >= 0 else f"({value})"
     return f"({kind})({value}LL)"
-
-
-def negative(text: str) -> str:
-    """``-x``, which is never ``--x``."""
-    return f"-({text})" if text.startswith("-") else f"-{text}"
-
-
-def nest_calls(function: str, args: list[str]) -> str:
-    """``f(a, f(b, c))``."""
-    return args[0] if len(args) == 1 else f"{function}({args[0]}, {nest_calls(function, args[1:])})"
 
 
 def _local(name: str) -> str:

@@ -14,16 +14,15 @@ const auto t0 = read<float>(z.inputs[0], h);
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from attnspec import expr as e
 from attnspec import real as r
 from attnspec.codegen.cxx import NO_NAMES
-from attnspec.codegen.cxx_lanes import Lanes
-from attnspec.derive import Leaf, derivatives
+from attnspec.codegen.cxx_lanes import cxx_syntax
+from attnspec.codegen.slopes import Entry, Slopes, contribution, scaled, slopes
+from attnspec.codegen.statements import Statements
 
-_POSITIONS = frozenset({"q", "k"})
 _ARGUMENTS = "Q q_at, K k_at, pos h, pos b, const Sizes& z"
 _UNUSED = "(void)h, (void)b, (void)z;"
 _PLACES = "const auto q = positions(q_at);\n        const auto k = positions(k_at);\n        (void)q, (void)k, "
@@ -33,9 +32,8 @@ def score(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
     """The text of ``struct Score``. ``names`` gives the place of each input that is read in ``Sizes::inputs``."""
     if e.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
-    slopes = derivatives(real)
-    entries = [leaf for leaf in slopes if isinstance(leaf, r.RealRead)]
-    sums = {leaf: number for number, leaf in enumerate(entry for entry in entries if not _moves(entry))}
+    by = slopes(real)
+    sums = [entry for entry in by.entries if not entry.moves]
     return f"""\
 // The score of a pair: {real}
 struct Score {{
@@ -49,7 +47,7 @@ struct Score {{
     template <class Q, class K>
     static ATTNSPEC_INLINE vfloat backward(vfloat g, vfloat s, {_ARGUMENTS}, const Gradients& d, vfloat* sum) {{
         {_PLACES}(void)s, (void)d, (void)sum, {_UNUSED}
-{_backward(slopes, entries, sums, names)}
+{_backward(by, sums, names)}
     }}
     static void flush(const vfloat* sum, pos h, pos b, const Sizes& z, const Gradients& d) {{
         (void)sum, (void)d, {_UNUSED}
@@ -60,70 +58,41 @@ struct Score {{
 
 
 def _value(real: r.RealExpr, names: Mapping[str, int]) -> str:
-    body = Lanes(names)
+    body = Statements(cxx_syntax(names))
     result = body.real(real)
     return _lines([*body.lines, f"return lanes({result});"])
 
 
-def _backward(
-    slopes: Mapping[Leaf, r.RealExpr],
-    entries: list[r.RealRead],
-    sums: Mapping[r.RealRead, int],
-    names: Mapping[str, int],
-) -> str:
-    body = Lanes(names)
-    slope = slopes.get(r.Score())
-    result = "vfloat{}" if slope is None else _scaled(body, slope)
+def _backward(by: Slopes, sums: list[Entry], names: Mapping[str, int]) -> str:
+    body = Statements(cxx_syntax(names))
+    result = "vfloat{}" if by.score is None else scaled(body, by.score)
     outputs: list[str] = []
-    for entry in entries:
+    for entry in by.entries:
         to = f"d.of[{names[entry.name]}]"
-        indices, ok = body.indices(entry.indices)
-        amount = _scaled(body, slopes[entry])
-        if ok is not None:
-            amount = f"choose({ok}, {amount}, 0.f)"
+        indices, amount = contribution(body, entry)
         if entry in sums:
-            outputs.append(f"if ({to}.data) sum[{sums[entry]}] += {amount};")
+            outputs.append(f"if ({to}.data) sum[{sums.index(entry)}] += {amount};")
         else:
-            outputs.append(f"if ({to}.data) add({', '.join([to, body.input(entry.name), amount, *indices])});")
+            outputs.append(f"if ({to}.data) {_add(entry, amount, indices, names)}")
     wanted = ["if (d.of) {", *(f"    {line}" for line in outputs), "}"] if outputs else []
     return _lines([*body.lines, *wanted, f"return {result};"])
 
 
-def _flush(sums: Mapping[r.RealRead, int], names: Mapping[str, int]) -> str:
-    body = Lanes(names)
+def _flush(sums: list[Entry], names: Mapping[str, int]) -> str:
+    body = Statements(cxx_syntax(names))
     outputs: list[str] = []
-    for entry, number in sums.items():
+    for number, entry in enumerate(sums):
         to = f"d.of[{names[entry.name]}]"
         indices, ok = body.indices(entry.indices)
         condition = f"{to}.data" if ok is None else f"{to}.data && {ok}"
-        outputs.append(f"if ({condition}) add({', '.join([to, body.input(entry.name), f'sum[{number}]', *indices])});")
+        outputs.append(f"if ({condition}) {_add(entry, f'sum[{number}]', indices, names)}")
     return _lines([*body.lines, *outputs])
+
+
+def _add(entry: Entry, amount: str, indices: list[str], names: Mapping[str, int]) -> str:
+    place = names[entry.name]
+    return f"add({', '.join([f'd.of[{place}]', f'z.inputs[{place}]', amount, *indices])});"
 
 
 def _lines(lines: list[str]) -> str:
     return "\n".join(f"        {line}" for line in lines)
-
-
-def _moves(entry: r.RealRead) -> bool:
-    """Whether the place of an entry differs between the pairs of one head and batch entry."""
-    return bool(e.free(entry) & _POSITIONS)
-
-
-def _finite(real: r.RealExpr) -> bool:
-    """Whether a real surely is finite, so that 0 times it is 0."""
-    match real:
-        case r.Real(value):
-            return math.isfinite(value)
-        case r.Cast():
-            return True
-        case r.Total() | r.Product():
-            return all(_finite(child) for child in real.children() if isinstance(child, r.RealExpr))
-    return False
-
-
-def _scaled(body: Lanes, slope: r.RealExpr) -> str:
-    """The incoming gradient times a derivative; 0 where the gradient is 0."""
-    if slope == r.Real(1.0):
-        return "g"
-    factor = body.real(slope)
-    return body.named(f"g * {factor}" if _finite(slope) else f"guarded(g, {factor})")

@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, settings
 # Two test processes on two cores, each with threads of its own: those that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Triton kernels run in numpy: this is read when triton is imported, which no test does before.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_SLOW, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW)

@@ -20,7 +20,8 @@ def test_the_wheel_holds_everything(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"attnspec/grammar.lark", "attnspec/prelude.attn", "attnspec/py.typed"} <= names
-    for folder, pattern in (("specs", "*.attn"), ("codegen/cpp", "*.hpp"), ("codegen", "*.py"), ("runtime", "*.py")):
+    texts = (("specs", "*.attn"), ("codegen/cpp", "*.hpp"), ("codegen/triton", "*.py"))
+    for folder, pattern in (*texts, ("codegen", "*.py"), ("runtime", "*.py")):
         shipped = {f"attnspec/{folder}/{p.name}" for p in (ROOT / folder).glob(pattern)}
         assert shipped
         assert shipped <= names
