@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 
 from attnspec.bounds import fits
 from attnspec.codegen import cxx, cxx_real
@@ -11,18 +10,17 @@ from attnspec.codegen.cxx_pass import pass_struct
 from attnspec.codegen.inputs import names
 from attnspec.codegen.key import LENGTHS, NARROW_LENGTH, WIDE_LENGTH, KernelKey
 from attnspec.codegen.plan import Pass, Plan
+from attnspec.codegen.unit import DTYPES, define, read, without_plan
 from attnspec.error import SpecError
 from attnspec.mistakes_of_relation import too_large_for_kernels
 from attnspec.relation import scalar_reads
 
-_DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
 _LIBRARY = {
     "forward": (*_SHARED, "forward"),
     "backward": (*_SHARED, "backward", "backward_keys", "backward_plan"),
 }
-_HEADER = "#include <cstdint>\n"
 
 
 def kernel(plan: Plan, key: KernelKey) -> str:
@@ -39,17 +37,17 @@ def kernel(plan: Plan, key: KernelKey) -> str:
             comment,
             "",
             _defines(plan, key),
-            *map(_read, _BASE),
+            *map(read, _BASE),
             "namespace attnspec {\n",
             cxx.HELPERS,
             cxx_real.score(spec.score, reads),
             "}  // namespace attnspec\n",
-            *map(_read, _LIBRARY[key.direction]),
+            *map(read, _LIBRARY[key.direction]),
             "namespace attnspec {\n",
             *passes,
             _pattern(plan),
             "}  // namespace attnspec\n",
-            _read("entry"),
+            read("entry"),
         ]
     )
 
@@ -66,19 +64,13 @@ def is_wide(plan: Plan, key: KernelKey) -> bool:
 
 def peak_kernel(dtype: str) -> str:
     """A translation unit that measures the processor: the rate of multiply-adds on registers for an element type."""
-    sizes = {**dict.fromkeys(("ATTNSPEC_D", "ATTNSPEC_DV", "ATTNSPEC_BM", "ATTNSPEC_BN"), 64), "ATTNSPEC_CARRY": 0}
-    parts = [_read(name) for name in ("vector", "tensor", "gemm", "peak")]
-    return "\n".join([_define({"ATTNSPEC_DTYPE": _DTYPES[dtype], **sizes}), *parts])
-
-
-def _define(values: Mapping[str, int | str]) -> str:
-    return _HEADER + "".join(f"#define {name} {value}\n" for name, value in values.items())
+    return without_plan(dtype, "vector", "tensor", "gemm", "peak")
 
 
 def _defines(plan: Plan, key: KernelKey) -> str:
     values: dict[str, int | str] = {
         f"ATTNSPEC_{key.direction.upper()}": 1,
-        "ATTNSPEC_DTYPE": _DTYPES[key.dtype],
+        "ATTNSPEC_DTYPE": DTYPES[key.dtype],
         "ATTNSPEC_D": key.dim,
         "ATTNSPEC_DV": key.dim_v,
         "ATTNSPEC_BM": max(item.tile.rows for item in plan.passes),
@@ -86,11 +78,7 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_CARRY": int(plan.carry),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
-    return _define(values)
-
-
-def _read(name: str) -> str:
-    return files("attnspec.codegen").joinpath("cpp", f"{name}.hpp").read_text(encoding="utf-8")
+    return define(values)
 
 
 def _pass(plan: Plan, item: Pass, number: int, reads: Mapping[str, int]) -> str:

@@ -66,7 +66,7 @@ def attend(
         raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
     found = ready(spec, own.program, own.made, own.floats, sizes, q, inputs, is_wide(q, k))
     sink = _sink(spec, sizes, found)
-    q, k = turned(spec, q, k, sizes, found)
+    q, k = turned(spec, q, k, sizes, found, compiled=True)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     tensors = [found[name] for name in own.reads]

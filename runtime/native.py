@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.key import KernelKey
@@ -75,8 +76,7 @@ def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]
 
         made = plan(program, sizes)
         text = kernel(made, key)
-        digest = sha256(f"{text}\0{tool.identity}".encode()).hexdigest()
-        path = cache.library(digest) or cache.add(digest, _builder(tool, text), _stages(program, made, tool))
+        digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
         note = {
             "kernel": digest,
             "carry": made.carry,
@@ -92,8 +92,14 @@ def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]
     return Native(function, str(path), carry, plain, wide, int(note["longest"]))
 
 
-def _builder(tool: Compiler, text: str) -> Callable[[Any], None]:
-    return lambda output: tool.compile(text, output)
+def library(cache: Cache, tool: Compiler, text: str, stages: Callable[[], dict[str, str]] = dict) -> tuple[str, Path]:
+    """The digest of a translation unit and its shared library, found in the cache or compiled.
+
+    ``stages`` gives the texts that a new entry keeps beside it.
+    """
+    digest = sha256(f"{text}\0{tool.identity}".encode()).hexdigest()
+    path = cache.library(digest) or cache.add(digest, lambda output: tool.compile(text, output), stages())
+    return digest, path
 
 
 def _stages(program: Program, made: Plan, tool: Compiler) -> dict[str, str]:
