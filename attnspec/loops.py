@@ -88,6 +88,11 @@ class Loops:
         """The number of nodes: a measure of how unwieldy the closed form is."""
         return sum(_size(s) for s in self.body)
 
+    @property
+    def visits(self) -> int:
+        """The number of places where a point is visited."""
+        return sum(map(_visits, self.body))
+
     def points(self, env: Mapping[str, int]) -> list[int]:
         """The points for given parameter values, in the order in which the loops visit them."""
         return list(_run(self.body, dict(env)))
@@ -151,6 +156,16 @@ def _size(node: Stmt | Expr) -> int:
         case Op(_, args):
             return 1 + sum(map(_size, args))
     return 1
+
+
+def _visits(stmt: Stmt) -> int:
+    match stmt:
+        case Visit():
+            return 1
+        case For(body=body):
+            return sum(map(_visits, body))
+        case When(_, body, other):
+            return sum(map(_visits, (*body, *other)))
 
 
 def _run(body: tuple[Stmt, ...], env: dict[str, int]) -> Iterator[int]:

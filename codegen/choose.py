@@ -17,7 +17,7 @@ from attnspec.codegen.atoms import block_tile, tests
 from attnspec.codegen.comb import Comb
 from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots
 from attnspec.codegen.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
-from attnspec.codegen.schedule import GRIDS, TILE
+from attnspec.codegen.schedule import CPU, Rectangles, TileSizes
 from attnspec.codegen.terms import terms
 from attnspec.codegen.tile import Region, Tiles, make_pass, tiles
 from attnspec.condition import NotAffine, condition
@@ -54,20 +54,21 @@ class Step:
 Way = tuple[Step, ...]
 
 
-def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto") -> Plan:
+def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto", sizes: TileSizes = CPU) -> Plan:
     """The plan of a relation.
 
-    ``tile`` fixes the size of tiles; ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in order.
+    ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``; ``layout`` is ``"auto"``, or
+    ``"identity"`` for one pass over positions in order.
     """
-    return Plan(relation, tuple(_class(relation, item, tile, layout) for item in relation.classes))
+    return Plan(relation, tuple(_class(relation, item, tile, layout, sizes) for item in relation.classes))
 
 
-def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str) -> ClassPlan:
+def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str, sizes: TileSizes) -> ClassPlan:
     passes: list[Pass] = []
     choices: list[Choice | None] = []
     for branch, part in enumerate(item.parts):
-        size = tile or block_tile(part.unknown, TILE)
-        ways = list(_ways(relation, part, branch, size, layout))
+        size = tile or block_tile(part.unknown, sizes.tile)
+        ways = list(_ways(relation, part, branch, size, layout, sizes.grids))
         chosen, choice = (ways[0], None) if len(ways) == 1 else _choose(relation, item, part, ways)
         made = _passes(relation, part, chosen)
         if any(one.layout.residues > 1 and one.tabled for one in made):  # a table is of one residue
@@ -87,10 +88,12 @@ def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
 
 def ways(relation: Relation, part: Part, branch: int, tile: Tile) -> list[Way]:
     """All candidates for a branch; the first is one pass over positions in order."""
-    return list(_ways(relation, part, branch, tile, "auto"))
+    return list(_ways(relation, part, branch, tile, "auto", CPU.grids))
 
 
-def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) -> Iterator[Way]:
+def _ways(
+    relation: Relation, part: Part, branch: int, tile: Tile, layout: str, grids: tuple[Rectangles, ...]
+) -> Iterator[Way]:
     whole = Region("all pairs", part.pred, part.pairs, part.sure, branch, part.times)
     if relation.spec.order is not None:
         rounds = relation.spec.order.rounds
@@ -118,7 +121,7 @@ def _ways(relation: Relation, part: Part, branch: int, tile: Tile, layout: str) 
     if 1 < modulus <= _MOST_RESIDUES and not combed:
         yield (Step(whole, Residue(modulus), tile),)
     for width in _widths(part.pred):
-        for query, key in GRIDS:
+        for query, key in grids:
             if width % query[1] == 0 and width % key[1] == 0:
                 size = Tile(query[0] * query[1], key[0] * key[1])
                 yield (Step(whole, Grid(width, query, key), size),)

@@ -81,6 +81,12 @@ class Comb:
         at, inside = self._corner("y", columns)
         return f"y >= 0 and {inside} < {self.segment} and {at} < n"
 
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but keys of the call."""
+        at, inside = self._corner("y", columns)
+        reach = self.rate * (columns - 1)
+        return f"{inside} + {reach} < {self.segment} and {at} + {reach} < n"
+
     def query_bounds(self, rows: int, first: str) -> str:
         """Which query tiles ``x`` may hold a query of the call; ``first`` is the position of row 0."""
         at, inside = self._corner("x", rows)

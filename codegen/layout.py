@@ -59,6 +59,10 @@ class Residue:
         """Which key tiles ``y`` hold a key of the call."""
         return f"y >= 0 and {self.modulus * columns} * y + c < n"
 
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but keys of the call."""
+        return f"{self.modulus * columns} * y + {self.modulus * (columns - 1)} + c < n"
+
     def query_bounds(self, rows: int, first: str) -> str:
         """Which query tiles ``x`` hold a query of the call; ``first`` is the position of row 0."""
         r = self.modulus
@@ -115,6 +119,11 @@ class Grid:
     def key_bounds(self, columns: int) -> str:
         """Which key tiles ``y`` hold a key of the call."""
         return f"y >= 0 and {self._corner(self.key, 'y')} < n"
+
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but keys of the call."""
+        height, width = self.key
+        return f"{self._corner(self.key, 'y')} + {(height - 1) * self.width + width - 1} < n"
 
     def query_bounds(self, rows: int, first: str) -> str:
         """Which query tiles ``x`` may hold a query of the call."""
@@ -215,6 +224,11 @@ class Columns:
         slot = f"({columns} * y)"
         return f"y >= 0 and {self.period} * floor({slot} / {self.width}) + ({slot} mod {self.width}) + {self.first} < n"
 
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but keys of the call."""
+        slot = f"({columns} * y + {columns - 1})"
+        return f"{self.period} * floor({slot} / {self.width}) + ({slot} mod {self.width}) + {self.first} < n"
+
     def query_bounds(self, rows: int, first: str) -> str:
         """Which query tiles ``x`` hold a query of the call."""
         return Residue(1).query_bounds(rows, first)
@@ -273,6 +287,10 @@ class Slots:
     def key_bounds(self, columns: int) -> str:
         """Which key tiles ``y`` hold a slot of the call."""
         return f"y >= 0 and {columns} * y < {self.rounds} * n"
+
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but slots of the call."""
+        return f"{columns} * y + {columns - 1} < {self.rounds} * n"
 
     def query_bounds(self, rows: int, first: str) -> str:
         """Which query tiles ``x`` hold a slot of the round."""

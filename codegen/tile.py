@@ -84,9 +84,9 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
     first = "n - n_q" if align == "end" else "0"
     keys, rows = layout.key_bounds(size.columns), layout.query_bounds(size.rows, first)
     known = f"n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch and {layout.known()}"
-    forward = _sweep(cut, keys, "i", "j", f"{known} and {_rename(rows, 'x', 'i')}", bounded)
+    forward = sweep(cut, keys, "i", "j", f"{known} and {rename(rows, 'x', 'i')}", bounded)
     turned = Tiles(cut.full.transpose(), cut.maybe.transpose(), cut.partial.transpose(), cut.proven)
-    backward = _sweep(turned, _rename(rows, "x", "y"), "j", "i", f"{known} and {_rename(keys, 'y', 'j')}", bounded)
+    backward = sweep(turned, rename(rows, "x", "y"), "j", "i", f"{known} and {rename(keys, 'y', 'j')}", bounded)
     return Pass(
         region.title,
         region.branch,
@@ -106,13 +106,13 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
     )
 
 
-def _rename(text: str, old: str, new: str) -> str:
+def rename(text: str, old: str, new: str) -> str:
     import re
 
     return re.sub(rf"\b{old}\b", new, text)
 
 
-def _sweep(cut: Tiles, bounds: str, outer: str, inner: str, known: str, bounded: bool) -> Sweep:
+def sweep(cut: Tiles, bounds: str, outer: str, inner: str, known: str, bounded: bool) -> Sweep:
     box = Pairs.read(f"{bounds} and lo <= y <= hi" if bounded else bounds)
     return Sweep(
         *(_loops(tiles.intersection(box), outer, inner, known) for tiles in (cut.full, cut.maybe, cut.partial))

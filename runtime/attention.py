@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from attnspec.relation import Relation
     from attnspec.spec import Spec
 
-TARGETS = ("cpp", "dense")
+TARGETS = ("auto", "cpp", "triton", "dense")
 LAYOUTS = ("auto", "identity")
 
 
@@ -30,7 +30,7 @@ def compile(
     source: str | os.PathLike[str],
     *,
     params: Mapping[str, Any] | None = None,
-    target: str = "cpp",
+    target: str = "auto",
     tile: tuple[int, int] | None = None,
     layout: str = "auto",
     **more: Any,
@@ -45,7 +45,8 @@ def compile(
 
     ``source`` is the name of a shipped spec, a path (``file.attn`` or ``file.attn:name``), or source text. Other
     keyword arguments are the pattern's parameters; ``params`` serves where a name collides with an option. ``target``
-    is ``"cpp"`` (a fused kernel, compiled at the first call) or ``"dense"`` (plain PyTorch over the whole mask).
+    is ``"auto"`` (a fused kernel, compiled at the first call: C++ for tensors on the CPU, Triton for those on a GPU),
+    ``"cpp"`` or ``"triton"`` (only that), or ``"dense"`` (plain PyTorch over the whole mask).
     ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16. ``layout`` is ``"auto"``, or
     ``"identity"`` for one pass over positions in their order (see DESIGN 5.1).
 
@@ -63,7 +64,7 @@ def compile(
     if twice := set(params or {}) & set(more):
         raise TypeError(f"given twice, in params and by keyword: {', '.join(sorted(twice))}")
     given = {**(params or {}), **more}
-    return Attention(Program.of(text, filename, name, given, tile, layout), target)
+    return Attention(Program.of(text, filename, name, given, tile, layout, target), target)
 
 
 class Attention:
@@ -122,10 +123,11 @@ class Attention:
 
         Raises CallError for tensors that do not fit.
         """
-        if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
+        device = q.device.type if isinstance(q, Tensor) else "cpu"
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
-        check_call(self._facts.name, q, k, v)
+        check_call(self._facts.name, self._target, q, k, v)
         if self._target == "dense":
             out, lse = around.dense(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:

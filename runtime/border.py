@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIM = 256
+DEVICES = {"auto": ("cpu", "cuda"), "cpp": ("cpu",), "triton": ("cpu", "cuda"), "dense": ("cpu", "cuda")}
+"""On which kinds of devices the tensors of each target may be (the CPU of ``"triton"`` is its interpreter)."""
 
 
 class CallError(ValueError):
     """The tensors of a call do not fit the pattern or each other."""
 
 
-def check_call(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+def check_call(name: str, target: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     """Refuse tensors that do not fit. Shapes: q (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (..., dim_v).
+
+    ``target`` is the one that the pattern was compiled for.
 
     Raises CallError, with the pattern's name and the sizes.
     """
@@ -25,12 +31,17 @@ def check_call(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
             raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
         if t.dtype not in DTYPES:
             raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16")
-        if t.device.type != "cpu":
-            raise CallError(
-                f"{name}: {label} is on {t.device}; this version has kernels for the CPU only. Move it with .cpu()"
-            )
+        if t.device.type not in DEVICES[target]:
+            raise CallError(f"{name}: {label} is on {t.device}; {_places(target)}")
         if t.layout != torch.strided:
             raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")
+    if not q.device == k.device == v.device:
+        raise CallError(f"{name}: q, k and v must be on one device; they are on {q.device}, {k.device} and {v.device}")
+    if target == "triton" and q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise CallError(
+            f'{name}: target="triton" is for tensors on a GPU; these are on the CPU, which target="cpp" serves. '
+            "(TRITON_INTERPRET=1, set before triton is imported, runs Triton kernels on the CPU, slowly, for tests)"
+        )
     if not q.dtype == k.dtype == v.dtype:
         raise CallError(f"{name}: q, k and v must have one dtype; they are {q.dtype}, {k.dtype} and {v.dtype}")
     if not q.shape[0] == k.shape[0] == v.shape[0]:
@@ -47,6 +58,12 @@ def check_call(name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
     for label, size in (("q and k", q.shape[3]), ("v", v.shape[3])):
         if not 1 <= size <= MAX_DIM:
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
+
+
+def _places(target: str) -> str:
+    if target == "cpp":
+        return 'target="cpp" has kernels for the CPU only; leave the target out, and tensors run where they are'
+    return "there are kernels for the CPU and for CUDA devices. Move it with .cpu() or .cuda()"
 
 
 def _shape(t: Tensor) -> str:

@@ -1,6 +1,6 @@
 """Compiled kernels on disk, found by the hash of what determines them.
 
-An entry is a folder ``<digest>`` with ``kernel.so``, its checksum, and every earlier stage as text. It is written under
+An entry is a folder ``<digest>`` with ``kernel.so`` (or ``kernel.py``), its checksum, and every earlier stage as text. It is written under
 another name and renamed, so that readers see all of it or nothing and two processes may build the same kernel at once.
 A damaged entry is removed and built again. ``notes`` are small JSON texts beside the entries: what a pattern's text led
 to last time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and bounded in size.
@@ -58,41 +58,47 @@ class Cache:
 
     def library(self, digest: str) -> Path | None:
         """The shared library of an entry whose checksum holds; None if there is none (a damaged one is removed)."""
+        return self.file(digest, "kernel.so")
+
+    def file(self, digest: str, name: str) -> Path | None:
+        """The same of an entry whose kernel is the file ``name``."""
         entry = self.folder / digest
         try:
-            data = (entry / "kernel.so").read_bytes()
+            data = (entry / name).read_bytes()
             wanted = (entry / "sha256").read_text(encoding="ascii").strip()
         except OSError:
             data, wanted = b"", ""
         if data and sha256(data).hexdigest() == wanted:
             with contextlib.suppress(OSError):
                 os.utime(entry)
-            return entry / "kernel.so"
+            return entry / name
         if entry.exists():
             self._remove(entry)
         return None
 
-    def add(self, digest: str, build: Callable[[Path], None], stages: Mapping[str, str]) -> Path:
-        """Build an entry (``build`` writes the library to the path it is given) and return its library.
+    def add(
+        self, digest: str, build: Callable[[Path], object], stages: Mapping[str, str], name: str = "kernel.so"
+    ) -> Path:
+        """Build an entry (``build`` writes the kernel to the path it is given, of this name) and return its path.
 
         If another process was faster, its entry is used.
         """
         work = Path(tempfile.mkdtemp(prefix="building-", dir=self.folder))
         try:
-            library = work / "kernel.so"
+            library = work / name
             build(library)
-            for name, text in stages.items():
-                (work / name).write_text(text, encoding="utf-8")
+            for stage, text in stages.items():
+                (work / stage).write_text(text, encoding="utf-8")
             (work / "sha256").write_text(sha256(library.read_bytes()).hexdigest(), encoding="ascii")
             try:
                 os.rename(work, self.folder / digest)
             except OSError:
-                if self.library(digest) is None:  # neither ours nor a whole one of another process
+                if self.file(digest, name) is None:  # neither ours nor a whole one of another process
                     os.rename(work, self.folder / digest)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         self._trim(keep=digest)
-        found = self.library(digest)
+        found = self.file(digest, name)
         if found is None:
             raise CacheError(f"the kernel cache {self.folder} loses what is written to it. Set ATTNSPEC_CACHE.")
         return found

@@ -49,7 +49,7 @@ def forward(
     """
     made = native(program, _key("forward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, made, q, k, extra)
-    _check_length(program, made, sizes)
+    check_length(program, made.longest, q, k)
     branches = facts(program).separate if keep else 0
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if made.carry else q.dtype
     many = (branches,) if branches else ()
@@ -99,7 +99,7 @@ def backward(
     """Gradients of q, k, v (contiguous, of their shapes and dtypes), of the sink, and of the inputs that are wanted."""
     made = native(program, _key("backward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, made, q, k, extra)
-    _check_length(program, made, sizes)
+    check_length(program, made.longest, q, k)
     branches = facts(program).separate
     dq, dk, dv = (
         torch.zeros(t.shape, dtype=torch.float32, device=t.device)
@@ -175,10 +175,10 @@ def _sizes(program: Program, made: Native, q: Tensor, k: Tensor, extra: Extra) -
     end = facts(program).align == "end"
     m = None if extra.m < 0 else extra.m
     sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m)
-    return sizes if made.plain else replace(sizes, scalars=_scalars(program, extra))
+    return sizes if made.plain else replace(sizes, scalars=scalars_of(program, extra))
 
 
-def _scalars(program: Program, extra: Extra) -> tuple[Scalar | None, ...]:
+def scalars_of(program: Program, extra: Extra) -> tuple[Scalar | None, ...]:
     """The inputs that are parameters of the sets, which tables are made from."""
     from attnspec.codegen.inputs import names
     from attnspec.relation import scalar_names, scalars
@@ -201,11 +201,13 @@ def _typed(made: Native, extra: Extra) -> tuple[list[Tensor], Tensor | None]:
     return inputs, None if extra.order is None else extra.order.to(kind)
 
 
-def _check_length(program: Program, made: Native, sizes: Sizes) -> None:
-    if max(sizes.n, sizes.n_q) > made.longest:
+def check_length(program: Program, longest: int, q: Tensor, k: Tensor) -> None:
+    """Raises CallError where a call is longer than a kernel's numbers are right for."""
+    length = max(q.shape[2], k.shape[2])
+    if length > longest:
         raise CallError(
             f"{facts(program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths of "
-            f"{made.longest:,}; this call has {max(sizes.n, sizes.n_q):,}"
+            f"{longest:,}; this call has {length:,}"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime import call
-from attnspec.runtime.program import decode, facts
+from attnspec.runtime.program import Program, decode, facts
 
 _EXTRA = "Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
@@ -29,6 +29,15 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 
 attend = torch.ops.attnspec.attend.default
 attend_backward = torch.ops.attnspec.attend_backward.default
+
+
+def _calls(program: Program, q: Tensor) -> Any:
+    """Where forward and backward of a program are for the device of its tensors."""
+    if program.target == "triton" or (program.target == "auto" and q.device.type != "cpu"):
+        from attnspec.runtime import triton_call
+
+        return triton_call
+    return call
 
 
 def keeps(*tensors: Tensor | None) -> bool:
@@ -52,7 +61,8 @@ def _attend(
 
     The last are needed for gradients only, and empty unless ``keep``.
     """
-    return call.forward(decode(program), q, k, v, call.Extra(tuple(inputs), order, sink, m), scale, keep)
+    own = decode(program)
+    return _calls(own, q).forward(own, q, k, v, call.Extra(tuple(inputs), order, sink, m), scale, keep)
 
 
 def _attend_backward(
@@ -73,16 +83,17 @@ def _attend_backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
-    extra = call.Extra(tuple(inputs), order, sink, m)
-    dq, dk, dv, dsink, dinputs = call.backward(
-        decode(program), q, k, v, extra, out, lse, parts, dout, dlse, scale, wanted
+    own, extra = decode(program), call.Extra(tuple(inputs), order, sink, m)
+    dq, dk, dv, dsink, dinputs = _calls(own, q).backward(
+        own, q, k, v, extra, out, lse, parts, dout, dlse, scale, wanted
     )
     none = q.new_empty(0, dtype=torch.float32)
     return dq, dk, dv, none if dsink is None else dsink, [q.new_empty(0) if d is None else d for d in dinputs]
 
 
-_LIBRARY.impl("attend", _attend, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("attend_backward", _attend_backward, "CPU")  # type: ignore[no-untyped-call]
+for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
+    _LIBRARY.impl("attend", _attend, _device)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl("attend_backward", _attend_backward, _device)  # type: ignore[no-untyped-call]
 
 
 @torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Program:
-    """A source text, the name of the attention in it, its parameters, and the tile and layout the user asked for."""
+    """A source text, the name of the attention in it, its parameters, and the tile, layout and target asked for."""
 
     text: str
     filename: str
@@ -32,6 +32,7 @@ class Program:
     params: str  # JSON, sorted
     tile: tuple[int, int] | None
     layout: str
+    target: str
 
     @classmethod
     def of(
@@ -42,14 +43,15 @@ class Program:
         params: Mapping[str, Any],
         tile: tuple[int, int] | None = None,
         layout: str = "auto",
+        target: str = "auto",
     ) -> Program:
         """The program of a source text."""
-        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile, layout)
+        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile, layout, target)
 
     @cached_property
     def encoded(self) -> str:
         """The program as one string."""
-        return json.dumps([self.text, self.filename, self.name, self.params, self.tile, self.layout])
+        return json.dumps([self.text, self.filename, self.name, self.params, self.tile, self.layout, self.target])
 
     @cached_property
     def digest(self) -> str:
@@ -70,8 +72,8 @@ def _plain(value: Any) -> int:
 @functools.lru_cache(maxsize=256)
 def decode(encoded: str) -> Program:
     """The program of an encoded string."""
-    text, filename, name, params, tile, layout = json.loads(encoded)
-    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]), layout)
+    text, filename, name, params, tile, layout, target = json.loads(encoded)
+    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]), layout, target)
 
 
 _PARTS = ("attnspec.codegen", "attnspec.runtime")
@@ -85,7 +87,7 @@ def fingerprint() -> str:
     folders = [Path(attnspec.__file__).parent, *(Path(p) for m in _PARTS for p in import_module(m).__path__)]
     parts = []
     for folder in folders:
-        for path in sorted([*folder.glob("*"), *folder.glob("cpp/*")]):
+        for path in sorted([*folder.glob("*"), *folder.glob("cpp/*"), *folder.glob("triton/*")]):
             if path.suffix in (".py", ".lark", ".attn", ".hpp"):
                 status = path.stat()
                 parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")

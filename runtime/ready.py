@@ -86,7 +86,8 @@ def _ready(
     return [found[name].clone() if any(found[name] is t for t in given) else found[name] for name in made_names(spec)]
 
 
-_LIBRARY.impl("ready", _ready, "CPU")  # type: ignore[no-untyped-call]
+for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
+    _LIBRARY.impl("ready", _ready, _device)  # type: ignore[no-untyped-call]
 
 
 @torch.library.register_fake("attnspec::ready", lib=_LIBRARY)  # type: ignore[untyped-decorator]

@@ -1,0 +1,116 @@
+"""Calling the kernels: allocation, launches (``launch_forward`` and the others follow below), and what is left to do."""
+
+import functools
+
+import torch
+import triton
+
+# ---- text of generated kernels from here on ----
+
+
+def rows_of(*tensors):
+    """Tensors whose rows lie in one piece and not too far apart, as the kernels read them."""
+    return [t if t.stride(-1) == 1 and abs(t.stride(-2)) <= LARGEST_ROW else t.clone(memory_format=torch.contiguous_format)
+            for t in tensors]  # fmt: skip
+
+
+def forward(q, k, v, scale, given, precision="ieee", shares=1):
+    """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, and the outputs of separate branches.
+
+    q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by name,
+    what the kernels read beside these (see GIVEN). ``shares`` cuts the keys of each query tile into so many parts, which
+    run side by side.
+    """
+    q, k, v = rows_of(q, k, v)
+    many = BRANCHES or shares
+    shape, sink = (many, *q.shape[:3], v.shape[3]), given.get("sink")
+    if CARRY:
+        out = q.new_zeros(shape, dtype=torch.float32)
+        lse = q.new_full(shape[:-1], float("-inf"), dtype=torch.float32)
+        if sink is not None and not BRANCHES:
+            lse.copy_(sink[None, ..., None].expand(lse.shape))
+    else:
+        out = q.new_empty(shape, dtype=q.dtype if many == 1 else torch.float32)
+        lse = q.new_empty(shape[:-1], dtype=torch.float32)
+    if q.numel():
+        launch_forward(q, k, v, out, lse, scale, given, precision, shares)
+    if many == 1:
+        return out[0].to(q.dtype), lse[0], q.new_empty(0)
+    terms = lse if sink is None or not BRANCHES else torch.cat([lse, sink[None, ..., None].expand_as(lse[:1])])
+    total = torch.logsumexp(terms, 0)
+    weights = torch.exp(lse - total.nan_to_num(neginf=0.0))
+    mixed = (weights[..., None] * out).sum(0).to(q.dtype)
+    return mixed, total, out.to(q.dtype) if BRANCHES else q.new_empty(0)
+
+
+def backward(q, k, v, scale, given, out, lse, parts, dout, dlse, wanted=(), precision="ieee"):
+    """Gradients of q, k, v, of the sink (None without one), and of float inputs by name (those that are ``wanted``).
+
+    ``out``, ``lse`` and ``parts`` are what ``forward`` returned, ``dout`` and ``dlse`` (or None) the gradients of the
+    first two.
+    """
+    q, k, v, dout = rows_of(q, k, v, dout)
+    batch, heads, n_q = q.shape[:3]
+    own = parts if BRANCHES else out[None]
+    bound = torch.empty_like(lse)
+    delta = lse.new_empty((own.shape[0], *lse.shape))
+    lse = lse.contiguous()
+    dlse = None if dlse is None else dlse.float().contiguous()
+    for branch in range(own.shape[0]):
+        part = own[branch]
+        if lse.numel():
+            prepare_0[(triton.cdiv(n_q, 16) * batch * heads,)](
+                part, dout, lse, dlse, bound, delta[branch], *part.stride(), *dout.stride(), n_q, heads,
+                DV=v.shape[3], WIDTH=max(16, triton.next_power_of_2(v.shape[3])), ROWS=16,
+            )  # fmt: skip
+    dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device) if CARRY else q.new_empty(q.shape)
+    slots = given["order"].shape[2] if REPEATS else 0
+    dk, dv = (
+        torch.zeros((batch, heads, slots, t.shape[3]) if REPEATS else t.shape, dtype=torch.float32, device=q.device)
+        if ADDS
+        else torch.empty(t.shape, dtype=t.dtype, device=q.device)
+        for t in (k, v)
+    )
+    gradients = {name: torch.zeros(given[name].shape, dtype=torch.float32, device=q.device) for name in wanted}
+    if q.numel() and k.numel():
+        launch_queries(q, k, v, dout, bound, delta, dq, scale, given, gradients, precision)
+        launch_keys(q, k, v, dout, bound, delta, dk, dv, scale, given, precision)
+    else:
+        dq.zero_(), dk.zero_(), dv.zero_()
+    if REPEATS:
+        dk, dv = (by_position(t, given["order"], k.shape) for t in (dk, dv))
+    dsink = None
+    if given.get("sink") is not None:  # a sink is a key without a value: dS = P (0 - delta), summed over the rows
+        share = torch.exp(given["sink"][..., None] - lse)
+        own_delta = (dout.float() * out.float()).sum(-1) * (0.0 if BRANCHES else 1.0)
+        dsink = -(share * (own_delta if dlse is None else own_delta - dlse)).sum(-1)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, gradients
+
+
+def by_position(t, order, shape):
+    """Gradients of keys (batch, kv_heads, n, dim) from those of the slots of a computed order, summed in one order."""
+    batch, heads, slots, dim = t.shape
+    n, rounds = shape[2], slots // max(1, shape[2])
+    total = t.new_zeros((batch, heads, n, dim))
+    for part in range(rounds):
+        rows = slice(part * n, part * n + n)
+        place = torch.argsort(order[:, :, rows].long(), dim=-1)
+        total += torch.gather(t[:, :, rows], 2, place[..., None].expand(batch, heads, n, dim))
+    return total.view(batch, shape[1], heads // shape[1], n, dim).sum(2)
+
+
+@functools.cache
+def head_list(heads, device):
+    """The heads of a class."""
+    return torch.tensor(heads, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def head_groups(heads, group, device):
+    """The heads of a class by the keys that they share: lists of heads, and how many in each share theirs."""
+    by_key = {}
+    for head in heads:
+        by_key.setdefault(head // group, []).append(head)
+    sizes = sorted({len(own) for own in by_key.values()})
+    rows = {size: [head for own in by_key.values() if len(own) == size for head in own] for size in sizes}
+    return [(head_list(tuple(own), device), size) for size, own in rows.items()]
