@@ -107,6 +107,7 @@ def _context(plans: Plans, key: TritonKey) -> Context:
         },
         plans.forward.carry or plans.queries.carry,
         _adds(plans),
+        spec.detached,
     )
 
 

@@ -63,6 +63,8 @@ class Context:
     carry: bool
     adds: bool
     """Whether gradients of keys are summed up by several passes, or written only where a pass has keys."""
+    separate: bool
+    """Whether branches are kept apart: each has an output, and a delta, of its own."""
 
     @property
     def scored(self) -> bool:
@@ -250,7 +252,7 @@ class _Text:
 
     @property
     def branch(self) -> str:
-        return f"{self.item.branch} * delta_s + "
+        return f"{self.item.branch} * delta_s + " if self.own.separate else ""
 
     def end_queries(self) -> Iterator[str]:
         for name in self.named("dq", self.dims):
