@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnspec.pieces import runs
-from attnspec.presburger import Pairs, budget
+from attnspec.presburger import PARAMETERS, Pairs, budget
 from attnspec.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from attnspec.codegen.plan import Pass
+    from attnspec.codegen.plan import Pass, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +61,25 @@ def table(item: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
     np.cumsum(np.bincount(row, minlength=len(outer)), out=start[1:])
     fulls = np.bincount(row[kind_of == 0], minlength=len(outer)).astype(np.int64)
     return Table(start, fulls, tile[order])
+
+
+def tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool) -> tuple[list[Table], NDArray[np.int64]]:
+    """The tables of all heads in a pass, and which of them each head reads, (batch, heads); -1 where the pass has none.
+
+    Heads that share a set of tiles share a table.
+    """
+    sets = (item.full, item.maybe, item.partial)
+    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in sets)]
+    known: dict[tuple[int | None, ...], int] = {}
+    found: list[Table] = []
+    which = np.full((sizes.batch, sizes.heads), -1, dtype=np.int64)
+    for b in range(sizes.batch):
+        for h in range(sizes.heads):
+            if item in made.of_head(h).passes:
+                values = sizes.parameters(h, b)
+                key = tuple(values.get(name) for name in matter)
+                if key not in known:
+                    known[key] = len(found)
+                    found.append(table(item, sizes, h, b, transposed))
+                which[b, h] = known[key]
+    return found, which

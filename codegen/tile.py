@@ -107,12 +107,17 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
 
 
 def rename(text: str, old: str, new: str) -> str:
+    """A condition with another name for a variable."""
     import re
 
     return re.sub(rf"\b{old}\b", new, text)
 
 
 def sweep(cut: Tiles, bounds: str, outer: str, inner: str, known: str, bounded: bool) -> Sweep:
+    """The loops over the tiles of one outer tile within ``bounds``, and if ``bounded`` from ``lo`` to ``hi``.
+
+    ``known`` is what holds for the parameters and the outer tile.
+    """
     box = Pairs.read(f"{bounds} and lo <= y <= hi" if bounded else bounds)
     return Sweep(
         *(_loops(tiles.intersection(box), outer, inner, known) for tiles in (cut.full, cut.maybe, cut.partial))

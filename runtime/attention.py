@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime import around, operator
-from attnspec.runtime.border import CallError, check_call
+from attnspec.runtime.border import CallError, check_call, check_tile
 from attnspec.runtime.program import Facts, Program, facts, spec
 from attnspec.sizes import Sizes
 
@@ -47,8 +47,8 @@ def compile(
     keyword arguments are the pattern's parameters; ``params`` serves where a name collides with an option. ``target``
     is ``"auto"`` (a fused kernel, compiled at the first call: C++ for tensors on the CPU, Triton for those on a GPU),
     ``"cpp"`` or ``"triton"`` (only that), or ``"dense"`` (plain PyTorch over the whole mask).
-    ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16. ``layout`` is ``"auto"``, or
-    ``"identity"`` for one pass over positions in their order (see DESIGN 5.1).
+    ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16, and on a GPU powers of two.
+    ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in their order (see DESIGN 5.1).
 
     Raises SpecError where the pattern or a parameter is wrong, FileNotFoundError where there is no such file.
     """
@@ -58,6 +58,8 @@ def compile(
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
     if tile is not None and (len(tile) != 2 or any(t % 16 or not 16 <= t <= 512 for t in tile)):
         raise ValueError(f"tile must be two multiples of 16 between 16 and 512, not {tile!r}")
+    if tile is not None and target == "triton":
+        check_tile(tile)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, not {layout!r}")
     text, filename, name = load(source)
@@ -123,7 +125,7 @@ class Attention:
 
         Raises CallError for tensors that do not fit.
         """
-        device = q.device.type if isinstance(q, Tensor) else "cpu"
+        device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))

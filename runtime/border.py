@@ -60,6 +60,12 @@ def check_call(name: str, target: str, q: Tensor, k: Tensor, v: Tensor) -> None:
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
 
 
+def check_tile(tile: tuple[int, int]) -> None:
+    """Refuse tiles that Triton has no blocks for. Raises ValueError."""
+    if any(size & (size - 1) for size in tile):
+        raise ValueError(f"on a GPU the sizes of a tile must be powers of two, not {tile[0]} x {tile[1]}")
+
+
 def _places(target: str) -> str:
     if target == "cpp":
         return 'target="cpp" has kernels for the CPU only; leave the target out, and tensors run where they are'

@@ -1,9 +1,10 @@
 """Compiled kernels on disk, found by the hash of what determines them.
 
-An entry is a folder ``<digest>`` with ``kernel.so`` (or ``kernel.py``), its checksum, and every earlier stage as text. It is written under
-another name and renamed, so that readers see all of it or nothing and two processes may build the same kernel at once.
-A damaged entry is removed and built again. ``notes`` are small JSON texts beside the entries: what a pattern's text led
-to last time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and bounded in size.
+An entry is a folder ``<digest>`` with ``kernel.so`` (or ``kernel.py``), its checksum, and every earlier stage as
+text. It is written under another name and renamed, so that readers see all of it or nothing and two processes may build
+the same kernel at once. A damaged entry is removed and built again. ``notes`` are small JSON texts beside the entries:
+what a pattern's text led to last time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and
+bounded in size.
 """
 
 from __future__ import annotations

@@ -61,8 +61,9 @@ def _attend(
 
     The last are needed for gradients only, and empty unless ``keep``.
     """
-    own = decode(program)
-    return _calls(own, q).forward(own, q, k, v, call.Extra(tuple(inputs), order, sink, m), scale, keep)
+    own, extra = decode(program), call.Extra(tuple(inputs), order, sink, m)
+    found: tuple[Tensor, Tensor, Tensor] = _calls(own, q).forward(own, q, k, v, extra, scale, keep)
+    return found
 
 
 def _attend_backward(

@@ -18,7 +18,6 @@ from attnspec.sizes import Sizes as CallSizes
 if TYPE_CHECKING:
     from attnspec.codegen.listing import Listing
     from attnspec.codegen.plan import Pass, Plan
-    from attnspec.codegen.table import Table
 
 MOST_DIMENSIONS = 4
 
@@ -178,28 +177,14 @@ def _list(found: Listing, dtype: np.dtype[Any], keep: list[Any]) -> List:
 
 
 def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: list[Any]) -> Any:
-    """The tables of all heads for a pass without loops. Heads that share a set of tiles share a table."""
-    from attnspec.codegen.table import table
-    from attnspec.presburger import PARAMETERS  # here: islpy is not loaded for kernels that need no tables
+    """The tables of all heads for a pass without loops."""
+    from attnspec.codegen.table import tables  # here: islpy is not loaded for kernels that need no tables
 
-    known: dict[tuple[int | None, ...], Table] = {}
-    found: list[TileTable] = []
     outer = item.key_tiles(sizes) if transposed else item.query_tiles(sizes)
-    sets = (item.full, item.maybe, item.partial)
-    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in sets)]
-    for b in range(sizes.batch):
-        for h in range(sizes.heads):
-            if item not in made.of_head(h).passes:
-                found.append(TileTable())
-                continue
-            values = sizes.parameters(h, b)
-            which = tuple(values.get(name) for name in matter)
-            if which not in known:
-                known[which] = table(item, sizes, h, b, transposed)
-            t = known[which]
-            found.append(TileTable(*(a.ctypes.data for a in (t.start, t.fulls, t.tiles)), outer.start))
-    array = (TileTable * len(found))(*found)
-    keep += [array, *known.values()]
+    found, which = tables(made, item, sizes, transposed)
+    own = [TileTable(*(a.ctypes.data for a in (t.start, t.fulls, t.tiles)), outer.start) for t in found]
+    array = (TileTable * which.size)(*(own[i] if i >= 0 else TileTable() for i in which.flat))
+    keep += [array, *found]
     return array
 
 

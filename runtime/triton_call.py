@@ -10,7 +10,6 @@ from torch import Tensor
 from attnspec.codegen.inputs import names
 from attnspec.codegen.triton_schedule import FEW, schedule_for
 from attnspec.runtime import call, triton_data
-from attnspec.runtime.border import CallError
 from attnspec.runtime.call import Extra
 from attnspec.runtime.native import needed
 from attnspec.runtime.program import Program, facts, spec
@@ -21,10 +20,12 @@ LEAST_SHARE = 512
 """Keys below which a part is not worth a program of its own."""
 
 
-def forward(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+def forward(
+    program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`attnspec.runtime.call.forward`; the outputs of branches come whether or not ``keep`` asks for them."""
     own, given = _prepare(program, q, k, v, extra)
-    with torch.cuda.device_of(q):
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         out, lse, parts = own.module.forward(q, k, v, scale, given, precision(), _shares(own, q, k))
     return out, lse, parts if keep else q.new_empty(0)
 
@@ -47,7 +48,7 @@ def backward(
     own, given = _prepare(program, q, k, v, extra)
     keys = [f"in_{name.replace('.', '_')}" for name in names(spec(program))] if extra.inputs else []
     chosen = [key for key, want in zip(keys, wanted, strict=True) if want]
-    with torch.cuda.device_of(q):
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         dq, dk, dv, dsink, found = own.module.backward(
             q, k, v, scale, given, out, lse, parts, dout, dlse, chosen, precision()
         )
@@ -92,6 +93,8 @@ def _prepare(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra) ->
     if rest:
         end = facts(program).align == "end"
         m = None if extra.m < 0 else extra.m
-        sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, call.scalars_of(program, extra))
+        sizes = Sizes(
+            k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, call.scalars_of(program, extra)
+        )
         given |= triton_data.cached(program, plans(program, which, schedule), rest, sizes, own.wide, q.device)
     return own, given

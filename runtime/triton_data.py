@@ -48,53 +48,43 @@ def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device) -> Given:
 
 
 def _tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool, device: torch.device) -> Given:
-    """The tables of all heads, one after another; heads that share a set of tiles share a table."""
-    from attnspec.codegen.table import table
-    from attnspec.presburger import PARAMETERS
+    """The tables of all heads, one after another. Kernels mask nothing in full tiles: these hold whole tiles only."""
+    from attnspec.codegen.table import tables
 
     outer, inner = item.query_tiles(sizes), item.key_tiles(sizes)
     if transposed:
         outer, inner = inner, outer
     whole = _whole(item, sizes)
-    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in (item.full, item.maybe, item.partial))]
-    known: dict[tuple[int | None, ...], int] = {}
-    place = np.zeros((sizes.batch, sizes.heads), dtype=np.int64)
-    parts: list[tuple[NDArray[np.int64], ...]] = []
-    rows = tiles = 0
-    for b in range(sizes.batch):
-        for h in range(sizes.heads):
-            if item not in made.of_head(h).passes:
-                continue
-            values = sizes.parameters(h, b)
-            which = tuple(values.get(name) for name in matter)
-            if which not in known:
-                known[which] = rows
-                t = table(item, sizes, h, b, transposed)
-                count = np.diff(t.start)
-                row = np.repeat(np.arange(len(count)), count)
-                full = np.arange(len(t.tiles)) - t.start[row] < t.fulls[row]
-                full &= whole[row if transposed else t.tiles - inner.start]
-                order = np.lexsort((t.tiles, ~full, row))
-                fulls = np.bincount(row[full], minlength=len(count))
-                begin = t.start[:-1] + tiles
-                parts.append((begin, begin + fulls, t.start[1:] + tiles, t.tiles[order]))
-                rows, tiles = rows + len(count), tiles + len(t.tiles)
-            place[b, h] = known[which]
-    arrays = zip(*parts, strict=True) if parts else [[np.zeros(1, np.int64)]] * 4
-    names = ("start", "middle", "end", "tiles")
-    found: Given = {
-        name: torch.from_numpy(np.concatenate(list(x))).to(device) for name, x in zip(names, arrays, strict=True)
-    }
-    return {"table": torch.from_numpy(place.reshape(-1)).to(device), "first_outer": outer.start, **found}
+    found, which = tables(made, item, sizes, transposed)
+    first_rows = np.cumsum([0, *(len(t.fulls) for t in found)])
+    first_tiles = np.cumsum([0, *(len(t.tiles) for t in found)])
+    begin, middle, end, order = ([np.zeros(0, dtype=np.int64)] for _ in range(4))
+    for t, first in zip(found, first_tiles, strict=False):
+        count = np.diff(t.start)
+        row = np.repeat(np.arange(len(count)), count)
+        full = np.arange(len(t.tiles)) - t.start[row] < t.fulls[row]
+        full &= whole[row if transposed else t.tiles - inner.start]
+        begin.append(t.start[:-1] + first)
+        middle.append(begin[-1] + np.bincount(row[full], minlength=len(count)))
+        end.append(t.start[1:] + first)
+        order.append(t.tiles[np.lexsort((t.tiles, ~full, row))])
+    arrays = {"start": begin, "middle": middle, "end": end, "tiles": order}
+    parts: Given = {name: torch.from_numpy(np.concatenate(rows)).to(device) for name, rows in arrays.items()}
+    table = torch.from_numpy(first_rows[which].reshape(-1)).to(device)
+    return {"table": table, "first_outer": outer.start, **parts}
 
 
 def _whole(item: Pass, sizes: Sizes) -> NDArray[np.bool_]:
     """For each key tile, whether all its slots hold keys."""
     size = item.tile.columns
-    return np.array([len(item.layout.key_positions(j, sizes, 0, size)) == size for j in item.key_tiles(sizes)], dtype=bool)
+    return np.array(
+        [len(item.layout.key_positions(j, sizes, 0, size)) == size for j in item.key_tiles(sizes)], dtype=bool
+    )
 
 
 @functools.lru_cache(maxsize=16)
-def cached(program: Program, plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device) -> Given:
+def cached(
+    program: Program, plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device
+) -> Given:
     """The same, kept for the sizes of recent calls."""
     return data(plans, wanted, sizes, wide, device)

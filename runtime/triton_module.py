@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from attnspec.codegen.triton_schedule import Schedule
+from attnspec.runtime.border import check_tile
 from attnspec.runtime.cache import Cache
 from attnspec.runtime.native import relation
 from attnspec.runtime.program import Program, spec
@@ -48,6 +49,8 @@ def plans(program: Program, sizes: Needed, schedule: Schedule) -> Plans:
     from attnspec.codegen.schedule import square
     from attnspec.codegen.triton_kernel import Plans
 
+    if program.tile is not None:
+        check_tile(program.tile)
     own = relation(program, sizes)
     tiles = [shape.tile for shape in (schedule.forward, schedule.queries, schedule.keys)]
     fixed = None if program.tile is None else Tile(*program.tile)
@@ -91,7 +94,8 @@ def load(name: str, path: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     described = importlib.util.spec_from_file_location(name, path)
-    assert described is not None and described.loader is not None
+    assert described is not None
+    assert described.loader is not None
     module = importlib.util.module_from_spec(described)
     sys.modules[name] = module  # triton looks up the globals of a kernel by the name of its module
     try:
@@ -108,9 +112,11 @@ def require() -> None:
         import triton
     except ImportError as error:
         raise TritonError(
-            f"kernels for GPUs need triton, which cannot be imported ({error}). The CUDA and ROCm builds of torch bring "
-            "it; else: pip install 'triton>=3.6'"
+            f"kernels for GPUs need triton, which cannot be imported ({error}). The CUDA and ROCm builds of torch "
+            "bring it; else: pip install 'triton>=3.6'"
         ) from None
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if version < (3, 6):
-        raise TritonError(f"kernels for GPUs need triton 3.6 or newer; this is {triton.__version__} (torch 2.11 brings 3.6)")
+        raise TritonError(
+            f"kernels for GPUs need triton 3.6 or newer; this is {triton.__version__} (torch 2.11 brings 3.6)"
+        )

@@ -40,6 +40,12 @@ def test_wrong_tensors(name: str) -> None:
         attnspec.compile("causal")(*tensors)  # type: ignore[call-overload]
 
 
+def test_triton_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(attnspec.CallError, match='target="triton" is for tensors on a GPU; these are on the CPU'):
+        attnspec.compile("causal", target="triton")(zeros(*GOOD), zeros(*GOOD), zeros(*GOOD))
+
+
 def test_a_list_must_cover_the_heads() -> None:
     attend = attnspec.compile("attention a(rates = [1, 2]) { attend q % rates[h] == 0 }")
     attend(zeros(1, 2, 10, 8), zeros(1, 2, 10, 8), zeros(1, 2, 10, 8))
@@ -48,10 +54,12 @@ def test_a_list_must_cover_the_heads() -> None:
 
 
 def test_wrong_options() -> None:
-    with pytest.raises(ValueError, match="target must be one of cpp, dense"):
+    with pytest.raises(ValueError, match="target must be one of auto, cpp, triton, dense"):
         attnspec.compile("causal", target="cuda")
     with pytest.raises(ValueError, match="multiples of 16"):
         attnspec.compile("causal", tile=(60, 64))
+    with pytest.raises(ValueError, match="powers of two, not 48 x 64"):
+        attnspec.compile("causal", target="triton", tile=(48, 64))
     with pytest.raises(attnspec.SpecError, match="widht"):
         attnspec.compile("window", widht=3)
     with pytest.raises(FileNotFoundError, match="did you mean causal"):

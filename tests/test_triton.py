@@ -1,4 +1,4 @@
-"""Triton kernels in triton's interpreter, against dense attention in float64: output, log-sum-exp and every gradient."""
+"""Triton kernels in triton's interpreter against dense attention in float64, forward and every gradient."""
 
 from __future__ import annotations
 
