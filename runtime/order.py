@@ -24,7 +24,9 @@ from attnspec.runtime.border import CallError
 from attnspec.spec import Order
 
 ENTRIES = 1 << 19
-"""How many projections are held at a time (2 MiB): few enough for the cache of the processor."""
+"""How many projections are held at a time on the CPU (2 MiB): few enough for the cache of the processor."""
+MOST_ENTRIES = 1 << 26
+"""The same on other devices, where a launch costs more than a cache saves."""
 
 
 class Slots(NamedTuple):
@@ -70,7 +72,8 @@ def hash_buckets(x: Tensor, order: Order) -> Tensor:
     half = sum(order.buckets) // 2
     directions = rotations(order, heads, dim).to(x.device, dtype).flatten(2)
     out = torch.empty((batch, heads, order.rounds, n), dtype=torch.int32, device=x.device)
-    rows = max(1, ENTRIES // max(1, order.rounds * half))
+    entries = ENTRIES if x.device.type == "cpu" else MOST_ENTRIES
+    rows = max(1, entries // max(1, order.rounds * half))
     for b in range(batch):
         for h in range(heads):
             for start in range(0, n, rows):
