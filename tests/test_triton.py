@@ -91,3 +91,13 @@ def test_generated_specs(case: Case, dims: tuple[int, int], kv_heads: int, batch
     attend = attnspec.compile(case.text, params=case.params, target="triton", tile=TILE)
     for n, n_q in ((case.n, case.n_q), (case.n * 4 + 3, case.n_q * 3 + 1)):
         agree(attend, *tensors(n, n_q, 4, kv_heads, batch, *dims, seed=n))
+
+
+def test_torch_compile() -> None:
+    attend = attnspec.compile(PATTERNS["both"], target="triton", tile=TILE)
+    q, k, v = tensors(70)
+    whole = torch.compile(lambda *given: attend(*given), fullgraph=True)
+    got, want = whole(q, k, v), attend(q, k, v)
+    assert torch.equal(got, want)
+    for a, b in zip(*(torch.autograd.grad(out.square().sum(), (q, k, v)) for out in (got, want)), strict=True):
+        assert torch.allclose(a, b)
