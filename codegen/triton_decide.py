@@ -41,8 +41,12 @@ def window(item: Pass, outer: Side, inner: Side) -> Iterator[str]:
 
 def splits(item: Pass) -> bool:
     """Whether the tiles that inputs make full are a run of tiles, found once for each outer tile."""
-    tests = item.tests
-    return tests.whole and bool(tests.runs) and all(atom in tests.required for atom in tests.blocks) and not tests.blocks
+    return item.tests.whole and bool(item.tests.runs) and not item.tests.blocks
+
+
+def blocks_decide(item: Pass) -> bool:
+    """Whether a tile that inputs can make full is full once its blocks are true."""
+    return item.tests.whole and not item.tests.runs and all(atom in item.tests.required for atom in item.tests.blocks)
 
 
 def whole(item: Pass, outer: Side, inner: Side) -> Iterator[str]:

@@ -138,7 +138,13 @@ def _keys(one: Launch) -> str:
 
 def _call(one: Launch, shape: object, rows: str, pad: str) -> Iterator[str]:
     residues = one.item.layout.residues
-    count = ["tiles", *([str(residues)] if residues > 1 else []), *(["shares"] if one.kind is FORWARD else []), rows, "batch"]
+    count = [
+        "tiles",
+        *([str(residues)] if residues > 1 else []),
+        *(["shares"] if one.kind is FORWARD else []),
+        rows,
+        "batch",
+    ]
     yield f"{pad}{one.kind.name}_{one.number}[({' * '.join(count)},)]("
     arguments = [f"{p}={_argument(p, one, rows)}" for p in one.parameters]
     for at in range(0, len(arguments), 6):

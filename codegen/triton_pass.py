@@ -154,7 +154,9 @@ class _Text:
         constexpr = [p for p in ("GROUP", "PRECISION") if re.search(rf"\b{p}\b", text)]
         fixed = [p for p in NEVER_SPECIALISED if p in parameters]
         listed = ", ".join([*parameters, *(f"{p}: tl.constexpr" for p in constexpr)])
-        title = {"forward": "Forward", "queries": "Backward by query tile", "keys": "Backward by key tile"}[self.kind.name]
+        title = {"forward": "Forward", "queries": "Backward by query tile", "keys": "Backward by key tile"}[
+            self.kind.name
+        ]
         head = [
             f"@triton.jit(do_not_specialize={list(fixed)!r})",
             f"def {self.kind.name}_{self.number}({listed}):",
@@ -166,7 +168,9 @@ class _Text:
     def body(self, tile: Function) -> Iterator[str]:
         yield from self.decode()
         yield from self.outer.place("o")
-        yield from {"forward": self.start_forward, "queries": self.start_queries, "keys": self.start_keys}[self.kind.name]()
+        yield from {"forward": self.start_forward, "queries": self.start_queries, "keys": self.start_keys}[
+            self.kind.name
+        ]()
         if self.kind is KEYS:
             yield "for group_head in range(0, GROUP):"
             yield from (f"    {line}" for line in self.one_head(tile))
@@ -189,7 +193,9 @@ class _Text:
         if self.kind is FORWARD:
             yield "share = program % shares"
             yield "program = program // shares"
-        count = "own_heads" if self.heads is not None else "kv_heads" if self.kind is KEYS and not self.repeats else "heads"
+        count = (
+            "own_heads" if self.heads is not None else "kv_heads" if self.kind is KEYS and not self.repeats else "heads"
+        )
         yield f"x = program % {count}"
         yield f"b = program // {count}"
         if self.kind is KEYS:
@@ -313,17 +319,18 @@ class _Text:
             yield "lo = as_index(-(1 << 40))"
             yield "hi = as_index(1 << 40)"
         yield from decide.window(self.item, self.outer, self.inner)
-        yield from self.loops(self.sweep.full, tile, False)
+        yield from self.loops(self.sweep.full, tile, False, False)
         yield from self.maybe(self.sweep.maybe, tile)
-        yield from self.loops(self.sweep.partial, tile, True)
+        yield from self.loops(self.sweep.partial, tile, True, True)
 
-    def loops(self, loops: Loops, tile: Function, partial: bool) -> Iterator[str]:
+    def loops(self, loops: Loops, tile: Function, partial: bool, asks: bool) -> Iterator[str]:
+        """Loops over tiles; ``asks`` says that those are skipped where blocks of inputs are false."""
         if not loops.body:
             return
         yield f"# {'partial' if partial else 'full'} tiles"
 
         def write(at: str, pad: str) -> list[str]:
-            skip = decide.block(self.item, self.outer, self.inner, at) if partial else None
+            skip = decide.block(self.item, self.outer, self.inner, at) if asks else None
             if skip is None:
                 return [f"{pad}{self.visit(tile, at, partial)}"]
             return [*(f"{pad}{line}" for line in skip), f"{pad}    {self.visit(tile, at, partial)}"]
@@ -335,16 +342,16 @@ class _Text:
         if not loops.body:
             return
         if not decide.splits(self.item):
-            yield from self.loops(loops, tile, True)
+            yield from self.loops(loops, tile, not decide.blocks_decide(self.item), True)
             return
         yield from decide.whole(self.item, self.outer, self.inner)
         yield "first, last = lo, hi"
         yield "hi = tl.minimum(last, whole_lo - 1)"
-        yield from self.loops(loops, tile, True)
+        yield from self.loops(loops, tile, True, False)
         yield "lo, hi = tl.maximum(first, whole_lo), tl.minimum(last, whole_hi)"
-        yield from self.loops(loops, tile, False)
+        yield from self.loops(loops, tile, False, False)
         yield "lo, hi = tl.maximum(first, whole_hi + 1), last"
-        yield from self.loops(loops, tile, True)
+        yield from self.loops(loops, tile, True, False)
         yield "lo, hi = first, last"
 
     def table(self, tile: Function) -> Iterator[str]:
@@ -372,7 +379,9 @@ class _Text:
 
     def tile_function(self) -> Function:
         """The function that visits one tile: it takes what it needs and returns the state."""
-        body = list({"forward": self.forward_tile, "queries": self.queries_tile, "keys": self.keys_tile}[self.kind.name]())
+        body = list(
+            {"forward": self.forward_tile, "queries": self.queries_tile, "keys": self.keys_tile}[self.kind.name]()
+        )
         text = "\n".join(body)
         state, tile = self.state(), "j" if self.kind.outer == "q" else "i"
         known = [*_parameters(self.own, self.item), *SCALARS, "h", "b", "c", "offset", "q_head", "k_head", "v_head",
@@ -383,7 +392,9 @@ class _Text:
         made = {name.strip() for group in made for name in group.split(",")}
         used = [name for name in dict.fromkeys(known) if name not in made and re.search(rf"\b{name}\b", text)]
         arguments = (*state, tile, *(n for n in used if n not in state), "PARTIAL", "PRECISION")
-        listed = ", ".join(f"{a}: tl.constexpr" if a.isupper() and a in ("PARTIAL", "PRECISION") else a for a in arguments)
+        listed = ", ".join(
+            f"{a}: tl.constexpr" if a.isupper() and a in ("PARTIAL", "PRECISION") else a for a in arguments
+        )
         name = f"{self.kind.name}_tile_{self.number}"
         lines = [
             "@triton.jit",
