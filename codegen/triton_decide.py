@@ -50,7 +50,10 @@ def blocks_decide(item: Pass) -> bool:
 
 
 def whole(item: Pass, outer: Side, inner: Side) -> Iterator[str]:
-    """The inner tiles all of whose places have the one value of the outer tile: ``whole_lo .. whole_hi``."""
+    """The inner tiles all of whose places have the one value of the outer tile: ``whole_lo .. whole_hi``.
+
+    Before them are ``lo .. hi_before``, after them ``lo_after .. hi``.
+    """
     yield "whole_lo, whole_hi = lo, hi"
     for n, _ in enumerate(item.tests.runs):
         here, there = f"{outer.name}_run{n}", f"{inner.name}_run{n}"
@@ -59,9 +62,10 @@ def whole(item: Pass, outer: Side, inner: Side) -> Iterator[str]:
         yield f"whole_lo = tl.maximum(whole_lo, floor_div({slot} + {inner.size - 1}, {inner.size}))"
         yield f"whole_hi = tl.minimum(whole_hi, floor_div(floor_div(end - c, {inner.stride}) + 1, {inner.size}) - 1)"
     yield "whole_hi = tl.maximum(whole_hi, whole_lo - 1)"
+    yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
 
 
-def block(item: Pass, outer: Side, inner: Side, tile: str) -> list[str] | None:
+def block(item: Pass, outer: Side, inner: Side, tile: str) -> str | None:
     """The head of an ``if`` that asks for the blocks in which the pattern must be true; None where there is nothing."""
     atoms = _required_blocks(item)
     if not atoms:
@@ -69,7 +73,7 @@ def block(item: Pass, outer: Side, inner: Side, tile: str) -> list[str] | None:
     low, _ = inner.slots(f"({tile})")
     names = {outer.name: "extent_first", inner.name: f"(c + {inner.stride} * ({low}))"}
     tests = [_call(_block(atom, n), q=names["q"], k=names["k"]) for n, atom in enumerate(atoms)]
-    return [f"if {' & '.join(tests)}:"]
+    return f"if {' & '.join(tests)}:"
 
 
 def _required_blocks(item: Pass) -> list[e.Pred]:

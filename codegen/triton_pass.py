@@ -18,6 +18,7 @@ from attnspec.codegen import triton_decide as decide
 from attnspec.codegen.layout import Slots
 from attnspec.codegen.plan import Pass, Sweep
 from attnspec.codegen.triton_loops import statements
+from attnspec.codegen.triton_runs import Run, renamed, runs, walk
 from attnspec.codegen.triton_side import Side, parts
 from attnspec.codegen.triton_values import Function, Gradient
 from attnspec.loops import Loops
@@ -319,40 +320,50 @@ class _Text:
             yield "lo = as_index(-(1 << 40))"
             yield "hi = as_index(1 << 40)"
         yield from decide.window(self.item, self.outer, self.inner)
-        yield from self.loops(self.sweep.full, tile, False, False)
-        yield from self.maybe(self.sweep.maybe, tile)
-        yield from self.loops(self.sweep.partial, tile, True, True)
+        found = [runs(loops.body) for loops in (self.sweep.full, self.sweep.maybe, self.sweep.partial)]
+        full, maybe, partial = found
+        if full is None or maybe is None or partial is None:
+            yield from self.nests(tile, self.sweep.full, self.sweep.maybe, self.sweep.partial)
+        elif maybe and decide.splits(self.item):
+            # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
+            yield from decide.whole(self.item, self.outer, self.inner)
+            within = renamed(maybe, {"lo": "whole_lo", "hi": "whole_hi"})
+            before, after = renamed(maybe, {"hi": "hi_before"}), renamed(maybe, {"lo": "lo_after"})
+            yield from self.walk(tile, (*full, *within), False, False)
+            yield from self.walk(tile, (*before, *after, *partial), True, False)
+        elif maybe and decide.blocks_decide(self.item):
+            yield from self.walk(tile, full, False, False)
+            yield from self.walk(tile, maybe, False, True)
+            yield from self.walk(tile, partial, True, True)
+        else:
+            yield from self.walk(tile, full, False, False)
+            yield from self.walk(tile, (*maybe, *partial), True, True)
 
-    def loops(self, loops: Loops, tile: Function, partial: bool, asks: bool) -> Iterator[str]:
-        """Loops over tiles; ``asks`` says that those are skipped where blocks of inputs are false."""
-        if not loops.body:
+    def walk(self, tile: Function, found: tuple[Run, ...], partial: bool, asks: bool) -> Iterator[str]:
+        """One loop over runs of tiles; ``asks`` says that tiles are skipped where blocks of inputs are false."""
+        if not found:
             return
+        inner = "j" if self.kind.outer == "q" else "i"
         yield f"# {'partial' if partial else 'full'} tiles"
+        yield from walk(found, inner, lambda pad: self.visits(tile, inner, pad, partial, asks))
 
-        def write(at: str, pad: str) -> list[str]:
-            skip = decide.block(self.item, self.outer, self.inner, at) if asks else None
-            if skip is None:
-                return [f"{pad}{self.visit(tile, at, partial)}"]
-            return [*(f"{pad}{line}" for line in skip), f"{pad}    {self.visit(tile, at, partial)}"]
+    def nests(self, tile: Function, full: Loops, maybe: Loops, partial: Loops) -> Iterator[str]:
+        """Loops inside loops, as they are; what inputs may make full is partial."""
+        for loops, masks in ((full, False), (maybe, True), (partial, True)):
+            if loops.body:
+                yield f"# {'partial' if masks else 'full'} tiles"
 
-        yield from statements(loops, write, 0).splitlines()
+                def visit(at: str, pad: str, masks: bool = masks) -> list[str]:
+                    return self.visits(tile, at, pad, masks, masks)
 
-    def maybe(self, loops: Loops, tile: Function) -> Iterator[str]:
-        """Tiles that are full where the inputs allow: a run of tiles, before and after which they are partial."""
-        if not loops.body:
-            return
-        if not decide.splits(self.item):
-            yield from self.loops(loops, tile, not decide.blocks_decide(self.item), True)
-            return
-        yield from decide.whole(self.item, self.outer, self.inner)
-        yield "first, last = lo, hi"
-        yield "hi = tl.minimum(last, whole_lo - 1)"
-        yield from self.loops(loops, tile, True, False)
-        yield "lo, hi = tl.maximum(first, whole_lo), tl.minimum(last, whole_hi)"
-        yield from self.loops(loops, tile, False, False)
-        yield "lo, hi = tl.maximum(first, whole_hi + 1), last"
-        yield from self.loops(loops, tile, True, False)
-        yield "lo, hi = first, last"
+                yield from statements(loops, visit, 0).splitlines()
+
+    def visits(self, tile: Function, at: str, pad: str, partial: bool, asks: bool) -> list[str]:
+        """The statements that visit a tile."""
+        ask = decide.block(self.item, self.outer, self.inner, at) if asks else None
+        if ask is None:
+            return [f"{pad}{self.visit(tile, at, partial)}"]
+        return [f"{pad}{ask}", f"{pad}    {self.visit(tile, at, partial)}"]
 
     def table(self, tile: Function) -> Iterator[str]:
         """Tiles from a list: full ones, then partial ones."""
