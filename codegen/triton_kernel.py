@@ -6,7 +6,7 @@ return tensors. Each of its three kinds of kernels has a plan of its own, since 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -18,7 +18,7 @@ from attnspec.codegen.layout import Columns, Slots
 from attnspec.codegen.plan import Plan
 from attnspec.codegen.ragged import ragged
 from attnspec.codegen.triton_launch import Launch
-from attnspec.codegen.triton_pass import FORWARD, KEYS, QUERIES, Context, Kernel, Kind, allowed, kernel
+from attnspec.codegen.triton_pass import FORWARD, KEYS, QUERIES, Context, Kind, allowed, kernel
 from attnspec.codegen.triton_schedule import Schedule
 from attnspec.codegen.triton_values import Function
 from attnspec.relation import scalar_reads

@@ -465,7 +465,7 @@ class _Text:
         yield "    p = tl.where(allowed, p, 0.0)"
 
     def changes(self, delta: str) -> Iterator[str]:
-        """dS from P and dP; in masked pairs 0, whatever dP is there."""
+        """DS from P and dP; in masked pairs 0, whatever dP is there."""
         yield f"ds = p * (dp - {delta})"
         yield "if PARTIAL:"
         yield "    ds = tl.where(allowed, ds, 0.0)"

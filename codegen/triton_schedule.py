@@ -1,14 +1,18 @@
 """How Triton kernels are run: tile sizes, warps and pipeline stages of the three kinds of kernels, by head size.
 
-Chosen without a GPU, by what ahead-of-time compiles for sm_90 report: no spills, and shared memory that every
-supported chip has (``attnspec compile``). The measured choice among :func:`candidates` is made where there is a GPU.
+Chosen without a GPU, by what ahead-of-time compiles report: of each list the first is taken that spills nothing and
+whose shared memory the chip has. Where there is a GPU, all are measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from attnspec.codegen.plan import Tile
+
+KINDS = ("forward", "queries", "keys")
+"""The kernels: forward, backward by query tile (dQ) and backward by key tile (dK, dV)."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +44,77 @@ class Schedule:
         return "Tiles: " + ", ".join(f"{name} {s.tile}, {s.warps} warps, {s.stages} stages" for name, s in kinds) + "."
 
 
-def _schedule(*shapes: tuple[int, int, int, int]) -> Schedule:
-    return Schedule(*(Shape(Tile(rows, columns), warps, stages) for rows, columns, warps, stages in shapes))
+def _shapes(*shapes: tuple[int, int, int, int]) -> tuple[Shape, ...]:
+    return tuple(Shape(Tile(rows, columns), warps, stages) for rows, columns, warps, stages in shapes)
 
 
-_HALF = (
-    (64, _schedule((128, 64, 8, 3), (128, 64, 8, 2), (64, 128, 8, 2))),
-    (128, _schedule((128, 64, 8, 3), (128, 64, 8, 2), (64, 128, 8, 2))),
-    (256, _schedule((64, 32, 8, 2), (64, 32, 8, 1), (32, 64, 8, 1))),
+def _kinds(*kinds: tuple[Shape, ...]) -> Mapping[str, tuple[Shape, ...]]:
+    return dict(zip(KINDS, kinds, strict=True))
+
+
+Candidates = Mapping[str, tuple[Shape, ...]]
+_HALF: tuple[tuple[int, Candidates], ...] = (
+    (
+        64,
+        _kinds(
+            _shapes((128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((64, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+        ),
+    ),
+    (
+        128,
+        _kinds(
+            _shapes((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((64, 128, 8, 2), (32, 128, 8, 1), (32, 64, 8, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+        ),
+    ),
+    (
+        256,
+        _kinds(
+            _shapes((64, 32, 8, 2), (32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 4, 1)),
+            _shapes((64, 32, 8, 1), (32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 4, 1)),
+            _shapes((32, 64, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 16, 4, 1)),
+        ),
+    ),
 )
-_FULL = (
-    (64, _schedule((64, 32, 4, 2), (64, 32, 4, 2), (32, 64, 4, 2))),
-    (128, _schedule((64, 32, 8, 2), (64, 32, 8, 1), (32, 64, 8, 1))),
-    (256, _schedule((32, 32, 8, 1), (32, 32, 8, 1), (32, 32, 8, 1))),
+_FULL: tuple[tuple[int, Candidates], ...] = (
+    (
+        64,
+        _kinds(
+            _shapes((64, 32, 8, 2), (32, 32, 4, 1), (32, 16, 4, 1), (16, 16, 4, 1)),
+            _shapes((64, 32, 8, 2), (32, 32, 4, 1), (32, 16, 4, 1), (16, 16, 4, 1)),
+            _shapes((32, 64, 8, 2), (32, 32, 8, 1), (16, 32, 4, 1), (16, 16, 4, 1)),
+        ),
+    ),
+    (
+        256,
+        _kinds(
+            _shapes((32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)),
+            _shapes((32, 32, 8, 1), (32, 16, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)),
+            _shapes((32, 32, 8, 1), (16, 32, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)),
+        ),
+    ),
 )
 """By the largest head size they serve; ``_HALF`` for 16-bit types, ``_FULL`` for float32."""
-
 
 FEW = 16
 """Queries up to which a tile holds no more of them: what decoding needs."""
 
 
-def schedule_for(dim: int, itemsize: int, n_q: int) -> Schedule:
-    """The schedule for a head size (the larger of those of query and value), the bytes of an element, and a length."""
-    own = next(own for most, own in (_HALF if itemsize == 2 else _FULL) if dim <= most)
+def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
+    """The shapes of each kind to choose from, the most promising first.
+
+    ``dim`` is the larger of the head sizes of query and value, ``itemsize`` the bytes of an element.
+    """
+    own = next(shapes for most, shapes in (_HALF if itemsize == 2 else _FULL) if dim <= most)
     if n_q > FEW:
         return own
-    return replace(own, forward=Shape(Tile(FEW, own.forward.tile.columns), 4, own.forward.stages))
+    few = tuple(dict.fromkeys(replace(s, tile=Tile(FEW, s.tile.columns), warps=4) for s in own["forward"]))
+    return {**own, "forward": few}
+
+
+def schedule_for(dim: int, itemsize: int, n_q: int) -> Schedule:
+    """The first of the candidates."""
+    return Schedule(*(shapes[0] for shapes in candidates(dim, itemsize, n_q).values()))

@@ -12,6 +12,7 @@ import click
 _COMMANDS = {
     "bench": "Time a pattern against SDPA and compiled FlexAttention.",
     "check": "Check spec files; print nothing if they are right.",
+    "compile": "Compile a pattern's Triton kernels ahead of time, for a GPU that need not be there.",
     "completion": "Print a completion script for a shell.",
     "diff": "Are two patterns equal? If not, the first pair on which they differ.",
     "draw": "Draw the mask as an SVG or PNG picture.",
@@ -99,7 +100,7 @@ def _explain(error: Exception, json_wanted: bool) -> None:
         if count > 1:
             click.echo(f"\n{count} errors", err=True)
         return
-    expected = {"CallError", "CompilerError", "CacheError", "TooHard", "TooIrregular", "FileNotFoundError"}
+    expected = {"CallError", "CompilerError", "CacheError", "TritonError", "TooHard", "TooIrregular", "FileNotFoundError"}
     if type(error).__name__ not in expected and not isinstance(error, (OSError, MemoryError)):
         raise error
     message = str(error)

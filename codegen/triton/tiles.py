@@ -21,8 +21,7 @@ def load(at, live, GUARD: tl.constexpr):
     """Entries of a tensor; zeros where they are not live, if that may be so."""
     if GUARD:
         return tl.load(at, mask=live, other=0.0)
-    else:
-        return tl.load(at)
+    return tl.load(at)
 
 
 @triton.jit
