@@ -1,4 +1,4 @@
-"""What a Triton kernel asks of the inputs before it visits tiles: a window found in sorted inputs, blocks that are true.
+"""What a Triton kernel asks of the inputs before it visits tiles: windows in sorted inputs, blocks that are true.
 
 The C++ kernels ask the same in ``cpp/decide.hpp``; what is asked is :class:`attnspec.codegen.atoms.Tests`.
 """
@@ -8,35 +8,42 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnspec import expr as e
-from attnspec.codegen import triton_values
-from attnspec.codegen.atoms import SameRun
 from attnspec.codegen.plan import Pass
-from attnspec.codegen.triton_side import Side
+from attnspec.codegen.triton_context import Context
+from attnspec.codegen.triton_side import Side, divided
 from attnspec.codegen.triton_values import Function
 
 
-def functions(item: Pass) -> list[Function]:
-    """The functions that what follows calls."""
-    rows = [_row(run, n, name) for n, run in enumerate(item.tests.runs) for name in "qk"]
-    return [*rows, *(_block(atom, n) for n, atom in enumerate(_required_blocks(item)))]
+def predicates(item: Pass) -> list[e.Pred]:
+    """The predicates that a kernel of a pass evaluates: in partial tiles, and once for a tile."""
+    return [item.tests.rest(item.pred), *_blocks(item)]
 
 
-def window(item: Pass, outer: Side, inner: Side) -> Iterator[str]:
+def rows(item: Pass) -> list[e.Read]:
+    """The rows of sorted inputs that a kernel of a pass searches."""
+    return [_row(read) for run in item.tests.runs for read in (run.query, run.key)]
+
+
+def functions(own: Context, item: Pass) -> list[Function]:
+    """The functions that the kernels of a pass call for these."""
+    return [*map(own.allowed, predicates(item)), *map(own.row, rows(item))]
+
+
+def window(own: Context, item: Pass, outer: Side, inner: Side) -> Iterator[str]:
     """Narrow ``lo .. hi`` to inner tiles that hold places with a value that the outer tile has too."""
     if not item.tests.runs and not item.tests.blocks:
         return
     low, high = outer.slots("o")
-    yield f"extent_first = c + {outer.stride} * ({low})"
-    yield f"extent_last = c + {outer.stride} * ({high})"
+    yield f"extent_first = {outer.position(low)}"
+    yield f"extent_last = {outer.position(high)}"
     for n, run in enumerate(item.tests.runs):
-        for name in "qk":
-            row = _row(run, n, name)
-            yield f"{name}_run{n}, {name}_run{n}_size = {_call(row)}"
+        for name, read in (("q", run.query), ("k", run.key)):
+            yield f"{name}_run{n}, {name}_run{n}_size = {own.call(own.row(_row(read)))}"
         if run.atom in item.tests.required:
             here, there = f"{outer.name}_run{n}", f"{inner.name}_run{n}"
             yield f"begin, end = places_of({here}, {here}_size, extent_first, extent_last, {there}, {there}_size)"
-            yield f"lo = tl.maximum(lo, floor_div(floor_div(begin - c, {inner.stride}), {inner.size}))"
-            yield f"hi = tl.minimum(hi, floor_div(floor_div(end - c, {inner.stride}), {inner.size}))"
+            yield f"lo = tl.maximum(lo, {divided(inner.slot('begin'), inner.size)})"
+            yield f"hi = tl.minimum(hi, {divided(inner.slot('end'), inner.size)})"
 
 
 def splits(item: Pass) -> bool:
@@ -58,36 +65,26 @@ def whole(item: Pass, outer: Side, inner: Side) -> Iterator[str]:
     for n, _ in enumerate(item.tests.runs):
         here, there = f"{outer.name}_run{n}", f"{inner.name}_run{n}"
         yield f"begin, end = run_of({here}, {here}_size, extent_first, extent_last, {there}, {there}_size)"
-        slot = f"floor_div(begin - c + {inner.stride - 1}, {inner.stride})"
-        yield f"whole_lo = tl.maximum(whole_lo, floor_div({slot} + {inner.size - 1}, {inner.size}))"
-        yield f"whole_hi = tl.minimum(whole_hi, floor_div(floor_div(end - c, {inner.stride}) + 1, {inner.size}) - 1)"
+        first, last = inner.slot("begin", up=True), inner.slot("end")
+        yield f"whole_lo = tl.maximum(whole_lo, {divided(f'{first} + {inner.size - 1}', inner.size)})"
+        yield f"whole_hi = tl.minimum(whole_hi, {divided(f'{last} + 1', inner.size)} - 1)"
     yield "whole_hi = tl.maximum(whole_hi, whole_lo - 1)"
     yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
 
 
-def block(item: Pass, outer: Side, inner: Side, tile: str) -> str | None:
+def block(own: Context, item: Pass, outer: Side, inner: Side, tile: str) -> str | None:
     """The head of an ``if`` that asks for the blocks in which the pattern must be true; None where there is nothing."""
-    atoms = _required_blocks(item)
+    atoms = _blocks(item)
     if not atoms:
         return None
-    low, _ = inner.slots(f"({tile})")
-    names = {outer.name: "extent_first", inner.name: f"(c + {inner.stride} * ({low}))"}
-    tests = [_call(_block(atom, n), q=names["q"], k=names["k"]) for n, atom in enumerate(atoms)]
-    return f"if {' & '.join(tests)}:"
+    names = {outer.name: "extent_first", inner.name: inner.position(inner.slots(f"({tile})")[0])}
+    return f"if {' & '.join(own.call(own.allowed(atom), **names) for atom in atoms)}:"
 
 
-def _required_blocks(item: Pass) -> list[e.Pred]:
+def _blocks(item: Pass) -> list[e.Pred]:
     return [atom for atom in item.tests.blocks if atom in item.tests.required]
 
 
-def _block(atom: e.Pred, n: int) -> Function:
-    return triton_values.allowed(atom, f"block{n}")
-
-
-def _row(run: SameRun, n: int, name: str) -> Function:
-    read = run.query if name == "q" else run.key
-    return triton_values.row(read, f"{name}_row{n}")
-
-
-def _call(function: Function, **given: str) -> str:
-    return f"{function.name}({', '.join(given.get(a, a) for a in function.arguments)})"
+def _row(read: e.Read) -> e.Read:
+    """A read that stands for its row: the last index does not matter."""
+    return e.Read(read.name, (*read.indices[:-1], e.Int(0)))

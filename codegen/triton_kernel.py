@@ -1,7 +1,7 @@
 """From plans to the text of a Python module with Triton kernels: it imports torch and triton, and nothing else.
 
-The module has ``forward`` and ``backward`` (see ``triton/host.py``), which allocate, launch the kernels of all passes and
-return tensors. Each of its three kinds of kernels has a plan of its own, since each has a tile size of its own.
+The module has ``forward`` and ``backward`` (see ``triton/host.py``), which allocate, launch the kernels of all passes
+and return tensors. Each of its three kinds of kernels has a plan of its own, since each has a tile size of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
+from attnspec import expr as e
 from attnspec.bounds import fits
 from attnspec.codegen import triton_decide, triton_launch, triton_sums, triton_values
 from attnspec.codegen.inputs import names
@@ -17,8 +18,9 @@ from attnspec.codegen.key import NARROW_LENGTH
 from attnspec.codegen.layout import Columns, Slots
 from attnspec.codegen.plan import Plan
 from attnspec.codegen.ragged import ragged
+from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton_launch import Launch
-from attnspec.codegen.triton_pass import FORWARD, KEYS, QUERIES, Context, Kind, allowed, kernel
+from attnspec.codegen.triton_pass import kernel
 from attnspec.codegen.triton_schedule import Schedule
 from attnspec.codegen.triton_values import Function
 from attnspec.relation import scalar_reads
@@ -58,40 +60,44 @@ def is_wide(plans: Plans, key: TritonKey) -> bool:
 def module(plans: Plans, key: TritonKey, schedule: Schedule) -> str:
     """The Python text of the kernels of a pattern."""
     spec = plans.forward.relation.spec
-    own = _context(plans, key)
-    parts: list[str] = []
+    sweeps = {
+        kind: [ragged(item, spec.align, transposed=kind is KEYS) for item in plans.of(kind).passes]
+        for kind in (FORWARD, QUERIES, KEYS)
+    }
+    own = _context(plans, key, any(sweep.tabled for sweep in sweeps[FORWARD]))
+    kernels: list[str] = []
     launches: list[Launch] = []
-    for kind in (FORWARD, QUERIES, KEYS):
+    for kind, found in sweeps.items():
         made = plans.of(kind)
-        number = 0
-        for item in made.classes:
-            for one in item.passes:
-                sweep = ragged(one, spec.align, transposed=kind is KEYS)
-                made_kernel = kernel(kind, one, number, sweep, own, item.heads)
-                parts.append(made_kernel.text)
-                launches.append(Launch(kind, one, number, sweep.tabled, item.heads, made_kernel.parameters))
-                number += 1
-    functions = _functions(plans, own)
+        heads = [item.heads for item in made.classes for _ in item.passes]
+        for number, (item, sweep, which) in enumerate(zip(made.passes, found, heads, strict=True)):
+            text = kernel(kind, item, number, sweep, own, which)
+            kernels.append(text.text)
+            launches.append(Launch(kind, item, number, which, text.parameters))
     comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
+    title = f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}).\n\n{schedule}\n"""'
+    imports = "import functools\n\nimport torch\nimport triton\nimport triton.language as tl"
     return "\n\n".join(
         [
-            f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}). {schedule}"""',
+            title,
             comment,
-            "import functools\n\nimport torch\nimport triton\nimport triton.language as tl",
-            *(_read(name) for name in _LIBRARY),
-            *(f"\n{text}" for text in functions),
-            *(f"\n{text}" for text in parts),
-            _constants(plans, launches),
+            imports,
+            _constants(own, plans, launches),
+            *(f"\n{text.rstrip()}" for text in map(_read, _LIBRARY)),
+            *(f"\n{function.text.rstrip()}" for function in _functions(own)),
+            *(f"\n{text}" for text in kernels),
             *(f"\n{text}" for text in triton_sums.kernels(own)),
-            _read("host"),
-            triton_launch.launches(launches, schedule, own),
+            f"\n{_read('host')}",
+            f"\n{triton_launch.launches(launches, schedule, own)}\n",
         ]
     )
 
 
-def _context(plans: Plans, key: TritonKey) -> Context:
+def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
     spec = plans.forward.relation.spec
     reads = names(spec)
+    passes = [item for kind in (FORWARD, QUERIES, KEYS) for item in plans.of(kind).passes]
+    carry = plans.forward.carry or plans.queries.carry
     return Context(
         key.dim,
         key.dim_v,
@@ -105,44 +111,36 @@ def _context(plans: Plans, key: TritonKey) -> Context:
             for read, name in scalar_reads(spec).items()
             if read.name in reads
         },
-        plans.forward.carry or plans.queries.carry,
-        _adds(plans),
-        spec.detached,
+        carry=carry,
+        adds=len(plans.keys.passes) > 1 or any(isinstance(p.layout, (Columns, Slots)) for p in plans.keys.passes),
+        separate=spec.detached,
+        shares=not carry and not spec.detached and not tabled,
+        predicates=tuple(dict.fromkeys(pred for item in passes for pred in triton_decide.predicates(item))),
+        rows=tuple(dict.fromkeys(row for item in passes for row in triton_decide.rows(item))),
     )
 
 
-def _adds(plans: Plans) -> bool:
-    passes = plans.keys.passes
-    return len(passes) > 1 or any(isinstance(item.layout, (Columns, Slots)) for item in passes)
-
-
-def _functions(plans: Plans, own: Context) -> Iterator[str]:
-    """The generated functions that kernels call, each once."""
-    found: dict[str, Function] = {}
+def _functions(own: Context) -> Iterator[Function]:
+    """The generated functions that kernels call."""
+    yield from own.scalars.values()
+    yield from map(own.row, own.rows)
+    yield from (own.allowed(pred) for pred in own.predicates if pred != e.Bool(True))
     if own.scored:
-        found |= {f.name: f for f in (own.value, own.gradient.function, *(x.place for x in own.gradient.entries))}
-    found |= {f.name: f for f in own.scalars.values()}
-    for kind in (FORWARD, QUERIES, KEYS):
-        for number, item in enumerate(plans.of(kind).passes):
-            for function in (allowed(item, number), *triton_decide.functions(item)):
-                found.setdefault(function.name, function)
-    return iter(f.text for f in found.values())
+        yield from (own.value, own.gradient.function, *(entry.place for entry in own.gradient.entries))
 
 
-def _constants(plans: Plans, launches: list[Launch]) -> str:
+def _constants(own: Context, plans: Plans, launches: list[Launch]) -> str:
     spec = plans.forward.relation.spec
-    carry = plans.forward.carry or plans.queries.carry
-    branches = len(spec.branches) if spec.detached else 0
-    shares = not carry and not branches and not any(one.tabled for one in launches if one.kind is FORWARD)
+    given = triton_launch.given_names(launches)
     return "\n".join(
         [
-            f"CARRY = {carry}  # passes add to results that are there already",
-            f"ADDS = {_adds(plans)}  # passes add to gradients of keys",
-            f"LARGEST_ROW = {_largest_row(plans)}  # the distance of two rows up to which a tile's offsets fit 32 bits",
-            f"BRANCHES = {branches}  # softmaxes whose outputs are kept apart",
+            f"CARRY = {own.carry}  # passes add to results that are there already",
+            f"ADDS = {own.adds}  # passes add to gradients of keys",
+            f"BRANCHES = {len(spec.branches) if own.separate else 0}  # softmaxes whose outputs are kept apart",
             f"REPEATS = {spec.order is not None}  # a key may have several slots",
-            f"SHARES = {shares}  # the keys of a query tile may be cut into parts that run side by side",
-            f"GIVEN = {tuple(triton_launch.given_names(launches))!r}  # what the kernels read beside q, k and v",
+            f"SHARES = {own.shares}  # the keys of a query tile may be cut into parts that run side by side",
+            f"LARGEST_ROW = {_largest_row(plans)}  # distance of two rows up to which a tile's offsets fit 32 bits",
+            f"GIVEN = {tuple(given)!r}  # what kernels read beside q, k and v",
         ]
     )
 

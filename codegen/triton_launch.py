@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attnspec.codegen import triton_sums
 from attnspec.codegen.layout import Slots
 from attnspec.codegen.plan import Pass
-from attnspec.codegen.triton_pass import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind
+from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind, wrapped
 from attnspec.codegen.triton_schedule import Schedule
 
 _SIGNATURES = {
@@ -28,7 +28,6 @@ class Launch:
     kind: Kind
     item: Pass
     number: int
-    tabled: bool
     heads: tuple[int, ...] | None
     parameters: tuple[str, ...]
 
@@ -74,7 +73,7 @@ def _function(kind: Kind, found: list[Launch], schedule: Schedule, own: Context)
     sums = triton_sums.allocate(own) if kind is QUERIES else ()
     yield from (f"    {line}" for line in sums)
     for one in found:
-        yield from _launch(one, schedule, bool(sums))
+        yield from _launch(one, schedule, own, bool(sums))
     if sums:
         yield from (f"    {line}" for line in triton_sums.flush(own))
 
@@ -92,16 +91,18 @@ def _tiles(one: Launch) -> str:
     return f"(offset + n_q - 1) // {span} - offset // {span} + 1" if name == "q" else f"triton.cdiv(n, {span})"
 
 
-def _launch(one: Launch, schedule: Schedule, summed: bool) -> Iterator[str]:
+def _launch(one: Launch, schedule: Schedule, own: Context, summed: bool) -> Iterator[str]:
     kind, layout = one.kind, one.item.layout
     shape = schedule.of(kind.name)
     yield f"    tiles = {_tiles(one)}"
     if kind is FORWARD:
-        yield f"    own, line = out[{one.item.branch} if BRANCHES else 0], lse[{one.item.branch} if BRANCHES else 0]"
-        size = one.item.tile.columns
-        yield f"    share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {size}), shares)"
+        branch = one.item.branch if own.separate else 0
+        yield f"    own, line = out[{branch}], lse[{branch}]"
+        if own.shares:
+            yield f"    share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {one.item.tile.columns}), shares)"
     if summed:
-        yield f"    sums = {{name: q.new_zeros((batch, heads, {layout.residues} * tiles), dtype=torch.float32) for name in totals}}"
+        yield f"    shape = (batch, heads, {layout.residues} * tiles)"
+        yield "    sums = {name: q.new_zeros(shape, dtype=torch.float32) for name in totals}"
     if one.heads is not None:
         yield from _by_class(one, one.heads, shape)
     elif kind is KEYS and not isinstance(layout, Slots):
@@ -145,12 +146,8 @@ def _call(one: Launch, shape: object, rows: str, pad: str) -> Iterator[str]:
         rows,
         "batch",
     ]
-    yield f"{pad}{one.kind.name}_{one.number}[({' * '.join(count)},)]("
-    arguments = [f"{p}={_argument(p, one, rows)}" for p in one.parameters]
-    for at in range(0, len(arguments), 6):
-        yield f"{pad}    {', '.join(arguments[at : at + 6])},"
-    yield f"{pad}    {shape},"
-    yield f"{pad})"
+    arguments = [*(f"{p}={_argument(p, one, rows)}" for p in one.parameters), str(shape)]
+    yield from wrapped(f"{one.kind.name}_{one.number}[({' * '.join(count)},)]", arguments, "", pad)
 
 
 def _argument(parameter: str, one: Launch, rows: str) -> str:

@@ -1,11 +1,11 @@
-"""Loops over tiles as runs that one Triton loop walks through, so that the code of a tile stands there once.
+r"""Loops over tiles as runs that one Triton loop walks through, so that the code of a tile stands there once.
 
 A loop nest of isl visits several runs of tiles, each with a loop of its own. On a GPU each copy of a tile's code costs
 registers and compile time, and each loop fills its pipeline anew.
 
 >>> from attnspec.loops import For, Lit, Name, Op, Visit
 >>> found = runs((For("j", Lit(0), Name("i"), Lit(1), (Visit(Name("j")),)), Visit(Op("+", (Name("i"), Lit(9))))))
->>> print("\\n".join(walk(found, "j", lambda pad: [f"{pad}visit(j)"])))
+>>> print("\n".join(walk(found, "j", lambda pad: [f"{pad}visit(j)"])))
 run0, size0 = as_index(0), tl.maximum(0, i - 0 + 1)
 run1, size1 = (i + 9), 1
 for t in range(as_index(0), size0 + size1):

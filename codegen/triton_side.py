@@ -1,8 +1,8 @@
 """How a Triton kernel finds the queries and the keys of a tile, and how it reads rows of the tensors there.
 
-Names of one side begin with ``q_`` or ``k_``. For a tile: ``_at`` are positions (kernel's position type), ``_live`` says
-which exist, and rows of a tensor are ``first + rel``: ``first`` a scalar, ``rel`` the same for every tile where a stride
-leads from one to the next.
+Names of one side begin with ``q_`` or ``k_``. For a tile: ``_at`` are positions (of the kernel's position type),
+``_live`` says which exist, and rows of a tensor are ``first + rel``: ``first`` a scalar, ``rel`` the same for every
+tile where a stride leads from one to the next.
 """
 
 from __future__ import annotations
@@ -45,12 +45,16 @@ def parts(dim: int) -> tuple[Part, ...]:
 
 @dataclass(frozen=True)
 class Side:
-    """The queries (``name`` is ``"q"``) or keys (``"k"``) of a pass, ``size`` to a tile."""
+    """The queries (``name`` is ``"q"``) or keys (``"k"``) of a pass, ``size`` to a tile.
+
+    ``pos`` is the type of positions; ``align`` says where query row 0 stands.
+    """
 
     name: str
     layout: Layout
     size: int
     pos: str
+    align: str
 
     @property
     def listed(self) -> bool:
@@ -62,60 +66,61 @@ class Side:
         """From one slot's position to the next, where no list says so."""
         return 1 if self.listed else self.layout.residues
 
+    @property
+    def _shifted(self) -> bool:
+        """Whether rows and positions differ."""
+        return self.name == "q" and self.align == "end"
+
     def begin(self) -> Iterator[str]:
         """Once for each program: the list of the residue (of the head), and which slots it holds."""
         s = self.name
         if isinstance(self.layout, Slots):
-            yield f"{s}_list = ORDER + (b * heads + h) * {self.layout.rounds} * n"
             first, count = (self.layout.round, 1) if s == "q" else (0, self.layout.rounds)
-            yield f"{s}_begin = {first} * n"
-            yield f"{s}_end = {first + count} * n"
-            if s == "q":
-                yield "q_list += q_begin"
+            start = f" + {first} * n" if first else ""
+            yield f"{s}_list = ORDER + (b * heads + h) * {self.layout.rounds} * n{start}"
+            yield f"{s}_begin, {s}_end = {first} * n, {first + count} * n"
         elif self.listed:
-            yield f"{s}_list = {s.upper()}_LIST + c * {s}_count"
-            yield f"{s}_begin = as_index({s}_first_slot)"
-            yield f"{s}_end = {s}_begin + {s}_count"
+            yield f"{s}_list = {s.upper()}_LIST{f' + c * {s}_count' if self.layout.residues > 1 else ''}"
+            yield f"{s}_begin, {s}_end = as_index({s}_first_slot), as_index({s}_first_slot) + {s}_count"
 
     def last_tile(self) -> str:
         """The last tile that may hold a query, or a key."""
-        if self.listed:
-            return f"floor_div({self.name}_end - 1, {self.size})"
-        last = "offset + n_q - 1 - c" if self.name == "q" else "n - 1 - c"
-        return f"floor_div({last}, {self.stride * self.size})"
+        return divided(f"{self.name}_end - 1", self.size) if self.listed else divided(self._last(), self.size)
 
     def first_tile(self) -> str:
         """The first tile that may hold a query, or a key."""
-        if self.listed:
-            return f"floor_div({self.name}_begin, {self.size})"
-        if self.name == "k":
-            return "as_index(0)"
-        return f"floor_div(-floor_div(c - offset, {self.stride}), {self.size})"
+        return divided(f"{self.name}_begin" if self.listed else self._first(), self.size)
 
     def slots(self, tile: str) -> tuple[str, str]:
         """The first and last slot of a tile that exist."""
         low, high = f"{tile} * {self.size}", f"{tile} * {self.size} + {self.size - 1}"
         if self.listed:
             return f"tl.maximum({low}, {self.name}_begin)", f"tl.minimum({high}, {self.name}_end - 1)"
-        if self.name == "k":
-            return low, f"tl.minimum({high}, floor_div(n - 1 - c, {self.stride}))"
-        begin, end = f"-floor_div(c - offset, {self.stride})", f"floor_div(offset + n_q - 1 - c, {self.stride})"
-        return f"tl.maximum({low}, {begin})", f"tl.minimum({high}, {end})"
+        return low if self.name == "k" else f"tl.maximum({low}, {self._first()})", f"tl.minimum({high}, {self._last()})"
+
+    def position(self, slot: str) -> str:
+        """The position of a slot, where a stride leads to it; the slot itself where a list does."""
+        return f"c + {self.stride} * ({slot})" if self.stride > 1 else f"({slot})"
+
+    def slot(self, position: str, up: bool = False) -> str:
+        """The slot of a position, rounded downwards or upwards: the other way round."""
+        if self.stride == 1:
+            return position
+        return divided(f"{position} - c{f' + {self.stride - 1}' if up else ''}", self.stride)
 
     def place(self, tile: str) -> Iterator[str]:
         """The positions of a tile."""
-        s, shift = self.name, " - offset" if self.name == "q" else ""
+        s, shift = self.name, " - offset" if self._shifted else ""
         if self.listed:
             yield f"{s}_slot = {tile} * {self.size} + tl.arange(0, {self.size})"
             yield f"{s}_at = positions({s}_list, {s}_slot, {s}_begin, {s}_end).to({self.pos})"
             yield f"{s}_live = {s}_at != EMPTY"
             yield f"{s}_at = tl.where({s}_live, {s}_at, 0)"
-            yield f"{s}_first = as_index(0)"
-            yield f"{s}_rel = {s}_at.to(tl.int64){shift}"
+            yield f"{s}_first, {s}_rel = as_index(0), {s}_at.to(tl.int64){shift}"
             return
-        by = "" if self.stride == 1 else f" * {self.stride}"
-        yield f"{s}_rel = tl.arange(0, {self.size}){by}"
-        yield f"{s}_first = c + {tile} * {self.stride * self.size}{shift}"
+        start = "c + " if self.stride > 1 else ""
+        yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
+        yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
         yield f"{s}_at = ({s}_first{' + offset' if shift else ''} + {s}_rel).to({self.pos})"
         if s == "q":
             yield "q_live = (q_first + q_rel >= 0) & (q_first + q_rel < n_q)"
@@ -124,25 +129,45 @@ class Side:
 
     def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
         """Rows of a tensor as (size, width) blocks ``to``0, ``to``1; ``guard`` says where rows may not be live."""
-        s = self.name
         for number, part in enumerate(all_parts):
-            d = f"{part.start} + tl.arange(0, {part.width})" if part.start else f"tl.arange(0, {part.width})"
-            at = f"{base} + {s}_first * {stride} + ({s}_rel[:, None] * {stride} + ({d})[None, :])"
-            live, whole = f"{s}_live[:, None]", guard
-            if part.real != part.width:
-                live, whole = f"{live} & (tl.arange(0, {part.width}) < {part.real})[None, :]", "True"
-            yield f"{to}{number} = load({at}, {live}, {whole})"
+            live, whole = self._live(part), guard if part.real == part.width else "True"
+            yield f"{to}{number} = load({self._address(base, stride, part)}, {live}, {whole})"
 
     def write(self, base: str, stride: str, blocks: str, all_parts: tuple[Part, ...], add: bool) -> Iterator[str]:
         """Rows of a tensor from blocks: written, or added to what is there."""
-        s = self.name
         for number, part in enumerate(all_parts):
-            d = f"{part.start} + tl.arange(0, {part.width})" if part.start else f"tl.arange(0, {part.width})"
-            yield f"to = {base} + {s}_first * {stride} + ({s}_rel[:, None] * {stride} + ({d})[None, :])"
-            live = f"{s}_live[:, None]"
-            if part.real != part.width:
-                live = f"{live} & (tl.arange(0, {part.width}) < {part.real})[None, :]"
+            yield f"to = {self._address(base, stride, part)}"
             value = f"{blocks}{number}"
             if add:
-                value = f"{value} + tl.load(to, mask={live}, other=0.0)"
-            yield f"tl.store(to, ({value}).to(to.dtype.element_ty), mask={live})"
+                value = f"({value} + tl.load(to, mask={self._live(part)}, other=0.0))"
+            yield f"tl.store(to, {value}.to(to.dtype.element_ty), mask={self._live(part)})"
+
+    def _address(self, base: str, stride: str, part: Part) -> str:
+        s, d = self.name, f"tl.arange(0, {part.width})[None, :]"
+        inside = (
+            f"{s}_rel[:, None] * {stride} + {d}"
+            if not part.start
+            else f"{s}_rel[:, None] * {stride} + {part.start} + {d}"
+        )
+        first = "" if self.listed else f" + {s}_first * {stride}"
+        return f"{base}{first} + ({inside})"
+
+    def _live(self, part: Part) -> str:
+        live = f"{self.name}_live[:, None]"
+        return live if part.real == part.width else f"{live} & (tl.arange(0, {part.width}) < {part.real})[None, :]"
+
+    def _first(self) -> str:
+        """The first slot, where no list says so."""
+        if not self._shifted:
+            return "as_index(0)"
+        return f"-{divided('c - offset', self.stride)}" if self.stride > 1 else "offset"
+
+    def _last(self) -> str:
+        """The last slot, where no list says so."""
+        end = "n" if self.name == "k" or self._shifted else "n_q"
+        return divided(f"{end} - 1 - c", self.stride) if self.stride > 1 else f"{end} - 1"
+
+
+def divided(text: str, by: int) -> str:
+    """A quotient, rounded downwards."""
+    return text if by == 1 else f"floor_div({text}, {by})"

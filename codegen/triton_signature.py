@@ -1,7 +1,8 @@
 """The types of the parameters of Triton kernels, for compiling them ahead of time.
 
 >>> from attnspec.check import check_text
->>> types = Types(check_text("attention a { input doc: int[n] sorted  attend doc[q] == doc[k] }"), "fp16", False, True, False)
+>>> spec = check_text("attention a { input doc: int[n] sorted  attend doc[q] == doc[k] }")
+>>> types = Types(spec, "fp16", wide=False, adds=True, carry=False)
 >>> [types.of(p) for p in ("Q", "OUT", "DK", "LSE", "in_doc", "in_doc_size0", "k_r", "scale")]
 ['*fp16', '*fp16', '*fp32', '*fp32', '*i32', 'i32', 'i32', 'fp32']
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.codegen.triton_pass import SCALARS, Context
+from attnspec.codegen.triton_context import SCALARS, Context
 from attnspec.codegen.triton_values import Entry
 
 
@@ -46,7 +46,8 @@ def allocate(own: Context) -> list[str]:
     names = ", ".join(f"'SUM{n}': {entry.argument!r}" for n, entry in entries)
     return [
         f"names = {{{names}}}",
-        "totals = {name: q.new_zeros((batch, heads), dtype=torch.float32) for name, of in names.items() if of in gradients}",
+        "wanted = [name for name, of in names.items() if of in gradients]",
+        "totals = {name: q.new_zeros((batch, heads), dtype=torch.float32) for name in wanted}",
     ]
 
 

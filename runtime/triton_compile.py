@@ -30,7 +30,7 @@ _KERNEL = re.compile(rf"({'|'.join(KINDS)})_\d+")
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel for one GPU: what it takes, and its code by file suffix (``ptx`` and ``cubin``, ``amdgcn`` and ``hsaco``)."""
+    """A kernel for one GPU: what it takes, and its code by the suffix of a file (``ptx``, ``cubin``, ...)."""
 
     name: str
     shape: Shape

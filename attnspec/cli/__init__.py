@@ -100,7 +100,8 @@ def _explain(error: Exception, json_wanted: bool) -> None:
         if count > 1:
             click.echo(f"\n{count} errors", err=True)
         return
-    expected = {"CallError", "CompilerError", "CacheError", "TritonError", "TooHard", "TooIrregular", "FileNotFoundError"}
+    own = {"CallError", "CompilerError", "CacheError", "TritonError", "TooHard", "TooIrregular"}
+    expected = own | {"FileNotFoundError"}
     if type(error).__name__ not in expected and not isinstance(error, (OSError, MemoryError)):
         raise error
     message = str(error)

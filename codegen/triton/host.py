@@ -1,4 +1,4 @@
-"""Calling the kernels: allocation, launches (``launch_forward`` and the others follow below), and what is left to do."""
+"""Calling the kernels: allocation, launches (``launch_forward`` and so on follow below), and what is left to do."""
 
 import functools
 
@@ -10,16 +10,17 @@ import triton
 
 def rows_of(*tensors):
     """Tensors whose rows lie in one piece and not too far apart, as the kernels read them."""
-    return [t if t.stride(-1) == 1 and abs(t.stride(-2)) <= LARGEST_ROW else t.clone(memory_format=torch.contiguous_format)
-            for t in tensors]  # fmt: skip
+    plain = torch.contiguous_format
+    fine = [t.stride(-1) == 1 and t.stride(-2) <= LARGEST_ROW for t in tensors]
+    return [t if own else t.clone(memory_format=plain) for t, own in zip(tensors, fine)]
 
 
 def forward(q, k, v, scale, given, precision="ieee", shares=1):
-    """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, and the outputs of separate branches.
+    """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, outputs of separate branches.
 
-    q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by name,
-    what the kernels read beside these (see GIVEN). ``shares`` cuts the keys of each query tile into so many parts, which
-    run side by side.
+    q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by
+    name, what the kernels read beside these (see GIVEN). ``shares`` cuts the keys of each query tile into so many
+    parts, which run side by side.
     """
     q, k, v = rows_of(q, k, v)
     many = BRANCHES or shares
@@ -59,9 +60,10 @@ def backward(q, k, v, scale, given, out, lse, parts, dout, dlse, wanted=(), prec
     for branch in range(own.shape[0]):
         part = own[branch]
         if lse.numel():
-            prepare_0[(triton.cdiv(n_q, 16) * batch * heads,)](
+            width = max(16, triton.next_power_of_2(v.shape[3]))
+            prepare[(triton.cdiv(n_q, 16) * batch * heads,)](
                 part, dout, lse, dlse, bound, delta[branch], *part.stride(), *dout.stride(), n_q, heads,
-                DV=v.shape[3], WIDTH=max(16, triton.next_power_of_2(v.shape[3])), ROWS=16,
+                DIM=v.shape[3], WIDTH=width, ROWS=16,
             )  # fmt: skip
     dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device) if CARRY else q.new_empty(q.shape)
     slots = given["order"].shape[2] if REPEATS else 0

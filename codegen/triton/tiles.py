@@ -83,9 +83,14 @@ def run_of(here, here_size, first, last, there, there_size):
 
 
 @triton.jit
-def prepare_0(O, DO, LSE, DLSE, BOUND, DELTA, o_b, o_h, o_r, o_e, g_b, g_h, g_r, g_e, n_q, heads, DV: tl.constexpr,
-              WIDTH: tl.constexpr, ROWS: tl.constexpr):  # fmt: skip
-    """For backward: each row's log-sum-exp in units of log2 (infinite where it sees nothing), and rowsum(dO * O) - dlse."""
+def prepare(
+    OUT, DO, LSE, DLSE, BOUND, DELTA, o_b, o_h, o_r, o_e, g_b, g_h, g_r, g_e, n_q, heads,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """For backward: each row's log-sum-exp in units of log2 (infinite where it sees nothing), and its delta.
+
+    delta = rowsum(dO * O) - dlse.
+    """
     at = tl.program_id(0).to(tl.int64)
     tiles = (n_q + (ROWS - 1)) // ROWS
     rows = (at % tiles) * ROWS + tl.arange(0, ROWS)
@@ -94,10 +99,10 @@ def prepare_0(O, DO, LSE, DLSE, BOUND, DELTA, o_b, o_h, o_r, o_e, g_b, g_h, g_r,
     b = line // heads
     live = rows < n_q
     d = tl.arange(0, WIDTH)
-    mask = live[:, None] & (d < DV)[None, :]
-    o = tl.load(O + b * o_b + h * o_h + rows[:, None] * o_r + d[None, :] * o_e, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(DO + b * g_b + h * g_h + rows[:, None] * g_r + d[None, :] * g_e, mask=mask, other=0.0).to(tl.float32)
-    delta = tl.sum(o * g, 1)
+    mask = live[:, None] & (d < DIM)[None, :]
+    o = tl.load(OUT + b * o_b + h * o_h + rows[:, None] * o_r + d[None, :] * o_e, mask=mask, other=0.0)
+    g = tl.load(DO + b * g_b + h * g_h + rows[:, None] * g_r + d[None, :] * g_e, mask=mask, other=0.0)
+    delta = tl.sum(o.to(tl.float32) * g.to(tl.float32), 1)
     own = line * n_q + rows
     if DLSE is not None:
         delta -= tl.load(DLSE + own, mask=live, other=0.0)
