@@ -3,7 +3,7 @@
 >>> from attnspec.loops import For, Lit, Loops, Name, Op, Visit
 >>> nest = Loops((For("j", Lit(0), Op("-", (Name("i"), Lit(1))), Lit(1), (Visit(Name("j")),)),))
 >>> print(statements(nest, lambda tile, pad: [f"{pad}state = visit(state, {tile})"], 0))
-for j in range(as_index(0), (i - 1) + 1):
+for j in range(as_index(0), i - 1 + 1):
     state = visit(state, j)
 """
 
@@ -52,7 +52,7 @@ def index(node: nest.Expr) -> str:
         case nest.Name(name):
             return name
         case nest.Op("neg", (arg,)):
-            return f"(-{index(arg)})"
+            return f"-{operand(arg)}"
         case nest.Op("min" | "max" as op, args):
             function = "tl.minimum" if op == "min" else "tl.maximum"
             text = index(args[-1])
@@ -64,7 +64,20 @@ def index(node: nest.Expr) -> str:
         case nest.Op("//" | "%" as op, (left, right)):
             return f"{'floor_div' if op == '//' else 'floor_mod'}({index(left)}, {index(right)})"
         case nest.Op("and" | "or" as op, (left, right)):
-            return f"({index(left)} {'&' if op == 'and' else '|'} {index(right)})"
+            return f"{operand(left)} {'&' if op == 'and' else '|'} {operand(right)}"
+        case nest.Op("+" as op, (left, right)) | nest.Op("-" as op, (left, nest.Lit() | nest.Name() as right)):
+            same = isinstance(left, nest.Op) and left.op in ("+", "-", "*")
+            return f"{index(left) if same else operand(left)} {op} {_term(right)}"
         case nest.Op(op, (left, right)):
-            return f"({index(left)} {op} {index(right)})"
+            return f"{operand(left)} {op} {operand(right)}"
     raise TypeError(f"not a loop expression: {node!r}")
+
+
+def _term(node: nest.Expr) -> str:
+    return index(node) if isinstance(node, nest.Op) and node.op == "*" else operand(node)
+
+
+def operand(node: nest.Expr) -> str:
+    """The same in brackets, where it needs them beside an operator."""
+    calls = ("min", "max", "select", "//", "%")
+    return f"({index(node)})" if isinstance(node, nest.Op) and node.op not in calls else index(node)

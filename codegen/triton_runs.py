@@ -6,8 +6,10 @@ registers and compile time, and each loop fills its pipeline anew.
 >>> from attnspec.loops import For, Lit, Name, Op, Visit
 >>> found = runs((For("j", Lit(0), Name("i"), Lit(1), (Visit(Name("j")),)), Visit(Op("+", (Name("i"), Lit(9))))))
 >>> print("\n".join(walk(found, "j", lambda pad: [f"{pad}visit(j)"])))
-run0, size0 = as_index(0), tl.maximum(0, i - 0 + 1)
-run1, size1 = (i + 9), 1
+run0 = as_index(0)
+size0 = tl.maximum(0, i - run0 + 1)
+run1 = i + 9
+size1 = 1
 for t in range(as_index(0), size0 + size1):
     j = run0 + t
     j = tl.where(t >= size0, run1 + (t - size0), j)
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attnspec import loops as nest
-from attnspec.codegen.triton_loops import index
+from attnspec.codegen.triton_loops import index, operand
 
 _ONE, _VAR = nest.Lit(1), "at"
 
@@ -99,11 +101,12 @@ def walk(found: Sequence[Run], tile: str, visit: Callable[[str], list[str]]) -> 
         yield from visit("    ")
         return
     for n, run in enumerate(found):
-        yield f"run{n}, size{n} = {_wide(run.low)}, {_size(run)}"
+        yield f"run{n} = {_wide(run.low)}"
+        yield f"size{n} = {_size(run, f'run{n}')}"
     yield f"for t in range(as_index(0), {' + '.join(f'size{n}' for n in range(len(found)))}):"
     before = ""
     for n, run in enumerate(found):
-        step = "" if run.step == _ONE else f" * {index(run.step)}"
+        step = "" if run.step == _ONE else f" * {operand(run.step)}"
         place = f"run{n} + (t - {before}){step}" if before else f"run{n} + t{step}"
         if run.point != nest.Name(_VAR):
             yield f"    {_VAR}{n} = {place}"
@@ -113,15 +116,14 @@ def walk(found: Sequence[Run], tile: str, visit: Callable[[str], list[str]]) -> 
     yield from visit("    ")
 
 
-def _size(run: Run) -> str:
-    """How many tiles a run has."""
+def _size(run: Run, low: str) -> str:
+    """How many tiles a run has; ``low`` names its first."""
     if run.low == run.high:
         size = "1"
-    elif run.step == _ONE:
-        size = f"tl.maximum(0, {index(run.high)} - {index(run.low)} + 1)"
     else:
-        size = f"tl.maximum(0, floor_div({index(run.high)} - {index(run.low)}, {index(run.step)}) + 1)"
-    conditions = " & ".join(index(cond) if truth else f"({index(cond)} == 0)" for cond, truth in run.conditions)
+        length = f"{operand(run.high)} - {low}"
+        size = f"tl.maximum(0, {length if run.step == _ONE else f'floor_div({length}, {index(run.step)})'} + 1)"
+    conditions = " & ".join(operand(cond) if truth else f"({operand(cond)} == 0)" for cond, truth in run.conditions)
     return f"tl.where({conditions}, {size}, 0)" if conditions else size
 
 

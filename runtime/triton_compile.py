@@ -7,7 +7,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -43,8 +43,10 @@ class Compiled:
         return self.name.rsplit("_", 1)[0]
 
 
-def compiled(module: ModuleType, types: Types, schedule: Schedule, gpu: Gpu, group: int) -> Iterator[Compiled]:
-    """All kernels of a generated module, one after another; ``group`` query heads share their keys.
+def compiled(
+    module: ModuleType, kinds: Collection[str], types: Types, schedule: Schedule, gpu: Gpu, group: int
+) -> Iterator[Compiled]:
+    """The kernels of some kinds in a generated module, one after another; ``group`` query heads share their keys.
 
     Raises TritonError where triton is not there, or runs as an interpreter.
     """
@@ -52,7 +54,8 @@ def compiled(module: ModuleType, types: Types, schedule: Schedule, gpu: Gpu, gro
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
     for name, function in vars(module).items():
-        if found := _KERNEL.fullmatch(name):
+        found = _KERNEL.fullmatch(name)
+        if found and found[1] in kinds:
             yield _compiled(name, function, types, schedule.of(found[1]), gpu, group)
 
 
@@ -82,33 +85,27 @@ def _compiled(name: str, function: Any, types: Types, shape: Shape, gpu: Gpu, gr
         spilled = 4 * _number(text, r"\.vgpr_spill_count:\s*(\d+)")
         code: dict[str, str | bytes] = {"amdgcn": text, "hsaco": made.asm["hsaco"]}
     else:
-        registers, spilled = _assembled(made.asm["ptx"], gpu)
+        registers, spilled = _resources(made.asm["cubin"])
         code = {"ptx": made.asm["ptx"], "cubin": made.asm["cubin"]}
     code |= {"ttir": made.asm["ttir"]}
     return Compiled(name, shape, Usage(registers, spilled, made.metadata.shared, shape.warps), code)
 
 
-def _assembled(ptx: str, gpu: Gpu) -> tuple[int, int]:
-    """Registers of a thread and the bytes it spills, as NVIDIA's assembler reports them."""
-    found = re.search(r"\.target (sm_\w+)", ptx)
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx, encoding="utf-8")
-        command = [_assembler(), "-v", f"-arch={found[1] if found else gpu.name}", str(source), "-o", os.devnull]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        raise TritonError(f"{Path(command[0]).name} failed: {done.stderr[-2000:]}")
-    return _number(done.stderr, r"Used (\d+) registers"), _number(done.stderr, r"(\d+) bytes spill stores")
-
-
-def _assembler() -> str:
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and the bytes of its stack: these kernels have nothing there but what was spilled."""
     import triton
 
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    for name in ("ptxas-blackwell", "ptxas"):  # the newer one reads the newest PTX
-        if (folder / name).exists():
-            return str(folder / name)
-    raise TritonError(f"no ptxas in {folder}: registers and spills cannot be told")
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.exists():
+        raise TritonError(f"no {tool}: registers and spills cannot be told")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-res-usage", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if done.returncode or "REG:" not in done.stdout:
+        raise TritonError(f"cuobjdump failed: {done.stderr[-2000:]}")
+    return _number(done.stdout, r"REG:(\d+)"), _number(done.stdout, r"STACK:(\d+)")
 
 
 def _number(text: str, pattern: str) -> int:
@@ -135,32 +132,46 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
     last one; ``group`` query heads share their keys. Raises TritonError, SpecError.
     """
 
-    def compile_all(schedule: Schedule) -> Built:
+    def compile_some(schedule: Schedule, kinds: Collection[str]) -> Iterator[Compiled]:
         own = plans(program, sizes, schedule)
-        text = module(own, key, schedule)
-        loaded = load(f"attnspec_ahead_{sha256(text.encode()).hexdigest()[:16]}", str(_written(text)))
+        loaded = _loaded(module(own, key, schedule))
         types = Types(own.forward.relation.spec, DTYPES[dtype], is_wide(own, key), loaded.ADDS, loaded.CARRY)
-        return Built(text, tuple(compiled(loaded, types, schedule, gpu, group)))
+        return compiled(loaded, kinds, types, schedule, gpu, group)
 
     key = TritonKey(dim, dim)
-    return fitting(candidates(dim, 4 if dtype == "float32" else 2, MANY), compile_all, gpu)
+    shapes = candidates(dim, 4 if dtype == "float32" else 2, MANY)
+    schedule, kernels = fitting(shapes, compile_some, gpu)
+    return Built(module(plans(program, sizes, schedule), key, schedule), tuple(kernels))
 
 
-def fitting(shapes: Candidates, compile_all: Callable[[Schedule], Built], gpu: Gpu) -> Built:
-    """The first shapes, kind by kind, with which all kernels fit; the last ones where none does."""
-    at = dict.fromkeys(KINDS, 0)
-    while True:
-        built = compile_all(Schedule(*(shapes[kind][at[kind]] for kind in KINDS)))
-        failed = {kernel.kind for kernel in built.kernels if not kernel.usage.fits(gpu)}
-        moves = [kind for kind in failed if at[kind] + 1 < len(shapes[kind])]
-        if not moves:
-            return built
-        for kind in moves:
+CompileSome = Callable[[Schedule, Collection[str]], Iterator[Compiled]]
+
+
+def fitting(shapes: Candidates, compile_some: CompileSome, gpu: Gpu) -> tuple[Schedule, list[Compiled]]:
+    """The first shapes, kind by kind, with which all kernels fit, and these; the last shapes where none does.
+
+    ``compile_some`` compiles the kernels of some kinds, one after another; it is left as soon as one does not fit.
+    """
+    at, found = dict.fromkeys(KINDS, 0), dict[str, list[Compiled]]()
+    for kind in KINDS:
+        while True:
+            last = at[kind] + 1 == len(shapes[kind])
+            schedule = Schedule(*(shapes[other][at[other]] for other in KINDS))
+            found[kind] = []
+            for kernel in compile_some(schedule, (kind,)):
+                found[kind].append(kernel)
+                if not kernel.usage.fits(gpu) and not last:
+                    break
+            if last or all(kernel.usage.fits(gpu) for kernel in found[kind]):
+                break
             at[kind] += 1
+    schedule = Schedule(*(shapes[kind][at[kind]] for kind in KINDS))
+    return schedule, [kernel for kind in KINDS for kernel in found[kind]]
 
 
-def _written(text: str) -> Path:
-    """A file with the text, in the cache: triton reads the source of a kernel from its file."""
+def _loaded(text: str) -> ModuleType:
+    """A module from its text: in a file in the cache, where triton reads the source of kernels."""
     cache, digest = Cache.default(), sha256(text.encode()).hexdigest()
-    found = cache.file(digest, "kernel.py")
-    return found or cache.add(digest, lambda to: to.write_text(text, encoding="utf-8"), {}, "kernel.py")
+    path = cache.file(digest, "kernel.py")
+    path = path or cache.add(digest, lambda to: to.write_text(text, encoding="utf-8"), {}, "kernel.py")
+    return load(f"attnspec_kernels_{digest[:16]}", str(path))
