@@ -26,6 +26,7 @@ from attnspec.codegen.triton_values import Function
 from attnspec.relation import scalar_reads
 
 _LIBRARY = ("tiles", "values")
+_IMPORTS = ("import torch", "import triton", "import triton.language as tl")
 _MARK = "# ---- text of generated kernels from here on ----\n"
 
 
@@ -57,8 +58,43 @@ def is_wide(plans: Plans, key: TritonKey) -> bool:
     return key.wide or any(not fits(item.pred, NARROW_LENGTH, 32) for item in passes)
 
 
-def module(plans: Plans, key: TritonKey, schedule: Schedule) -> str:
-    """The Python text of the kernels of a pattern."""
+def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> str:
+    """The Python text of the kernels of a pattern.
+
+    ``main`` are the constants of an example, for a file that runs by itself.
+    """
+    spec = plans.forward.relation.spec
+    own, kernels, launches = _kernels(plans, key)
+    comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
+    title = f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}).\n\n{schedule}\n"""'
+    standard = ("base64", "functools", "os", "sys", "zlib") if main else ("functools",)
+    imports = "\n".join([*(f"import {name}" for name in standard), "", *_IMPORTS])
+    return (
+        "\n\n".join(
+            [
+                title,
+                comment,
+                imports,
+                _constants(own, plans, launches),
+                *(f"\n{text.rstrip()}" for text in map(_read, _LIBRARY)),
+                *(f"\n{function.text.rstrip()}" for function in _functions(own)),
+                *(f"\n{text}" for text in kernels),
+                *(f"\n{text}" for text in triton_sums.kernels(own)),
+                f"\n{_read('host')}",
+                f"\n{triton_launch.launches(launches, schedule, own)}",
+                *([f"\n{main}", f"\n{_read('main')}"] if main else []),
+            ]
+        ).rstrip("\n")
+        + "\n"
+    )
+
+
+def given(plans: Plans, key: TritonKey) -> list[str]:
+    """What kernels read beside q, k and v, by name."""
+    return triton_launch.given_names(_kernels(plans, key)[2])
+
+
+def _kernels(plans: Plans, key: TritonKey) -> tuple[Context, list[str], list[Launch]]:
     spec = plans.forward.relation.spec
     sweeps = {
         kind: [ragged(item, spec.align, transposed=kind is KEYS) for item in plans.of(kind).passes]
@@ -74,23 +110,7 @@ def module(plans: Plans, key: TritonKey, schedule: Schedule) -> str:
             text = kernel(kind, item, number, sweep, own, which)
             kernels.append(text.text)
             launches.append(Launch(kind, item, number, which, text.parameters))
-    comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
-    title = f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}).\n\n{schedule}\n"""'
-    imports = "import functools\n\nimport torch\nimport triton\nimport triton.language as tl"
-    return "\n\n".join(
-        [
-            title,
-            comment,
-            imports,
-            _constants(own, plans, launches),
-            *(f"\n{text.rstrip()}" for text in map(_read, _LIBRARY)),
-            *(f"\n{function.text.rstrip()}" for function in _functions(own)),
-            *(f"\n{text}" for text in kernels),
-            *(f"\n{text}" for text in triton_sums.kernels(own)),
-            f"\n{_read('host')}",
-            f"\n{triton_launch.launches(launches, schedule, own)}\n",
-        ]
-    )
+    return own, kernels, launches
 
 
 def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,6 +59,16 @@ def _given(parameter: str, one: Launch) -> str | None:
 
 
 def _function(kind: Kind, found: list[Launch], schedule: Schedule, own: Context) -> Iterator[str]:
+    lines = list(_lines(kind, found, schedule, own))
+    for line in lines:
+        name = line.strip().partition(" = ")[0]
+        if name not in ("m", "offset", "group") or sum(len(re.findall(rf"\b{name}\b", x)) for x in lines) > line.count(
+            name
+        ):
+            yield line
+
+
+def _lines(kind: Kind, found: list[Launch], schedule: Schedule, own: Context) -> Iterator[str]:
     yield f"def launch_{kind.name}({_SIGNATURES[kind.name]}):"
     yield f'    """Launch the {kind.name} kernels, pass after pass."""'
     yield "    batch, heads, n_q = q.shape[:3]"

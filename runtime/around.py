@@ -16,7 +16,7 @@ from attnspec.real import RealRead
 from attnspec.runtime import dense as oracle
 from attnspec.runtime import operator
 from attnspec.runtime.border import CallError
-from attnspec.runtime.call import is_wide
+from attnspec.runtime.call import Extra, is_wide
 from attnspec.runtime.inputs import prepare
 from attnspec.runtime.order import hash_buckets
 from attnspec.runtime.ready import ORDER, made_names, ready
@@ -46,6 +46,17 @@ class Around:
         floats = frozenset(i.name for i in spec.inputs if i.kind == "float")
         return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats)
 
+    def beside(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Sizes, dict[str, Tensor], Extra]:
+        """The sizes of a call, its inputs made ready, and what a kernel reads of them."""
+        spec = self.spec
+        sizes = sizes_of(spec, q, k)
+        if spec.order is not None and q.shape[2] != k.shape[2]:
+            raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
+        found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
+        tensors = tuple(found[name] for name in self.reads)
+        m = -1 if sizes.m is None else sizes.m
+        return sizes, found, Extra(tensors, found.get(ORDER), _sink(spec, sizes, found), m)
+
 
 def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
     """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
@@ -61,19 +72,13 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a pattern that is more than a mask."""
     spec = own.spec
-    sizes = sizes_of(spec, q, k)
-    if spec.order is not None and q.shape[2] != k.shape[2]:
-        raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
-    found = ready(spec, own.program, own.made, own.floats, sizes, q, inputs, is_wide(q, k))
-    sink = _sink(spec, sizes, found)
+    sizes, found, extra = own.beside(q, k, inputs)
     q, k = turned(spec, q, k, sizes, found, compiled=True)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-    tensors = [found[name] for name in own.reads]
-    m = -1 if sizes.m is None else sizes.m
-    order = found.get(ORDER)
-    keep = operator.keeps(q, k, v, sink, *tensors)
-    out, lse, _ = operator.attend(q, k, v, tensors, order, sink, m, float(scale), own.program, keep)
+    tensors = list(extra.inputs)
+    keep = operator.keeps(q, k, v, extra.sink, *tensors)
+    out, lse, _ = operator.attend(q, k, v, tensors, extra.order, extra.sink, extra.m, float(scale), own.program, keep)
     return out, lse
 
 
@@ -89,6 +94,11 @@ def dense(
     counts = counted(spec, sizes, given)
     out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
     return out, lse.float()
+
+
+def score_inputs(spec: Spec) -> frozenset[str]:
+    """The float inputs that score lines read."""
+    return frozenset(node.name for node in e.walk(spec.score) if isinstance(node, RealRead))
 
 
 def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:

@@ -77,7 +77,21 @@ def _prepare(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra) ->
     which = needed(program, q.shape[1], k.shape[1], q.shape[0])
     own = made(program, key, which, schedule)
     call.check_length(program, own.longest, q, k)
-    kind = torch.int64 if own.wide else torch.int32
+    given = given_of(program, extra, own.wide)
+    rest = tuple(name for name in own.given if name not in given)
+    if rest:
+        end = facts(program).align == "end"
+        m = None if extra.m < 0 else extra.m
+        sizes = Sizes(
+            k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, call.scalars_of(program, extra)
+        )
+        given |= triton_data.cached(program, plans(program, which, schedule), rest, sizes, own.wide, q.device)
+    return own, given
+
+
+def given_of(program: Program, extra: Extra, wide: bool) -> triton_data.Given:
+    """What comes with a call, by the names that kernels have for it; integers in the type of positions."""
+    kind = torch.int64 if wide else torch.int32
     given: triton_data.Given = {}
     if extra.inputs:
         for name, tensor in zip(names(spec(program)), extra.inputs, strict=True):
@@ -89,12 +103,4 @@ def _prepare(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra) ->
         given["sink"] = extra.sink
     if extra.m >= 0:
         given["m"] = extra.m
-    rest = tuple(name for name in own.given if name not in given)
-    if rest:
-        end = facts(program).align == "end"
-        m = None if extra.m < 0 else extra.m
-        sizes = Sizes(
-            k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, call.scalars_of(program, extra)
-        )
-        given |= triton_data.cached(program, plans(program, which, schedule), rest, sizes, own.wide, q.device)
-    return own, given
+    return given

@@ -8,7 +8,9 @@ import click
 
 from attnspec.cli.common import call_sizes, checked, plan_options, size_options, spec_argument, tile_of
 
-STAGES = ("source", "spec", "relation", "plan", "cpp")
+STAGES = ("source", "spec", "relation", "plan", "cpp", "triton")
+EXAMPLE = 200
+"""Keys of the example in a Triton file."""
 
 
 @click.command()
@@ -18,15 +20,19 @@ STAGES = ("source", "spec", "relation", "plan", "cpp")
 @plan_options
 @size_options(length=16384)
 def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **options: Any) -> None:
-    """Print a stage of the compiler: source, spec, relation, plan, or the kernel's C++.
+    """Print a stage of the compiler: source, spec, relation, plan, or the kernels as C++ or Triton.
 
-    Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length.
+    Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length. Triton's is a Python file that
+    runs by itself, with an example.
     """
     if stage == "source":
         from attnspec.format import format_source
         from attnspec.load import load
 
         click.echo(format_source(load(spec)[0]), nl=False)
+        return
+    if stage == "triton":
+        click.echo(_triton(spec, params, options), nl=False)
         return
     pattern = checked(spec, params)
     if stage == "spec":
@@ -49,3 +55,16 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
         click.echo(str(made))
         return
     click.echo(kernel(made, KernelKey("backward" if backward else "forward", dtype, dim, dim)), nl=False)
+
+
+def _triton(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> str:
+    from attnspec.cli.common import read_params
+    from attnspec.load import load
+    from attnspec.runtime.program import Program
+    from attnspec.runtime.program import spec as spec_of
+    from attnspec.runtime.triton_emit import standalone
+
+    text, filename, name = load(spec)
+    program = Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
+    sizes = call_sizes(spec_of(program), {**options, "length": EXAMPLE, "queries": None})
+    return standalone(program, sizes, options["dim"], options["dtype"])
