@@ -57,7 +57,7 @@ def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
         f"DTYPE = torch.{dtype}",
         f"SCALE = {scale!r}",
         f"SHAPES = {shapes!r}  # of q, k, v and the gradient of the output",
-        "# What the kernels read beside these: integers, and tensors as (type, shape, zlib and base 85 of their bytes).",
+        "# What the kernels read beside these: integers, and tensors as (type, shape, zlib, base 85).",
         *_mapping("DATA", {name: _packed(value) for name, value in given.items()}),
         "# The norm of each result in float64, and weighted sums of it.",
         *_mapping("EXPECTED", {name: [repr(value)] for name, value in expected.items()}),

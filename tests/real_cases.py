@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnspec import expr as e
 from attnspec import real as r
+from attnspec.evaluate import table
+from attnspec.runtime.real import real as in_torch
 
 SIZES = {"n": 11, "n_q": 9, "heads": 3, "kv_heads": 1, "batch": 2, "m": 4}
 _RANDOM = np.random.default_rng(0)
@@ -104,3 +107,38 @@ def _more_reals(reals: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 REAL = st.recursive(st.just(r.Score()) | _NUMBER | _ENTRY | st.builds(r.Cast, INTEGER), _more_reals, max_leaves=6)
+
+
+def environment(q: Any, k: Any, h: int, b: int) -> dict[str, Any]:
+    """The variables and inputs at pairs of positions."""
+    env: dict[str, Any] = {"q": q.astype(np.int64), "k": k.astype(np.int64)}
+    env.update({name: np.array([value]) for name, value in ({"h": h, "b": b} | SIZES).items()})
+    env.update({table(name): array for name, array in (FLOATS | INTEGERS).items()})
+    return env
+
+
+def reference(
+    node: r.RealExpr, q: Any, k: Any, s: Any, g: Any, h: int, b: int, dtype: torch.dtype
+) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
+    """The values at pairs in torch; the gradients by the score and by each float input, where g is not 0."""
+    env = environment(q, k, h, b)
+    floats = {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in FLOATS.items()}
+    score = torch.tensor(s, dtype=dtype, requires_grad=True)
+    value = in_torch(node, env, floats, score) + 0 * score.detach()
+    live = torch.tensor(g != 0)
+    if value.requires_grad:
+        value[live].backward(torch.tensor(g, dtype=dtype)[live])
+    grads = [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (score, *floats.values())]
+    return value.detach().numpy(), grads[0], grads[1:]
+
+
+def agree(ours: Any, exact: Any, rough: Any) -> None:
+    """Ours is as close to the exact values as single precision allows, which ``rough`` shows.
+
+    Not closer than 1e-4: ``1 - tanh(x) ** 2`` loses digits, by chance more or fewer than what it is compared with.
+    """
+    exact, rough = (np.where(np.isfinite(x), x, np.nan) for x in (exact, rough))
+    known = ~np.isnan(exact) & ~np.isnan(rough) & (np.abs(exact) < 1e30)
+    noise = np.abs(exact - rough)[known].max(initial=0)
+    wrong = known & ~(np.abs(ours - exact) <= 2e-5 * np.abs(exact) + 30 * noise + 1e-4)
+    assert not wrong.any(), (np.asarray(ours)[wrong][:4], np.asarray(exact)[wrong][:4], noise)

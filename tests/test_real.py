@@ -19,8 +19,7 @@ from attnspec import real as r
 from attnspec.codegen import cxx, cxx_lanes, cxx_real
 from attnspec.derive import SIGN, derivatives
 from attnspec.evaluate import holds, table, value_real
-from attnspec.runtime.real import real as in_torch
-from tests.real_cases import FLOATS, INTEGERS, NAMES, PREDICATE, REAL, SIZES
+from tests.real_cases import FLOATS, NAMES, PREDICATE, REAL, agree, environment, reference
 from tests.real_unit import Call, aligned, build
 
 EXAMPLES = max(8, settings().max_examples // 20)
@@ -69,29 +68,6 @@ def _positions(mode: str, width: int) -> tuple[NDArray[np.int32], NDArray[np.int
     return (rows, lanes) if mode == "one query" else (lanes, rows)
 
 
-def _reference(
-    node: r.RealExpr, q: Any, k: Any, s: Any, g: Any, h: int, b: int, dtype: torch.dtype
-) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[Any]]]:
-    env = _env(q, k, h, b)
-    floats = {name: torch.tensor(array, dtype=dtype, requires_grad=True) for name, array in FLOATS.items()}
-    score = torch.tensor(s, dtype=dtype, requires_grad=True)
-    value = in_torch(node, env, floats, score) + 0 * score.detach()
-    live = torch.tensor(g != 0)
-    if value.requires_grad:
-        value[live].backward(torch.tensor(g, dtype=dtype)[live])
-    grads = [np.zeros(t.shape) if t.grad is None else t.grad.numpy() for t in (score, *floats.values())]
-    return value.detach().numpy(), grads[0], grads[1:]
-
-
-def _agree(ours: Any, exact: Any, rough: Any) -> None:
-    """Ours is as close to the exact values as single precision allows, which ``rough`` shows."""
-    exact, rough = (np.where(np.isfinite(x), x, np.nan) for x in (exact, rough))
-    known = ~np.isnan(exact) & ~np.isnan(rough) & (np.abs(exact) < 1e30)
-    noise = np.abs(exact - rough)[known].max(initial=0)
-    wrong = known & ~(np.abs(ours - exact) <= 2e-5 * np.abs(exact) + 30 * noise + 1e-5)
-    assert not wrong.any(), (np.asarray(ours)[wrong][:4], np.asarray(exact)[wrong][:4], noise)
-
-
 @settings(max_examples=EXAMPLES, phases=NO_SHRINKING)
 @given(st.lists(REAL, min_size=6, max_size=6), st.sampled_from([np.int32, np.int32, np.int64]), st.integers(0, 2))
 def test_values_and_gradients(tmp_path_factory: Any, nodes: list[r.RealExpr], kind: type, seed: int) -> None:
@@ -111,13 +87,13 @@ def test_values_and_gradients(tmp_path_factory: Any, nodes: list[r.RealExpr], ki
             value, ds = aligned(value[: len(q)]), aligned(ds[: len(q)])
             of, grads = call.gradients()
             _run(unit, i, number, call, of, q, k, s, g, h, b, value, ds)
-            exact = _reference(node, q, k, s, g, h, b, torch.float64)
-            rough = _reference(node, q, k, s, g, h, b, torch.float32)
-            _agree(value, exact[0], rough[0])
-            _agree(ds, exact[1], rough[1])
+            exact = reference(node, q, k, s, g, h, b, torch.float64)
+            rough = reference(node, q, k, s, g, h, b, torch.float32)
+            agree(value, exact[0], rough[0])
+            agree(ds, exact[1], rough[1])
             assert not ds[g == 0].any(), "a masked pair has a gradient"
             for name, (inner, whole), x, y in zip(FLOATS, grads, exact[2], rough[2], strict=True):
-                _agree(inner, x, y)
+                agree(inner, x, y)
                 before = whole.size - np.isnan(whole).sum()
                 assert np.isnan(x).any() or before <= max(inner.size, 0) or inner.ndim == 0, f"{name}: outside"
 
@@ -181,14 +157,14 @@ def test_predicates_that_read_inputs(tmp_path_factory: Any, preds: list[e.Pred],
             unit[f"run{i}"](
                 number, ctypes.byref(call.sizes), count, *pointers, *where, ctypes.c_void_p(found.ctypes.data)
             )
-            expected = np.broadcast_to(holds(pred, _env(q, k, i % 3, i % 2)), q.shape)
+            expected = np.broadcast_to(holds(pred, environment(q, k, i % 3, i % 2)), q.shape)
             wrong = found != -expected.astype(np.int32)
             assert not wrong.any(), (str(pred), mode, q[wrong][:4], k[wrong][:4])
 
 
 @given(REAL, st.integers(-3, 12), st.integers(-3, 12), st.floats(-3, 3))
 def test_derivatives_are_differences(node: r.RealExpr, q: int, k: int, s: float) -> None:
-    env, step = _env(np.array([q]), np.array([k]), 1, 1), 1e-6
+    env, step = environment(np.array([q]), np.array([k]), 1, 1), 1e-6
     for leaf, slope in derivatives(node).items():
         ours = _value(slope, env, s, {})
         start = _value(leaf, env, s, {})
@@ -230,13 +206,6 @@ def _value(node: r.RealExpr, env: Any, s: float, known: dict[r.RealExpr, float])
             with np.errstate(all="ignore"):
                 return float(getattr(np, function)(np.float64(_value(arg, env, s, known))))
     return float(np.asarray(value_real(node, env)).reshape(-1)[0])
-
-
-def _env(q: Any, k: Any, h: int, b: int) -> dict[str, Any]:
-    env: dict[str, Any] = {"q": q.astype(np.int64), "k": k.astype(np.int64)}
-    env.update({name: np.array([value]) for name, value in ({"h": h, "b": b} | SIZES).items()})
-    env.update({table(name): array for name, array in (FLOATS | INTEGERS).items()})
-    return env
 
 
 def test_functions_are_accurate(tmp_path: Path) -> None:

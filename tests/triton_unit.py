@@ -21,6 +21,7 @@ from attnspec.codegen.triton_values import Function
 
 MARK = "# ---- text of generated kernels from here on ----\n"
 SCALARS = ("h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
+TRUTHS = ("truth", "inside")  # outputs that are stored as bytes
 MODES = ("queries first", "keys first", "pairs")
 _NUMBER = itertools.count()
 
@@ -47,10 +48,15 @@ def kernel(name: str, function: Function, outputs: Sequence[str]) -> str:
     scalars = [a for a in function.arguments if a in SCALARS]
     given = ", ".join(f"{a}.to(POS)" if a in scalars else a for a in function.arguments)
     results = ", ".join(outputs)
+    # (The interpreter makes int32 of a scalar truth that it broadcasts, and would store that.)
+    values = {o: f"tl.where({o}, 1, 0)" if o in TRUTHS else o for o in outputs}
     stores = "\n".join(
-        f"    tl.store(TO_{o} + at, tl.broadcast_to({o}, (BM, BN)).to(TO_{o}.dtype.element_ty))" for o in outputs
+        f"    tl.store(TO_{o} + at, tl.broadcast_to({value}, (BM, BN)).to(TO_{o}.dtype.element_ty))"
+        for o, value in values.items()
     )
-    pair_stores = "\n".join(f"            tl.store(TO_{o} + at, {o})" for o in outputs)
+    pair_stores = "\n".join(
+        f"            tl.store(TO_{o} + at, ({value}).to(TO_{o}.dtype.element_ty))" for o, value in values.items()
+    )
     parameters = ", ".join(
         ["Q", "K", "S", "G", *(f"TO_{o}" for o in outputs), *scalars, *inputs]
         + [f"{name}: tl.constexpr" for name in ("BM", "BN", "POS", "TURNED")]
