@@ -18,7 +18,7 @@ from attnspec.relation import scalar_reads
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
 _LIBRARY = {
-    "forward": (*_SHARED, "forward"),
+    "forward": (*_SHARED, "turn", "forward"),
     "backward": (*_SHARED, "backward", "backward_keys", "backward_plan"),
 }
 
@@ -78,6 +78,8 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_CARRY": int(plan.carry),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
+    if key.turn:
+        values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)
 
 

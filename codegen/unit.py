@@ -27,4 +27,4 @@ def without_plan(dtype: str, *names: str) -> str:
 
 def rotate_kernel(dtype: str) -> str:
     """A unit that turns the vectors of tensors of an element type by rotary position embeddings (``attnspec_turn``)."""
-    return without_plan(dtype, "vector", "tensor", "rotate")
+    return without_plan(dtype, "vector", "tensor", "turn", "rotate")

@@ -19,9 +19,11 @@ from attnspec.runtime.border import CallError
 from attnspec.runtime.call import Extra, is_wide
 from attnspec.runtime.inputs import prepare
 from attnspec.runtime.order import hash_buckets
+from attnspec.runtime.program import decode
 from attnspec.runtime.ready import ORDER, made_names, ready
 from attnspec.runtime.real import real
-from attnspec.runtime.rotate import turned
+from attnspec.runtime.rotate import half_turned, turned
+from attnspec.runtime.turn import turns
 from attnspec.sizes import Sizes
 from attnspec.spec import Spec
 
@@ -31,7 +33,7 @@ class Around:
     """A pattern with what follows from its text, found once so that torch.compile need not trace how.
 
     ``reads`` are the inputs of its kernel, ``made`` those of them and of what stands around it that are not float
-    inputs, ``floats`` the float inputs.
+    inputs, ``floats`` the float inputs. ``turns`` says that the C++ kernels can turn the queries.
     """
 
     spec: Spec
@@ -39,12 +41,14 @@ class Around:
     reads: tuple[str, ...]
     made: tuple[str, ...]
     floats: frozenset[str]
+    turns: bool
 
     @classmethod
     def of(cls, spec: Spec, program: str) -> Around:
         """Of a checked pattern."""
         floats = frozenset(i.name for i in spec.inputs if i.kind == "float")
-        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats)
+        turns = len(spec.rotations) == 1 and decode(program).target != "triton"
+        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, turns)
 
     def beside(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Sizes, dict[str, Tensor], Extra]:
         """The sizes of a call, its inputs made ready, and what a kernel reads of them."""
@@ -73,11 +77,16 @@ def attend(
     """Output and log-sum-exp of a pattern that is more than a mask."""
     spec = own.spec
     sizes, found, extra = own.beside(q, k, inputs)
-    q, k = turned(spec, q, k, sizes, found, compiled=True)
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     tensors = list(extra.inputs)
     keep = operator.keeps(q, k, v, extra.sink, *tensors)
+    if not keep and own.turns and turns(q) and not torch.compiler.is_compiling():
+        # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
+        q, k, tables = half_turned(spec, q, k, sizes, found)
+        beside = (tensors, extra.order, extra.sink, extra.m)
+        return operator.attend_turning(q, k, v, *tables, *beside, float(scale), own.program)  # type: ignore[no-any-return]
+    q, k = turned(spec, q, k, sizes, found, compiled=True)
     out, lse, _ = operator.attend(q, k, v, tensors, extra.order, extra.sink, extra.m, float(scale), own.program, keep)
     return out, lse
 

@@ -34,20 +34,39 @@ class Extra:
     m: int = -1
 
 
+@dataclass(frozen=True)
+class Turn:
+    """By which angles a kernel turns queries when it loads them: see :func:`attnspec.runtime.turn.turn`."""
+
+    cos: Tensor
+    sin: Tensor
+    pairs: bool
+
+
 def is_wide(q: Tensor, k: Tensor) -> bool:
     """Whether positions need 64 bits because of the lengths."""
     return max(q.shape[2], k.shape[2]) > NARROW_LENGTH
 
 
 def forward(
-    program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra, scale: float, keep: bool
+    program: Program,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    extra: Extra,
+    scale: float,
+    keep: bool,
+    turn: Turn | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output (batch, heads, n_q, dim_v) of q's dtype, log-sum-exp (batch, heads, n_q) float32, and outputs of branches.
 
     The last are (branches, batch, heads, n_q, dim_v) where the weights of a mixture are detached and ``keep`` asks for
-    them, else empty.
+    them, else empty. ``turn`` says how queries are turned, where that is left to the kernel.
     """
-    made = native(program, _key("forward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
+    key = _key("forward", q, k, v)
+    if turn is not None:
+        key = replace(key, turn=2 * turn.cos.shape[-1], pairs=turn.pairs)
+    made = native(program, key, q.shape[1], k.shape[1], q.shape[0])
     sizes = _sizes(program, made, q, k, extra)
     check_length(program, made.longest, q, k)
     branches = facts(program).separate if keep else 0
@@ -72,6 +91,9 @@ def forward(
         scale,
         torch.get_num_threads(),
     )
+    if turn is not None:
+        tables = [problem.expanded(t, q) for t in (turn.cos, turn.sin)]  # held until the kernel is done
+        argument.cos, argument.sin = map(problem.tensor_of, tables)
     _run(made, argument, "forward")
     if not branches:
         return out.to(q.dtype), lse, q.new_empty(0)

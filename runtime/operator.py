@@ -22,12 +22,18 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _LIBRARY.define(  # type: ignore[no-untyped-call]
+    f"attend_turning(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, bool pairs, {_EXTRA}, float scale, "
+    "str program) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.define(  # type: ignore[no-untyped-call]
     f"attend_backward(Tensor q, Tensor k, Tensor v, {_EXTRA}, Tensor out, Tensor lse, Tensor parts, Tensor dout, "
     "Tensor? dlse, float scale, str program, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
 attend = torch.ops.attnspec.attend.default
+attend_turning = torch.ops.attnspec.attend_turning.default
 attend_backward = torch.ops.attnspec.attend_backward.default
 
 
@@ -66,6 +72,25 @@ def _attend(
     return found
 
 
+def _attend_turning(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    pairs: bool,
+    inputs: Sequence[Tensor],
+    order: Tensor | None,
+    sink: Tensor | None,
+    m: int,
+    scale: float,
+    program: str,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp, where the kernel turns the queries by these angles; without gradients."""
+    extra = call.Extra(tuple(inputs), order, sink, m)
+    return call.forward(decode(program), q, k, v, extra, scale, False, call.Turn(cos, sin, pairs))[:2]
+
+
 def _attend_backward(
     q: Tensor,
     k: Tensor,
@@ -92,6 +117,7 @@ def _attend_backward(
     return dq, dk, dv, none if dsink is None else dsink, [q.new_empty(0) if d is None else d for d in dinputs]
 
 
+_LIBRARY.impl("attend_turning", _attend_turning, "CPU")  # type: ignore[no-untyped-call]
 for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
     _LIBRARY.impl("attend", _attend, _device)  # type: ignore[no-untyped-call]
     _LIBRARY.impl("attend_backward", _attend_backward, _device)  # type: ignore[no-untyped-call]
@@ -105,6 +131,11 @@ def _(
     lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
     branches = facts(decode(program)).separate
     return out, lse, q.new_empty((branches, *out.shape)) if branches and keep else q.new_empty(0)
+
+
+@torch.library.register_fake("attnspec::attend_turning", lib=_LIBRARY)  # type: ignore[untyped-decorator]
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 @torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]

@@ -85,6 +85,7 @@ class ForwardProblem(ctypes.Structure):
         ("branch", ctypes.c_int64),
         ("scale", ctypes.c_float),
         ("threads", ctypes.c_int32),
+        *((name, Tensor) for name in ("cos", "sin")),
     ]
 
 
@@ -145,6 +146,12 @@ def gradients_of(buffers: Sequence[Sequence[torch.Tensor | None]]) -> Any:
 def tensor_of(t: torch.Tensor) -> Tensor:
     """A tensor of four dimensions."""
     return Tensor(t.data_ptr(), (ctypes.c_int64 * 4)(*t.stride()))
+
+
+def expanded(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A table of angles for each row of ``x``: its last dimension lies in one piece, the others may not move."""
+    own = table if table.stride(-1) == 1 else table.contiguous()
+    return own.expand(*x.shape[:3], own.shape[-1])
 
 
 def _four(values: Sequence[int], fill: int) -> Any:

@@ -1,10 +1,12 @@
-"""Rotary position embeddings: RoPE, xPos and YaRN, applied to queries and keys before the kernel (DESIGN 2.9).
+"""Rotary position embeddings: RoPE, xPos and YaRN (DESIGN 2.9): applied to keys before the kernel, to queries in it.
 
 Angles are worked out in float64, so that position 1,000,000 is as exact as position 1; the turn itself is done in
 float32 (float64 for float64 tensors) and rounded once to the dtype of the tensor.
 
-Turning rows inside the kernel was measured: it costs arithmetic at every visit of a key tile, 5 to 7 % of a causal
-forward pass and 3 to 4 % of a window of 1,024, against 0 to 4 % and 5 to 12 % (memory traffic) before it.
+C++ kernels turn a query when they load it, which they do once, where no gradients are wanted; backward reads the turned
+queries, so with gradients they are turned before. Turning keys in the kernel too was measured: at every visit of a key
+tile that costs arithmetic, 5 to 7 % of a causal forward pass; it would win 3 % of a window of 1,024 with as many key
+heads as query heads.
 
 Sources: RoPE: Su et al., 2021 ("pairs" layout), Llama and gpt-oss ("half" layout); xPos: Sun et al., 2022, with the
 decay of torchscale's ``XPOS``; YaRN: Peng et al., 2023, with the ramp of the paper ("rotations") or that of the
@@ -62,26 +64,31 @@ def rotate(
     Raises CallError where the head size does not fit the rotation, or positions are too far from the centre for xPos;
     with ``compiled``, CompilerError without a C++ compiler.
     """
+    cos, sin, pairs = angles(x, positions, rotation, side, centre)
+    if torch.compiler.is_compiling():
+        return _turn_whole(x, cos, sin, pairs)
+    if compiled and turns(x):
+        return turn(x, cos, sin, pairs)
+    return _Turn.apply(x, cos, sin, pairs)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def angles(
+    x: Tensor, positions: Tensor | range, rotation: Rotation, side: str, centre: float = 0.0
+) -> tuple[Tensor, Tensor, bool]:
+    """The tables by which :func:`rotate` turns ``x``, and whether neighbouring dimensions are its pairs."""
     dims = rotated_dims(rotation, x.shape[-1])
-    options = dict(rotation.options)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if rotation.kind == "xpos":
         _check_reach(rotation, positions, centre, x.dtype)
-    compiling = torch.compiler.is_compiling()
     # Tensors of other types (fake ones, say) must not reach the cache.
-    plain = not compiling and type(x) in (Tensor, torch.nn.Parameter)
+    plain = not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter)
     if plain and isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED:
         # Only xPos has tables of each side.
         own = side if rotation.kind == "xpos" else "q"
         cos, sin = _cached(rotation, positions, dims, own, centre, dtype, x.device)
     else:
         cos, sin = tables(rotation, positions, dims, side, centre, dtype, x.device)
-    pairs = options.get("layout", "half") == "pairs"
-    if compiling:
-        return _turn_whole(x, cos, sin, pairs)
-    if compiled and turns(x):
-        return turn(x, cos, sin, pairs)
-    return _Turn.apply(x, cos, sin, pairs)  # type: ignore[no-any-return, no-untyped-call]
+    return cos, sin, dict(rotation.options).get("layout", "half") == "pairs"
 
 
 def turned(
@@ -98,17 +105,39 @@ def turned(
     with what is derived from them (``doc.first``), as :func:`attnspec.runtime.inputs.prepare` makes them. ``compiled``
     is that of :func:`rotate`.
     """
-    q, k = (_unit(x) if name in spec.normalized else x for name, x in (("q", q), ("k", k)))
+    q, k = units(spec, q, k)
     for rotation in spec.rotations:
-        at_q = places(rotation.q, "q", sizes, inputs or {})
-        at_k = places(rotation.k, "k", sizes, inputs or {})
-        for name, x, at in (("q", q, at_q), ("k", k, at_k)):
-            if isinstance(at, Tensor) and at.dim() == 3 and x.shape[1] not in (at.shape[1], 1):
-                raise CallError(f"{spec.name}: {name} turns by positions that differ by head, but heads are shared")
-        centre = _centre(at_q, at_k) if rotation.kind == "xpos" else 0.0
+        at_q, at_k, centre = _places(spec, rotation, q, k, sizes, inputs or {})
         q = rotate(q, at_q, rotation, "q", centre, compiled)
         k = rotate(k, at_k, rotation, "k", centre, compiled)
     return q, k
+
+
+def half_turned(
+    spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, bool]]:
+    """As :func:`turned` with a single rotation, but the queries are not turned yet: with the tables to do it."""
+    (rotation,) = spec.rotations
+    q, k = units(spec, q, k)
+    at_q, at_k, centre = _places(spec, rotation, q, k, sizes, inputs)
+    return q, rotate(k, at_k, rotation, "k", centre, True), angles(q, at_q, rotation, "q", centre)
+
+
+def units(spec: Spec, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, those of length one that a spec normalizes."""
+    q, k = (_unit(x) if name in spec.normalized else x for name, x in (("q", q), ("k", k)))
+    return q, k
+
+
+def _places(
+    spec: Spec, rotation: Rotation, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor | range, Tensor | range, float]:
+    """The positions of both sides, and the centre of xPos."""
+    at_q, at_k = places(rotation.q, "q", sizes, inputs), places(rotation.k, "k", sizes, inputs)
+    for name, x, at in (("q", q, at_q), ("k", k, at_k)):
+        if isinstance(at, Tensor) and at.dim() == 3 and x.shape[1] not in (at.shape[1], 1):
+            raise CallError(f"{spec.name}: {name} turns by positions that differ by head, but heads are shared")
+    return at_q, at_k, _centre(at_q, at_k) if rotation.kind == "xpos" else 0.0
 
 
 def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | range:

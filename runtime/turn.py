@@ -63,10 +63,9 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
     out = x.new_empty(x.shape)
     if not x.numel():
         return out
-    shape = (*x.shape[:3], cos.shape[-1])
-    cos, sin = ((t if t.stride(-1) == 1 else t.contiguous()).expand(shape) for t in (cos, sin))
+    cos, sin = (problem.expanded(t, x) for t in (cos, sin))
     tensors = map(problem.tensor_of, (x, cos, sin))
-    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * shape[-1], pairs, torch.get_num_threads())
+    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * cos.shape[-1], pairs, torch.get_num_threads())
     _function(_name(x.dtype))(ctypes.byref(argument))
     return out
 

@@ -23,6 +23,7 @@ struct alignas(64) ForwardSpace {  // one per thread; every array a multiple of 
     uint32_t rows[LANES * (QL > OT ? QL : OT)];
     uint32_t k[round_up(ROWS * KT, W)], v[round_up(ROWS / STEP * VS, W)];
     float scratch[round_up(SCRATCH, W)];
+    Elem turned[TURN ? LANES * D : W];
 };
 
 struct ForwardTile {
@@ -55,13 +56,30 @@ struct ForwardTile {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
             const int64_t slot = first + g * LANES;
-            load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
+            if constexpr (TURN > 0) {
+                turn_queries(slot, live);
+                load_lanes<D, QL>(w.q[g], w.rows, w.scratch, {w.turned, {0, 0, D, 1}}, 0, 0, {0, 1, nullptr}, 0, live, p.scale * UNIT);
+            } else
+                load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
             if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, at.offset, slot, live);
             for (int l = 0; l < LANES; ++l) w.top[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
             if (CARRY)
                 carry(g, slot, live);
             else
                 memset(w.out[g], 0, sizeof(w.out[g]));
+        }
+    }
+
+    // The queries of a group, turned by their positions: once for each pass, so that no turned tensor is written.
+    ATTNSPEC_NOINLINE void turn_queries(int64_t slot, Range live) {
+        for (int l = live.begin; l < live.end; ++l) {
+            const int64_t row = at.queries(slot + l), stride = p.q.stride[3];
+            const Elem* from = row_of<const Elem>(p.q, b, h, row);
+            const float *cos = row_of<const float>(p.cos, b, h, row), *sin = row_of<const float>(p.sin, b, h, row);
+            if (stride == 1)
+                turn_row<TURN_PAIRS, true>(from, 1, cos, sin, w.turned + l * D, TURN, D);
+            else
+                turn_row<TURN_PAIRS, false>(from, stride, cos, sin, w.turned + l * D, TURN, D);
         }
     }
 

@@ -1,4 +1,4 @@
-// Rotary position embeddings: the pairs of a row turned by the angles of its position, every row read and written once.
+// Rotary position embeddings of whole tensors: every row is read and written once.
 
 namespace attnspec {
 
@@ -16,26 +16,13 @@ constexpr int64_t TURN_ROWS = 64;  // in a task: few enough for their angles to 
 // Processors foresee what is read, but hardly what is overwritten: it is asked for some rows ahead, line by line.
 constexpr int64_t AHEAD = 8, LINE = 64 / sizeof(Elem);
 
-// What differs between the loops is known at compile time, so that the compiler vectorises each. It must be told that it may:
-// it does not see that the two halves of a row lie apart.
 template <bool PAIRED, bool ADJACENT>
 static void turn_rows(const TurnProblem& p, int64_t b, int64_t h, int64_t begin, int64_t end) {
-    const int64_t element = ADJACENT ? 1 : p.x.stride[3], half = p.dims / 2;
-    const int64_t step = PAIRED ? 2 : 1, other = PAIRED ? 1 : half;
     for (int64_t r = begin; r < end; ++r) {
-        const Elem* __restrict from = row_of<const Elem>(p.x, b, h, r);
-        const float* __restrict cos = row_of<const float>(p.cos, b, h, r);
-        const float* __restrict sin = row_of<const float>(p.sin, b, h, r);
-        Elem* __restrict to = (Elem*)p.out + ((b * p.heads + h) * p.n + r) * p.dim;
+        Elem* to = (Elem*)p.out + ((b * p.heads + h) * p.n + r) * p.dim;
         for (int64_t c = 0; c < p.dim; c += LINE) __builtin_prefetch(to + AHEAD * p.dim + c, 1);
-#pragma omp simd
-        for (int64_t c = 0; c < half; ++c) {
-            const int64_t at = c * step;
-            const float x = to_float(from[at * element]), y = to_float(from[(at + other) * element]);
-            from_float(x * cos[c] - y * sin[c], to[at]);
-            from_float(y * cos[c] + x * sin[c], to[at + other]);
-        }
-        for (int64_t c = p.dims; c < p.dim; ++c) to[c] = from[c * element];
+        turn_row<PAIRED, ADJACENT>(row_of<const Elem>(p.x, b, h, r), p.x.stride[3], row_of<const float>(p.cos, b, h, r),
+                                   row_of<const float>(p.sin, b, h, r), to, p.dims, p.dim);
     }
 }
 

@@ -50,6 +50,7 @@ struct ForwardProblem {
     int64_t branch;
     float scale;
     int32_t threads;
+    Tensor cos, sin;  // by which queries are turned when they are loaded: of each row, TURN / 2 numbers
 };
 struct BackwardProblem {
     Sizes sizes;
@@ -81,6 +82,13 @@ using Sum = Elem;
 // BM and BN are those of the largest tile.
 constexpr int D = ATTNSPEC_D, DV = ATTNSPEC_DV, BM = ATTNSPEC_BM, BN = ATTNSPEC_BN;
 constexpr bool CARRY = ATTNSPEC_CARRY;
+
+#ifndef ATTNSPEC_TURN
+#define ATTNSPEC_TURN 0
+#define ATTNSPEC_TURN_PAIRS 0
+#endif
+constexpr int TURN = ATTNSPEC_TURN;  // how many elements of a query are turned by its position; 0: none
+constexpr bool TURN_PAIRS = ATTNSPEC_TURN_PAIRS;
 
 template <class T>
 static inline T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t r) {
