@@ -4,7 +4,7 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 >>> from attnspec.expr import Read, Var
 >>> doc = Input("doc", "int", (Var("n"),), "offsets")
->>> made = derived(doc, documents(torch.tensor([0, 2, 5]), 5), frozenset({"doc.first", "doc.last"}))
+>>> made = derived(doc, numbers(torch.tensor([0, 2, 5]), 5), frozenset({"doc.first", "doc.last"}))
 >>> made["doc"].tolist(), made["doc.first"].tolist(), made["doc.last"].tolist()
 ([0, 0, 1, 1, 1], [0, 0, 2, 2, 2], [1, 1, 4, 4, 4])
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from attnspec.inputs import drawn, slopes
 from attnspec.mistakes import did_you_mean
 from attnspec.real import RealRead
 from attnspec.runtime.border import CallError
+from attnspec.runtime.runs import numbers, run_ends
 from attnspec.sizes import Sizes
 from attnspec.spec import Input, Spec
 from attnspec.text import declaration
@@ -49,7 +49,8 @@ def prepare(
     ``alibi.slope``, (heads,). An input declared ``random`` is drawn where the call does not give it. The ``buckets`` of
     an order are not looked at; :func:`attnspec.runtime.order.lsh` does that.
 
-    Raises CallError where an input is missing, unknown, of the wrong kind or shape, not sorted, or too large.
+    Raises CallError where an input is missing, unknown, of the wrong kind or shape, not sorted, or too large; values
+    are not looked at while a CUDA graph is captured.
     """
     declared_names = [declared.name for declared in spec.inputs]
     for name in given:
@@ -69,7 +70,7 @@ def prepare(
             raise CallError(f"{where} is missing: `{declaration(declared)}`, here {_given_shape(declared, shape)}")
         if declared.form == "offsets":
             _check_offsets(where, tensor, shape[-1])
-            tensor = documents(tensor, shape[-1], torch.int64 if wide else torch.int32)
+            tensor = numbers(tensor, shape[-1], torch.int64 if wide else torch.int32)
         elif declared.kind == "int":
             _check_values(where, declared, tensor)
             tensor = tensor.to(torch.int64 if wide else torch.int32).contiguous()
@@ -113,49 +114,16 @@ def draw(where: str, declared: Input, sizes: Sizes) -> Tensor:
     return torch.from_numpy(drawn(shape, low, high, declared.random.seed))
 
 
-def documents(offsets: Tensor, n: int, dtype: torch.dtype = torch.int32) -> Tensor:
-    """The number of the document at each position, (.., n), from the offsets at which they begin, (.., documents + 1).
-
-    >>> documents(torch.tensor([[0, 1, 4], [0, 0, 4]]), 4).tolist()
-    [[0, 1, 1, 1], [1, 1, 1, 1]]
-    """
-    lengths = offsets.diff(dim=-1)
-    numbers = torch.arange(lengths.shape[-1], dtype=dtype, device=offsets.device).expand(lengths.shape)
-    return _repeat(numbers.reshape(-1), lengths.reshape(-1)).view(*offsets.shape[:-1], n)
-
-
 def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
     """A prepared input, and what ``names`` asks to be derived from it: of the same shape and dtype."""
-    found = {declared.name: tensor}
     wanted = [end for end in ("first", "last") if f"{declared.name}.{end}" in names]
-    if not wanted or not tensor.numel():
-        return found | {f"{declared.name}.{end}": tensor for end in wanted}
-    n = tensor.shape[-1]
-    starts = _starts(tensor)
-    lengths = torch.diff(starts, append=starts.new_full((1,), tensor.numel()))
-    for end in wanted:
-        at = (starts if end == "first" else starts + lengths - 1) % n
-        found[f"{declared.name}.{end}"] = _repeat(at.to(tensor.dtype), lengths).view(tensor.shape)
-    return found
+    ends = {f"{declared.name}.{end}": value for end, value in run_ends(tensor, wanted).items()} if wanted else {}
+    return {declared.name: tensor, **ends}
 
 
-def _starts(values: Tensor) -> Tensor:
-    """Where runs of equal values begin, counted through all rows; numpy finds them four times as fast as torch."""
-    if values.device.type != "cpu":
-        begins = torch.ones_like(values, dtype=torch.bool)
-        torch.ne(values[..., 1:], values[..., :-1], out=begins[..., 1:])
-        return begins.view(-1).nonzero().view(-1)
-    array = values.numpy()
-    flags = np.ones(array.shape, dtype=bool)
-    np.not_equal(array[..., 1:], array[..., :-1], out=flags[..., 1:])
-    return torch.from_numpy(np.flatnonzero(flags))
-
-
-def _repeat(values: Tensor, lengths: Tensor) -> Tensor:
-    """Each value as often as its length says; numpy does it six times as fast as torch."""
-    if values.device.type != "cpu":
-        return torch.repeat_interleave(values, lengths)
-    return torch.from_numpy(np.repeat(values.numpy(), lengths.numpy()))
+def _capturing() -> bool:
+    """Whether a CUDA graph is being captured: then nothing may wait for the device, and values are not looked at."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 # Checks
@@ -203,7 +171,7 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
     """Refuse integers that are too large, and what is declared sorted and is not."""
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         tensor = tensor.long()
-    if not tensor.numel():
+    if not tensor.numel() or _capturing():
         return
     ends = tensor
     if declared.form == "sorted":
@@ -222,6 +190,8 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
 
 def _check_offsets(where: str, offsets: Tensor, n: int) -> None:
     """Refuse offsets that do not begin at 0, end at n, or that decrease."""
+    if _capturing():
+        return
     first, last = offsets[..., 0], offsets[..., -1]
     if not bool((first == 0).all()):
         raise CallError(f"{where} must begin with offset 0, not {int(first.reshape(-1)[first.reshape(-1) != 0][0])}")
@@ -251,7 +221,7 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
             cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
             ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
             offsets = torch.cat(ends, dim=-1)
-            found[declared.name] = offsets if declared.form == "offsets" else documents(offsets, shape[-1])
+            found[declared.name] = offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
         elif declared.kind == "bool":
             found[declared.name] = torch.rand(shape, generator=generator) < 0.125
         elif declared.kind == "float":

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.inputs import names
-from attnspec.codegen.triton_schedule import FEW, schedule_for
-from attnspec.runtime import call, triton_data
+from attnspec.codegen.triton_schedule import FEW
+from attnspec.runtime import call, triton_data, triton_tune
 from attnspec.runtime.call import Extra
 from attnspec.runtime.native import needed
 from attnspec.runtime.program import Program, facts, spec
@@ -72,7 +72,8 @@ def _shares(own: Made, q: Tensor, k: Tensor) -> int:
 def _prepare(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton_kernel import TritonKey
 
-    schedule = schedule_for(max(q.shape[3], v.shape[3]), q.dtype.itemsize, q.shape[2])
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        schedule = triton_tune.schedule(q, v)
     key = TritonKey(q.shape[3], v.shape[3], call.is_wide(q, k))
     which = needed(program, q.shape[1], k.shape[1], q.shape[0])
     own = made(program, key, which, schedule)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from attnspec.check import check_text
 from attnspec.inputs import derive
+from attnspec.runtime import runs
 from attnspec.runtime.border import CallError
-from attnspec.runtime.inputs import documents, example, prepare, reads
+from attnspec.runtime.inputs import example, prepare, reads
 from attnspec.sizes import Sizes
 from attnspec.spec import Spec
 
@@ -36,6 +37,7 @@ attention many(slots = 3) {
     attend keep[k] and q < limit
     score s + bias[q - k + n - 1] + alibi_slope(h, heads) * (k - q)
 }"""
+WHOLE = [torch.int32, torch.int64]
 DRAWN = """
 attention drawn {
     input rand: int[heads, (n + 3) // 4, 2] random(0..(n + 3) // 4, 7)
@@ -71,7 +73,7 @@ def test_documents_are_those_of_the_definition(lengths: list[list[int]], dtype: 
     offsets = torch.tensor([[*row, *[n] * (most + 2 - len(row))] for row in rows])
     at = sizes(n, batch=len(rows))
     given_offsets = agree(check_text(VARLEN), at, {"doc": offsets.to(dtype)}, wide=wide, also=["doc.last"])
-    doc = documents(offsets, n).to(dtype)
+    doc = runs.numbers(offsets, n).to(dtype)
     given_numbers = agree(check_text(PACKED), at, {"doc": doc}, wide=wide)
     assert given_offsets.keys() == given_numbers.keys() == {"doc", "doc.first", "doc.last"}
     for name, tensor in given_offsets.items():
@@ -248,3 +250,17 @@ def test_a_million_tokens_of_documents_take_milliseconds() -> None:
             prepare(spec, at, inputs)
             best = min(best, time.process_time() - start)
         assert best < 0.05  # a tenth of this on the machine it was written on; looking at pairs takes hours
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3), min_size=1, max_size=3), st.sampled_from(WHOLE))
+def test_what_other_devices_compute_is_the_same(lengths: list[list[int]], dtype: torch.dtype) -> None:
+    """Tried on the CPU: document numbers by search, ends of runs by running maxima and minima."""
+    total = max(map(sum, lengths))
+    rows = [[*own, total - sum(own)] for own in lengths]
+    offsets = torch.tensor([[0, *own] for own in rows]).cumsum(-1)
+    found = runs.numbers(offsets, total, dtype)
+    assert torch.equal(runs.numbers_on_device(offsets, total, dtype), found)
+    if total:
+        ends = ("first", "last")
+        here, there = runs.run_ends(found, ends), runs.run_ends_on_device(found, ends)
+        assert all(torch.equal(here[end], there[end]) for end in ends)
