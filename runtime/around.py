@@ -59,7 +59,7 @@ class Around:
         found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
         tensors = tuple(found[name] for name in self.reads)
         m = -1 if sizes.m is None else sizes.m
-        return sizes, found, Extra(tensors, found.get(ORDER), _sink(spec, sizes, found), m)
+        return sizes, found, Extra(tensors, found.get(ORDER), _sink(spec, sizes, found, q.device), m)
 
 
 def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
@@ -96,7 +96,7 @@ def dense(
 ) -> tuple[Tensor, Tensor]:
     """The same over the whole mask in plain PyTorch."""
     sizes = sizes_of(spec, q, k)
-    found = prepare(spec, sizes, inputs, real=q.dtype)
+    found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
     given = dict(inputs)
     if spec.order is not None and "buckets" not in given:
         given["buckets"] = hash_buckets(q, spec.order)
@@ -125,7 +125,7 @@ def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | 
     return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
 
 
-def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> Tensor | None:
+def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
     """The sink of each head of each batch entry, (batch, heads), float32."""
     if spec.sink is None:
         return None
@@ -135,4 +135,4 @@ def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> Tensor | Non
             return logit.expand(sizes.batch, sizes.heads)
     places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
     env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
-    return real(spec.sink, env, found, dtype=torch.float32).expand(sizes.batch, sizes.heads)
+    return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(sizes.batch, sizes.heads)

@@ -64,7 +64,7 @@ def dense(
     if scale is None:
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     shape = (*q.shape[:3], k.shape[2])
-    parts = [t.expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
+    parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
     if not spec.detached and len(parts) > 1:
         parts = [torch.stack([part.long() for part in parts]).sum(0)]
     q, k = turned(spec, q, k, sizes, inputs)

@@ -55,6 +55,12 @@ def score_function(spec: Spec, sizes: Sizes, tables: Mapping[str, Tensor]) -> Sc
     return lambda s, b, h, q, k: inner(s, b, h, q + first if first else q, k)
 
 
+def index_function(expr: e.IntExpr, sizes: Sizes, tables: Mapping[str, Tensor]) -> Function:
+    """An integer expression over tensors of (batch, head, query position, key); 0 where it has no value."""
+    inner = _cast(bind(expr, _known(sizes)), _Calls(sizes, tables))
+    return lambda b, h, q, k: q * 0 + inner(None, b, h, q, k)
+
+
 def _known(sizes: Sizes) -> dict[str, int]:
     return {name: value for name, value in sizes.parameters(0, 0).items() if name not in ("h", "b")}
 
@@ -77,7 +83,7 @@ class _Calls:
         if name not in self.members:
             lists = self.tables[name].long()
             most = int(lists.max()) + 1 if lists.numel() else 0
-            flags = torch.zeros((*lists.shape[:-1], max(1, most) + 1), dtype=torch.bool)
+            flags = torch.zeros((*lists.shape[:-1], max(1, most) + 1), dtype=torch.bool, device=lists.device)
             flags.scatter_(-1, torch.where(lists < 0, max(1, most), lists), True)
             self.members[name] = flags[..., :-1].contiguous()
         return self.members[name]
@@ -125,7 +131,7 @@ class _Calls:
 def _entry(table: Tensor, places: list[Function]) -> Function:
     if not places:
         return lambda b, h, q, k: table
-    return lambda b, h, q, k: table[tuple(torch.as_tensor(at(b, h, q, k)) for at in places)]
+    return lambda b, h, q, k: table[tuple(torch.as_tensor(at(b, h, q, k), device=q.device) for at in places)]
 
 
 def _inside(at: Function, size: int) -> Function:

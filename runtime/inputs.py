@@ -11,6 +11,7 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 
 import torch
@@ -23,6 +24,7 @@ from attnspec.inputs import drawn, slopes
 from attnspec.mistakes import did_you_mean
 from attnspec.real import RealRead
 from attnspec.runtime.border import CallError
+from attnspec.runtime.device import capturing, lasting
 from attnspec.runtime.runs import numbers, run_ends
 from attnspec.sizes import Sizes
 from attnspec.spec import Input, Spec
@@ -40,6 +42,7 @@ def prepare(
     wide: bool = False,
     also: Collection[str] = (),
     real: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """The tensors that a kernel needs, by name: contiguous, of the declared sizes.
 
@@ -47,16 +50,18 @@ def prepare(
     gradients pass. Offsets become the number of the document at each position, (.., n). What the spec reads of derived
     tensors is made, and the names in ``also``: ``doc.first``, ``doc.last`` of the shape of ``doc``, and
     ``alibi.slope``, (heads,). An input declared ``random`` is drawn where the call does not give it. The ``buckets`` of
-    an order are not looked at; :func:`attnspec.runtime.order.lsh` does that.
+    an order are not looked at; :func:`attnspec.runtime.order.lsh` does that. ``device`` is where q, k and v are and
+    inputs must be; without it, what is made here is made where the inputs are.
 
-    Raises CallError where an input is missing, unknown, of the wrong kind or shape, not sorted, or too large; values
-    are not looked at while a CUDA graph is captured.
+    Raises CallError where an input is missing, unknown, elsewhere, of the wrong kind or shape, not sorted, or too
+    large; values are not looked at while a CUDA graph is captured.
     """
     declared_names = [declared.name for declared in spec.inputs]
     for name in given:
         if name not in declared_names and not (name == "buckets" and spec.order is not None):
             raise CallError(f"{spec.name}: {_unknown(name, declared_names)}")
     names = reads(spec) | set(also)
+    where_made = device or next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
     found: dict[str, Tensor] = {}
     for declared in spec.inputs:
         where = f"{spec.name}: input `{declared.name}`"
@@ -64,8 +69,10 @@ def prepare(
         if declared.name in given:
             tensor = given[declared.name]
             _check(where, declared, tensor, shape)
+            if device is not None and tensor.device != device:
+                raise CallError(f"{where} is on {tensor.device}, but q is on {device}: move it there")
         elif declared.random is not None:
-            tensor = draw(where, declared, sizes)
+            tensor = draw(where, declared, sizes, where_made)
         else:
             raise CallError(f"{where} is missing: `{declaration(declared)}`, here {_given_shape(declared, shape)}")
         if declared.form == "offsets":
@@ -80,7 +87,8 @@ def prepare(
             tensor = tensor.to(real).contiguous()
         found |= derived(declared, tensor, names)
     if "alibi.slope" in names:
-        found["alibi.slope"] = torch.from_numpy(slopes(sizes.heads)).to(real)
+        make = _kept_slopes if where_made.type != "cpu" and lasting() else slope_tensor
+        found["alibi.slope"] = make(sizes.heads, real, where_made).clone()
     return found
 
 
@@ -104,14 +112,30 @@ def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
     return (*shape[:-1], env["m"]) if declared.form == "offsets" else shape
 
 
-def draw(where: str, declared: Input, sizes: Sizes) -> Tensor:
+def draw(where: str, declared: Input, sizes: Sizes, device: torch.device | None = None) -> Tensor:
     """What an input declared ``random`` holds where the call does not give it: int64, the same on every machine."""
     assert declared.random is not None
     env, shape = sizes.parameters(0, 0), shape_of(declared, sizes)
     low, high = (known.integer(end, env) for end in (declared.random.low, declared.random.high))
     if low >= high and 0 not in shape:
         raise CallError(f"{where} cannot be drawn from the empty range {low}..{high}")
-    return torch.from_numpy(drawn(shape, low, high, declared.random.seed))
+    if device is None or device.type == "cpu" or not lasting():
+        return torch.from_numpy(drawn(shape, low, high, declared.random.seed)).to(device)
+    return _drawn(shape, low, high, declared.random.seed, device).clone()
+
+
+@functools.lru_cache(maxsize=16)
+def _drawn(shape: tuple[int, ...], low: int, high: int, seed: int, device: torch.device) -> Tensor:
+    """Kept, so that calls that follow copy nothing to the device."""
+    return torch.from_numpy(drawn(shape, low, high, seed)).to(device)
+
+
+def slope_tensor(heads: int, real: torch.dtype, device: torch.device) -> Tensor:
+    """ALiBi's slopes, (heads,)."""
+    return torch.from_numpy(slopes(heads)).to(device, real)
+
+
+_kept_slopes = functools.lru_cache(maxsize=16)(slope_tensor)
 
 
 def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
@@ -119,11 +143,6 @@ def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str,
     wanted = [end for end in ("first", "last") if f"{declared.name}.{end}" in names]
     ends = {f"{declared.name}.{end}": value for end, value in run_ends(tensor, wanted).items()} if wanted else {}
     return {declared.name: tensor, **ends}
-
-
-def _capturing() -> bool:
-    """Whether a CUDA graph is being captured: then nothing may wait for the device, and values are not looked at."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 # Checks
@@ -171,7 +190,7 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
     """Refuse integers that are too large, and what is declared sorted and is not."""
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         tensor = tensor.long()
-    if not tensor.numel() or _capturing():
+    if not tensor.numel() or capturing():
         return
     ends = tensor
     if declared.form == "sorted":
@@ -190,7 +209,7 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
 
 def _check_offsets(where: str, offsets: Tensor, n: int) -> None:
     """Refuse offsets that do not begin at 0, end at n, or that decrease."""
-    if _capturing():
+    if capturing():
         return
     first, last = offsets[..., 0], offsets[..., -1]
     if not bool((first == 0).all()):

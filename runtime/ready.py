@@ -59,7 +59,7 @@ def ready(
 
 
 def _all(spec: Spec, sizes: Sizes, q: Tensor, inputs: Mapping[str, Tensor], wide: bool) -> dict[str, Tensor]:
-    found = prepare(spec, sizes, inputs, wide=wide)
+    found = prepare(spec, sizes, inputs, wide=wide, device=q.device)
     if spec.order is not None:
         slots = lsh(q, spec.order, inputs.get("buckets"))
         found = {**found, ORDER: slots.order, BUCKET: slots.bucket}

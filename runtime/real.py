@@ -30,22 +30,23 @@ def real(
     floats: Mapping[str, Tensor],
     score: Tensor | None = None,
     dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """The value of a real expression, of the shape that its variables broadcast to.
 
     ``env`` gives the integer variables as integers or integer arrays, as in :func:`attnspec.evaluate.holds`;
-    ``floats`` the float inputs; ``score`` is the value of ``s``. Computed in ``dtype``, by default that of the score.
-    Integers are exact up to 2**53 before they become reals. A read outside a float input, or at an index that has no
-    value, is 0; so is the gradient there.
+    ``floats`` the float inputs; ``score`` is the value of ``s``. Computed in ``dtype``, by default that of the score,
+    on the device of the score or of float inputs, else on ``device``. Integers are exact up to 2**53 before they become
+    reals. A read outside a float input, or at an index that has no value, is 0; so is the gradient there.
     """
     if dtype is None:
         dtype = torch.get_default_dtype() if score is None else score.dtype
-    device = _device(floats, score)
+    device = _device(floats, score) or device
 
     def value(node: r.RealExpr, env: Env, score: Tensor | None) -> Tensor:
         match node:
             case r.Real(number):
-                return torch.tensor(number, dtype=dtype, device=device)
+                return torch.full((), number, dtype=dtype, device=device)
             case r.Score():
                 if score is None:
                     raise ValueError("`s` has no value here")

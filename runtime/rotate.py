@@ -23,7 +23,7 @@ tensor([[1.0000, 0.0000, 1.0000, 0.0000],
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +34,7 @@ from torch import Tensor
 from attnspec import expr as e
 from attnspec.evaluate import table, value_of
 from attnspec.runtime.border import CallError
+from attnspec.runtime.device import capturing, lasting
 from attnspec.runtime.turn import turn, turns
 from attnspec.sizes import Sizes
 from attnspec.spec import Rotation, Spec
@@ -85,7 +86,10 @@ def angles(
     if plain and isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED:
         # Only xPos has tables of each side.
         own = side if rotation.kind == "xpos" else "q"
-        cos, sin = _cached(rotation, positions, dims, own, centre, dtype, x.device)
+        try:
+            cos, sin = _cached(rotation, positions, dims, own, centre, dtype, x.device)
+        except _NotKept:
+            cos, sin = tables(rotation, positions, dims, own, centre, dtype, x.device)
     else:
         cos, sin = tables(rotation, positions, dims, side, centre, dtype, x.device)
     return cos, sin, dict(rotation.options).get("layout", "half") == "pairs"
@@ -150,6 +154,9 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
     if expr == e.Var(side):
         return rows
     names, device = e.free(expr), None
+    reads = [inputs[node.name] for node in e.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among))]
+    if any(t.device.type != "cpu" for t in reads):
+        return places_on_device(expr, side, sizes, inputs)
     env: dict[str, Any] = {**sizes.parameters(0, 0), side: np.arange(rows.start, rows.stop)}
     if "b" in names:
         env["b"] = np.arange(sizes.batch).reshape((-1, 1, 1) if "h" in names else (-1, 1))
@@ -165,6 +172,20 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
     return at.view(shape).expand(*shape[:-1], len(rows)).to(device or "cpu")
 
 
+def places_on_device(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The same in torch operations, without waiting for the device that the inputs are on."""
+    from attnspec.runtime.flex import index_function
+
+    names = e.free(expr)
+    device = next(inputs[node.name].device for node in e.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among)))
+    first, count = (sizes.first, sizes.n_q) if side == "q" else (0, sizes.n)
+    rows = torch.arange(first, first + count, device=device)
+    heads = torch.arange(sizes.heads, device=device)[:, None]
+    entries = torch.arange(sizes.batch, device=device).view((-1, 1, 1) if "h" in names else (-1, 1))
+    at: Tensor = index_function(expr, sizes, inputs)(entries, heads, rows, rows).long()
+    return at[None] if "h" in names and at.dim() < 3 else at
+
+
 def _unit(x: Tensor) -> Tensor:
     """Vectors of length one; a zero vector stays zero."""
     wide = x if x.dtype == torch.float64 else x.float()
@@ -174,7 +195,7 @@ def _unit(x: Tensor) -> Tensor:
 def _centre(*places: Tensor | range) -> float:
     """The middle of all positions."""
     ends = [end for at in places if len(at) and isinstance(at, range) for end in (at[0], at[-1])]
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and not capturing():
         ends += [int(end) for at in places if isinstance(at, Tensor) and at.numel() for end in torch.aminmax(at)]
     return (min(ends) + max(ends)) / 2 if ends else 0.0
 
@@ -236,18 +257,38 @@ def tables(
     else:
         places = positions.to(device=device, dtype=torch.float64)
         places = places[:, None] if places.dim() == 2 else places
-    angles = places[..., None] * frequencies(rotation, dims).to(device)
+    angles = places[..., None] * _on(frequencies, rotation, dims, device)
     cos, sin = angles.cos(), angles.sin()
     if rotation.kind == "xpos":
         sign = 1.0 if side == "q" else -1.0
-        scale = torch.exp2(places[..., None].sub(centre).mul(sign) * _decay(rotation, dims).to(device))
+        scale = torch.exp2(places[..., None].sub(centre).mul(sign) * _on(_decay, rotation, dims, device))
         cos, sin = cos * scale, sin * scale
     factor = magnitude(rotation)
     return (cos * factor).to(dtype), (sin * factor).to(dtype)
 
 
+def _on(make: Callable[[Rotation, int], Tensor], rotation: Rotation, dims: int, device: torch.device | str) -> Tensor:
+    """A table of a rotation on a device; one that was copied there is kept."""
+    where = torch.device(device)
+    if where.type == "cpu" or not lasting():
+        return make(rotation, dims).to(device)
+    return _kept(make, rotation, dims, where)
+
+
+@lru_cache(maxsize=32)
+def _kept(make: Callable[[Rotation, int], Tensor], rotation: Rotation, dims: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return make(rotation, dims).to(device)
+
+
+class _NotKept(Exception):
+    """A table would hold numbers only when a graph that is being captured is replayed."""
+
+
 @lru_cache(maxsize=16)
 def _cached(*arguments: Any) -> tuple[Tensor, Tensor]:
+    if capturing():
+        raise _NotKept
     with torch.inference_mode(False):  # what is kept may later be needed for gradients
         return tables(*arguments)
 
@@ -262,7 +303,7 @@ def _check_reach(rotation: Rotation, positions: Tensor | range, centre: float, d
     """Refuse positions so far from the centre that xPos would overflow; not possible while compiling with tensors."""
     if isinstance(positions, range):
         ends = [positions[0], positions[-1]] if len(positions) else []
-    elif torch.compiler.is_compiling() or not positions.numel():
+    elif torch.compiler.is_compiling() or not positions.numel() or capturing():
         return
     else:
         ends = [int(end) for end in torch.aminmax(positions)]

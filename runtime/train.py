@@ -32,7 +32,9 @@ class Block(nn.Module):
         self.heads = heads
         self.attend: Callable[..., Tensor] = attend
         self.learned = nn.ParameterDict({name: t.clone() for name, t in inputs.items() if t.is_floating_point()})
-        self.given = {name: t for name, t in inputs.items() if not t.is_floating_point()}
+        self.given = [name for name, t in inputs.items() if not t.is_floating_point()]
+        for name in self.given:
+            self.register_buffer(f"given_{name}", inputs[name])
         self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -42,7 +44,8 @@ class Block(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(self.before_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        seen = self.attend(q, k, v, **self.given, **self.learned).transpose(1, 2).reshape(batch, length, width)
+        given = {name: self.get_buffer(f"given_{name}") for name in self.given}
+        seen = self.attend(q, k, v, **given, **self.learned).transpose(1, 2).reshape(batch, length, width)
         x = x + self.out(seen)
         return x + self.mlp(self.before_mlp(x))  # type: ignore[no-any-return]
 
@@ -60,14 +63,22 @@ class ByteModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(batch, length) bytes to (batch, length, 256) logits."""
-        x = self.bytes(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        x = self.bytes(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
         for block in self.blocks:
             x = block(x)
         return self.logits(self.norm(x))  # type: ignore[no-any-return]
 
 
-def train(data: bytes, attend: Attention, length: int, steps: int, heads: int = 4, seed: int = 0) -> Iterator[Step]:
-    """Train on random stretches of ``data`` of ``length`` bytes and yield each step.
+def train(
+    data: bytes,
+    attend: Attention,
+    length: int,
+    steps: int,
+    heads: int = 4,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[Step]:
+    """Train on random stretches of ``data`` of ``length`` bytes, on the CPU or a device, and yield each step.
 
     ``attend`` must not look ahead; its integer and boolean inputs are examples, its float inputs learned. Raises
     ValueError if the data is shorter than one stretch.
@@ -77,13 +88,13 @@ def train(data: bytes, attend: Attention, length: int, steps: int, heads: int = 
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ByteModel(attend, length, heads=heads)
+        model = ByteModel(attend, length, heads=heads).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     start = time.perf_counter()
     for number in range(1, steps + 1):
         at = int(torch.randint(len(data) - length, (), generator=generator))
-        piece = text[at : at + length + 1].long()[None]
+        piece = text[at : at + length + 1].long()[None].to(device)
         loss = cross_entropy(model(piece[:, :-1]).flatten(0, 1), piece[0, 1:])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

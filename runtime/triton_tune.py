@@ -6,7 +6,6 @@ in the kernel cache. Nothing is measured on the CPU (triton's interpreter), or w
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,15 +23,22 @@ CAUSAL = Program.of("attention causal_ { attend causal }", "<tune>", None, {}, N
 LENGTH, HEADS, RUNS = 4096, 16, 5
 log = logging.getLogger("attnspec")
 
+_FOUND: dict[tuple[str, torch.device, int, torch.dtype, bool], Schedule] = {}
+
 Clock = Callable[[Callable[[], object]], float]
 
 
 def schedule(q: Tensor, v: Tensor) -> Schedule:
     """The schedule for a call of these tensors."""
     dim, n_q = max(q.shape[3], v.shape[3]), q.shape[2]
-    if not q.is_cuda or torch.cuda.is_current_stream_capturing():
+    if not q.is_cuda:
         return schedule_for(dim, q.dtype.itemsize, n_q)
-    return _known(architecture(q.device), q.device, next(d for d in (64, 128, 256) if dim <= d), q.dtype, n_q <= FEW)
+    own = (architecture(q.device), q.device, next(d for d in (64, 128, 256) if dim <= d), q.dtype, n_q <= FEW)
+    if own not in _FOUND:
+        if torch.cuda.is_current_stream_capturing():
+            return schedule_for(dim, q.dtype.itemsize, n_q)
+        _FOUND[own] = _known(*own)
+    return _FOUND[own]
 
 
 def architecture(device: torch.device) -> str:
@@ -42,7 +48,6 @@ def architecture(device: torch.device) -> str:
     return name or f"sm_{properties.major}{properties.minor}"
 
 
-@functools.cache
 def _known(arch: str, device: torch.device, dim: int, dtype: torch.dtype, few: bool) -> Schedule:
     cache = Cache.default()
     key = f"schedule-{arch}-{dim}-{str(dtype).removeprefix('torch.')}-{'few' if few else 'many'}-{fingerprint()[:16]}"
@@ -65,14 +70,14 @@ def measured(shapes: Candidates, q: Tensor, k: Tensor, clock: Clock) -> Schedule
     """
     best = Schedule(*(shapes[kind][0] for kind in KINDS))
     for kind in KINDS:
-        times = {shape: _time(kind, replace(best, **{kind: shape}), q, k, clock) for shape in shapes[kind]}
+        times = {shape: time_of(kind, replace(best, **{kind: shape}), q, k, clock) for shape in shapes[kind]}
         known = {shape: time for shape, time in times.items() if time is not None}
         fastest = min(known, key=lambda shape: known[shape]) if known else shapes[kind][-1]
         best = replace(best, **{kind: fastest})
     return best
 
 
-def _time(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> float | None:
+def time_of(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> float | None:
     """The time of one kernel with a schedule; None where it cannot run."""
     from triton.runtime.errors import OutOfResources
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from attnspec import real as r
 from attnspec.evaluate import table
 from attnspec.runtime.inputs import prepare
-from attnspec.runtime.order import lsh
+from attnspec.runtime.order import hash_buckets, lsh
 from attnspec.runtime.real import real
 from attnspec.runtime.rotate import turned
 from attnspec.runtime.rows import Rows
@@ -65,9 +65,15 @@ def verify(
 
     ``results`` are ``out``, ``dq``, ``dk``, ``dv`` and ``d`` followed by the name of a float input for its gradient;
     these gradients are compared as sums over the heads that are looked at: dout must be zero elsewhere. ``scale`` None
-    is the pattern's, or 1 / sqrt(dim). ``tick`` is called after each block of rows.
+    is the pattern's, or 1 / sqrt(dim). ``tick`` is called after each block of rows. Everything is computed on the CPU
+    but an order's buckets, which may be others where projections are added up in another order.
     """
-    q, k, v, dout = tensors
+    buckets = inputs.get("buckets")
+    if spec.order is not None and buckets is None:
+        buckets = hash_buckets(tensors[0], spec.order)
+    q, k, v, dout = (t.detach().cpu() for t in tensors)
+    inputs = {name: t.cpu() for name, t in {**inputs, **({} if buckets is None else {"buckets": buckets})}.items()}
+    results = {name: t.detach().cpu() for name, t in results.items()}
     dense = _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick)
     checked = heads_of(sizes, groups)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("out", "dq", "dk", "dv")}

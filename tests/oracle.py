@@ -58,8 +58,8 @@ def agree(
     close("lse", got_lse.masked_fill(empty, 0.0), want_lse.masked_fill(empty, 0.0), tolerance)
     close("out", got_out, want_out, tolerance)
     generator = torch.Generator().manual_seed(1)
-    d_out = torch.randn(got_out.shape, generator=generator).to(q.dtype)
-    d_lse = torch.randn(got_lse.shape, generator=generator).masked_fill(empty, 0.0)
+    d_out = torch.randn(got_out.shape, generator=generator).to(q.device, q.dtype)
+    d_lse = torch.randn(got_lse.shape, generator=generator).to(q.device).masked_fill(empty, 0.0)
     trained = [name for name, t in given.items() if t.requires_grad]
     got = torch.autograd.grad((got_out, got_lse), (q, k, v, *(given[name] for name in trained)), (d_out, d_lse))
     safe = want_lse.masked_fill(empty, 0.0)

@@ -28,7 +28,7 @@ def test_the_fastest_of_each_kind_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
         seen.append(kind)
         return speeds[kind].get(own.of(kind).tile.rows)
 
-    monkeypatch.setattr(triton_tune, "_time", timed)
+    monkeypatch.setattr(triton_tune, "time_of", timed)
     found = triton_tune.measured(SHAPES, torch.empty(0), torch.empty(0), lambda launch: 0.0)
     assert [found.of(kind).tile.rows for kind in KINDS] == [32, 16, 32], "what cannot run is left out"
     assert seen == [kind for kind in KINDS for _ in range(3)]

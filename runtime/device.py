@@ -1,0 +1,77 @@
+"""Devices by name, and what a machine with a GPU is made of."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+NAMES = ("cpu", "cuda")
+
+
+class DeviceError(RuntimeError):
+    """A device that was asked for is not there."""
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name. Raises DeviceError where it is not there, with the reason.
+
+    >>> device_of("cpu")
+    device(type='cpu')
+    """
+    if name not in NAMES:
+        raise DeviceError(f"there is no device {name!r}; the devices are {' and '.join(NAMES)}")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = torch.version.cuda or getattr(torch.version, "hip", None)
+        why = (
+            "torch finds no GPU or no driver for it (try nvidia-smi)"
+            if built
+            else f"torch {torch.__version__} is a build for the CPU only"
+        )
+        raise DeviceError(f"there is no CUDA device here: {why}")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured: then nothing may wait for the device, or be copied to it."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def lasting() -> bool:
+    """Whether what is made now holds numbers, and may be kept: not where torch traces with fake tensors."""
+    return not torch.compiler.is_compiling() and type(torch.empty(0)) is torch.Tensor
+
+
+def name_of(device: torch.device) -> str:
+    """A device's name for people, and the key under which its ceilings are kept."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What a measurement depends on beside the code: device, driver, libraries, and the date."""
+    found = {"device": name_of(device), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
+    try:
+        import triton
+    except ImportError:
+        found["triton"] = "none"
+    else:
+        found["triton"] = triton.__version__
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found["memory"] = f"{properties.total_memory / 2**30:.0f} GiB"
+        found["multiprocessors"] = str(properties.multi_processor_count)
+        found["cuda"] = str(torch.version.cuda or getattr(torch.version, "hip", None))
+        found["driver"] = _driver()
+    return found
+
+
+def _driver() -> str:
+    """The version of NVIDIA's driver, from the file that it keeps; unknown elsewhere."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="utf-8") as lines:
+            words = lines.readline().split()
+    except OSError:
+        return "unknown"
+    return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")
