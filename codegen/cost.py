@@ -19,7 +19,8 @@ class HeadCost:
     """The pairs and tiles of one head of one batch entry.
 
     ``pairs`` are live query-key pairs, ``computed`` the pairs in visited tiles, ``clauses`` the pairs of each
-    ``attend`` line by itself (inside the ``within`` lines).
+    ``attend`` line by itself (inside the ``within`` lines). ``visited`` counts tiles as if none were cut off at the
+    borders of a call: what is computed where a tile is a unit of the hardware.
     """
 
     heads: tuple[int, ...]
@@ -28,6 +29,7 @@ class HeadCost:
     partial: int
     computed: int
     clauses: tuple[int, ...]
+    visited: int
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Cost:
 
     Operations count a multiply-add as two. ``useful`` ones are spent on live pairs, ``flops`` on all pairs of visited
     tiles; backward recomputes the scores (five products where forward has two). ``bytes`` are what must cross the
-    memory bus at least once: inputs, outputs, log-sum-exp and gradients.
+    memory bus at least once: inputs, outputs, log-sum-exp and gradients. ``rows`` are the query tiles of all passes,
+    heads and batch entries, ``columns`` the key tiles of all query heads, ``visited`` the pairs of whole visited tiles.
     """
 
     sizes: Sizes
@@ -54,6 +57,9 @@ class Cost:
     bytes: int
     backward_flops: int
     backward_bytes: int
+    visited: int
+    rows: int
+    columns: int
 
     @property
     def density(self) -> float:
@@ -110,7 +116,8 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
     full = sum(c.full * times for c, times in groups)
     partial = sum(c.partial * times for c, times in groups)
     computed = sum(c.computed * times for c, times in groups)
-    tiles = sum(_grid(plan, sizes, c.heads[0]) * times for c, times in groups)
+    grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in groups]
+    rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
     everything = sizes.heads * sizes.batch
     query = sizes.heads * sizes.n_q * sizes.batch
     key = sizes.kv_heads * sizes.n * sizes.batch
@@ -131,6 +138,9 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
         moved,
         2 * (3 * dim + 2 * dim_v) * computed,
         2 * moved + itemsize * query * dim_v,
+        sum(c.visited * times for c, times in groups),
+        rows,
+        columns,
     )
 
 
@@ -171,18 +181,21 @@ def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: 
             for restriction in item.within:
                 clause = clause.intersection(restriction)
         clauses.append(pairs(clause))
-    total = Area(0, 0, 0, 0)
+    total, visited = Area(0, 0, 0, 0), 0
     for one in chosen.passes:
         cut = Tiles(one.full, one.maybe, one.partial, one.proven)
-        total += area(cut, one.layout, one.tile, sizes, h, b)
+        own = area(cut, one.layout, one.tile, sizes, h, b)
+        total += own
+        visited += (own.full + own.partial) * one.tile.rows * one.tile.columns
     live = sum(part.times * pairs(part.pairs) for part in item.parts)
-    return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses))
+    return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
 
 
-def _grid(plan: Plan, sizes: Sizes, h: int) -> int:
-    """How many tiles there are in the layouts of a head's passes, visited or not."""
-    total = 0
+def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:
+    """How many query tiles, key tiles and tiles there are in the layouts of a head's passes, visited or not."""
+    rows, columns, tiles = 0, 0, 0
     for one in plan.of_head(h).passes:
         for c, often in residues(one.layout, (), one.tile, sizes):
-            total += often * len(one.query_tiles(sizes, c)) * len(one.key_tiles(sizes, c))
-    return total
+            down, across = len(one.query_tiles(sizes, c)), len(one.key_tiles(sizes, c))
+            rows, columns, tiles = rows + often * down, columns + often * across, tiles + often * down * across
+    return rows, columns, tiles

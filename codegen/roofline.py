@@ -12,18 +12,20 @@ class Device:
     """A device's measured ceilings.
 
     ``flops`` are operations per second of multiply-adds, by element type; ``bandwidth`` is bytes per second of a large
-    copy (read and written); ``origin`` says where and when they were measured.
+    copy (read and written); ``origin`` says where and when they were measured. ``units`` are the multiprocessors of a
+    GPU, among which whole tiles are dealt out; 0 for a processor whose kernels cut tiles as they like.
     """
 
     name: str
     flops: dict[str, float]
     bandwidth: float
     origin: str
+    units: int = 0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The floors in seconds, and what bounds the forward pass: ``"compute"`` or ``"memory"``."""
+    """Seconds, and what bounds the forward pass: ``"compute"``, ``"memory"`` or, on a GPU, ``"occupancy"``."""
 
     device: str
     forward: float

@@ -101,6 +101,8 @@ _FULL: tuple[tuple[int, Candidates], ...] = (
 
 FEW = 16
 """Queries up to which a tile holds no more of them: what decoding needs."""
+LEAST_SHARE = 512
+"""Keys below which a part is not worth a program of its own, where so few queries are shared out by keys."""
 
 
 def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:

@@ -23,21 +23,24 @@ class Measured:
     date: str
 
 
-def remember(spec: Spec, sizes: Sizes, dim: int, dtype: str, seconds: float, backward: bool, runs: int) -> None:
-    """Keep a median; the other direction's figure is kept if it is there."""
-    known = recall(spec, sizes, dim, dtype)
+def remember(
+    spec: Spec, sizes: Sizes, dim: int, dtype: str, seconds: float, backward: bool, runs: int, device: str = "cpu"
+) -> None:
+    """Keep a median; the other direction's figure is kept if it is there. ``device`` is a GPU's name."""
+    known = recall(spec, sizes, dim, dtype, device)
     forward, both = (known.forward, known.both) if known else (None, None)
     forward, both = (forward, seconds) if backward else (seconds, both)
     found = Measured(forward, both, runs, time.strftime("%Y-%m-%d"))
-    Cache.default().set_note(_key(spec, sizes, dim, dtype), asdict(found))
+    Cache.default().set_note(_key(spec, sizes, dim, dtype, device), asdict(found))
 
 
-def recall(spec: Spec, sizes: Sizes, dim: int, dtype: str) -> Measured | None:
+def recall(spec: Spec, sizes: Sizes, dim: int, dtype: str, device: str = "cpu") -> Measured | None:
     """What was measured for this very pattern and call, or None."""
-    note = Cache.default().note(_key(spec, sizes, dim, dtype))
+    note = Cache.default().note(_key(spec, sizes, dim, dtype, device))
     return None if note is None else Measured(note["forward"], note["both"], note["runs"], note["date"])
 
 
-def _key(spec: Spec, sizes: Sizes, dim: int, dtype: str) -> str:
-    identity = f"{spec}\0{sizes}\0{dim}\0{dtype}\0{platform.node()}\0{os.cpu_count()}"
+def _key(spec: Spec, sizes: Sizes, dim: int, dtype: str, device: str) -> str:
+    own = "" if device == "cpu" else f"\0{device}"
+    identity = f"{spec}\0{sizes}\0{dim}\0{dtype}\0{platform.node()}\0{os.cpu_count()}{own}"
     return f"measured-{sha256(identity.encode()).hexdigest()[:32]}"

@@ -8,16 +8,13 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.inputs import names
-from attnspec.codegen.triton_schedule import FEW
+from attnspec.codegen.triton_schedule import FEW, LEAST_SHARE
 from attnspec.runtime import call, triton_data, triton_tune
 from attnspec.runtime.call import Extra
 from attnspec.runtime.native import needed
 from attnspec.runtime.program import Program, facts, spec
 from attnspec.runtime.triton_module import Made, made, plans
 from attnspec.sizes import Sizes
-
-LEAST_SHARE = 512
-"""Keys below which a part is not worth a program of its own."""
 
 
 def forward(

@@ -15,9 +15,12 @@ from attnspec.cli.suggest import Suggestion, reason, suggest
 from attnspec.codegen.choose import plan
 from attnspec.codegen.cost import Cost, cost
 from attnspec.codegen.devices import DEVICES
+from attnspec.codegen.gpu_time import costs
+from attnspec.codegen.gpu_time import predict as predict_on_gpu
 from attnspec.codegen.plan import Plan, Tile
 from attnspec.codegen.roofline import Prediction, predict
 from attnspec.codegen.schedule import REASON, TILE
+from attnspec.codegen.triton_schedule import schedule_for
 from attnspec.decode import CacheNeed, cache_need
 from attnspec.empty import EmptyRows, empty_rows
 from attnspec.error import SpecError
@@ -28,6 +31,7 @@ from attnspec.presburger import TooHard
 from attnspec.reach import Reach, reach
 from attnspec.relation import Relation
 from attnspec.runtime.ceilings import remembered
+from attnspec.runtime.gpu_ceilings import remembered as remembered_gpus
 from attnspec.runtime.measured import Measured, recall
 from attnspec.sizes import MOST, Sizes
 from attnspec.spec import Spec
@@ -54,7 +58,8 @@ class Insight:
 
     ``examples`` says with which example inputs pictures and cost were found (empty where none were needed). ``looked``
     is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
-    are possible, and is an upper bound.
+    are possible, and is an upper bound. ``measured`` is the time on this machine's processor, ``measured_on`` that on
+    its GPUs, by name.
     """
 
     spec: Spec
@@ -73,6 +78,7 @@ class Insight:
     reach: Reach | str
     predictions: tuple[Prediction, ...]
     measured: Measured | None
+    measured_on: tuple[tuple[str, Measured], ...]
     suggestions: tuple[Suggestion, ...]
 
     @property
@@ -118,6 +124,7 @@ class Insight:
             "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
             "predictions": _plain(self.predictions),
             "measured": self.measured and asdict(self.measured),
+            "measured_on": {name: asdict(found) for name, found in self.measured_on},
         }
 
 
@@ -208,8 +215,15 @@ def insight(
         _ask(lambda: tuple(empty_rows(relation, sizes))),
         _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
         _ask(lambda: reach(relation, sizes)),
-        () if isinstance(found_cost, str) else _predictions(found_cost, dtype),
+        ()
+        if isinstance(found_cost, str)
+        else (*_predictions(found_cost, dtype), *_on_gpus(made, call, dim, dtype, tile, layout)),
         recall(spec, sizes, dim, dtype),
+        tuple(
+            (gpu.name, known)
+            for gpu in remembered_gpus()
+            if (known := recall(spec, sizes, dim, dtype, gpu.name)) is not None
+        ),
         suggestions,
     )
 
@@ -283,3 +297,16 @@ def _predictions(found: Cost, dtype: str) -> tuple[Prediction, ...]:
     here = remembered()
     devices = DEVICES if here is None else (here, *DEVICES)
     return tuple(p for device in devices if (p := predict(found, device, dtype)) is not None)
+
+
+def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
+    """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
+    known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
+    if not known:
+        return ()
+    found = _ask(
+        lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)
+    )
+    if isinstance(found, str):
+        return ()
+    return tuple(p for gpu in known if (p := predict_on_gpu(found, gpu, dtype, itemsize)) is not None)

@@ -142,18 +142,19 @@ def clauses(cost: Cost, found: Insight, console: Console) -> None:
 
 
 def predictions(found: Insight, console: Console) -> None:
-    """Floors on named devices, and what was measured here."""
-    if not found.predictions and found.measured is None:
+    """Floors on named devices (on GPUs by whole tiles and programs too), and what was measured here."""
+    if not found.predictions and found.measured is None and not found.measured_on:
         return
     console.print("time  the floor by operations and bytes", style="bold")
     grid = _table()
     for p in found.predictions:
         grid.add_row(p.device, f"forward {seconds(p.forward)}", f"backward {seconds(p.backward)}", f"{p.bound}-bound")
-    if found.measured is not None:
-        m = found.measured
-        forward = "" if m.forward is None else f"forward {seconds(m.forward)}"
-        both = "" if m.both is None else f"forward + backward {seconds(m.both)}"
-        grid.add_row(f"measured here, {m.date}", forward, both, f"median of {m.runs}")
+    here = (("measured here", found.measured), *((f"measured on {name}", m) for name, m in found.measured_on))
+    for title, m in here:
+        if m is not None:
+            forward = "" if m.forward is None else f"forward {seconds(m.forward)}"
+            both = "" if m.both is None else f"forward + backward {seconds(m.both)}"
+            grid.add_row(f"{title}, {m.date}", forward, both, f"median of {m.runs}")
     _print(grid, console)
     console.print()
 
