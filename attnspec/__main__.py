@@ -2,4 +2,5 @@
 
 from attnspec.cli import main
 
-main()
+if __name__ == "__main__":  # other processes of a benchmark import this
+    main()

@@ -13,12 +13,14 @@ from attnspec.codegen.plan import Tile
 from attnspec.codegen.roofline import Device, predict
 from attnspec.lower import lower
 from attnspec.real import Score, Total
-from attnspec.runtime.bench import Setup, bench, bias, examples
+from attnspec.runtime.bench import bench
 from attnspec.runtime.clock import race
 from attnspec.runtime.dense import dense
 from attnspec.runtime.flex import mask_function, score_function, why_not
 from attnspec.runtime.inputs import example, prepare
+from attnspec.runtime.peers import Making, bias, flex, masked
 from attnspec.runtime.real import real
+from attnspec.runtime.setup import Setup, examples, inputs
 from attnspec.runtime.train import train
 from attnspec.runtime.verify import verify
 from attnspec.sizes import Sizes
@@ -45,14 +47,12 @@ def test_the_mask_function_for_flex_is_the_pattern(case: Case) -> None:
 
 def test_flex_and_sdpa_compute_the_same_as_the_kernel() -> None:
     """The contenders of the benchmark agree, so that it compares like with like."""
-    from attnspec.runtime import bench as module
-
     attend = attnspec.compile("longformer", width=40, globals=3)
     setup = Setup(Sizes(256, 256, 2, 2, 1), 32, torch.float32, False, 3)
-    q, k, v, _ = module.inputs(setup)
+    q, k, v, _ = inputs(setup)
     want = attend(q, k, v)
-    for make in (module._masked, module._flex):
-        torch.testing.assert_close(make(attend, setup, {})(q, k, v), want, atol=1e-5, rtol=1e-5)
+    for make in (masked, flex):
+        torch.testing.assert_close(make(Making(attend, setup, {}))(q, k, v), want, atol=1e-5, rtol=1e-5)
 
 
 INPUTS = {
@@ -121,16 +121,14 @@ def test_the_score_function_for_flex_is_the_score_line(line: str) -> None:
     ],
 )
 def test_contenders_agree_where_there_are_scores_and_inputs(body: str) -> None:
-    from attnspec.runtime import bench as module
-
     attend = attnspec.compile(f"attention a {{ {body} }}")
     setup = Setup(Sizes(256, 256, 2, 2, 1), 32, torch.float32, False, 3)
     given = examples(attend.spec, setup)
-    q, k, v, _ = module.inputs(setup)
+    q, k, v, _ = inputs(setup)
     want = attend(q, k, v, return_lse=False, **given)
-    contenders = [module._flex] if bias(attend.spec) is None else [module._masked, module._flex]
+    contenders = [flex] if bias(attend.spec) is None else [masked, flex]
     for make in contenders:
-        torch.testing.assert_close(make(attend, setup, given)(q, k, v), want, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(make(Making(attend, setup, given))(q, k, v), want, atol=1e-5, rtol=1e-5)
 
 
 def test_what_peers_cannot_express_is_said() -> None:

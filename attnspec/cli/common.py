@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from attnspec.check import Signature
@@ -50,8 +51,11 @@ def spec_argument(function: F) -> F:
     return click.argument("spec", shell_complete=complete_spec)(params(function))
 
 
-def size_options(length: int) -> Callable[[F], F]:
-    """Options for the sizes of a call, with a default length."""
+def size_options(length: int, device: bool = False) -> Callable[[F], F]:
+    """Options for the sizes of a call, with a default length.
+
+    With ``device``, ``--device`` too: the command then calls :func:`device_option_of`, which settles the element type.
+    """
 
     def decorate(function: F) -> F:
         options = [
@@ -75,14 +79,35 @@ def size_options(length: int) -> Callable[[F], F]:
             click.option(
                 "--dtype",
                 type=click.Choice(["float32", "bfloat16", "float16"]),
-                default="float32",
-                show_default=True,
-                help="Element type.",
+                default=None if device else "float32",
+                show_default=not device,
+                help="Element type.  [default: float32; bfloat16 on cuda]" if device else "Element type.",
             ),
         ]
+        if device:
+            choice = click.Choice(["cpu", "cuda"])
+            options.append(
+                click.option("--device", type=choice, default="cpu", show_default=True, help="Where the tensors are.")
+            )
         return functools.reduce(lambda f, option: option(f), reversed(options), function)
 
     return decorate
+
+
+def device_option_of(options: dict[str, Any]) -> torch.device:
+    """The device that ``--device`` names; sets the element type that goes with it where none is asked for.
+
+    A usage error where the device is not there.
+    """
+    from attnspec.runtime.device import DeviceError, device_of
+
+    try:
+        device = device_of(options["device"])
+    except DeviceError as error:
+        raise click.UsageError(str(error)) from None
+    if options["dtype"] is None:
+        options["dtype"] = "float32" if device.type == "cpu" else "bfloat16"
+    return device
 
 
 class _TileType(click.ParamType):  # type: ignore[type-arg]

@@ -13,6 +13,7 @@ import click
 from attnspec.cli.common import (
     call_sizes,
     console,
+    device_option_of,
     json_option,
     plan_options,
     read_params,
@@ -23,7 +24,8 @@ from attnspec.cli.common import (
 
 if TYPE_CHECKING:
     from attnspec.runtime.attention import Attention
-    from attnspec.runtime.bench import Outcome, Setup
+    from attnspec.runtime.bench import Outcome
+    from attnspec.runtime.setup import Setup
     from attnspec.runtime.verify import Verdict
     from attnspec.spec import Spec
 
@@ -40,7 +42,7 @@ ORDERED = 2048
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
 @click.option("--runs", type=click.IntRange(3), default=3, show_default=True, help="Timed rounds.")
 @plan_options
-@size_options(length=16384)
+@size_options(length=16384, device=True)
 @json_option
 def command(
     spec: str,
@@ -59,18 +61,19 @@ def command(
     """
     from attnspec.runtime.attention import compile
 
+    device = device_option_of(options)
     attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
     if text is not None:
         from attnspec.cli.training import train_on
 
-        train_on(attend, text, steps, click.get_current_context(), options)
+        train_on(attend, text, steps, click.get_current_context(), options, device)
         return
     import torch
 
-    from attnspec.runtime.bench import Setup
+    from attnspec.runtime.setup import Setup
 
     sizes = call_sizes(attend.spec, options)
-    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs)
+    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device)
     if not as_json:
         _introduce(attend, setup, options)
     checked = _checked(attend.spec, setup)
@@ -115,8 +118,8 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
 
     from attnspec.cli.progress import progress
     from attnspec.expr import free
-    from attnspec.runtime.bench import examples, inputs
     from attnspec.runtime.inputs import roots
+    from attnspec.runtime.setup import examples, inputs
     from attnspec.runtime.verify import block_rows, heads_of, verify
 
     s = setup.sizes
@@ -129,7 +132,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     )
     q, k, v, dout = inputs(setup)
     checked = heads_of(s, groups)
-    mine = torch.zeros(s.batch, s.heads, 1, 1, dtype=dout.dtype)
+    mine = torch.zeros(s.batch, s.heads, 1, 1, dtype=dout.dtype, device=dout.device)
     mine[0, list(checked)] = 1
     dout = dout * mine  # gradients of inputs are sums over heads and batch entries: over those that are looked at
     given = examples(attend.spec, setup)
@@ -158,6 +161,7 @@ def _race(attend: Attention, setup: Setup, flex: bool, options: dict[str, Any]) 
 
     from attnspec.cli.progress import progress
     from attnspec.runtime.bench import bench
+    from attnspec.runtime.device import name_of
     from attnspec.runtime.measured import remember
 
     found = []
@@ -167,7 +171,8 @@ def _race(attend: Attention, setup: Setup, flex: bool, options: dict[str, Any]) 
         name = str(setup.dtype).removeprefix("torch.")
         if options["tile"] is None and options["layout"] == "auto":
             median = result.timings["attnspec"].median
-            remember(attend.spec, setup.sizes, setup.dim, name, median, backward, setup.runs)
+            own = setup.sizes, setup.dim, name, median, backward, setup.runs, name_of(setup.device)
+            remember(attend.spec, *own)
         found.append(result)
     return found[0], found[1]
 
@@ -176,9 +181,10 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     import torch
     from rich.table import Table
 
-    from attnspec.cli.bench_ import prepared
+    from attnspec.cli.bench_table import prepared, remarks
     from attnspec.cli.common import seconds
     from attnspec.cli.sections import ranges
+    from attnspec.runtime.device import name_of
 
     out = console()
     word = "agrees with" if verdict.agrees else "DIFFERS FROM"
@@ -186,8 +192,8 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     where = "" if checked is setup else f" at n = {checked.sizes.n:,}"
     out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}", style="bold")
     out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n")
-    threads = torch.get_num_threads()
-    out.print(f"time  medians of {setup.runs} interleaved runs, {threads} threads", style="bold")
+    where = f"{torch.get_num_threads()} threads" if setup.device.type == "cpu" else name_of(setup.device)
+    out.print(f"time  medians of {setup.runs} interleaved runs, {where}", style="bold")
     table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 3, 0, 2))
     for title in ("", "forward", "", "forward + backward", ""):
         table.add_column(title, justify="right" if title else "left")
@@ -202,7 +208,7 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
                 row += ["-", result.missing.get(name, "")]
         table.add_row(*row)
     out.print(table)
-    if said := prepared(setup, forward):
+    for said in filter(None, (prepared(setup, forward), *(f"forward: {one}" for one in remarks(setup, forward)))):
         out.print(f"  {said}")
 
 

@@ -10,13 +10,22 @@ import click
 from attnspec.cli.common import console
 
 if TYPE_CHECKING:
+    import torch
+
     from attnspec.runtime.attention import Attention
 
 LENGTH = 1024
 HEADS = 4
 
 
-def train_on(attend: Attention, path: Path, steps: int, context: click.Context, options: dict[str, Any]) -> None:
+def train_on(
+    attend: Attention,
+    path: Path,
+    steps: int,
+    context: click.Context,
+    options: dict[str, Any],
+    device: torch.device,
+) -> None:
     """Train with a progress bar and print how the loss fell."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -55,7 +64,7 @@ def train_on(attend: Attention, path: Path, steps: int, context: click.Context, 
     every = max(1, steps // 10)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("training", total=steps)
-        for step in train(data, restricted, length, steps, heads):
+        for step in train(data, restricted, length, steps, heads, device=device):
             bits.append(step.bits)
             bar.update(task, advance=1, description=f"{step.bits:.3f} bits per byte")
             if step.number % every == 0 or step.number == 1:
