@@ -14,7 +14,7 @@ from typing import TypeVar
 from attnspec import expr as e
 from attnspec import loops as nest
 from attnspec.bind import BadDivisor, OutsideList, bind
-from attnspec.codegen.statements import UNROLL, negative, nest_calls
+from attnspec.codegen.statements import negative, nest_calls, written_out
 from attnspec.evaluate import domain_values
 from attnspec.rewrite import cases, rebuild, replace
 
@@ -96,7 +96,7 @@ class Printer:
 
     def _loop(self, var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
         values = domain_values(domain, {})
-        if len(values) <= UNROLL:
+        if written_out(var, domain, body):
             return f" {join} ".join(f"({self.predicate(_with(body, var, v))})" for v in values) or start
         if isinstance(domain, e.Range):
             head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"

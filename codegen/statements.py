@@ -23,7 +23,7 @@ from attnspec.evaluate import domain_values
 from attnspec.rewrite import replace
 
 UNROLL = 64
-"""How many values of a bound variable are written out."""
+"""How many values of a bound variable are written out where a loop would do."""
 
 
 Write = Callable[..., str]
@@ -293,7 +293,7 @@ class Statements:
                 return self.named(write.negated(self.predicate(arg)))
             case e.Iff(left, right):
                 return self.named(write.same(self.predicate(left), self.predicate(right)))
-            case e.Any(var, domain, body) | e.All(var, domain, body) if len(domain_values(domain, {})) <= UNROLL:
+            case e.Any(var, domain, body) | e.All(var, domain, body) if written_out(var, domain, body):
                 kind = e.Or if isinstance(pred, e.Any) else e.And
                 parts = [replace(body, {e.Var(var): e.Int(v)}) for v in domain_values(domain, {})]
                 return self.predicate(kind(tuple(parts)))  # type: ignore[arg-type]
@@ -309,6 +309,12 @@ class Statements:
 
     def _where_known(self, truth: str, ok: str | None) -> str:
         return truth if ok is None else self.named(self.syntax.both(ok, truth))
+
+
+def written_out(var: str, domain: e.Domain, body: e.Pred) -> bool:
+    """Whether there is no loop over the values of a bound variable: they are few, or choose the values of another."""
+    inner = (node.domain for node in e.walk(body) if isinstance(node, (e.Any, e.All, e.Sum)))
+    return len(domain_values(domain, {})) <= UNROLL or any(var in e.free(other) for other in inner)
 
 
 def negative(text: str) -> str:

@@ -166,6 +166,15 @@ def test_generated_inputs(case: Case, kv_heads: int) -> None:
     agree(attend, q, k, v, inputs={name: torch.from_numpy(array) for name, array in case.inputs.items()})
 
 
+def test_bound_names_choose_lists() -> None:
+    """Too many values to be written out, but each chooses a list for another (found by reading: an internal error)."""
+    lists = [[i, 5 * i] for i in range(70)]
+    attend = attnspec.compile(
+        f"attention a {{ attend causal  within any i in 0..70: any j in {lists}[i]: q - k == j }}"
+    )
+    agree(attend, *tensors(200, heads=HEADS))
+
+
 def test_tables_know_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles in tables are found for each call's own lengths (found by reading: they were not given to the sets)."""
     monkeypatch.setattr("attnspec.codegen.tile.UNWIELDY", 0)

@@ -181,6 +181,7 @@ LOOPS = [
     "not (all i in 0..100: i >= 0) or (any i in 0..100: k == i * i)",
     "any i in 0..100: (any j in 0..66: q == i * j) and k > i",
     f"any i in {[x * x for x in range(70)]}: q - k == i",
+    f"any i in 0..70: any j in {[[i, 5 * i] for i in range(70)]}[i]: q - k == j",
 ]
 
 

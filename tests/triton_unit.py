@@ -51,11 +51,11 @@ def kernel(name: str, function: Function, outputs: Sequence[str]) -> str:
     # (The interpreter makes int32 of a scalar truth that it broadcasts, and would store that.)
     values = {o: f"tl.where({o}, 1, 0)" if o in TRUTHS else o for o in outputs}
     stores = "\n".join(
-        f"    tl.store(TO_{o} + at, tl.broadcast_to({value}, (BM, BN)).to(TO_{o}.dtype.element_ty))"
+        f"    tl.store(TO_{o} + pair, tl.broadcast_to({value}, (BM, BN)).to(TO_{o}.dtype.element_ty))"
         for o, value in values.items()
     )
     pair_stores = "\n".join(
-        f"            tl.store(TO_{o} + at, ({value}).to(TO_{o}.dtype.element_ty))" for o, value in values.items()
+        f"            tl.store(TO_{o} + pair, ({value}).to(TO_{o}.dtype.element_ty))" for o, value in values.items()
     )
     parameters = ", ".join(
         ["Q", "K", "S", "G", *(f"TO_{o}" for o in outputs), *scalars, *inputs]
@@ -66,13 +66,13 @@ def kernel(name: str, function: Function, outputs: Sequence[str]) -> str:
 def block_{name}({parameters}):
     i = tl.arange(0, BM)[:, None]
     j = tl.arange(0, BN)[None, :]
-    at = i * BN + j
+    pair = i * BN + j
     q = tl.load(Q + j if TURNED else Q + i).to(POS)
     k = tl.load(K + i if TURNED else K + j).to(POS)
     q_slot = q
     k_slot = k
-    s = tl.load(S + at)
-    g = tl.load(G + at)
+    s = tl.load(S + pair)
+    g = tl.load(G + pair)
     {results} = {function.name}({given})
 {stores}
 
@@ -81,13 +81,13 @@ def block_{name}({parameters}):
 def pairs_{name}({parameters}):
     for i in range(BM):
         for j in range(BN):
-            at = i * BN + j
+            pair = i * BN + j
             q = tl.load(Q + i).to(POS)
             k = tl.load(K + j).to(POS)
             q_slot = q
             k_slot = k
-            s = tl.load(S + at)
-            g = tl.load(G + at)
+            s = tl.load(S + pair)
+            g = tl.load(G + pair)
             {results} = {function.name}({given})
 {pair_stores}
 """
