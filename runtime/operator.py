@@ -193,5 +193,13 @@ def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
     )
 
 
+def _refuse_turning(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "attnspec::attend_turning has no gradients: attend is called where they are wanted. A graph that was traced "
+        "without them (by make_fx, say) must be traced with inputs that ask for them"
+    )
+
+
 torch.library.register_autograd("attnspec::attend_backward", _refuse, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend_turning", _refuse_turning, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend", _gradients, setup_context=_save, lib=_LIBRARY)
