@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from attnspec import expr as e
 from attnspec import simplify as s
@@ -229,8 +229,7 @@ def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -
     sizes = _sizes(relation, item, n)
     h = item.heads[0] if item.heads else 0
     try:
-        with budget(part.pairs):
-            live = count(part.pairs.intersection(box(sizes)).fix(**sizes.parameters(h, 0)).pieces(), n, sizes.first)
+        live = _live(part, sizes, h)
     except (TooHard, TooIrregular):
         return found[0], None
     compared: list[tuple[Way, Candidate]] = []
@@ -243,6 +242,13 @@ def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -
         return found[0], None
     best = min(range(len(compared)), key=lambda i: compared[i][1].cost)
     return compared[best][0], Choice(n, tuple(c for _, c in compared), best)
+
+
+@lru_cache(maxsize=64)
+def _live(part: Part, sizes: Sizes, h: int) -> int:
+    """The pairs of a branch; remembered, as a GPU's kernels have plans with tiles of several sizes."""
+    with budget(part.pairs):
+        return count(part.pairs.intersection(box(sizes)).fix(**sizes.parameters(h, 0)).pieces(), sizes.n, sizes.first)
 
 
 def _weigh(way: Way, live: int, sizes: Sizes, h: int) -> Candidate:

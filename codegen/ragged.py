@@ -6,6 +6,7 @@ part of them (a window found in sorted inputs, a share of the keys).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from attnspec.codegen.tile import Tiles, rename, sweep
@@ -18,8 +19,12 @@ MOST_VISITS = 12
 """Places in a loop nest where a tile is visited: each is a copy of the tile's code. With more, a table is read."""
 
 
+@lru_cache(maxsize=64)
 def ragged(item: Pass, align: str, transposed: bool = False) -> Sweep:
-    """The loops of a pass over whole full tiles, tiles that inputs may make full, and all others."""
+    """The loops of a pass over whole full tiles, tiles that inputs may make full, and all others.
+
+    Remembered: a kernel that takes too many registers is written again with other tiles, the others as they were.
+    """
     layout, size = item.layout, item.tile
     first = "n - n_q" if align == "end" else "0"
     keys, rows = layout.key_bounds(size.columns), layout.query_bounds(size.rows, first)

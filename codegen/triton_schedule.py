@@ -24,7 +24,7 @@ class Shape:
     stages: int
 
     def __str__(self) -> str:
-        return f"num_warps={self.warps}, num_stages={self.stages}"
+        return f"num_warps={self.warps}, num_stages={self.stages}, enable_fp_fusion=True"
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ _HALF: tuple[tuple[int, Candidates], ...] = (
         _kinds(
             _shapes((128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
             _shapes((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
-            _shapes((64, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
+            _shapes((64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 4, 2), (32, 64, 4, 2), (32, 32, 4, 1)),
         ),
     ),
     (
         128,
         _kinds(
-            _shapes((128, 64, 8, 3), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
-            _shapes((128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
+            _shapes((128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 1)),
             _shapes((64, 128, 8, 2), (32, 128, 8, 1), (32, 64, 8, 2), (32, 64, 4, 1), (32, 32, 4, 1)),
         ),
     ),
@@ -99,6 +99,21 @@ _FULL: tuple[tuple[int, Candidates], ...] = (
 )
 """By the largest head size they serve; ``_HALF`` for 16-bit types, ``_FULL`` for float32."""
 
+_STARTS: Mapping[tuple[str, int], Mapping[int, tuple[int, int, int]]] = {
+    ("sm_80", 2): {64: (0, 0, 1), 128: (2, 1, 2), 256: (0, 0, 0)},
+    ("sm_90", 2): {64: (0, 0, 1), 128: (0, 0, 1), 256: (0, 1, 1)},
+    ("sm_100", 2): {64: (0, 0, 0), 128: (0, 0, 1), 256: (0, 0, 1)},
+    ("gfx942", 2): {64: (0, 1, 2), 128: (2, 2, 3), 256: (1, 2, 2)},
+    ("sm_80", 4): {64: (0, 0, 1), 128: (1, 1, 1), 256: (1, 1, 1)},
+    ("sm_90", 4): {64: (0, 0, 1), 128: (1, 1, 1), 256: (1, 1, 2)},
+    ("sm_100", 4): {64: (0, 0, 1), 128: (1, 1, 1), 256: (1, 1, 2)},
+    ("gfx942", 4): {64: (0, 0, 2), 128: (0, 1, 1), 256: (1, 3, 3)},
+}
+"""By architecture and size of an element: how many of the shapes of each kind spill even in causal attention.
+
+Compiled with triton 3.9; where another compiler needs fewer registers, larger tiles than these are possible.
+"""
+
 FEW = 16
 """Queries up to which a tile holds no more of them: what decoding needs."""
 LEAST_SHARE = 512
@@ -115,6 +130,13 @@ def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
         return own
     few = tuple(dict.fromkeys(replace(s, tile=Tile(FEW, s.tile.columns), warps=4) for s in own["forward"]))
     return {**own, "forward": few}
+
+
+def likely(arch: str, dim: int, itemsize: int) -> Candidates:
+    """The candidates for many queries without those that do not fit an architecture even in the simplest pattern."""
+    starts = next(starts for most, starts in _STARTS[arch, itemsize].items() if dim <= most)
+    shapes = candidates(dim, itemsize, FEW + 1)
+    return {kind: shapes[kind][start:] for kind, start in zip(KINDS, starts, strict=True)}
 
 
 def schedule_for(dim: int, itemsize: int, n_q: int) -> Schedule:

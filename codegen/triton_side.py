@@ -121,11 +121,8 @@ class Side:
         start = "c + " if self.stride > 1 else ""
         yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
         yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
-        yield f"{s}_at = ({s}_first{' + offset' if shift else ''} + {s}_rel).to({self.pos})"
-        if s == "q":
-            yield "q_live = (q_first + q_rel >= 0) & (q_first + q_rel < n_q)"
-        else:
-            yield "k_live = k_first + k_rel < n"
+        yield f"{s}_at = ({s}_first{' + offset' if shift else ''}).to({self.pos}) + {s}_rel"
+        yield f"{s}_live = rows_in({s}_rel, {s}_first, {'n_q' if s == 'q' else 'n'})"
 
     def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
         """Rows of a tensor as (size, width) blocks ``to``0, ``to``1; ``guard`` says where rows may not be live."""

@@ -19,7 +19,7 @@ DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """Element types as Triton calls them."""
 _ELEMENTS = frozenset({"Q", "K", "V", "DO"})
 _FLOATS = frozenset({"LSE", "BOUND", "DELTA"})
-_ALIGNED = re.compile(r"(q|k|v|o|g|dq|dk|dv)_[bhr]")
+_ALIGNED = re.compile(r"(q|k|v|o|g|dq|dk|dv)_[bhr]|o_s")
 
 
 @dataclass(frozen=True)

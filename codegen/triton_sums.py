@@ -61,4 +61,4 @@ def flush(own: Context) -> Iterator[str]:
         ]
         yield f"if 'SUM{n}' in totals:"
         arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *values, *SCALARS])
-        yield f"    flush_{n}[(1,)]({arguments})"
+        yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"

@@ -7,7 +7,8 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,14 +17,11 @@ from typing import Any
 
 from attnspec.codegen.gpus import Gpu, Usage
 from attnspec.codegen.triton_kernel import TritonKey, is_wide, module
-from attnspec.codegen.triton_schedule import KINDS, Candidates, Schedule, Shape, candidates
+from attnspec.codegen.triton_schedule import KINDS, Candidates, Schedule, Shape, likely
 from attnspec.codegen.triton_signature import DTYPES, Types
 from attnspec.runtime.cache import Cache
 from attnspec.runtime.program import Program
 from attnspec.runtime.triton_module import Needed, TritonError, load, plans, require
-
-MANY = 1 << 20
-"""More queries than any special case of few ones has."""
 
 _KERNEL = re.compile(rf"({'|'.join(KINDS)})_\d+")
 
@@ -45,18 +43,24 @@ class Compiled:
 
 def compiled(
     module: ModuleType, kinds: Collection[str], types: Types, schedule: Schedule, gpu: Gpu, group: int
-) -> Iterator[Compiled]:
-    """The kernels of some kinds in a generated module, one after another; ``group`` query heads share their keys.
+) -> list[Compiled]:
+    """The kernels of some kinds in a generated module, in its order; ``group`` query heads share their keys.
 
-    Raises TritonError where triton is not there, or runs as an interpreter.
+    They are compiled side by side, on all processors. Raises TritonError where triton is not there, or runs as an
+    interpreter.
     """
     require()
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
-    for name, function in vars(module).items():
-        found = _KERNEL.fullmatch(name)
-        if found and found[1] in kinds:
-            yield _compiled(name, function, types, schedule.of(found[1]), gpu, group)
+    found = [(name, _KERNEL.fullmatch(name)) for name in vars(module)]
+    wanted = [(name, match[1]) for name, match in found if match and match[1] in kinds]
+
+    def one(name: str, kind: str) -> Compiled:
+        return _compiled(name, getattr(module, name), types, schedule.of(kind), gpu, group)
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        warnings.simplefilter("ignore")
+        return list(threads.map(one, *zip(*wanted, strict=True))) if wanted else []
 
 
 def _compiled(name: str, function: Any, types: Types, shape: Shape, gpu: Gpu, group: int) -> Compiled:
@@ -71,13 +75,11 @@ def _compiled(name: str, function: Any, types: Types, shape: Shape, gpu: Gpu, gr
         for i, p in enumerate(function.arg_names)
         if p not in constants and types.aligned(p)
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = compile(
-            ASTSource(function, signature, values, aligned),
-            target=GPUTarget(gpu.backend, gpu.arch, gpu.warp),
-            options={"num_warps": shape.warps, "num_stages": shape.stages},
-        )
+    made = compile(
+        ASTSource(function, signature, values, aligned),
+        target=GPUTarget(gpu.backend, gpu.arch, gpu.warp),
+        options={"num_warps": shape.warps, "num_stages": shape.stages, "enable_fp_fusion": True},
+    )
     if gpu.backend == "hip":
         text = made.asm["amdgcn"]
         # Scalars that find no register go to lanes of vector registers, not to memory: these are no spills.
@@ -131,42 +133,32 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
     For each kind of kernel the first of the candidates that spills nothing and whose shared memory is there, or the
     last one; ``group`` query heads share their keys. Raises TritonError, SpecError.
     """
+    key, known = TritonKey(dim, dim), dict[tuple[str, Shape, Types], list[Compiled]]()
 
-    def compile_some(schedule: Schedule, kinds: Collection[str]) -> Iterator[Compiled]:
+    def build_with(schedule: Schedule) -> Built:
         own = plans(program, sizes, schedule)
-        loaded = _loaded(module(own, key, schedule))
+        text = module(own, key, schedule)
+        loaded = _loaded(text)
         types = Types(own.forward.relation.spec, DTYPES[dtype], is_wide(own, key), loaded.ADDS, loaded.CARRY)
-        return compiled(loaded, kinds, types, schedule, gpu, group)
+        new = {kind for kind in KINDS if (kind, schedule.of(kind), types) not in known}
+        made = compiled(loaded, new, types, schedule, gpu, group)
+        known.update({(kind, schedule.of(kind), types): [k for k in made if k.kind == kind] for kind in new})
+        return Built(text, tuple(k for kind in KINDS for k in known[kind, schedule.of(kind), types]))
 
-    key = TritonKey(dim, dim)
-    shapes = candidates(dim, 4 if dtype == "float32" else 2, MANY)
-    schedule, kernels = fitting(shapes, compile_some, gpu)
-    return Built(module(plans(program, sizes, schedule), key, schedule), tuple(kernels))
-
-
-CompileSome = Callable[[Schedule, Collection[str]], Iterator[Compiled]]
+    return fitting(likely(gpu.name, dim, 4 if dtype == "float32" else 2), build_with, gpu)
 
 
-def fitting(shapes: Candidates, compile_some: CompileSome, gpu: Gpu) -> tuple[Schedule, list[Compiled]]:
-    """The first shapes, kind by kind, with which all kernels fit, and these; the last shapes where none does.
-
-    ``compile_some`` compiles the kernels of some kinds, one after another; it is left as soon as one does not fit.
-    """
-    at, found = dict.fromkeys(KINDS, 0), dict[str, list[Compiled]]()
-    for kind in KINDS:
-        while True:
-            last = at[kind] + 1 == len(shapes[kind])
-            schedule = Schedule(*(shapes[other][at[other]] for other in KINDS))
-            found[kind] = []
-            for kernel in compile_some(schedule, (kind,)):
-                found[kind].append(kernel)
-                if not kernel.usage.fits(gpu) and not last:
-                    break
-            if last or all(kernel.usage.fits(gpu) for kernel in found[kind]):
-                break
+def fitting(shapes: Candidates, build_with: Callable[[Schedule], Built], gpu: Gpu) -> Built:
+    """Kernels with the first shape of each kind with which all kernels of that kind fit, or with the last."""
+    at = dict.fromkeys(KINDS, 0)
+    while True:
+        built = build_with(Schedule(*(shapes[kind][at[kind]] for kind in KINDS)))
+        large = {kernel.kind for kernel in built.kernels if not kernel.usage.fits(gpu)}
+        large = {kind for kind in large if at[kind] + 1 < len(shapes[kind])}
+        if not large:
+            return built
+        for kind in large:
             at[kind] += 1
-    schedule = Schedule(*(shapes[kind][at[kind]] for kind in KINDS))
-    return schedule, [kernel for kind in KINDS for kernel in found[kind]]
 
 
 def _loaded(text: str) -> ModuleType:

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import settings
 from attnspec.codegen.gpus import GPUS, Usage
 from attnspec.codegen.plan import Tile
 from attnspec.codegen.triton_schedule import KINDS, Schedule, Shape
-from attnspec.runtime.triton_compile import Compiled, fitting
+from attnspec.runtime.triton_compile import Built, Compiled, fitting
 from tests.test_specs import NAMES
 
 pytest.importorskip("triton")
@@ -86,20 +85,26 @@ def test_wrong_input() -> None:
 
 def test_the_first_shape_that_fits_is_taken() -> None:
     shapes = {kind: tuple(Shape(Tile(size, size), 4, 1) for size in (64, 32, 16)) for kind in KINDS}
-    asked: list[tuple[str, int]] = []
+    asked: list[Schedule] = []
 
-    def compile_some(schedule: Schedule, kinds: Collection[str]) -> Iterator[Compiled]:
-        for kind in kinds:
-            for number in range(2):
-                rows = schedule.of(kind).tile.rows
-                asked.append((kind, rows))
-                spills = {"forward": 0, "queries": 8 * (rows > 32), "keys": 8}[kind]
-                yield Compiled(f"{kind}_{number}", schedule.of(kind), Usage(64, spills, 1024, 4), {})
+    def build_with(schedule: Schedule) -> Built:
+        asked.append(schedule)
+        spilled = {"forward": 0, "queries": 8 * (schedule.queries.tile.rows > 32), "keys": 8}
+        made = [
+            Compiled(f"{kind}_{number}", schedule.of(kind), Usage(64, spilled[kind] * number, 1024, 4), {})
+            for kind in KINDS
+            for number in range(2)
+        ]
+        return Built("", tuple(made))
 
-    schedule, kernels = fitting(shapes, compile_some, GPUS["sm_90"])
-    assert [schedule.of(kind).tile.rows for kind in KINDS] == [64, 32, 16]
-    assert [kernel.name for kernel in kernels] == [f"{kind}_{n}" for kind in KINDS for n in range(2)]
-    assert asked.count(("queries", 64)) == 1, "the second kernel is not compiled where the first does not fit"
+    built = fitting(shapes, build_with, GPUS["sm_90"])
+    assert [kernel.shape.tile.rows for kernel in built.kernels] == [64, 64, 32, 32, 16, 16]
+    assert not built.fits(GPUS["sm_90"]), "no shape of the last kind does"
+    assert [[schedule.of(kind).tile.rows for kind in KINDS] for schedule in asked] == [
+        [64, 64, 64],
+        [64, 32, 32],
+        [64, 32, 16],
+    ]
 
 
 def test_occupancy() -> None:

@@ -63,7 +63,7 @@ def backward(q, k, v, scale, given, out, lse, parts, dout, dlse, wanted=(), prec
             width = max(16, triton.next_power_of_2(v.shape[3]))
             prepare[(triton.cdiv(n_q, 16) * batch * heads,)](
                 part, dout, lse, dlse, bound, delta[branch], *part.stride(), *dout.stride(), n_q, heads,
-                DIM=v.shape[3], WIDTH=width, ROWS=16,
+                DIM=v.shape[3], WIDTH=width, ROWS=16, enable_fp_fusion=True,
             )  # fmt: skip
     dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device) if CARRY else q.new_empty(q.shape)
     slots = given["order"].shape[2] if REPEATS else 0

@@ -17,6 +17,14 @@ def as_index(x):
 
 
 @triton.jit
+def rows_in(rel, first, size):
+    """0 <= first + rel < size for a tile's own offsets: compared in 32 bits, as these are small."""
+    low = tl.minimum(tl.maximum(-first, 0), 1 << 30).to(tl.int32)
+    high = tl.minimum(tl.maximum(size - first, 0), 1 << 30).to(tl.int32)
+    return (rel >= low) & (rel < high)
+
+
+@triton.jit
 def load(at, live, GUARD: tl.constexpr):
     """Entries of a tensor; zeros where they are not live, if that may be so."""
     if GUARD:
