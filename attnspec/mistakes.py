@@ -49,6 +49,7 @@ CODES = {
     "E403": "a line that is not affine",
     "E404": "a pattern that is too irregular for the solver",
     "E405": "numbers too large for a kernel",
+    "E408": "a list that is too long for a Triton kernel",
 }
 """All error codes, with what they are about."""
 

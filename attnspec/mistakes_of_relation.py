@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
+
 from attnspec.error import Diagnostic
 from attnspec.mistakes import diagnose
 from attnspec.source import Span
@@ -59,7 +61,7 @@ def too_irregular(span: Span, what: str) -> Diagnostic:
         "E404",
         "the pattern is too irregular for the solver",
         (span, "the operation limit was reached here"),
-        note=f"the set of pairs of `{what}` has too many pieces to be computed in bounded time",
+        note=f"the set of pairs of `{shorten(what, 200)}` has too many pieces to be computed in bounded time",
         help="use fewer or more closely related divisors, or split the pattern over heads",
     )
 
@@ -72,6 +74,16 @@ def too_large_for_kernels(span: Span, bits: int) -> Diagnostic:
         (span, "computed in 64 bits"),
         note=f"some value exceeds 2 ** 63 at a length of 2 ** {bits}",
         help="use smaller factors and constants",
+    )
+
+
+def long_list(span: Span, most: int) -> Diagnostic:
+    """A list that positions choose from, too long for the comparisons that a Triton kernel makes of it."""
+    return diagnose(
+        "E408",
+        "a list in this pattern is too long for a Triton kernel",
+        (span, f"positions choose from a list with more than {most:,} runs of equal entries"),
+        help="declare it as an input: `input list: int[...]`, read as `list[k % ...]`",
     )
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attnspec.bounds import fits
-from attnspec.codegen import cxx, cxx_real
+from attnspec.codegen import cxx, cxx_real, lengths
 from attnspec.codegen.cxx_pass import pass_struct
 from attnspec.codegen.inputs import names
-from attnspec.codegen.key import LENGTHS, NARROW_LENGTH, WIDE_LENGTH, KernelKey
+from attnspec.codegen.key import KernelKey
 from attnspec.codegen.plan import Pass, Plan
 from attnspec.codegen.unit import DTYPES, define, read, without_plan
-from attnspec.error import SpecError
-from attnspec.mistakes_of_relation import too_large_for_kernels
 from attnspec.relation import scalar_reads
 
 _BASE = ("vector", "tensor", "input", "real")
@@ -25,6 +22,7 @@ _LIBRARY = {
 
 def kernel(plan: Plan, key: KernelKey) -> str:
     """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
+    lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
     reads = names(spec)
     passes = [_pass(plan, item, number, reads) for number, item in enumerate(plan.passes)]
@@ -52,14 +50,9 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     )
 
 
-def longest(plan: Plan) -> int:
-    """The largest length for which a kernel's numbers are right."""
-    return min(next((length for length in LENGTHS if fits(item.pred, length, 64)), LENGTHS[-1]) for item in plan.passes)
-
-
 def is_wide(plan: Plan, key: KernelKey) -> bool:
     """Whether a kernel computes positions, and reads integer inputs, in 64 bits."""
-    return key.wide or any(not fits(item.pred, NARROW_LENGTH, 32) for item in plan.passes)
+    return key.wide or lengths.is_wide([plan])
 
 
 def peak_kernel(dtype: str) -> str:
@@ -85,8 +78,6 @@ def _defines(plan: Plan, key: KernelKey) -> str:
 
 def _pass(plan: Plan, item: Pass, number: int, reads: Mapping[str, int]) -> str:
     spec = plan.relation.spec
-    if not any(fits(item.pred, length, 64) for length in LENGTHS):
-        raise SpecError([too_large_for_kernels(spec.span, WIDE_LENGTH.bit_length() - 1)])
     return pass_struct(item, number, reads, scalar_reads(spec))
 
 

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-NARROW_LENGTH = 1 << 28
-"""Positions and lengths up to which a narrow kernel (positions in 32 bits) is right."""
-WIDE_LENGTH = 1 << 40
-"""The same for a wide kernel (64 bits)."""
-LENGTHS = (WIDE_LENGTH, 1 << 30)
-"""The same where a pattern multiplies positions: the first for which its numbers fit."""
-
 
 @dataclass(frozen=True)
 class KernelKey:
     """The direction and types of a kernel.
 
     ``direction`` is ``"forward"`` or ``"backward"``; ``dtype`` float32, bfloat16 or float16; ``dim`` and ``dim_v`` the
-    head sizes of query and value; ``wide`` asks for positions in 64 bits (lengths over NARROW_LENGTH). A forward kernel
+    head sizes of query and value; ``wide`` asks for positions in 64 bits (beyond ``NARROW_LENGTH``). A forward kernel
     turns ``turn`` elements of each query (0: none) by its position when it loads it; ``pairs`` is that of ``rotate``.
     """
 

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from attnspec import expr as e
-from attnspec.bounds import fits
-from attnspec.codegen import triton_decide, triton_launch, triton_sums, triton_values
+from attnspec.codegen import lengths, triton_decide, triton_launch, triton_sums, triton_values
 from attnspec.codegen.inputs import names
-from attnspec.codegen.key import NARROW_LENGTH
 from attnspec.codegen.layout import Columns, Slots
 from attnspec.codegen.plan import Plan
 from attnspec.codegen.ragged import ragged
@@ -22,7 +20,10 @@ from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, Context, Kin
 from attnspec.codegen.triton_launch import Launch
 from attnspec.codegen.triton_pass import kernel
 from attnspec.codegen.triton_schedule import Schedule
+from attnspec.codegen.triton_syntax import MOST_RUNS, LongList
 from attnspec.codegen.triton_values import Function
+from attnspec.error import SpecError
+from attnspec.mistakes_of_relation import long_list
 from attnspec.relation import scalar_reads
 
 _LIBRARY = ("tiles", "values")
@@ -37,6 +38,11 @@ class Plans:
     forward: Plan
     queries: Plan
     keys: Plan
+
+    @property
+    def all(self) -> tuple[Plan, Plan, Plan]:
+        """All three."""
+        return self.forward, self.queries, self.keys
 
     def of(self, kind: Kind) -> Plan:
         """The plan of a kind."""
@@ -54,17 +60,21 @@ class TritonKey:
 
 def is_wide(plans: Plans, key: TritonKey) -> bool:
     """Whether kernels compute positions, and read integer inputs, in 64 bits."""
-    passes = [item for kind in (FORWARD, QUERIES, KEYS) for item in plans.of(kind).passes]
-    return key.wide or any(not fits(item.pred, NARROW_LENGTH, 32) for item in passes)
+    return key.wide or lengths.is_wide(plans.all)
 
 
 def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> str:
     """The Python text of the kernels of a pattern.
 
-    ``main`` are the constants of an example, for a file that runs by itself.
+    ``main`` are the constants of an example, for a file that runs by itself. Raises SpecError where a predicate
+    overflows 64-bit positions, or has a list that is too long.
     """
+    lengths.longest(plans.all)  # or there is none
     spec = plans.forward.relation.spec
-    own, kernels, launches = _kernels(plans, key)
+    try:
+        own, kernels, launches = _kernels(plans, key)
+    except LongList:
+        raise SpecError([long_list(spec.span, MOST_RUNS)]) from None
     comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
     title = f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}).\n\n{schedule}\n"""'
     standard = ("base64", "functools", "os", "sys", "zlib") if main else ("functools",)

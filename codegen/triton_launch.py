@@ -10,6 +10,7 @@ from attnspec.codegen import triton_sums
 from attnspec.codegen.layout import Slots
 from attnspec.codegen.plan import Pass
 from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind, wrapped
+from attnspec.codegen.triton_names import is_data, sized
 from attnspec.codegen.triton_schedule import Schedule
 
 _SIGNATURES = {
@@ -49,7 +50,7 @@ def given_names(found: Sequence[Launch]) -> list[str]:
 def _given(parameter: str, one: Launch) -> str | None:
     """The name in ``given`` of what a parameter reads."""
     own = f"{one.kind.name}_{one.number}"
-    if parameter.startswith("in_") and "_size" not in parameter:
+    if is_data(parameter):
         return parameter
     if parameter in ("Q_LIST", "K_LIST", "TABLE", "START", "MIDDLE", "END", "TILES"):
         return f"{own}.{parameter.lower()}"
@@ -166,9 +167,8 @@ def _argument(parameter: str, one: Launch, rows: str) -> str:
         return f"given[{name!r}]"
     if parameter in _TENSORS:
         return _TENSORS[parameter]
-    if parameter.startswith("in_"):
-        name, axis = parameter.rsplit("_size", 1)
-        return f"given[{name!r}].shape[{axis}]"
+    if of := sized(parameter):
+        return f"given[{of[0]!r}].shape[{of[1]}]"
     if parameter.startswith("D_"):
         return f"gradients.get({parameter.removeprefix('D_')!r})"
     if parameter.startswith("SUM"):

@@ -23,6 +23,7 @@ from attnspec.codegen.triton_context import (
 )
 from attnspec.codegen.triton_forward import Forward
 from attnspec.codegen.triton_loops import statements
+from attnspec.codegen.triton_names import is_data, sized
 from attnspec.codegen.triton_runs import Run, renamed, runs, walk
 from attnspec.codegen.triton_values import Function
 from attnspec.loops import Loops
@@ -62,7 +63,7 @@ def parameters(own: Context, item: Pass) -> tuple[str, ...]:
         *(own.value, own.gradient.function, *own.scalars.values()),
         *(entry.place for entry in entries),
     )
-    reads = dict.fromkeys(a for function in functions for a in function.arguments if a.startswith("in_"))
+    reads = dict.fromkeys(a for function in functions for a in function.arguments if is_data(a) or sized(a))
     return (
         *("Q", "K", "V", "OUT", "LSE", "DO", "BOUND", "DELTA", "DQ", "DK", "DV"),
         *("ORDER", "HEADS", "Q_LIST", "K_LIST", "TABLE", "START", "MIDDLE", "END", "TILES"),

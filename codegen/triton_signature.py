@@ -3,7 +3,7 @@
 >>> from attnspec.check import check_text
 >>> spec = check_text("attention a { input doc: int[n] sorted  attend doc[q] == doc[k] }")
 >>> types = Types(spec, "fp16", wide=False, adds=True, carry=False)
->>> [types.of(p) for p in ("Q", "OUT", "DK", "LSE", "in_doc", "in_doc_size0", "k_r", "scale")]
+>>> [types.of(p) for p in ("Q", "OUT", "DK", "LSE", "in_doc", "size0_in_doc", "k_r", "scale")]
 ['*fp16', '*fp16', '*fp32', '*fp32', '*i32', 'i32', 'i32', 'fp32']
 """
 
@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 
 from attnspec.codegen.inputs import names
+from attnspec.codegen.triton_names import argument, is_data
 from attnspec.spec import Spec
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -52,7 +53,7 @@ class Types:
             return f"*{self.element}"
         if parameter in _FLOATS or parameter.startswith(("D_", "SUM")):
             return "*fp32"
-        if parameter.startswith("in_") and "_size" not in parameter:
+        if is_data(parameter):
             return self._input(parameter, whole)
         return "i32"
 
@@ -63,7 +64,7 @@ class Types:
     def _input(self, parameter: str, whole: str) -> str:
         kinds = {declared.name: declared.kind for declared in self.spec.inputs}
         for name in names(self.spec):
-            if parameter == f"in_{name.replace('.', '_')}":
+            if parameter == argument(name):
                 kind = "float" if name == "alibi.slope" else kinds.get(name.split(".")[0], "int")
                 return {"int": whole, "bool": "*u8", "float": "*fp32"}[kind]
         raise KeyError(parameter)

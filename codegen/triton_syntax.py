@@ -22,11 +22,18 @@ from textwrap import indent
 
 from attnspec import expr as e
 from attnspec.codegen.statements import Place, Statements, Syntax
+from attnspec.codegen.triton_names import argument, size
 from attnspec.evaluate import domain_values
 from attnspec.rewrite import replace
 
 MOST_RUNS = 1024
 """How many runs of equal entries a list may have that is indexed by positions: each costs a comparison."""
+
+
+class LongList(Exception):
+    """A list indexed by positions has more than MOST_RUNS runs of equal entries."""
+
+
 _FUNCTIONS = {"exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt", "abs": "tl.abs", "tanh": "tanh", "sign": "sign"}
 _LARGEST: float = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
 _SMALLEST = 2.0**-126
@@ -42,7 +49,7 @@ def triton_syntax(like: str | None) -> Syntax:
     def item(body: Statements, entries: Sequence[int], inside: str, at: str) -> str:
         runs = [n for n in range(1, len(entries)) if entries[n] != entries[n - 1]]
         if len(runs) >= MOST_RUNS:
-            raise NotImplementedError(f"a list indexed by positions has more than {MOST_RUNS:,} runs of equal entries")
+            raise LongList
         value = _int_literal(entries[0])
         for n in runs:
             value = body.named(pick(f"{at} >= {n}", _int_literal(entries[n]), value))
@@ -107,20 +114,6 @@ def _positive(by: int | str) -> str:
 
 
 # Inputs: contiguous, so that the sizes give the place of an entry.
-
-
-def argument(name: str) -> str:
-    """The parameter with the data of an input.
-
-    >>> argument("doc.first")
-    'in_doc_first'
-    """
-    return f"in_{name.replace('.', '_')}"
-
-
-def size(name: str, axis: int) -> str:
-    """The parameter with a size of an input."""
-    return f"{argument(name)}_size{axis}"
 
 
 def inside(body: Statements, name: str, places: Sequence[str]) -> str:

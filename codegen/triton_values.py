@@ -2,7 +2,7 @@
 
 Positions are scalars or integer blocks that broadcast, ``q`` of shape (BM, 1) and ``k`` of (1, BN), say, all int32 or
 all int64; ``s`` and ``g`` are float32 blocks of the broadcast shape. An input is a contiguous tensor: ``in_doc`` its
-data and ``in_doc_size0``... its sizes. Nothing is touched outside an input.
+data and ``size0_in_doc``... its sizes. Nothing is touched outside an input.
 
 >>> from attnspec.check import check_text
 >>> made = allowed(check_text("attention a { attend causal and q // 8 == k // 8 }").pred, "allowed_0")
@@ -28,7 +28,8 @@ from attnspec import expr as e
 from attnspec import real as r
 from attnspec.codegen import slopes
 from attnspec.codegen.statements import Statements
-from attnspec.codegen.triton_syntax import argument, inside, offset, size, triton_syntax
+from attnspec.codegen.triton_names import argument, size
+from attnspec.codegen.triton_syntax import inside, offset, triton_syntax
 from attnspec.codegen.triton_syntax import row as row_of
 from attnspec.evaluate import value_real
 from attnspec.rewrite import rebuild
@@ -172,8 +173,6 @@ def _function(name: str, node: e.Node, body: Statements, results: Sequence[str])
             used.update(_NAME.findall(line))
             lines.append(line)
     inputs = dict(_inputs(node))
-    if len(set(map(argument, inputs))) < len(inputs):
-        raise NotImplementedError(f"two inputs of one name in Triton: {', '.join(inputs)}")
     known = [*_VARIABLES, "s", "g"]
     for read, dimensions in inputs.items():
         known += [argument(read), *(size(read, axis) for axis in range(dimensions))]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attnspec import expr as e
-from attnspec.codegen.key import NARROW_LENGTH, KernelKey
+from attnspec.codegen.key import KernelKey
+from attnspec.codegen.lengths import NARROW_LENGTH
 from attnspec.real import RealRead
 from attnspec.runtime import problem
 from attnspec.runtime.border import CallError

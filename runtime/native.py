@@ -72,7 +72,8 @@ def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]
     note = cache.note(note_key)
     path = cache.library(str(note.get("kernel"))) if note else None
     if note is None or path is None or "longest" not in note:
-        from attnspec.codegen.kernel import is_wide, kernel, longest
+        from attnspec.codegen.kernel import is_wide, kernel
+        from attnspec.codegen.lengths import longest
 
         made = plan(program, sizes)
         text = kernel(made, key)
@@ -82,7 +83,7 @@ def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]
             "carry": made.carry,
             "plain": made.plain,
             "wide": is_wide(made, key),
-            "longest": longest(made),
+            "longest": longest([made]),
         }
         cache.set_note(note_key, note)
     function = getattr(ctypes.CDLL(str(path)), f"attnspec_{key.direction}")

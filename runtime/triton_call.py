@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.inputs import names
+from attnspec.codegen.triton_names import argument
 from attnspec.codegen.triton_schedule import FEW, LEAST_SHARE
 from attnspec.runtime import call, triton_data, triton_tune
 from attnspec.runtime.call import Extra
@@ -43,7 +44,7 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, list[Tensor | None]]:
     """As :func:`attnspec.runtime.call.backward`."""
     own, given = _prepare(program, q, k, v, extra)
-    keys = [f"in_{name.replace('.', '_')}" for name in names(spec(program))] if extra.inputs else []
+    keys = [argument(name) for name in names(spec(program))] if extra.inputs else []
     chosen = [key for key, want in zip(keys, wanted, strict=True) if want]
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         dq, dk, dv, dsink, found = own.module.backward(
@@ -94,7 +95,7 @@ def given_of(program: Program, extra: Extra, wide: bool) -> triton_data.Given:
     if extra.inputs:
         for name, tensor in zip(names(spec(program)), extra.inputs, strict=True):
             whole = tensor.dtype in (torch.int32, torch.int64)
-            given[f"in_{name.replace('.', '_')}"] = (tensor.to(kind) if whole else tensor).contiguous()
+            given[argument(name)] = (tensor.to(kind) if whole else tensor).contiguous()
     if extra.order is not None:
         given["order"] = extra.order.to(kind).contiguous()
     if extra.sink is not None:

@@ -67,7 +67,7 @@ def made(program: Program, key: TritonKey, sizes: Needed, schedule: Schedule) ->
     note = cache.note(note_key)
     path = cache.file(str(note.get("module")), "kernel.py") if note else None
     if note is None or path is None or "longest" not in note:
-        from attnspec.codegen.kernel import longest
+        from attnspec.codegen.lengths import longest
         from attnspec.codegen.triton_kernel import is_wide, module
 
         own = plans(program, sizes, schedule)
@@ -83,7 +83,7 @@ def made(program: Program, key: TritonKey, sizes: Needed, schedule: Schedule) ->
         path = cache.file(digest, "kernel.py") or cache.add(
             digest, lambda to: to.write_text(text, encoding="utf-8"), stages, "kernel.py"
         )
-        note = {"module": digest, "wide": is_wide(own, key), "longest": longest(own.forward)}
+        note = {"module": digest, "wide": is_wide(own, key), "longest": longest(own.all)}
         cache.set_note(note_key, note)
     found = load(f"attnspec_kernels_{note['module'][:16]}", str(path))
     return Made(found, str(path), tuple(found.GIVEN), bool(note["wide"]), int(note["longest"]))

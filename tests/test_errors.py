@@ -1,7 +1,7 @@
 """Each mistake is reported as the golden file beside it says: ``pytest --update-golden`` rewrites them.
 
 The first line of a spec may give the attention and parameters: ``# check: name width=3``. With ``# lower: heads=4`` it
-is right so far, and wrong on the way to a kernel for that many heads.
+is right so far, and wrong on the way to a kernel for that many heads; with ``# triton:`` to a Triton kernel.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def errors_of(path: Path) -> SpecError:
         with pytest.raises(SpecError) as caught:
             _kernel_text(spec, int(heads.group(1)) if heads else None)
         return caught.value
+    if first.startswith("# triton:"):
+        spec = check_text(text, filename=path.name)
+        with pytest.raises(SpecError) as caught:
+            _triton_text(spec)
+        return caught.value
     with pytest.raises(SpecError) as caught:
         check_text(text, name, params, path.name)
     return caught.value
@@ -50,6 +55,16 @@ def _kernel_text(spec: Spec, heads: int | None) -> str:
     from attnspec.codegen.key import KernelKey
 
     return kernel(plan(relation), KernelKey("forward", "float32", 64, 64))
+
+
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.choose import plan
+    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
+    from attnspec.codegen.triton_schedule import schedule_for
+    from attnspec.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -72,6 +87,16 @@ def test_too_long() -> None:
     check_text("attention a {}" + "#" * (mistakes.MAX_SOURCE - 14))
 
 
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.choose import plan
+    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
+    from attnspec.codegen.triton_schedule import schedule_for
+    from attnspec.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+
+
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_errors_are_data(path: Path) -> None:
     error = errors_of(path)
@@ -84,6 +109,16 @@ def test_errors_are_data(path: Path) -> None:
         assert 0 <= first["start"] <= first["end"] <= len(text)
         line = text.split("\n")[first["line"] - 1]
         assert text[first["start"] :][:1] in ("", "\n") or line[first["column"] - 1] == text[first["start"]]
+
+
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.choose import plan
+    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
+    from attnspec.codegen.triton_schedule import schedule_for
+    from attnspec.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

@@ -42,6 +42,27 @@ def test_fewer_queries_and_more(name: str) -> None:
         agree(attend, *tensors(n, n_q, heads=HEADS), inputs=inputs(1, n))
 
 
+def test_names_of_inputs_never_meet() -> None:
+    """Kernels have parameters of their own for what is derived from an input, and for its sizes."""
+    attend = attnspec.compile(
+        "attention a { input doc: int[n] sorted  input doc_first: int[n]  input doc_size0: int[n]"
+        "  input size0_in_doc: float[n]  input first_of_doc: float[n]  within causal"
+        "  attend doc[q] == doc[k] and k - first(doc, k) < doc_first[q]  attend doc_size0[q] == k"
+        "  score s + size0_in_doc[k] - first_of_doc[q] }",
+        target="triton",
+        tile=TILE,
+    )
+    n, generator = 70, torch.Generator().manual_seed(0)
+    inputs = {
+        "doc": torch.arange(n) // 25,
+        "doc_first": torch.randint(0, 20, (n,), generator=generator),
+        "doc_size0": torch.randint(0, n, (n,), generator=generator),
+        "size0_in_doc": torch.randn(n, generator=generator),
+        "first_of_doc": torch.randn(n, generator=generator),
+    }
+    agree(attend, *tensors(n), inputs=inputs)
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_layouts(name: str) -> None:
     clause, number, _ = KERNELS[name]

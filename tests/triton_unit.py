@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from attnspec.codegen.triton_names import argument, is_data, size, sized
 from attnspec.codegen.triton_values import Function
 
 MARK = "# ---- text of generated kernels from here on ----\n"
@@ -44,7 +45,7 @@ def load(folder: Path, *parts: str) -> ModuleType:
 
 def kernel(name: str, function: Function, outputs: Sequence[str]) -> str:
     """A kernel that calls a function at each pair of a block and stores what it returns, as ``outputs``."""
-    inputs = [a for a in function.arguments if a.startswith("in_")]
+    inputs = [a for a in function.arguments if is_data(a) or sized(a)]
     scalars = [a for a in function.arguments if a in SCALARS]
     given = ", ".join(f"{a}.to(POS)" if a in scalars else a for a in function.arguments)
     results = ", ".join(outputs)
@@ -113,8 +114,8 @@ def call(
     tensors: dict[str, Any] = {}
     for title, array in inputs.items():
         kind = np.uint8 if array.dtype == bool else array.dtype if array.dtype == np.float32 else q.dtype
-        tensors[f"in_{title.replace('.', '_')}"] = torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
-        tensors |= {f"in_{title.replace('.', '_')}_size{axis}": size for axis, size in enumerate(array.shape)}
+        tensors[argument(title)] = torch.from_numpy(np.ascontiguousarray(array.astype(kind)))
+        tensors |= {size(title, axis): length for axis, length in enumerate(array.shape)}
     extra = {a: env[a] if a in SCALARS else tensors[a] for a in function.arguments if a in SCALARS or a in tensors}
     pos = module.tl.int64 if wide else module.tl.int32
     run = getattr(module, f"{'pairs' if mode == 'pairs' else 'block'}_{name}")
