@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from attnspec import expr as e
@@ -18,7 +18,6 @@ NEVER_SPECIALISED = (
     *("q_first_slot", "q_count", "k_first_slot", "k_count"),
 )
 """Parameters whose values must not make triton compile anew."""
-WIDTH = 112
 
 
 @dataclass(frozen=True)
@@ -97,20 +96,3 @@ class Context:
 def names_in(text: str, names: Iterable[str]) -> tuple[str, ...]:
     """Those of the names that a text uses."""
     return tuple(name for name in dict.fromkeys(names) if re.search(rf"\b{name}\b", text))
-
-
-def wrapped(head: str, items: Sequence[str], tail: str, pad: str = "") -> Iterator[str]:
-    """``head(items)tail`` on one line, or with the items on lines of their own."""
-    line = f"{pad}{head}({', '.join(items)}){tail}"
-    if len(line) <= WIDTH:
-        yield line
-        return
-    yield f"{pad}{head}("
-    row = f"{pad}   "
-    for item in items:
-        if len(row) + len(item) + 2 > WIDTH:
-            yield row
-            row = f"{pad}   "
-        row += f" {item},"
-    yield row
-    yield f"{pad}){tail}"

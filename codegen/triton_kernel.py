@@ -17,6 +17,7 @@ from attnspec.codegen.layout import Columns, Slots
 from attnspec.codegen.plan import Plan
 from attnspec.codegen.ragged import ragged
 from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, Context, Kind
+from attnspec.codegen.triton_fold import folded
 from attnspec.codegen.triton_launch import Launch
 from attnspec.codegen.triton_pass import kernel
 from attnspec.codegen.triton_schedule import Schedule
@@ -85,13 +86,13 @@ def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> 
                 title,
                 comment,
                 imports,
-                _constants(own, plans, launches),
+                folded(_constants(own, plans, launches)),
                 *(f"\n{text.rstrip()}" for text in map(_read, _LIBRARY)),
-                *(f"\n{function.text.rstrip()}" for function in _functions(own)),
-                *(f"\n{text}" for text in kernels),
-                *(f"\n{text}" for text in triton_sums.kernels(own)),
+                *(f"\n{folded(function.text.rstrip())}" for function in _functions(own)),
+                *(f"\n{folded(text)}" for text in kernels),
+                *(f"\n{folded(text)}" for text in triton_sums.kernels(own)),
                 f"\n{_read('host')}",
-                f"\n{triton_launch.launches(launches, schedule, own)}",
+                f"\n{folded(triton_launch.launches(launches, schedule, own))}",
                 *([f"\n{main}", f"\n{_read('main')}"] if main else []),
             ]
         ).rstrip("\n")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from attnspec.codegen import triton_sums
 from attnspec.codegen.layout import Slots
 from attnspec.codegen.plan import Pass
-from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind, wrapped
+from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind
 from attnspec.codegen.triton_names import is_data, sized
 from attnspec.codegen.triton_schedule import Schedule
 
@@ -159,7 +159,7 @@ def _call(one: Launch, shape: object, rows: str, pad: str) -> Iterator[str]:
         "batch",
     ]
     arguments = [*(f"{p}={_argument(p, one, rows)}" for p in one.parameters), str(shape)]
-    yield from wrapped(f"{one.kind.name}_{one.number}[({' * '.join(count)},)]", arguments, "", pad)
+    yield f"{pad}{one.kind.name}_{one.number}[({' * '.join(count)},)]({', '.join(arguments)})"
 
 
 def _argument(parameter: str, one: Launch, rows: str) -> str:

@@ -19,7 +19,6 @@ from attnspec.codegen.triton_context import (
     Context,
     Kind,
     names_in,
-    wrapped,
 )
 from attnspec.codegen.triton_forward import Forward
 from attnspec.codegen.triton_loops import statements
@@ -47,8 +46,8 @@ def kernel(kind: Kind, item: Pass, number: int, sweep: Sweep, own: Context, head
     constants = names_in(text, ("GROUP", "PRECISION"))
     fixed = [name for name in names if name in NEVER_SPECIALISED]
     head = [
-        *wrapped("@triton.jit", [f"do_not_specialize={fixed!r}"], ""),
-        *wrapped(f"def {kind.name}_{number}", [*names, *(f"{name}: tl.constexpr" for name in constants)], ":"),
+        f"@triton.jit(do_not_specialize={fixed!r})",
+        f"def {kind.name}_{number}({', '.join([*names, *(f'{name}: tl.constexpr' for name in constants)])}):",
         f'    """{kind.title}: {_plain(item.title)}."""',
     ]
     whole = "\n".join([*head, *(f"    {line}" for line in lines)])
@@ -192,8 +191,8 @@ def _visit(body: Body, tile: Function, at: str, pad: str, partial: bool, asks: b
     arguments = [names.get(a, a) for a in tile.arguments]
     ask = decide.block(body.own, body.item, body.outer, body.inner, at) if asks else None
     inside = pad if ask is None else f"{pad}    "
-    call = wrapped(f"{', '.join(body.state)} = {tile.name}", arguments, "", inside)
-    return [*([] if ask is None else [f"{pad}{ask}"]), *call]
+    call = f"{inside}{', '.join(body.state)} = {tile.name}({', '.join(arguments)})"
+    return [*([] if ask is None else [f"{pad}{ask}"]), call]
 
 
 def _tile_function(body: Body) -> Function:
@@ -216,11 +215,11 @@ def _tile_function(body: Body) -> Function:
     arguments = (*body.state, body.kind.tile, *taken)
     name = f"{body.kind.name}_tile_{body.number}"
     constants = ("PARTIAL", "PRECISION")
-    signature = wrapped(f"def {name}", [*arguments, *(f"{c}: tl.constexpr" for c in constants)], ":")
+    signature = ", ".join([*arguments, *(f"{c}: tl.constexpr" for c in constants)])
     side = "keys" if body.kind.outer == "q" else "queries"
     full = [
         "@triton.jit",
-        *signature,
+        f"def {name}({signature}):",
         f'    """A tile of {side}, number {body.kind.tile}."""',
         *(f"    {line}" for line in lines),
         f"    return {', '.join(body.state)}",

@@ -121,7 +121,8 @@ class Side:
         start = "c + " if self.stride > 1 else ""
         yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
         yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
-        yield f"{s}_at = ({s}_first{' + offset' if shift else ''}).to({self.pos}) + {s}_rel"
+        first = f"({s}_first + offset)" if shift else f"{s}_first"
+        yield f"{s}_at = {first}.to({self.pos}) + {s}_rel"
         yield f"{s}_live = rows_in({s}_rel, {s}_first, {'n_q' if s == 'q' else 'n'})"
 
     def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
