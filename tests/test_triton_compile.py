@@ -15,7 +15,7 @@ from hypothesis import settings
 
 from attnspec.codegen.gpus import GPUS, Usage
 from attnspec.codegen.plan import Tile
-from attnspec.codegen.triton_schedule import KINDS, Schedule, Shape
+from attnspec.codegen.triton_schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton_compile import Built, Compiled, fitting
 from tests.test_specs import NAMES
 
@@ -67,7 +67,10 @@ def test_files_and_addresses(tmp_path: Path) -> None:
     assert json.loads((folder / "report.json").read_text(encoding="utf-8")) == found
     assert "LARGEST_ROW = " in (folder / "kernel.py").read_text(encoding="utf-8")
     for kind in KINDS:
-        assert (folder / f"{kind}_0.ptx").read_text(encoding="utf-8").count(".entry") == 1
+        ptx = (folder / f"{kind}_0.ptx").read_text(encoding="utf-8")
+        assert ptx.count(".entry") == 1
+        assert "st.global.v4" in ptx
+        assert "st.global.b16" not in ptx, "rows are not known to be aligned"
         assert (folder / f"{kind}_0.cubin").stat().st_size > 1000
         text = (folder / f"{kind}_0.ttir").read_text(encoding="utf-8")
         scalars = re.findall(r"tt\.addptr %\w+, %\w+ : !tt\.ptr<\w+>, (\w+)", text)
@@ -105,6 +108,16 @@ def test_the_first_shape_that_fits_is_taken() -> None:
         [64, 32, 32],
         [64, 32, 16],
     ]
+
+
+def test_some_shape_is_likely_to_fit() -> None:
+    for arch in ARCHES:
+        for dim in (16, 64, 80, 128, 256):
+            for itemsize in (2, 4):
+                every = candidates(dim, itemsize, 4096)
+                for kind, shapes in likely(arch, dim, itemsize).items():
+                    assert shapes
+                    assert every[kind][-len(shapes) :] == shapes
 
 
 def test_occupancy() -> None:
