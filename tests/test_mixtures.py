@@ -52,6 +52,7 @@ MIXTURES = {
                 within causal
             }
         }""",
+    "one branch, detached": "attention a { mix weights detached { branch times 2 { attend window(20) } } }",
     "passes that differ by head": """
         attention a(rates = [1, 2, 4, 3]) {
             mix {
@@ -89,6 +90,20 @@ def test_other_types(name: str, dtype: torch.dtype) -> None:
     attend = mixture(name)
     for n, n_q in ((150, 150), (70, 21)):
         agree(attend, *tensors(n, n_q, heads=4, kv_heads=2, dim=24, dim_v=17, dtype=dtype))
+
+
+@pytest.mark.parametrize("target", ["cpp", "triton"])
+@pytest.mark.parametrize("weights", ["", " weights detached"])
+@pytest.mark.parametrize("second", ["", "branch times 2 { attend k < 5 }"])
+def test_sinks(target: str, weights: str, second: str) -> None:
+    """A sink has its share in the weights of all branches, even of a single one."""
+    if target == "triton":
+        pytest.importorskip("triton")
+    mix = f"mix{weights} {{ branch {{ attend window(20) }} {second} }}"
+    text = f"attention a {{ input logit: float[heads]  sink logit[h]  {mix} }}"
+    attend = attnspec.compile(text, target=target, tile=(32, 32) if target == "triton" else None)
+    for n, n_q in ((60, 60), (40, 20), (20, 40)):
+        agree(attend, *tensors(n, n_q, heads=4, kv_heads=2), inputs={"logit": torch.tensor([0.5, -1.0, 2.0, 0.0])})
 
 
 def test_layouts_of_published_longnet() -> None:

@@ -26,7 +26,7 @@ WIDTH = 200
 
 
 def suite_on(device: torch.device, options: dict[str, Any], budget: int, flex: bool, runs: int, as_json: bool) -> int:
-    """Run everything and print it; the exit status: 1 if a kernel computes something wrong."""
+    """Run everything and print it; the exit status: 1 if a kernel computes something wrong, or a row fails."""
     names = ("length", "heads", "kv_heads", "batch", "dim", "dtype")
     rows = [*long_rows(options["dtype"]), *shipped_rows(*(options[name] for name in names))]
     first, rest = checks(device.type)
@@ -37,7 +37,7 @@ def suite_on(device: torch.device, options: dict[str, Any], budget: int, flex: b
         click.echo(json.dumps(as_plain(report, about, limit.spent), indent=2))
     else:
         show(report, about, limit.spent)
-    return 1 if report.wrong else 0
+    return 1 if report.wrong or report.failed else 0
 
 
 def as_plain(report: Report, about: dict[str, str], spent: float) -> dict[str, Any]:

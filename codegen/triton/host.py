@@ -35,7 +35,7 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1):
         lse = q.new_empty(shape[:-1], dtype=torch.float32)
     if q.numel():
         launch_forward(q, k, v, out, lse, scale, given, precision, shares)
-    if many == 1:
+    if many == 1 and not BRANCHES:
         return out[0].to(q.dtype), lse[0], q.new_empty(0)
     terms = lse if sink is None or not BRANCHES else torch.cat([lse, sink[None, ..., None].expand_as(lse[:1])])
     total = torch.logsumexp(terms, 0)
