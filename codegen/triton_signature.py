@@ -2,7 +2,7 @@
 
 >>> from attnspec.check import check_text
 >>> spec = check_text("attention a { input doc: int[n] sorted  attend doc[q] == doc[k] }")
->>> types = Types(spec, "fp16", wide=False, adds=True, carry=False)
+>>> types = Types(spec, "fp16", wide=False, adds=True, carry=False, dim=64)
 >>> [types.of(p) for p in ("Q", "OUT", "DK", "LSE", "in_doc", "size0_in_doc", "k_r", "scale")]
 ['*fp16', '*fp16', '*fp32', '*fp32', '*i32', 'i32', 'i32', 'fp32']
 """
@@ -25,13 +25,14 @@ _ALIGNED = re.compile(r"(q|k|v|o|g|dq|dk|dv)_[bhr]|o_s")
 
 @dataclass(frozen=True)
 class Types:
-    """The types in a module: its element type (Triton's name), and whether it is wide, adds and carries."""
+    """The types in a module: its element type (Triton's name), whether it is wide, adds and carries, its head size."""
 
     spec: Spec
     element: str
     wide: bool
     adds: bool
     carry: bool
+    dim: int
 
     def of(self, parameter: str) -> str:
         """The type of a parameter that is not a constant."""
@@ -58,8 +59,10 @@ class Types:
         return "i32"
 
     def aligned(self, parameter: str) -> bool:
-        """Whether a parameter is a multiple of 16 (bytes, elements), as for all tensors that torch makes."""
-        return bool(_ALIGNED.fullmatch(parameter)) or self.of(parameter).startswith("*")
+        """Whether a parameter is a multiple of 16 (bytes, elements), as it is for tensors that torch makes."""
+        if _ALIGNED.fullmatch(parameter):
+            return self.dim % 16 == 0
+        return self.of(parameter).startswith("*")
 
     def _input(self, parameter: str, whole: str) -> str:
         kinds = {declared.name: declared.kind for declared in self.spec.inputs}

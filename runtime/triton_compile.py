@@ -139,7 +139,8 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
         own = plans(program, sizes, schedule)
         text = module(own, key, schedule)
         loaded = _loaded(text)
-        types = Types(own.forward.relation.spec, DTYPES[dtype], is_wide(own, key), loaded.ADDS, loaded.CARRY)
+        types = Types(own.forward.relation.spec, DTYPES[dtype], is_wide(own, key), loaded.ADDS, loaded.CARRY, dim)
+        # What a kernel takes from the plans of other kinds is in its types.
         new = {kind for kind in KINDS if (kind, schedule.of(kind), types) not in known}
         made = compiled(loaded, new, types, schedule, gpu, group)
         known.update({(kind, schedule.of(kind), types): [k for k in made if k.kind == kind] for kind in new})
