@@ -46,12 +46,8 @@ def compiled(
 ) -> list[Compiled]:
     """The kernels of some kinds in a generated module, in its order; ``group`` query heads share their keys.
 
-    They are compiled side by side, on all processors. Raises TritonError where triton is not there, or runs as an
-    interpreter.
+    They are compiled side by side, on all processors.
     """
-    require()
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
     found = [(name, _KERNEL.fullmatch(name)) for name in vars(module)]
     wanted = [(name, match[1]) for name, match in found if match and match[1] in kinds]
 
@@ -131,8 +127,12 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
     """The kernels of a program for a head size and an element type (``"bfloat16"``, ...).
 
     For each kind of kernel the first of the candidates that spills nothing and whose shared memory is there, or the
-    last one; ``group`` query heads share their keys. Raises TritonError, SpecError.
+    last one; ``group`` query heads share their keys. Raises SpecError, and TritonError where triton is not there, or
+    runs as an interpreter.
     """
+    require()
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
     key, known = TritonKey(dim, dim), dict[tuple[str, Shape, Types], list[Compiled]]()
 
     def build_with(schedule: Schedule) -> Built:

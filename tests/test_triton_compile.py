@@ -26,9 +26,11 @@ SOME = ("window", "packed", "alibi", "sparse_strided", "block_topk", "reformer")
 ARCHES = tuple(GPUS)
 
 
-def compiled(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """``attnspec compile`` in a process of its own: this one interprets Triton."""
+def compiled(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """``attnspec compile`` in a process of its own: this one interprets Triton. ``path`` is where it imports from."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    if path is not None:
+        environment["PYTHONPATH"] = str(path)
     command = [sys.executable, "-m", "attnspec", "compile", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3600)
 
@@ -84,6 +86,15 @@ def test_wrong_input() -> None:
     done = compiled("window", "widht=3")
     assert done.returncode == 2
     assert "did you mean `width`" in done.stderr
+
+
+def test_without_triton(tmp_path: Path) -> None:
+    """As with the CPU build of torch, which does not bring it."""
+    (tmp_path / "triton.py").write_text("raise ImportError('No module named triton')\n", encoding="utf-8")
+    done = compiled("window", path=tmp_path)
+    assert done.returncode == 2
+    assert "pip install 'triton>=3.6'" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_first_shape_that_fits_is_taken() -> None:
