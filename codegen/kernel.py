@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from attnspec.codegen import cxx, cxx_real, lengths
 from attnspec.codegen.cxx_pass import pass_struct
 from attnspec.codegen.inputs import names
 from attnspec.codegen.key import KernelKey
-from attnspec.codegen.plan import Pass, Plan
+from attnspec.codegen.plan import Plan
 from attnspec.codegen.unit import DTYPES, define, read, without_plan
 from attnspec.relation import scalar_reads
 
@@ -25,7 +23,8 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
     reads = names(spec)
-    passes = [_pass(plan, item, number, reads) for number, item in enumerate(plan.passes)]
+    scalars = scalar_reads(spec)
+    passes = [pass_struct(item, number, reads, scalars) for number, item in enumerate(plan.passes)]
     title = f"{key.direction} pass, {key.dtype}, head size {key.dim} (values {key.dim_v})"
     comment = "\n".join(f"// {line}".rstrip() for line in f"{spec}\n\n{plan}".splitlines())
     return "\n".join(
@@ -74,11 +73,6 @@ def _defines(plan: Plan, key: KernelKey) -> str:
     if key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)
-
-
-def _pass(plan: Plan, item: Pass, number: int, reads: Mapping[str, int]) -> str:
-    spec = plan.relation.spec
-    return pass_struct(item, number, reads, scalar_reads(spec))
 
 
 def _bool(value: bool) -> str:

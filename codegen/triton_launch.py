@@ -10,7 +10,7 @@ from attnspec.codegen import triton_sums
 from attnspec.codegen.layout import Slots
 from attnspec.codegen.plan import Pass
 from attnspec.codegen.triton_context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind
-from attnspec.codegen.triton_names import is_data, sized
+from attnspec.codegen.triton_names import given, is_data, sized
 from attnspec.codegen.triton_schedule import Schedule
 
 _SIGNATURES = {
@@ -167,8 +167,8 @@ def _argument(parameter: str, one: Launch, rows: str) -> str:
         return f"given[{name!r}]"
     if parameter in _TENSORS:
         return _TENSORS[parameter]
-    if of := sized(parameter):
-        return f"given[{of[0]!r}].shape[{of[1]}]"
+    if sized(parameter):
+        return given(parameter)
     if parameter.startswith("D_"):
         return f"gradients.get({parameter.removeprefix('D_')!r})"
     if parameter.startswith("SUM"):

@@ -34,3 +34,13 @@ def sized(parameter: str) -> tuple[str, int] | None:
     """The data whose size a parameter is, and the axis."""
     found = _SIZE.fullmatch(parameter)
     return (found[2], int(found[1])) if found else None
+
+
+def given(parameter: str) -> str:
+    """What the host passes for such a parameter.
+
+    >>> given("in_doc"), given("size1_in_doc")
+    ("given['in_doc']", "given['in_doc'].shape[1]")
+    """
+    of = sized(parameter)
+    return f"given[{of[0]!r}].shape[{of[1]}]" if of else f"given[{parameter!r}]"

@@ -23,8 +23,13 @@ class Shape:
     warps: int
     stages: int
 
+    @property
+    def options(self) -> dict[str, int | bool]:
+        """What triton compiles a kernel with."""
+        return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
+
     def __str__(self) -> str:
-        return f"num_warps={self.warps}, num_stages={self.stages}, enable_fp_fusion=True"
+        return ", ".join(f"{name}={value}" for name, value in self.options.items())
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,11 @@ LEAST_SHARE = 512
 """Keys below which a part is not worth a program of its own, where so few queries are shared out by keys."""
 
 
+def bucket(dim: int) -> int:
+    """The largest head size that is served as this one is."""
+    return next(most for most, _ in _HALF if dim <= most)
+
+
 def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
     """The shapes of each kind to choose from, the most promising first.
 
@@ -134,7 +144,7 @@ def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
 
 def likely(arch: str, dim: int, itemsize: int) -> Candidates:
     """The candidates for many queries without those that do not fit an architecture even in the simplest pattern."""
-    starts = next(starts for most, starts in _STARTS[arch, itemsize].items() if dim <= most)
+    starts = _STARTS[arch, itemsize][bucket(dim)]
     shapes = candidates(dim, itemsize, FEW + 1)
     return {kind: shapes[kind][start:] for kind, start in zip(KINDS, starts, strict=True)}
 

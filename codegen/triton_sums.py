@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnspec.codegen.triton_context import SCALARS, Context
-from attnspec.codegen.triton_names import sized
+from attnspec.codegen.triton_names import given
 from attnspec.codegen.triton_values import Entry
 
 
@@ -56,7 +56,6 @@ def flush(own: Context) -> Iterator[str]:
     """Add the totals to the gradients."""
     for n, entry in _entries(own):
         extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
-        values = [f"given[{of[0]!r}].shape[{of[1]}]" if (of := sized(a)) else f"given[{a!r}]" for a in extra]
         yield f"if 'SUM{n}' in totals:"
-        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *values, *SCALARS])
+        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *map(given, extra), *SCALARS])
         yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"

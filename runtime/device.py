@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
+from functools import lru_cache
 
 import torch
+from torch import Tensor
 
 NAMES = ("cpu", "cuda")
 
@@ -42,6 +45,20 @@ def capturing() -> bool:
 def lasting() -> bool:
     """Whether what is made now holds numbers, and may be kept: not where torch traces with fake tensors."""
     return not torch.compiler.is_compiling() and type(torch.empty(0)) is torch.Tensor
+
+
+def on_device(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device | str) -> Tensor:
+    """What ``make`` makes of some arguments, on a device: copied there once and kept, for calls that follow."""
+    where = torch.device(device)
+    if where.type == "cpu" or not lasting():
+        return make(*arguments).to(where)
+    return _kept(make, arguments, where)
+
+
+@lru_cache(maxsize=64)
+def _kept(make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may later be needed for gradients
+        return make(*arguments).to(device)
 
 
 def name_of(device: torch.device) -> str:

@@ -11,7 +11,6 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Mapping
 
 import torch
@@ -24,7 +23,7 @@ from attnspec.inputs import drawn, slopes
 from attnspec.mistakes import did_you_mean
 from attnspec.real import RealRead
 from attnspec.runtime.border import CallError
-from attnspec.runtime.device import capturing, lasting
+from attnspec.runtime.device import capturing, on_device
 from attnspec.runtime.runs import numbers, run_ends
 from attnspec.sizes import Sizes
 from attnspec.spec import Input, Spec
@@ -87,8 +86,7 @@ def prepare(
             tensor = tensor.to(real).contiguous()
         found |= derived(declared, tensor, names)
     if "alibi.slope" in names:
-        make = _kept_slopes if where_made.type != "cpu" and lasting() else slope_tensor
-        found["alibi.slope"] = make(sizes.heads, real, where_made).clone()
+        found["alibi.slope"] = on_device(_slopes, sizes.heads, real, device=where_made).clone()
     return found
 
 
@@ -119,23 +117,17 @@ def draw(where: str, declared: Input, sizes: Sizes, device: torch.device | None 
     low, high = (known.integer(end, env) for end in (declared.random.low, declared.random.high))
     if low >= high and 0 not in shape:
         raise CallError(f"{where} cannot be drawn from the empty range {low}..{high}")
-    if device is None or device.type == "cpu" or not lasting():
-        return torch.from_numpy(drawn(shape, low, high, declared.random.seed)).to(device)
-    return _drawn(shape, low, high, declared.random.seed, device).clone()
+    found = on_device(_drawn, shape, low, high, declared.random.seed, device=device or "cpu")
+    return found.clone() if found.device.type != "cpu" else found
 
 
-@functools.lru_cache(maxsize=16)
-def _drawn(shape: tuple[int, ...], low: int, high: int, seed: int, device: torch.device) -> Tensor:
-    """Kept, so that calls that follow copy nothing to the device."""
-    return torch.from_numpy(drawn(shape, low, high, seed)).to(device)
+def _drawn(shape: tuple[int, ...], low: int, high: int, seed: int) -> Tensor:
+    return torch.from_numpy(drawn(shape, low, high, seed))
 
 
-def slope_tensor(heads: int, real: torch.dtype, device: torch.device) -> Tensor:
+def _slopes(heads: int, real: torch.dtype) -> Tensor:
     """ALiBi's slopes, (heads,)."""
-    return torch.from_numpy(slopes(heads)).to(device, real)
-
-
-_kept_slopes = functools.lru_cache(maxsize=16)(slope_tensor)
+    return torch.from_numpy(slopes(heads)).to(real)
 
 
 def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ before it. Positions are sorted by (bucket, position), and the rounds stand one 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.border import CallError
-from attnspec.runtime.device import capturing, lasting
+from attnspec.runtime.device import capturing, on_device
 from attnspec.spec import Order
 
 ENTRIES = 1 << 19
@@ -61,19 +60,6 @@ def rotations(order: Order, heads: int, dim: int) -> Tensor:
     return torch.randn((heads, dim, order.rounds, sum(order.buckets) // 2), generator=generator)
 
 
-def _directions(order: Order, heads: int, dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The same on a device, (heads, dim, all projections)."""
-    keep = device.type != "cpu" and lasting()
-    found = _kept(order, heads, dim, device) if keep else rotations(order, heads, dim)
-    return found.to(device, dtype).flatten(2)
-
-
-@lru_cache(maxsize=8)
-def _kept(order: Order, heads: int, dim: int, device: torch.device) -> Tensor:
-    """Kept, so that calls that follow copy nothing to the device."""
-    return rotations(order, heads, dim).to(device)
-
-
 @torch.no_grad()
 def hash_buckets(x: Tensor, order: Order) -> Tensor:
     """The bucket of each vector in each round, (batch, heads, rounds, n), int32; ``x`` is (batch, heads, n, dim).
@@ -85,7 +71,7 @@ def hash_buckets(x: Tensor, order: Order) -> Tensor:
     batch, heads, n, dim = x.shape
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     half = sum(order.buckets) // 2
-    directions = _directions(order, heads, dim, dtype, x.device)
+    directions = on_device(rotations, order, heads, dim, device=x.device).to(dtype).flatten(2)
     out = torch.empty((batch, heads, order.rounds, n), dtype=torch.int32, device=x.device)
     entries = ENTRIES if x.device.type == "cpu" else MOST_ENTRIES
     rows = max(1, entries // max(1, order.rounds * half))

@@ -23,7 +23,7 @@ tensor([[1.0000, 0.0000, 1.0000, 0.0000],
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -34,7 +34,7 @@ from torch import Tensor
 from attnspec import expr as e
 from attnspec.evaluate import table, value_of
 from attnspec.runtime.border import CallError
-from attnspec.runtime.device import capturing, lasting
+from attnspec.runtime.device import capturing, on_device
 from attnspec.runtime.turn import turn, turns
 from attnspec.sizes import Sizes
 from attnspec.spec import Rotation, Spec
@@ -257,28 +257,14 @@ def tables(
     else:
         places = positions.to(device=device, dtype=torch.float64)
         places = places[:, None] if places.dim() == 2 else places
-    angles = places[..., None] * _on(frequencies, rotation, dims, device)
+    angles = places[..., None] * on_device(frequencies, rotation, dims, device=device)
     cos, sin = angles.cos(), angles.sin()
     if rotation.kind == "xpos":
         sign = 1.0 if side == "q" else -1.0
-        scale = torch.exp2(places[..., None].sub(centre).mul(sign) * _on(_decay, rotation, dims, device))
+        scale = torch.exp2(places[..., None].sub(centre).mul(sign) * on_device(_decay, rotation, dims, device=device))
         cos, sin = cos * scale, sin * scale
     factor = magnitude(rotation)
     return (cos * factor).to(dtype), (sin * factor).to(dtype)
-
-
-def _on(make: Callable[[Rotation, int], Tensor], rotation: Rotation, dims: int, device: torch.device | str) -> Tensor:
-    """A table of a rotation on a device; one that was copied there is kept."""
-    where = torch.device(device)
-    if where.type == "cpu" or not lasting():
-        return make(rotation, dims).to(device)
-    return _kept(make, rotation, dims, where)
-
-
-@lru_cache(maxsize=32)
-def _kept(make: Callable[[Rotation, int], Tensor], rotation: Rotation, dims: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return make(rotation, dims).to(device)
 
 
 class _NotKept(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from attnspec.codegen.triton_schedule import FEW, KINDS, Schedule, Shape, candidates
+from attnspec.codegen.triton_schedule import FEW, KINDS, Schedule, Shape, bucket, candidates
 from attnspec.runtime import checks, triton_tune
 from attnspec.runtime.bench import Outcome, bench, contenders
 from attnspec.runtime.checks import Check, Found
@@ -117,7 +117,7 @@ def tune(rows: Sequence[Row], device: torch.device, budget: Budget, workers: int
     """Compile all candidates, then let this process measure which schedules rows will use; and the ceilings."""
     from attnspec.runtime.gpu_ceilings import gpu_ceilings
 
-    kinds = sorted({(_bucket(row.dim), row.dtype, row.n_q is not None and row.n_q <= FEW) for row in rows})
+    kinds = sorted({(bucket(row.dim), row.dtype, row.n_q is not None and row.n_q <= FEW) for row in rows})
     say(f"{budget.spent:4.0f} s: schedules for {len(kinds)} kinds of calls")
     tasks = [
         functools.partial(compile_candidate, dim, dtype, few, kind, number, device.type)
@@ -204,10 +204,6 @@ def _alone() -> None:
 
 def _both(setup: Setup) -> Setup:
     return replace(setup, backward=True)
-
-
-def _bucket(dim: int) -> int:
-    return next(most for most in (64, 128, 256) if dim <= most)
 
 
 def _shapes(dim: int, dtype: str, few: bool) -> dict[str, tuple[Shape, ...]]:

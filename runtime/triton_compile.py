@@ -74,7 +74,7 @@ def _compiled(name: str, function: Any, types: Types, shape: Shape, gpu: Gpu, gr
     made = compile(
         ASTSource(function, signature, values, aligned),
         target=GPUTarget(gpu.backend, gpu.arch, gpu.warp),
-        options={"num_warps": shape.warps, "num_stages": shape.stages, "enable_fp_fusion": True},
+        options=shape.options,
     )
     if gpu.backend == "hip":
         text = made.asm["amdgcn"]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.plan import Tile
-from attnspec.codegen.triton_schedule import FEW, KINDS, Candidates, Schedule, Shape, candidates, schedule_for
+from attnspec.codegen.triton_schedule import FEW, KINDS, Candidates, Schedule, Shape, bucket, candidates, schedule_for
 from attnspec.runtime.cache import Cache
 from attnspec.runtime.program import Program, fingerprint
 
@@ -33,7 +33,7 @@ def schedule(q: Tensor, v: Tensor) -> Schedule:
     dim, n_q = max(q.shape[3], v.shape[3]), q.shape[2]
     if not q.is_cuda:
         return schedule_for(dim, q.dtype.itemsize, n_q)
-    own = (architecture(q.device), q.device, next(d for d in (64, 128, 256) if dim <= d), q.dtype, n_q <= FEW)
+    own = (architecture(q.device), q.device, bucket(dim), q.dtype, n_q <= FEW)
     if own not in _FOUND:
         if torch.cuda.is_current_stream_capturing():
             return schedule_for(dim, q.dtype.itemsize, n_q)
