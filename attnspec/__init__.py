@@ -16,17 +16,17 @@ __version__ = "0.1.0"
 __all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "read", "shipped"]
 
 if TYPE_CHECKING:
-    from attnspec.error import SpecError
-    from attnspec.load import shipped
+    from attnspec.errors.diagnostic import SpecError
+    from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
-    from attnspec.runtime.border import CallError
-    from attnspec.spec import Spec
+    from attnspec.runtime.core.arguments import CallError
+    from attnspec.spec.spec import Spec
 
 
 def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> Spec:
     """The checked pattern of a shipped name, a path or source text. Raises SpecError with all mistakes found."""
-    from attnspec.check import check_text
-    from attnspec.load import load
+    from attnspec.check.check import check_text
+    from attnspec.language.load import load
 
     text, filename, name = load(source)
     return check_text(text, name, {**(params or {}), **more}, filename)
@@ -35,10 +35,10 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 _HOMES = {
     "compile": "attnspec.runtime.attention",
     "Attention": "attnspec.runtime.attention",
-    "CallError": "attnspec.runtime.border",
-    "SpecError": "attnspec.error",
-    "Spec": "attnspec.spec",
-    "shipped": "attnspec.load",
+    "CallError": "attnspec.runtime.core.arguments",
+    "SpecError": "attnspec.errors.diagnostic",
+    "Spec": "attnspec.spec.spec",
+    "shipped": "attnspec.language.load",
 }
 
 

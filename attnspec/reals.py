@@ -1,6 +1,6 @@
 """Build real expressions, folding what is constant.
 
->>> from attnspec.real import Real, Score
+>>> from attnspec.spec.real import Real, Score
 >>> print(quotient(Score(), product(Real(2.0), Real(4.0))))
 s / 8.0
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from attnspec import expr as e
-from attnspec import known
-from attnspec import real as r
-from attnspec import simplify as s
+from attnspec.spec import exact as known
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec import real as r
 
 Number = e.IntExpr | r.RealExpr
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass
 
-from attnspec.error import Diagnostic
-from attnspec.source import Source, Span
+from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.source import Source, Span
 
 _WIDTH = 100  # columns of a source line that are shown; longer lines are clipped around the label
 _TAB = 4

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from attnspec import expr as e
-from attnspec import real as r
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
 
 _VARIABLES = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot"}
 """Variables that the language writes otherwise."""

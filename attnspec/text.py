@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec import expr as e
-from attnspec import simplify as s
-from attnspec.real import RealRead, Score
-from attnspec.rewrite import rebuild
-from attnspec.spec import Axis, Branch, Clause, Input, Rotation, Spec
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec.real import RealRead, Score
+from attnspec.spec.rewrite import rebuild
+from attnspec.spec.spec import Axis, Branch, Clause, Input, Rotation, Spec
 
 
 def text(spec: Spec) -> str:
     """The text of a spec.
 
-    >>> from attnspec.check import check_text
+    >>> from attnspec.check.check import check_text
     >>> print(check_text("attention a { input doc: int[batch, n] sorted attend doc[q] == doc[k] score softcap(s, 9) }"))
     attention a {
         input doc: int[batch, n] sorted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnspec.codegen.roofline import Device
+from attnspec.codegen.cost.roofline import Device
 
 DEVICES = (
     Device(

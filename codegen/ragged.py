@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from attnspec.codegen.tile import Tiles, rename, sweep
-from attnspec.presburger import Pairs, TooHard, budget
+from attnspec.codegen.plan.tiling import Tiles, rename, sweep
+from attnspec.relation.presburger import Pairs, TooHard, budget
 
 if TYPE_CHECKING:
-    from attnspec.codegen.plan import Pass, Sweep
+    from attnspec.codegen.plan.plan import Pass, Sweep
 
 MOST_VISITS = 12
 """Places in a loop nest where a tile is visited: each is a copy of the tile's code. With more, a table is read."""

@@ -1,6 +1,6 @@
 """A predicate as a union of simpler ones, so that each can be given a layout of its own.
 
->>> from attnspec.check import check_text
+>>> from attnspec.check.check import check_text
 >>> spec = check_text("attention a { attend q == k  attend k < 4  within causal }")
 >>> [str(term) for term in terms(spec.pred)]
 ['q == k and k <= q', 'k < 4 and k <= q']
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from attnspec import expr as e
-from attnspec import simplify as s
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
 
 _MOST = 16
 

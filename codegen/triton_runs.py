@@ -3,7 +3,7 @@ r"""Loops over tiles as runs that one Triton loop walks through, so that the cod
 A loop nest of isl visits several runs of tiles, each with a loop of its own. On a GPU each copy of a tile's code costs
 registers and compile time, and each loop fills its pipeline anew.
 
->>> from attnspec.loops import For, Lit, Name, Op, Visit
+>>> from attnspec.relation.loops import For, Lit, Name, Op, Visit
 >>> found = runs((For("j", Lit(0), Name("i"), Lit(1), (Visit(Name("j")),)), Visit(Op("+", (Name("i"), Lit(9))))))
 >>> print("\n".join(walk(found, "j", lambda pad: [f"{pad}visit(j)"])))
 run0 = as_index(0)
@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attnspec import loops as nest
-from attnspec.codegen.triton_loops import index, operand
+from attnspec.codegen.triton.loops import index, operand
+from attnspec.relation import loops as nest
 
 _ONE, _VAR = nest.Lit(1), "at"
 

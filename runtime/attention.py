@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from attnspec.runtime import around, operator
-from attnspec.runtime.border import CallError, check_call, check_tile
-from attnspec.runtime.program import Facts, Program, facts, spec
-from attnspec.sizes import Sizes
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime import attend as around
+from attnspec.runtime import operators as operator
+from attnspec.runtime.core.arguments import CallError, check_call, check_tile
+from attnspec.runtime.core.program import Facts, Program, facts, spec
 
 if TYPE_CHECKING:
-    from attnspec.codegen.cost import Cost
-    from attnspec.codegen.plan import Plan
-    from attnspec.relation import Relation
-    from attnspec.spec import Spec
+    from attnspec.codegen.cost.cost import Cost
+    from attnspec.codegen.plan.plan import Plan
+    from attnspec.relation.relation import Relation
+    from attnspec.spec.spec import Spec
 
 TARGETS = ("auto", "cpp", "triton", "dense")
 LAYOUTS = ("auto", "identity")
@@ -52,7 +53,7 @@ def compile(
 
     Raises SpecError where the pattern or a parameter is wrong, FileNotFoundError where there is no such file.
     """
-    from attnspec.load import load
+    from attnspec.language.load import load
 
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
@@ -158,13 +159,13 @@ class Attention:
         self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None
     ) -> Relation:
         """The relation for given numbers of heads and batch entries."""
-        from attnspec.runtime import native
+        from attnspec.runtime.cpp import load as native
 
         return native.relation(self.program, self._sizes(heads, kv_heads, batch))
 
     def plan_for(self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Plan:
         """The plan for given numbers of heads and batch entries."""
-        from attnspec.runtime import native
+        from attnspec.runtime.cpp import load as native
 
         return native.plan(self.program, self._sizes(heads, kv_heads, batch))
 
@@ -181,7 +182,7 @@ class Attention:
         dtype: torch.dtype = torch.float32,
     ) -> Cost:
         """What a call of these sizes computes, before anything runs: exact pairs, tiles, operations and bytes."""
-        from attnspec.codegen.cost import cost
+        from attnspec.codegen.cost.cost import cost
 
         plan = self.plan_for(heads=heads, kv_heads=kv_heads, batch=batch)
         n_q, kv_heads = n if n_q is None else n_q, heads if kv_heads is None else kv_heads
@@ -195,7 +196,7 @@ class Attention:
         ``n`` is the number that the sizes of the axes are written in: not the length of the tensors, which is what the
         axes add up to.
         """
-        from attnspec.axes import slices
+        from attnspec.spec.axes import slices
 
         return slices(self.spec.axes, n)
 

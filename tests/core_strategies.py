@@ -14,12 +14,12 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec import expr as e
-from attnspec.check import check_text
-from attnspec.evaluate import holds, table
-from attnspec.relation import scalars
-from attnspec.sizes import Sizes
-from attnspec.spec import Branch, Clause, Input, Order, Spec
+from attnspec.check.check import check_text
+from attnspec.relation.relation import scalars
+from attnspec.relation.sizes import Sizes
+from attnspec.spec import expr as e
+from attnspec.spec.evaluate import holds, table
+from attnspec.spec.spec import Branch, Clause, Input, Order, Spec
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 _N, _N_Q, _BATCH, _HEADS = map(e.Var, ("n", "n_q", "batch", "heads"))
@@ -208,7 +208,7 @@ _BLANK = check_text("attention case { attend true }")
 
 
 def _size(size: e.IntExpr, sizes: dict[str, int]) -> int:
-    from attnspec.evaluate import value_of
+    from attnspec.spec.evaluate import value_of
 
     return int(value_of(size, sizes)[0])
 

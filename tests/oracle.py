@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from attnspec.runtime import around
+from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
 
 # Largest error by dtype: absolute below 1, relative to the largest exact value above.

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from attnspec.codegen import choose
-from attnspec.codegen.choose import Way, ways
-from attnspec.codegen.plan import ClassPlan, Pass, Plan, Tile
-from attnspec.codegen.tile import make_pass, tiles
-from attnspec.relation import HeadClass, Relation
+from attnspec.codegen.plan import choose
+from attnspec.codegen.plan.choose import Way, ways
+from attnspec.codegen.plan.plan import ClassPlan, Pass, Plan, Tile
+from attnspec.codegen.plan.tiling import make_pass, tiles
+from attnspec.relation.relation import HeadClass, Relation
 from tests.strategies import HEADS, Case
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]

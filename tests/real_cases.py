@@ -9,10 +9,10 @@ import torch
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec import expr as e
-from attnspec import real as r
-from attnspec.evaluate import table
-from attnspec.runtime.real import real as in_torch
+from attnspec.runtime.expressions.real import real as in_torch
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+from attnspec.spec.evaluate import table
 
 SIZES = {"n": 11, "n_q": 9, "heads": 3, "kv_heads": 1, "batch": 2, "m": 4}
 _RANDOM = np.random.default_rng(0)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.codegen import cxx
-from attnspec.runtime.compiler import compiler
+from attnspec.codegen.cpp import scalars as cxx
+from attnspec.runtime.cpp.compiler import compiler
 from tests.real_cases import FLOATS, INTEGERS, NAMES, SIZES
 
 _DEFINES = {"DTYPE": 0, "D": 16, "DV": 16, "BM": 16, "BN": 16, "CARRY": 0}
@@ -22,7 +22,7 @@ _NUMBER = itertools.count()
 
 
 def _file(name: str) -> str:
-    return files("attnspec.codegen").joinpath("cpp", f"{name}.hpp").read_text(encoding="utf-8")
+    return files("attnspec.codegen.cpp").joinpath("library", f"{name}.hpp").read_text(encoding="utf-8")
 
 
 def build(folder: Path, parts: Sequence[str], wide: bool = False) -> ctypes.CDLL:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attnspec import tree as t
-from attnspec.modules import prelude
-from attnspec.parse import parse
-from attnspec.source import Source
+from attnspec.check.expressions.patterns import prelude
+from attnspec.errors.source import Source
+from attnspec.language import tree as t
+from attnspec.language.parse import parse
 
 Env = Mapping[str, Any]
 

@@ -14,8 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec.check import check_text
-from attnspec.spec import Spec
+from attnspec.check.check import check_text
+from attnspec.spec.spec import Spec
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 HEADS = 4  # lists indexed by h have this many entries, so that they cover the heads of every case

@@ -7,23 +7,23 @@ import torch
 from hypothesis import given
 
 import attnspec
-from attnspec.codegen.choose import plan
-from attnspec.codegen.cost import cost
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.roofline import Device, predict
-from attnspec.lower import lower
-from attnspec.real import Score, Total
-from attnspec.runtime.bench import bench
-from attnspec.runtime.clock import race
-from attnspec.runtime.dense import dense
-from attnspec.runtime.flex import mask_function, score_function, why_not
-from attnspec.runtime.inputs import example, prepare
-from attnspec.runtime.peers import Making, bias, flex, masked
-from attnspec.runtime.real import real
-from attnspec.runtime.setup import Setup, examples, inputs
-from attnspec.runtime.train import train
-from attnspec.runtime.verify import verify
-from attnspec.sizes import Sizes
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.cost.roofline import Device, predict
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.plan import Tile
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench.clock import race
+from attnspec.runtime.bench.peers import Making, bias, flex, masked
+from attnspec.runtime.bench.race import bench
+from attnspec.runtime.bench.setup import Setup, examples, inputs
+from attnspec.runtime.bench.verify import verify
+from attnspec.runtime.dense.softmax import dense
+from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
+from attnspec.runtime.expressions.real import real
+from attnspec.runtime.modules.byte_model import train
+from attnspec.runtime.prepare.inputs import example, prepare
+from attnspec.spec.real import Score, Total
 from tests.strategies import Case, cases
 
 Tables = dict[str, torch.Tensor]
@@ -190,9 +190,9 @@ EXACT = {
 @pytest.mark.parametrize("body", EXACT.values(), ids=EXACT)
 def test_verification_in_blocks_is_the_dense_oracle(body: str) -> None:
     """What ``attnspec run`` compares kernels with, against the whole matrix at once."""
-    from attnspec.runtime import around
-    from attnspec.runtime import verify as module
-    from attnspec.runtime.order import hash_buckets
+    from attnspec.runtime import attend as around
+    from attnspec.runtime.bench import verify as module
+    from attnspec.runtime.prepare.order import hash_buckets
 
     spec, sizes, given = of(body, 40)
     generator = torch.Generator().manual_seed(3)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import attnspec
-from attnspec.runtime import native
-from attnspec.runtime.cache import Cache, CacheError
-from attnspec.runtime.compiler import CompilerError, compiler
-from attnspec.runtime.program import facts
+from attnspec.runtime.core.program import facts
+from attnspec.runtime.core.store import Cache, CacheError
+from attnspec.runtime.cpp import load as native
+from attnspec.runtime.cpp.compiler import CompilerError, compiler
 from tests.oracle import agree, tensors
 
 

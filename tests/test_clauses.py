@@ -10,11 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from attnspec.axes import lengths, slices, solve
-from attnspec.check import check_text
-from attnspec.error import SpecError
-from attnspec.inputs import derive, documents, drawn, runs
-from attnspec.spec import Spec
+from attnspec.check.check import check_text
+from attnspec.errors.diagnostic import SpecError
+from attnspec.spec.arrays import derive, documents, drawn, runs
+from attnspec.spec.axes import lengths, slices, solve
+from attnspec.spec.spec import Spec
 
 rng = np.random.default_rng(0)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attnspec
-from attnspec.runtime.border import CallError
+from attnspec.runtime.core.arguments import CallError
 from tests.oracle import agree, tensors
 from tests.strategies import Case, cases
 
@@ -177,7 +177,7 @@ def test_bound_names_choose_lists() -> None:
 
 def test_tables_know_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles in tables are found for each call's own lengths (found by reading: they were not given to the sets)."""
-    monkeypatch.setattr("attnspec.codegen.tile.UNWIELDY", 0)
+    monkeypatch.setattr("attnspec.codegen.plan.tiling.UNWIELDY", 0)
     clauses, _ = CLAUSES["padding"]
     attend = attnspec.compile(f"# tables\nattention a {{ {clauses} }}")
     assert attend.plan.tabled

@@ -152,8 +152,8 @@ def test_a_suite_times_every_shipped_spec() -> None:
 def test_a_suite_is_not_ended_by_one_spec(monkeypatch: pytest.MonkeyPatch) -> None:
     from click.testing import CliRunner
 
-    from attnspec import load
-    from attnspec.cli.bench_ import command
+    from attnspec.cli.commands.bench import command
+    from attnspec.language import load
 
     monkeypatch.setattr(load, "shipped", lambda: ("causal", "longformer_dilated"))
     words = ["--suite", "--no-flex", "-n", "128", "--heads", "16", "--runs", "3", "--dim", "16"]

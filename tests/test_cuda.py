@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 import attnspec
-from attnspec.axes import lengths
-from attnspec.runtime import checks
-from attnspec.runtime.bench import bench
-from attnspec.runtime.border import CallError
-from attnspec.runtime.checks import BASE
-from attnspec.runtime.inputs import example
-from attnspec.runtime.setup import Setup
-from attnspec.sizes import Sizes
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench import kernel_checks as checks
+from attnspec.runtime.bench.kernel_checks import BASE
+from attnspec.runtime.bench.race import bench
+from attnspec.runtime.bench.setup import Setup
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.prepare.inputs import example
+from attnspec.spec.axes import lengths
 from tests.oracle import TOLERANCE, agree, tensors
 from tests.test_specs import NAMES
 from tests.test_triton_specs import SMALL

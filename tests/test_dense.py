@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnspec import expr as e
-from attnspec import real as r
-from attnspec.check import check_text
-from attnspec.runtime.dense import dense, dense_attention
-from attnspec.runtime.inputs import prepare
-from attnspec.runtime.order import lsh
-from attnspec.runtime.real import real
-from attnspec.runtime.rotate import rotate, turned
-from attnspec.sizes import Sizes
-from attnspec.source import Source, Span
-from attnspec.spec import Order, Rotation, Spec
+from attnspec.check.check import check_text
+from attnspec.errors.source import Source, Span
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.dense.softmax import dense, dense_attention
+from attnspec.runtime.expressions.real import real
+from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.order import lsh
+from attnspec.runtime.prepare.rotate import rotate, turned
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+from attnspec.spec.spec import Order, Rotation, Spec
 
 Q, K, H = e.Var("q"), e.Var("k"), e.Var("h")
 DISTANCE = e.Add((Q, e.Mul(e.Int(-1), K)))

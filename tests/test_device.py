@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import attnspec
-from attnspec.runtime.border import CallError
-from attnspec.runtime.device import DeviceError, capturing, device_of, versions
-from attnspec.runtime.inputs import example, prepare
-from attnspec.runtime.rotate import places, places_on_device
-from attnspec.sizes import Sizes
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.device import DeviceError, capturing, device_of, versions
+from attnspec.runtime.prepare.inputs import example, prepare
+from attnspec.runtime.prepare.rotate import places, places_on_device
 from tests.test_cli import read_json, run
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
@@ -71,8 +71,8 @@ def test_positions_on_a_device_are_those_on_the_cpu(body: str, n_q: int) -> None
 
 
 def test_tables_are_not_kept_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnspec.runtime import rotate
-    from attnspec.runtime.device import lasting
+    from attnspec.runtime.core.device import lasting
+    from attnspec.runtime.prepare import rotate
 
     (rotation,) = attnspec.read("rope", params={"theta": 977}).rotations
     x = torch.zeros(1, 1, 5, 8)

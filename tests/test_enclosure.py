@@ -10,21 +10,21 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from attnspec import expr as e
-from attnspec.bounds import fits
-from attnspec.check import check_text
-from attnspec.compare import compare
-from attnspec.decode import cache_need
-from attnspec.empty import empty_rows
-from attnspec.error import SpecError
-from attnspec.lower import lower
-from attnspec.picture import EMPTY, FULL, OPEN, PARTIAL, cells
-from attnspec.presburger import Pairs, TooHard
-from attnspec.reach import reach
-from attnspec.real import Cast, Choose, Real
-from attnspec.relation import DependsOnInputs, NoAnswer, Relation, inputs_of, scalars
-from attnspec.sizes import Sizes
-from attnspec.spec import Axis, Clause, Input, Order, Spec
+from attnspec.analysis.cache_need import cache_need
+from attnspec.analysis.compare import compare
+from attnspec.analysis.empty_rows import empty_rows
+from attnspec.analysis.picture import EMPTY, FULL, OPEN, PARTIAL, cells
+from attnspec.analysis.reach import reach
+from attnspec.check.check import check_text
+from attnspec.errors.diagnostic import SpecError
+from attnspec.relation.lower import lower
+from attnspec.relation.presburger import Pairs, TooHard
+from attnspec.relation.relation import DependsOnInputs, NoAnswer, Relation, inputs_of, scalars
+from attnspec.relation.sizes import Sizes
+from attnspec.spec import expr as e
+from attnspec.spec.bounds import fits
+from attnspec.spec.real import Cast, Choose, Real
+from attnspec.spec.spec import Axis, Clause, Input, Order, Spec
 from tests.core_strategies import INPUTS, InputCase, input_cases, ordered_cases
 from tests.strategies import Case
 from tests.strategies import cases as text_cases

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from attnspec import mistakes
-from attnspec.check import check_text, problems_of
-from attnspec.error import SpecError
+from attnspec.check.check import check_text, problems_of
+from attnspec.check.parameters import read_value
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.source import Source
 from attnspec.render import render
-from attnspec.source import Source
-from attnspec.spec import Spec
-from attnspec.values import read_value
+from attnspec.spec.spec import Spec
 
 FOLDER = Path(__file__).parent / "errors"
 SPECS = sorted(FOLDER.glob("*.attn"))
@@ -47,21 +47,21 @@ def errors_of(path: Path) -> SpecError:
 
 
 def _kernel_text(spec: Spec, heads: int | None) -> str:
-    from attnspec.lower import lower
+    from attnspec.relation.lower import lower
 
     relation = lower(spec, heads)
-    from attnspec.codegen.choose import plan
-    from attnspec.codegen.kernel import kernel
+    from attnspec.codegen.cpp.kernel import kernel
     from attnspec.codegen.key import KernelKey
+    from attnspec.codegen.plan.choose import plan
 
     return kernel(plan(relation), KernelKey("forward", "float32", 64, 64))
 
 
 def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.choose import plan
-    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
-    from attnspec.codegen.triton_schedule import schedule_for
-    from attnspec.lower import lower
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
 
     made = plan(lower(spec))
     return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
@@ -88,10 +88,10 @@ def test_too_long() -> None:
 
 
 def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.choose import plan
-    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
-    from attnspec.codegen.triton_schedule import schedule_for
-    from attnspec.lower import lower
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
 
     made = plan(lower(spec))
     return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
@@ -112,10 +112,10 @@ def test_errors_are_data(path: Path) -> None:
 
 
 def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.choose import plan
-    from attnspec.codegen.triton_kernel import Plans, TritonKey, module
-    from attnspec.codegen.triton_schedule import schedule_for
-    from attnspec.lower import lower
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
 
     made = plan(lower(spec))
     return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))

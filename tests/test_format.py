@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnspec.check import check_text
-from attnspec.error import SpecError
-from attnspec.format import format_source
-from attnspec.parse import parse
-from attnspec.scan import scan
-from attnspec.source import Source
+from attnspec.check.check import check_text
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.source import Source
+from attnspec.language.format import format_source
+from attnspec.language.parse import parse
+from attnspec.language.scan import scan
 from tests.strategies import Case, cases
 from tests.test_parse import SHAPES, shape
 
@@ -64,7 +64,7 @@ def test_shipped_specs_are_formatted(name: str) -> None:
 
 
 def test_prelude_is_formatted() -> None:
-    text = files("attnspec").joinpath("prelude.attn").read_text(encoding="utf-8")
+    text = files("attnspec.language").joinpath("prelude.attn").read_text(encoding="utf-8")
     assert format_source(text) == text
 
 

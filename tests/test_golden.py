@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import attnspec
-from attnspec.codegen.choose import plan
-from attnspec.codegen.kernel import kernel
+from attnspec.codegen.cpp.kernel import kernel
 from attnspec.codegen.key import KernelKey
-from attnspec.lower import lower
+from attnspec.codegen.plan.choose import plan
+from attnspec.relation.lower import lower
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 import attnspec
-from attnspec.codegen import gpu_time
-from attnspec.codegen.choose import plan
-from attnspec.codegen.cost import cost
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.roofline import Device
-from attnspec.codegen.triton_schedule import Schedule, Shape, schedule_for
-from attnspec.lower import lower
-from attnspec.runtime import gpu_ceilings
-from attnspec.runtime.inputs import example, prepare
-from attnspec.runtime.live import live
-from attnspec.runtime.predicted import on_device
-from attnspec.runtime.setup import Setup, examples
-from attnspec.sizes import Sizes
+from attnspec.codegen.cost import gpu_time
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.cost.roofline import Device
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.triton.schedule import Schedule, Shape, schedule_for
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench import gpu_ceilings
+from attnspec.runtime.bench.counted import live
+from attnspec.runtime.bench.predicted import on_device
+from attnspec.runtime.bench.setup import Setup, examples
+from attnspec.runtime.prepare.inputs import example, prepare
 from tests.test_cli import read_json, run
 
 FAST = Device("a GPU", {"bfloat16": 8e12}, 1e18, "invented for this test", units=8)

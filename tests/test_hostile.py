@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnspec.check import check_text, problems_of
-from attnspec.error import SpecError
-from attnspec.format import format_source
-from attnspec.scan import scan
-from attnspec.source import Source
-from attnspec.values import read_value, write
+from attnspec.check.check import check_text, problems_of
+from attnspec.check.parameters import read_value, write
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.source import Source
+from attnspec.language.format import format_source
+from attnspec.language.scan import scan
 from tests.strategies import Case, cases
 
 SHIPPED = [f.read_text(encoding="utf-8") for f in files("attnspec.specs").iterdir() if f.name.endswith(".attn")]
-SHIPPED += [files("attnspec").joinpath("prelude.attn").read_text(encoding="utf-8")]
+SHIPPED += [files("attnspec.language").joinpath("prelude.attn").read_text(encoding="utf-8")]
 WORDS = [
     "\nattention",
     "pattern",

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnspec.check import check_text
-from attnspec.inputs import derive
-from attnspec.runtime import runs
-from attnspec.runtime.border import CallError
-from attnspec.runtime.inputs import example, prepare, reads
-from attnspec.sizes import Sizes
-from attnspec.spec import Spec
+from attnspec.check.check import check_text
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.prepare import runs
+from attnspec.runtime.prepare.inputs import example, prepare, reads
+from attnspec.spec.arrays import derive
+from attnspec.spec.spec import Spec
 
 PACKED = """
 attention packed {

@@ -133,7 +133,7 @@ def test_every_tile_size(tile: tuple[int, int]) -> None:
 
 
 def test_a_new_length_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnspec.runtime.compiler import Compiler
+    from attnspec.runtime.cpp.compiler import Compiler
 
     attend = attnspec.compile(PATTERNS["window"])
     agree(attend, *tensors(50))
@@ -144,8 +144,9 @@ def test_a_new_length_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["window", "both", "per head", "affine head", "empty rows"])
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same patterns with every loop nest declared unwieldy."""
-    from attnspec.codegen import tile as module
-    from attnspec.runtime import native, problem
+    from attnspec.codegen.plan import tiling as module
+    from attnspec.runtime.cpp import load as native
+    from attnspec.runtime.cpp import structures as problem
 
     caches = (native._native, native.plan, problem._fixed)
     for cache in caches:
@@ -164,7 +165,7 @@ def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_wide_kernels_compute_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen for lengths over 2**28, which no test can hold: here the limit is lowered."""
-    from attnspec.runtime import call
+    from attnspec.runtime.cpp import run as call
 
     monkeypatch.setattr(call, "NARROW_LENGTH", 100)
     attend = attnspec.compile("attention a { attend |q - k| * 3 < 120 }")

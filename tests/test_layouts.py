@@ -10,17 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec.check import check_text
-from attnspec.codegen.area import area, residues
-from attnspec.codegen.comb import Comb
-from attnspec.codegen.layout import IDENTITY, Columns, Grid, Layout, Residue, Slots, tiles_of
-from attnspec.codegen.listing import EMPTY, Listing
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.tile import Region, make_pass, tiles
-from attnspec.lower import lower
-from attnspec.pieces import runs
-from attnspec.presburger import Pairs, TooHard
-from attnspec.sizes import Sizes
+from attnspec.check.check import check_text
+from attnspec.codegen.layouts.base import EMPTY, Listing
+from attnspec.codegen.layouts.comb import Comb
+from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Residue, Slots, tiles_of
+from attnspec.codegen.plan.area import area, residues
+from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.plan.tiling import Region, make_pass, tiles
+from attnspec.relation.count import runs
+from attnspec.relation.lower import lower
+from attnspec.relation.presburger import Pairs, TooHard
+from attnspec.relation.sizes import Sizes
 
 Laid = tuple[Layout, Tile, Sizes]
 

@@ -7,7 +7,7 @@ import sys
 
 CODE = """
 import sys, time
-from attnspec.check import check_text
+from attnspec.check.check import check_text
 print(check_text("attention a(width = 4) { attend window(width) }"))
 heavy = {"numpy", "torch", "islpy", "rich", "click"} & set(sys.modules)
 assert not heavy, heavy
@@ -22,9 +22,9 @@ def test_checking_imports_nothing_heavy() -> None:
 def test_formatting_and_errors_import_nothing_heavy() -> None:
     code = """
 import sys
-from attnspec.format import format_source
-from attnspec.check import check_text
-from attnspec.error import SpecError
+from attnspec.language.format import format_source
+from attnspec.check.check import check_text
+from attnspec.errors.diagnostic import SpecError
 format_source("attention a{attend q<k}")
 try:
     check_text("attention a { attend widht }")

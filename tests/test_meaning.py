@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnspec.check import check_text
+from attnspec.check.check import check_text
 from tests.reference import allows
 from tests.strategies import Case, cases
 
@@ -58,7 +58,7 @@ def flat_predicates(draw: st.DrawFn) -> str:
 @given(flat_predicates(), st.integers(-5, 20), st.integers(0, 20), st.integers(0, 3))
 def test_precedence_is_pythons(text: str, q: int, k: int, h: int) -> None:
     spec = check_text(f"attention a(w = 6) {{ attend {text} }}")
-    from attnspec.evaluate import holds
+    from attnspec.spec.evaluate import holds
 
     assert bool(holds(spec.pred, {"q": q, "k": k, "h": h})) == eval(text, {"q": q, "k": k, "h": h, "w": 6}), text
 

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnspec
-from attnspec.codegen.choose import plan
-from attnspec.codegen.comb import Comb
-from attnspec.codegen.cost import cost
-from attnspec.codegen.layout import IDENTITY, Residue
-from attnspec.lower import lower
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.layouts.comb import Comb
+from attnspec.codegen.layouts.residue import IDENTITY, Residue
+from attnspec.codegen.plan.choose import plan
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
-from attnspec.sizes import Sizes
 from tests.oracle import agree, close, tensors
 from tests.pass_strategies import choosing, laid_cases
 from tests.strategies import Case

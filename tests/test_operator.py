@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 import attnspec
-from attnspec.runtime import operator
+from attnspec.runtime import operators as operator
 from tests.oracle import tensors
 
 

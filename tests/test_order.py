@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnspec.runtime.border import CallError
-from attnspec.runtime.order import hash_buckets, lsh, rotations, sort
-from attnspec.spec import Order
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.prepare.order import hash_buckets, lsh, rotations, sort
+from attnspec.spec.spec import Order
 
 
 def naive(x: Tensor, order: Order) -> Tensor:

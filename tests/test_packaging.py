@@ -66,7 +66,7 @@ def test_imports_point_one_way(path: Path, layer: int) -> None:
     [
         ("import attnspec", ("torch", "numpy", "islpy", "lark")),
         ("import attnspec; attnspec.read('causal')", ("torch", "numpy", "islpy")),
-        ("import attnspec.codegen.kernel, attnspec.codegen.cost", ("torch",)),
+        ("import attnspec.codegen.cpp.kernel, attnspec.codegen.cost.cost", ("torch",)),
     ],
 )
 def test_light_imports(code: str, absent: tuple[str, ...]) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from attnspec import tree as t
-from attnspec import words
-from attnspec.check import check_text, signature
-from attnspec.error import SpecError
-from attnspec.parse import parse, parse_all
-from attnspec.source import Source
-from attnspec.values import read_value, write
+from attnspec.check.check import check_text, signature
+from attnspec.check.parameters import read_value, write
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.source import Source
+from attnspec.language import tree as t
+from attnspec.language import words
+from attnspec.language.parse import parse, parse_all
 
 
 @pytest.mark.parametrize("word", sorted(words.CLAUSES | words.HEADINGS))

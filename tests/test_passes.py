@@ -14,14 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import attnspec
-from attnspec.codegen.choose import plan, ways
-from attnspec.codegen.cost import cost
-from attnspec.codegen.layout import IDENTITY, Columns, Grid, Residue
-from attnspec.codegen.plan import Tile
-from attnspec.lower import lower
-from attnspec.pieces import TooIrregular
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Residue
+from attnspec.codegen.plan.choose import plan, ways
+from attnspec.codegen.plan.plan import Tile
+from attnspec.relation.count import TooIrregular
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
-from attnspec.sizes import Sizes
 from tests.oracle import agree, close, tensors
 from tests.pass_strategies import candidates, choosing, forced, laid_cases, passes
 from tests.strategies import Case, cases
@@ -281,8 +281,9 @@ def test_against_the_identity_layout(name: str, params: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["columns last", "all layouts"])
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
-    from attnspec.codegen import tile as module
-    from attnspec.runtime import native, problem
+    from attnspec.codegen.plan import tiling as module
+    from attnspec.runtime.cpp import load as native
+    from attnspec.runtime.cpp import structures as problem
 
     def clear() -> None:
         for cache in (native._native, native.plan, problem._fixed):

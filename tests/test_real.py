@@ -14,11 +14,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec import expr as e
-from attnspec import real as r
-from attnspec.codegen import cxx, cxx_lanes, cxx_real
-from attnspec.derive import SIGN, derivatives
-from attnspec.evaluate import holds, table, value_real
+from attnspec.codegen.cpp import lanes as cxx_lanes
+from attnspec.codegen.cpp import scalars as cxx
+from attnspec.codegen.cpp import score as cxx_real
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+from attnspec.spec.derive import SIGN, derivatives
+from attnspec.spec.evaluate import holds, table, value_real
 from tests.real_cases import FLOATS, NAMES, PREDICATE, REAL, agree, environment, reference
 from tests.real_unit import Call, aligned, build
 

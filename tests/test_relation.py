@@ -9,21 +9,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import attnspec
-from attnspec.codegen.choose import plan
-from attnspec.codegen.cost import cost
-from attnspec.codegen.plan import Pass, Tile
-from attnspec.codegen.table import table
-from attnspec.compare import compare
-from attnspec.decode import cache_need
-from attnspec.empty import empty_rows
-from attnspec.evaluate import holds
-from attnspec.lower import lower
-from attnspec.picture import EMPTY, FULL, PARTIAL, cells
-from attnspec.pieces import TooIrregular, count, row_counts
-from attnspec.presburger import TooHard
-from attnspec.reach import reach
-from attnspec.sizes import Sizes
-from attnspec.spec import Spec
+from attnspec.analysis.cache_need import cache_need
+from attnspec.analysis.compare import compare
+from attnspec.analysis.empty_rows import empty_rows
+from attnspec.analysis.picture import EMPTY, FULL, PARTIAL, cells
+from attnspec.analysis.reach import reach
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.plan import Pass, Tile
+from attnspec.codegen.plan.table import table
+from attnspec.relation.count import TooIrregular, count, row_counts
+from attnspec.relation.lower import lower
+from attnspec.relation.presburger import TooHard
+from attnspec.relation.sizes import Sizes
+from attnspec.spec.evaluate import holds
+from attnspec.spec.spec import Spec
 from tests.strategies import Case, cases
 
 TILES = st.sampled_from([Tile(16, 16), Tile(4, 8), Tile(8, 3), Tile(1, 1), Tile(64, 64)])

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from attnspec import expr as e
-from attnspec.check import check_text
-from attnspec.runtime.border import CallError
-from attnspec.runtime.rotate import frequencies, magnitude, places, rotate, rotated_dims, turned
-from attnspec.sizes import Sizes
-from attnspec.source import Source, Span
-from attnspec.spec import Rotation, Spec
+from attnspec.check.check import check_text
+from attnspec.errors.source import Source, Span
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.prepare.rotate import frequencies, magnitude, places, rotate, rotated_dims, turned
+from attnspec.spec import expr as e
+from attnspec.spec.spec import Rotation, Spec
 
 Q, K = e.Var("q"), e.Var("k")
 YARN = {

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnspec import expr as e
-from attnspec.check import check_text
-from attnspec.error import SpecError
-from attnspec.evaluate import table, value_of, value_real
-from attnspec.functions import steps
-from attnspec.inputs import derive, slopes
-from attnspec.real import Score
-from attnspec.spec import Spec
+from attnspec.check.check import check_text
+from attnspec.check.expressions.library import steps
+from attnspec.errors.diagnostic import SpecError
+from attnspec.spec import expr as e
+from attnspec.spec.arrays import derive, slopes
+from attnspec.spec.evaluate import table, value_of, value_real
+from attnspec.spec.real import Score
+from attnspec.spec.spec import Spec
 
 
 def spec(body: str, **params: Any) -> Spec:

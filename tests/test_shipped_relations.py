@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import attnspec
-from attnspec import axes
-from attnspec.codegen.choose import plan
-from attnspec.codegen.cost import cost
-from attnspec.codegen.plan import Tile
-from attnspec.evaluate import table as table_of
-from attnspec.inputs import derive
-from attnspec.lower import lower
-from attnspec.relation import scalars
-from attnspec.runtime.inputs import example as draw
-from attnspec.sizes import Sizes
-from attnspec.spec import Spec
+from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.plan import Tile
+from attnspec.relation.lower import lower
+from attnspec.relation.relation import scalars
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.prepare.inputs import example as draw
+from attnspec.spec import axes
+from attnspec.spec.arrays import derive
+from attnspec.spec.evaluate import table as table_of
+from attnspec.spec.spec import Spec
 from tests.test_relation import tile_kinds
 
 

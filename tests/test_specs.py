@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnspec.check import check_text
-from attnspec.spec import Spec
+from attnspec.check.check import check_text
+from attnspec.spec.spec import Spec
 
 Array = Any
 FOLDER = files("attnspec.specs")
@@ -174,7 +174,7 @@ def test_prelude_pattern(call: str) -> None:
 
 
 def test_every_prelude_pattern_is_tested_and_documented() -> None:
-    from attnspec.modules import prelude
+    from attnspec.check.expressions.patterns import prelude
 
     patterns = prelude().patterns.values()
     assert {call.partition("(")[0] for call in PATTERNS} == {p.name.name for p in patterns}

@@ -13,19 +13,22 @@ import pytest
 import torch
 from rich.console import Console
 
-from attnspec.cli import gpu_suite
-from attnspec.codegen.roofline import Prediction
-from attnspec.codegen.triton_schedule import KINDS, Schedule, Shape, candidates
-from attnspec.runtime import checks, crew, suite, triton_tune
-from attnspec.runtime.bench import Outcome
-from attnspec.runtime.checks import BASE, CASES, Check, Found
-from attnspec.runtime.clock import Timing
-from attnspec.runtime.device import versions
-from attnspec.runtime.peers import OWN
-from attnspec.runtime.predicted import Predicted
-from attnspec.runtime.setup import CPU
-from attnspec.runtime.suite import Budget, Report
-from attnspec.runtime.suite_rows import Row, long_rows, shipped_rows
+from attnspec.cli.bench import suite as gpu_suite
+from attnspec.codegen.cost.roofline import Prediction
+from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates
+from attnspec.runtime.bench import kernel_checks as checks
+from attnspec.runtime.bench import suite
+from attnspec.runtime.bench import workers as crew
+from attnspec.runtime.bench.calls import Row, long_rows, shipped_rows
+from attnspec.runtime.bench.clock import Timing
+from attnspec.runtime.bench.kernel_checks import BASE, CASES, Check, Found
+from attnspec.runtime.bench.peers import OWN
+from attnspec.runtime.bench.predicted import Predicted
+from attnspec.runtime.bench.race import Outcome
+from attnspec.runtime.bench.setup import CPU
+from attnspec.runtime.bench.suite import Budget, Report
+from attnspec.runtime.core.device import versions
+from attnspec.runtime.triton import tune as triton_tune
 
 pytest.importorskip("triton")
 

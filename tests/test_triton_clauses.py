@@ -83,8 +83,10 @@ def test_mixtures(name: str) -> None:
 @pytest.mark.parametrize("name", ["columns last", "all layouts"])
 def test_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
-    from attnspec.codegen import tile as module
-    from attnspec.runtime import native, triton_data, triton_module
+    from attnspec.codegen.plan import tiling as module
+    from attnspec.runtime.cpp import load as native
+    from attnspec.runtime.triton import module as triton_module
+    from attnspec.runtime.triton import tables as triton_data
 
     def clear() -> None:
         for cache in (native.plan, triton_module.made, triton_module.plans, triton_data.cached):
@@ -127,10 +129,10 @@ def test_generated_layouts(case: Case, number: int, detached: bool, kv_heads: in
 
 def test_long_positions() -> None:
     """Kernels that count positions in 64 bits, which only lengths over 2^28 need."""
-    from attnspec.codegen.triton_kernel import TritonKey, module
-    from attnspec.codegen.triton_schedule import schedule_for
-    from attnspec.runtime.program import Program
-    from attnspec.runtime.triton_module import load, plans
+    from attnspec.codegen.triton.module import TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.runtime.core.program import Program
+    from attnspec.runtime.triton.module import load, plans
 
     program = Program.of("attention a { attend window(40)  attend k < 3 }", "<text>", None, {}, TILE)
     schedule = schedule_for(16, 4, 100)
@@ -148,7 +150,7 @@ def test_long_positions() -> None:
 @pytest.mark.parametrize("name", ["window", "dense", "padded"])
 def test_keys_cut_into_shares(name: str, shares: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding: few queries, whose keys several programs share."""
-    from attnspec.runtime import triton_call
+    from attnspec.runtime.triton import run as triton_call
 
     monkeypatch.setattr(triton_call, "_shares", lambda *_: shares)
     attend = attnspec.compile(name, target="triton", tile=(16, 32))

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from attnspec.codegen.gpus import GPUS, Usage
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.triton_schedule import KINDS, Schedule, Shape, candidates, likely
-from attnspec.runtime.triton_compile import Built, Compiled, fitting
+from attnspec.codegen.cost.gpus import GPUS, Usage
+from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
+from attnspec.runtime.triton.ahead import Built, Compiled, fitting
 from tests.test_specs import NAMES
 
 pytest.importorskip("triton")

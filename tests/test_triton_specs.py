@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import attnspec
-from attnspec.axes import lengths
-from attnspec.runtime.inputs import example
-from attnspec.sizes import Sizes
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.prepare.inputs import example
+from attnspec.spec.axes import lengths
 from tests.oracle import agree, tensors
 from tests.test_specs import NAMES
 

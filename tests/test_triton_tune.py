@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from attnspec.codegen.plan import Tile
-from attnspec.codegen.triton_schedule import KINDS, Shape, candidates, schedule_for
-from attnspec.runtime import triton_tune
+from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.triton.schedule import KINDS, Shape, candidates, schedule_for
+from attnspec.runtime.triton import tune as triton_tune
 
 pytest.importorskip("triton")
 

@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from attnspec import expr as e
-from attnspec import real as r
-from attnspec.check import check_text
-from attnspec.codegen import triton_values
-from attnspec.codegen.triton_names import size
-from attnspec.codegen.triton_syntax import MOST_RUNS, LongList
-from attnspec.codegen.triton_values import Function
-from attnspec.derive import SIGN
-from attnspec.evaluate import holds, table
-from attnspec.inputs import derive
+from attnspec.check.check import check_text
+from attnspec.codegen.triton import functions as triton_values
+from attnspec.codegen.triton.functions import Function
+from attnspec.codegen.triton.names import size
+from attnspec.codegen.triton.syntax import MOST_RUNS, LongList
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+from attnspec.spec.arrays import derive
+from attnspec.spec.derive import SIGN
+from attnspec.spec.evaluate import holds, table
 from tests.real_cases import FLOATS, INTEGERS, PREDICATE, REAL, SIZES, agree, reference
 from tests.strategies import Case, cases
 from tests.triton_unit import MODES, call, kernel, load, text

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import attnspec
-from attnspec import expr as e
-from attnspec.runtime import rotate as rotating
-from attnspec.runtime.compiler import CompilerError, compiler
-from attnspec.runtime.rotate import rotate
-from attnspec.runtime.turn import _function, turn, turns
-from attnspec.spec import Rotation
+from attnspec.runtime.cpp.compiler import CompilerError, compiler
+from attnspec.runtime.cpp.turn import _function, turn, turns
+from attnspec.runtime.prepare import rotate as rotating
+from attnspec.runtime.prepare.rotate import rotate
+from attnspec.spec import expr as e
+from attnspec.spec.spec import Rotation
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = [False, True]

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import attnspec
-from attnspec.codegen.layout import Grid, Residue
-from attnspec.runtime import around, operator
-from attnspec.runtime.rotate import angles
-from attnspec.runtime.turn import turns
+from attnspec.codegen.layouts.residue import Grid, Residue
+from attnspec.runtime import attend as around
+from attnspec.runtime import operators as operator
+from attnspec.runtime.cpp.turn import turns
+from attnspec.runtime.prepare.rotate import angles
 from tests.oracle import close, tensors
 
 PATTERNS = {

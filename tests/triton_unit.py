@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnspec.codegen.triton_names import argument, is_data, size, sized
-from attnspec.codegen.triton_values import Function
+from attnspec.codegen.triton.functions import Function
+from attnspec.codegen.triton.names import argument, is_data, size, sized
 
 MARK = "# ---- text of generated kernels from here on ----\n"
 SCALARS = ("h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
@@ -28,7 +28,8 @@ _NUMBER = itertools.count()
 
 
 def text(*parts: str) -> str:
-    library = files("attnspec.codegen").joinpath("triton", "values.py").read_text(encoding="utf-8").split(MARK)[1]
+    values = files("attnspec.codegen.triton").joinpath("library", "values.py")
+    library = values.read_text(encoding="utf-8").split(MARK)[1]
     return "\n\n".join(["import triton\nimport triton.language as tl", library, *parts])
 
 

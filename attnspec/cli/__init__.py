@@ -33,7 +33,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"attnspec.cli.{name}_").command
+        command: click.Command = import_module(f"attnspec.cli.commands.{name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -86,7 +86,7 @@ def main() -> None:
 
 def _explain(error: Exception, json_wanted: bool) -> None:
     """Say what the user can do about an error; re-raise one that is not the user's."""
-    from attnspec.error import SpecError
+    from attnspec.errors.diagnostic import SpecError
 
     if isinstance(error, SpecError):
         if json_wanted:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.common import console
+from attnspec.cli.options import console
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def train_on(
     """Train with a progress bar and print how the loss fell."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from attnspec.runtime.train import train
+    from attnspec.runtime.modules.byte_model import train
 
     given = {name: context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT for name in options}
     for name in ("queries", "kv_heads", "batch", "dim", "dtype"):
@@ -78,14 +78,14 @@ def train_on(
 
 
 def _heads(attend: Attention) -> int:
-    from attnspec.lower import listed_heads
+    from attnspec.relation.lower import listed_heads
 
     return listed_heads(attend.spec) or HEADS
 
 
 def restrict(attend: Attention, heads: int) -> Attention:
     """The same pattern without the keys after the query: itself if it has none."""
-    from attnspec.presburger import Pairs
+    from attnspec.relation.presburger import Pairs
     from attnspec.runtime.attention import compile
 
     relation = attend.relation_for(heads=heads)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import attnspec
-from attnspec.check import check_text
-from attnspec.runtime import around
-from attnspec.runtime.inputs import example
-from attnspec.runtime.order import hash_buckets
+from attnspec.check.check import check_text
+from attnspec.runtime import attend as around
+from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.order import hash_buckets
 from tests.published.comparing import TOLERANCE, close, random
 
 

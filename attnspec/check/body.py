@@ -1,0 +1,145 @@
+"""The clauses of an attention to the parts of a spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnspec.check.clauses import axes as arrows
+from attnspec.check.clauses import mixture, orders, scores
+from attnspec.check.clauses.attend import group, let, misplaced, predicate, word
+from attnspec.check.expressions import inputs as reads
+from attnspec.check.expressions.rules import Elaborator
+from attnspec.check.expressions.scope import InputRef, Scope
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import clauses as wrong
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec.real import RealExpr, Score
+from attnspec.spec.spec import Axis, Branch, Clause, Input, Order, Rotation
+
+
+@dataclass
+class Body:
+    """What the clauses of an attention come to."""
+
+    attend: list[Clause] = field(default_factory=list)
+    within: list[Clause] = field(default_factory=list)
+    align: str = "end"
+    mixture: tuple[Branch, ...] = ()
+    detached: bool = False
+    axes: tuple[tuple[Axis, Span], ...] = ()
+    inputs: list[Input] = field(default_factory=list)
+    order: Order | None = None
+    score: RealExpr = field(default_factory=Score)
+    sink: RealExpr | None = None
+    scale: float | None = None
+    rotations: list[Rotation] = field(default_factory=list)
+    normalized: frozenset[str] = frozenset()
+    first: dict[str, Span] = field(default_factory=dict)
+    """Where clauses that stand at most once stand."""
+
+
+_ONCE = (t.Align, t.Order, t.Sink, t.Scale)
+
+
+def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span]) -> Body:
+    """Check and elaborate the clauses of an attention; ``seen`` are the names of its parameters."""
+    out = Body()
+    has_axes = any(isinstance(c, t.Axis) for c in clauses)
+    el.length = "m" if has_axes else "n"
+    el.ordered = any(isinstance(c, t.Order) for c in clauses)
+    el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in clauses)
+    for clause in clauses:
+        if isinstance(clause, _ONCE):
+            if word(clause) in out.first:
+                el.wrong(mistakes.defined_twice(clause.span, f"`{word(clause)}`", out.first[word(clause)]))
+            out.first.setdefault(word(clause), clause.span)
+        scope = _clause(el, clause, scope, seen, out)
+    _together(el, clauses, out)
+    if has_axes:
+        out.align = "start"
+    return out
+
+
+def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
+    """Add what a clause comes to; the scope of the clauses after it."""
+    match clause:
+        case t.Attend(span, tree):
+            arrows.no_attend(el, span, out.axes)
+            out.attend.append(Clause(predicate(el, tree, scope), span))
+        case t.Within(span, tree):
+            arrows.no_within(el, span, out.axes)
+            out.within.append(Clause(predicate(el, tree, scope), span))
+        case t.Arrow():
+            out.first.setdefault("->", clause.span)
+            out.attend += arrows.arrow(el, clause, scope, out.axes)
+        case t.Let():
+            return let(el, clause, scope, seen)
+        case t.Heads():
+            if any(isinstance(c, t.Arrow) for c in clause.clauses):
+                out.first.setdefault("->", clause.span)
+            out.attend += group(el, clause, scope, dict(seen), out.axes)
+        case t.Mix(heading=span):
+            if "mix" in out.first:
+                el.wrong(wrong.second_mixture(span, out.first["mix"]))
+            out.first.setdefault("mix", span)
+            out.mixture = mixture.mix(el, clause, scope, seen)
+            out.detached = clause.detached
+        case t.Align(span, where):
+            _align(el, span, where, out)
+        case t.Axis(span):
+            if "->" in out.first:
+                title, note = "an axis is declared after a line between axes", "axes lie in the order of declaration"
+                label = (out.first["->"], "this line is before it")
+                el.wrong(wrong.axes_mistake(span, title, "move it up", label, note=note))
+            out.axes = arrows.axis(el, clause, scope, seen, out.axes)
+        case t.Input(span, name):
+            found = reads.declare(el, clause, scope, seen)
+            out.inputs.append(found)
+            return scope.bind({name.name: InputRef(found, span, not el.from_start)})
+        case t.Order():
+            out.order = orders.order(el, clause, scope)
+        case t.Score():
+            out.score = scores.score(el, clause, scope, out.score, seen.get("s"))
+        case t.Sink():
+            out.sink = scores.sink(el, clause, scope, seen.get("s"))
+        case t.Scale():
+            out.scale = scores.scale(el, clause, scope)
+        case t.Normalize():
+            out.normalized = scores.normalize(el, clause, out.normalized)
+        case t.Rotate():
+            rotation = scores.rotate(el, clause, scope)
+            out.rotations += [rotation] if rotation else []
+        case _:
+            misplaced(el, clause, "stands inside a mixture", "not inside one")
+    return scope
+
+
+def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
+    if where.name not in ("start", "end"):
+        close = mistakes.did_you_mean(where.name, ["start", "end"])
+        title = f"there is no `align {where.name}`"
+        el.wrong(mistakes.misplaced(where.span, title, "expected `start` or `end`", close))
+    out.align = where.name
+
+
+def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
+    """What may not stand in one body."""
+    mix, order = out.first.get("mix"), out.first.get("order")
+    axis = out.axes[0][1] if out.axes else None
+    for clause in clauses:
+        if mix is not None and axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
+            span = clause.heading if isinstance(clause, t.Heads) else clause.span
+            el.wrong(wrong.beside_mixture(span, mix, word(clause)))
+    if mix is not None and axis is not None:
+        title = "axes and a mixture do not stand in one body"
+        el.wrong(wrong.axes_mistake(mix, title, "the mixture", (axis, "an axis")))
+    if order is not None:
+        for other, what in ((mix, "a mixture"), (axis, "axes")):
+            if other is not None:
+                title = f"an order and {what} do not stand in one body"
+                el.wrong(wrong.order_mistake(order, title, "the order", (other, "beside this")))
+    align = out.first.get("align")
+    if axis is not None and align is not None and out.align == "end":
+        title = "beside axes, query row i is position i: `align end` does not stand here"
+        el.wrong(wrong.axes_mistake(align, title, "remove this", (axis, "an axis")))

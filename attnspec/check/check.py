@@ -1,0 +1,214 @@
+"""Tree to spec: names resolved, parameters bound, patterns written out, everything wrong reported at once.
+
+>>> spec = check_text("attention local(width = 4) { attend 0 <= q - k < width }", params={"width": 2})
+>>> print(spec)
+attention local {
+    attend 0 <= q - k and q - k < 2
+}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from attnspec.check.body import body
+from attnspec.check.expressions.collect import Report
+from attnspec.check.expressions.patterns import define, module
+from attnspec.check.expressions.rules import Elaborator, Stop
+from attnspec.check.expressions.scope import UNKNOWN, Entry, Module, Scope
+from attnspec.check.parameters import bind_parameters, default_of, holes
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import values as wrong
+from attnspec.errors.diagnostic import Diagnostic, SpecError
+from attnspec.errors.source import Source, Span
+from attnspec.language import tree as t
+from attnspec.language.parse import parse_all
+from attnspec.spec.spec import Spec, Value
+
+_MAX_SPENT = 300_000  # for all attentions of a file together
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of an attention; ``default`` is None where a value must be given."""
+
+    name: str
+    default: Value | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What an attention is called with."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    doc: str
+
+    def __str__(self) -> str:
+        from attnspec.check.parameters import write
+
+        given = (p.name if p.default is None else f"{p.name}={write(p.default)}" for p in self.parameters)
+        return f"{self.name}({', '.join(given)})"
+
+
+def check_text(
+    text: str, name: str | None = None, params: Mapping[str, object] | None = None, filename: str = "<text>"
+) -> Spec:
+    """Check source text: the spec of its attention (or of the one named), or a SpecError with all mistakes."""
+    source = Source(filename, text)
+    parsed = parse_all(source)
+    report = Report(source)
+    spec = _check(parsed.file, name, params or {}, report, parsed.lost, parsed.complete)
+    if parsed.problems or report.found:
+        both = sorted((*parsed.problems, *report.diagnostics()), key=lambda d: d.span.start)
+        raise SpecError(both)
+    assert spec is not None
+    return spec
+
+
+def check(file: t.File, name: str | None = None, params: Mapping[str, object] | None = None) -> Spec:
+    """Check a tree: the spec of its attention (or of the one named), or a SpecError with all mistakes."""
+    report = Report(file.source)
+    spec = _check(file, name, params or {}, report)
+    report.check()
+    assert spec is not None
+    return spec
+
+
+def problems_of(source: Source) -> tuple[Diagnostic, ...]:
+    """Every mistake in a file, whichever attention is meant and whatever its parameters will be."""
+    try:
+        parsed = parse_all(source)
+    except SpecError as error:
+        return error.diagnostics
+    report = Report(source)
+    _check_all(parsed.file, report, module(parsed.file, report, parsed.lost), None)
+    if not parsed.file.items and not parsed.problems:
+        report.add(mistakes.which_attention(Span(source, 0, 0), [], None))
+    return tuple(sorted((*parsed.problems, *report.diagnostics()), key=lambda d: d.span.start))
+
+
+def attention_of(file: t.File, name: str | None = None) -> t.Attention:
+    """The attention that is meant: the one named, or the only one of a file."""
+    named = [a for a in file.attentions if name is None or a.name.name == name]
+    if len({a.name.name for a in named}) == 1:
+        return named[0]
+    names = list(dict.fromkeys(a.name.name for a in file.attentions))
+    span = file.attentions[0].name.span if file.attentions else Span(file.source, 0, 0)
+    raise SpecError([mistakes.which_attention(span, names, name)])
+
+
+def signature(file: t.File, name: str | None = None) -> Signature:
+    """The parameters of an attention and their defaults.
+
+    >>> from attnspec.language.parse import parse
+    >>> text = "attention local(width = 4 * 2, rates = [1, 2], stride) { attend q == k }"
+    >>> str(signature(parse(Source("demo", text))))
+    'local(width=8, rates=[1, 2], stride)'
+    """
+    attention = attention_of(file, name)
+    report = Report(file.source)
+    el = Elaborator(report)
+    scope = Scope(module(file, report))
+    parameters = []
+    for parameter in attention.parameters:
+        default = default_of(el, parameter, scope)
+        scope = scope.bind({parameter.name.name: default.entry if default else UNKNOWN})
+        parameters.append(Parameter(parameter.name.name, default.value if default else None))
+    report.check()
+    return Signature(attention.name.name, tuple(parameters), _doc(file, attention))
+
+
+def _check(
+    file: t.File,
+    name: str | None,
+    params: Mapping[str, object],
+    report: Report,
+    lost: frozenset[str] = frozenset(),
+    complete: bool = True,
+) -> Spec | None:
+    own = module(file, report, lost)
+    chosen: t.Attention | None = None
+    try:
+        chosen = attention_of(file, name)
+    except SpecError as error:
+        if complete:  # otherwise it may be in a part that did not parse
+            report.add(error.diagnostics[0])
+    _check_all(file, report, own, chosen)
+    return None if chosen is None else _attention(Elaborator(report), file, chosen, own, params)
+
+
+def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | None) -> None:
+    """Check the names, arguments and types of everything, and the values of all attentions with default parameters."""
+    seen: dict[str, Span] = {}
+    spent = 0
+    for item in file.items:
+        el = Elaborator(report, shallow=True)
+        if isinstance(item, t.Attention):
+            name = item.name.name
+            if name in seen:  # any name will do: no expression refers to it
+                report.add(mistakes.defined_twice(item.name.span, f"the attention `{name}`", seen[name]))
+            seen.setdefault(name, item.name.span)
+        names: dict[str, Span] = {}
+        for parameter in item.parameters:
+            define(parameter.name, f"the parameter `{parameter.name.name}`", names, report)
+        try:
+            scope = holes(el, item, Scope(own))
+            if isinstance(item, t.Pattern):
+                el.pred(item.body, scope)
+            else:
+                body(el, item.clauses, scope, names)
+        except Stop as stop:
+            report.add(stop.diagnostic)
+    for attention in file.attentions:
+        if attention is chosen or any(p.default is None for p in attention.parameters):
+            continue
+        if spent > _MAX_SPENT:
+            report.add(wrong.file_grows_too_large(attention.name.span, _MAX_SPENT))
+            break
+        el = Elaborator(report)
+        _attention(el, file, attention, own, {})
+        spent += el.spent
+
+
+def _attention(
+    el: Elaborator, file: t.File, tree: t.Attention, own: Module, params: Mapping[str, object]
+) -> Spec | None:
+    before = len(el.report.found)
+    try:
+        values = bind_parameters(el, tree, Scope(own), params)
+        entries: dict[str, Entry] = {p: v.entry for p, v in values.items()}
+        entries |= {p.name.name: UNKNOWN for p in tree.parameters if p.name.name not in entries}
+        seen = {p.name.name: p.name.span for p in tree.parameters}
+        found = body(el, tree.clauses, Scope(own).bind(entries), seen)
+    except Stop as stop:
+        el.report.add(stop.diagnostic)
+        return None
+    if len(el.report.found) > before:
+        return None
+    return Spec(
+        name=tree.name.name,
+        params=tuple((name, value.value) for name, value in values.items()),
+        attend=tuple(found.attend),
+        within=tuple(found.within),
+        align=found.align,
+        doc=_doc(file, tree),
+        span=tree.span,
+        mixture=found.mixture,
+        detached=found.detached,
+        axes=tuple(axis for axis, _ in found.axes),
+        inputs=tuple(found.inputs),
+        order=found.order,
+        score=found.score,
+        sink=found.sink,
+        scale=found.scale,
+        rotations=tuple(found.rotations),
+        normalized=found.normalized,
+    )
+
+
+def _doc(file: t.File, tree: t.Attention) -> str:
+    """What documents an attention; the string that opens the file where it has none of its own."""
+    docs = [d.text for d in tree.docs] or ([file.doc.text] if file.doc else [])
+    return "\n\n".join(docs)

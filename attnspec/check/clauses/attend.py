@@ -1,0 +1,153 @@
+"""The lines that make up one softmax: ``attend``, ``within``, ``let`` and groups of heads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from attnspec.check.clauses import axes as arrows
+from attnspec.check.expressions.lists import domain
+from attnspec.check.expressions.patterns import define
+from attnspec.check.expressions.scope import UNKNOWN, Entry, Function, Let, ListValue, Scope
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import values as wrong
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec.real import RealExpr
+from attnspec.spec.spec import Axis, Branch, Clause
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+Axes = tuple[tuple[Axis, Span], ...]
+
+
+def branch(
+    el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], times: int = 1
+) -> Branch:
+    """What the lines of one branch of a mixture come to."""
+    attend: list[Clause] = []
+    within: list[Clause] = []
+    for clause in clauses:
+        match clause:
+            case t.Attend(span, tree):
+                attend.append(Clause(predicate(el, tree, scope), span))
+            case t.Within(span, tree):
+                within.append(Clause(predicate(el, tree, scope), span))
+            case t.Let():
+                scope = let(el, clause, scope, seen)
+            case t.Heads():
+                attend += group(el, clause, scope, dict(seen), ())
+            case _:
+                misplaced(el, clause, "holds for all branches", "move it out of the mixture")
+    return Branch(tuple(attend), tuple(within), times)
+
+
+def predicate(el: Elaborator, tree: t.Expr, scope: Scope) -> e.Pred:
+    """The predicate of a line, within the limits."""
+    found = el.pred(tree, scope)
+    el.bound(found, tree.span)
+    return found
+
+
+def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Scope:
+    """The scope after a ``let``."""
+    define(node.name, f"`{node.name.name}`", seen, el.report)
+    entry: Entry
+    if node.parameters is None:
+        value = el.expr(node.value, scope)
+        if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
+            el.bound(value, node.span)
+        entry = Let(node.value, scope, value, _moves(value))
+    else:
+        names: dict[str, Span] = {}
+        for parameter in node.parameters:
+            define(parameter.name, f"`{parameter.name.name}`", names, el.report)
+            if parameter.default is not None:
+                title = "parameters of a `let` have no defaults"
+                el.wrong(mistakes.misplaced(parameter.default.span, title, "remove this"))
+        unknown = scope.bind(dict.fromkeys(names, UNKNOWN))
+        value = el.expr(node.value, unknown)
+        entry = Function(node, scope, "pred" if isinstance(value, e.Pred) else "integer")
+    return scope.bind({node.name.name: entry})
+
+
+def _moves(value: object) -> bool:
+    """Whether a value depends on the positions."""
+    if isinstance(value, ListValue):
+        return any(_moves(index) for index in value.indices)
+    return isinstance(value, e.Node) and bool(s.variables(value) & (e.POSITIONS | e.SLOTS))
+
+
+def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], axes: Axes) -> list[Clause]:
+    """The clauses of a head group: each holds for the heads of the group only, inside the group's ``within`` lines."""
+    if node.var.name != "h":
+        title = f"a group of heads is written with `h`, not `{node.var.name}`"
+        el.wrong(
+            mistakes.misplaced(node.var.span, title, "expected `h`", "for other names use `any` or several clauses")
+        )
+    heads = _heads(el, node, scope)
+    attend: list[Clause] = []
+    within: list[e.Pred] = []
+    for clause in node.clauses:
+        match clause:
+            case t.Attend(span, tree):
+                arrows.no_attend(el, span, axes)
+                attend.append(Clause(predicate(el, tree, scope), span))
+            case t.Within(span, tree):
+                arrows.no_within(el, span, axes)
+                within.append(predicate(el, tree, scope))
+            case t.Arrow():
+                attend += arrows.arrow(el, clause, scope, axes)
+            case t.Let():
+                scope = let(el, clause, scope, seen)
+            case t.Heads(heading=span):
+                el.wrong(mistakes.misplaced(span, "groups of heads do not nest", "inside another group"))
+            case _:
+                misplaced(el, clause, "holds for all heads", "move it out of the group")
+    if not attend:  # as for a whole attention: without `attend`, every pair
+        span = node.span if node.clauses else node.heading
+        arrows.no_attend(el, span, axes)
+        attend = [Clause(e.Bool(True), span)]
+    for pred in within:
+        el.spend(s.measure(pred)[0] * len(attend), node.span)
+    return [Clause(s.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
+
+
+def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
+    """The arrow of a clause, for the heads of a group."""
+    if clause.arrow is None:
+        return None
+    source, target, pred = clause.arrow
+    return source, target, s.conjunction([heads, pred])
+
+
+def misplaced(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
+    """A clause in a place where it means nothing."""
+    span = clause.heading if isinstance(clause, (t.Mix, t.Branch, t.Heads)) else clause.span
+    el.wrong(mistakes.misplaced(span, f"`{word(clause)}` {title}", label))
+
+
+def word(clause: t.Clause) -> str:
+    """The word that a clause begins with; for a line between axes, its arrow."""
+    if isinstance(clause, t.Arrow):
+        return "->"
+    return "for" if isinstance(clause, t.Heads) else type(clause).__name__.lower()
+
+
+def _heads(el: Elaborator, node: t.Heads, scope: Scope) -> e.Pred:
+    """The condition that a head is in a group."""
+    over = domain(el, node.domain, scope)
+    h = e.Var("h")
+    if isinstance(over, ListValue):
+        el.wrong(mistakes.misplaced(node.domain.span, "a list of heads holds integers", "this is a list of lists"))
+    elif isinstance(over, e.Values) and s.varies(over):
+        el.wrong(wrong.not_known(node.domain.span, "the heads of a group", sorted(s.varies(over))))
+    elif isinstance(over, e.Values):
+        if not over.indices:
+            return s.disjunction([s.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])
+        return e.Any("v", over, e.Cmp("==", h, e.Var("v")))
+    elif over is not None:
+        return s.conjunction([s.compare("<=", over.low, h), s.compare("<", h, over.high)])
+    return e.Bool(True)

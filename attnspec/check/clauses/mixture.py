@@ -1,0 +1,112 @@
+"""Mixtures: one softmax per branch (DESIGN 2.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from attnspec.check.clauses.attend import branch, let, misplaced, predicate
+from attnspec.check.expressions import lists
+from attnspec.check.expressions.patterns import define
+from attnspec.check.expressions.scope import UNKNOWN, Bound, Entry, ListValue, Scope
+from attnspec.errors import clauses as clause
+from attnspec.errors import values as wrong
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec.spec import Branch, Clause
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+
+def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:
+    """The branches of a mixture."""
+    found = (
+        _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
+    )
+    if len(found) > clause.MAX_BRANCHES:
+        label = f"the limit is {clause.MAX_BRANCHES}"
+        el.wrong(clause.bad_mixture(node.heading, "a mixture with too many branches", label))
+    return tuple(found)
+
+
+def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
+    """``mix { branch { ... } branch times 2 { ... } }``."""
+    common: list[Clause] = []
+    found: list[Branch] = []
+    for part in node.clauses:
+        match part:
+            case t.Branch():
+                found.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
+            case t.Within(span, tree):
+                common.append(Clause(predicate(el, tree, scope), span))
+            case t.Let():
+                scope = let(el, part, scope, seen)
+            case _:
+                misplaced(el, part, "belongs to no branch", "expected `branch`, `let` or `within`")
+    if not found and not el.report.found:
+        el.wrong(clause.bad_mixture(node.heading, "a mixture without branches", "nothing to mix"))
+    return [Branch(b.attend, (*b.within, *common), b.times) for b in found]
+
+
+def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
+    if node.times is None:
+        return 1
+    times = el.constant(node.times, scope, "how often a branch counts")
+    if times is not None and not 1 <= times <= clause.MAX_TIMES:
+        title = "a branch counts at least once" if times < 1 else "a branch counts too often"
+        el.wrong(clause.bad_mixture(node.times.span, title, f"this is {times}"))
+    return times or 1
+
+
+def _listed(
+    el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]
+) -> list[Branch]:  # fmt: skip
+    """``mix (w, r) in [(2048, 1), (4096, 2)] { ... }``."""
+    names = dict(seen)
+    for name in node.names:
+        define(name, f"`{name.name}`", names, el.report)
+    found = []
+    unknown = True
+    for count, entries in enumerate(_entries(el, node, tree, scope)):
+        if count > clause.MAX_BRANCHES:
+            break  # too many; said by the caller
+        unknown = False
+        found.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
+    if unknown:  # the names and types inside can be checked all the same
+        branch(el, node.clauses, scope.bind({name.name: UNKNOWN for name in node.names}), dict(names))
+    return found
+
+
+def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Iterator[dict[str, Entry]]:
+    """What the names are bound to in each branch."""
+    over = lists.domain(el, tree, scope)
+    if over is None:
+        return
+    values = list(over.items) if isinstance(over, ListValue) else lists.over_values(over)
+    if values is None or (isinstance(over, ListValue) and over.indices):
+        unknown = over if isinstance(over, e.Node) else over.indices[0]
+        el.wrong(wrong.not_known(tree.span, "what a mixture runs over", s.names(unknown)))
+        return
+    if not values:
+        el.wrong(clause.bad_mixture(tree.span, "a mixture without branches", "nothing to run over"))
+        return
+    wanted = len(node.names)
+    for value in values:
+        if wanted == 1:
+            yield {node.names[0].name: _entry(value)}
+            continue
+        if isinstance(value, int) or len(value) != wanted:
+            got = "an integer" if isinstance(value, int) else f"{len(value)} value{'' if len(value) == 1 else 's'}"
+            listed = ", ".join(name.name for name in node.names)
+            title = f"each entry must have {wanted} values, one for each name"
+            help = f"write `({', '.join(str(i + 1) for i in range(wanted))})` for `({listed})`"
+            el.wrong(clause.bad_mixture(tree.span, title, f"has an entry with {got}", help))
+            return
+        yield {name.name: _entry(item) for name, item in zip(node.names, value, strict=True)}
+
+
+def _entry(value: e.Nested) -> Entry:
+    return Bound(e.Int(value), 1, 1) if isinstance(value, int) else ListValue(value)

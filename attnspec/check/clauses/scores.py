@@ -1,0 +1,165 @@
+"""Lines that change the score: ``score``, ``sink``, ``scale``, ``normalize`` and ``rotate`` (DESIGN 2.9)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from attnspec import reals
+from attnspec.check.expressions import options
+from attnspec.check.expressions.options import Option
+from attnspec.check.expressions.patterns import uses
+from attnspec.check.expressions.scope import Bound, Scope
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import clauses as clause
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec import real as r
+from attnspec.spec.spec import Rotation
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+_THETA = Option("real", 10000.0, 0, above=True)
+_WHICH = {
+    "dims": Option("int", 0, 0, even=True),  # 0: all
+    "layout": Option("half|pairs", "half"),
+}
+ROTATIONS = {
+    "rope": {
+        "theta": _THETA,
+        **_WHICH,
+    },
+    "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_WHICH},
+    "yarn": {
+        "theta": _THETA,
+        "factor": Option("real", None, 1),
+        "original": Option("int", None, 1),
+        "beta_fast": Option("real", 32.0, 0, above=True),
+        "beta_slow": Option("real", 1.0, 0, above=True),
+        "ramp": Option("index|rotations", "index"),
+        "truncate": Option("bool", True),
+        "temperature": Option("real", None, 0, above=True, optional=True),  # 0.1 * log(factor) + 1
+        **_WHICH,
+    },
+}
+"""The rotations and their options (SYSTEMS.md, section 11)."""
+
+
+def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:
+    """The score after a line, given the score before it; ``taken`` is where the attention defines a name ``s``."""
+    found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
+    value = reals.real(found)
+    el.bound(value, node.span)
+    if names := sorted(s.variables(value) & e.SLOTS):
+        help = "a pair may stand in several pairs of slots, and has one score"
+        el.wrong(clause.may_not_read(node.value.span, "a score", names, help))
+    return value
+
+
+def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.RealExpr:
+    """The logit of a sink: of the head, the batch entry and float inputs only."""
+    value = reals.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
+    el.bound(value, node.span)
+    names = [*(set(s.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
+    names = sorted([*names, *(["s"] if _reads_score(value) else [])])
+    if names:
+        help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
+        el.wrong(clause.may_not_read(node.value.span, "a sink", names, help))
+    return value
+
+
+def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, taken: Span | None) -> Scope:
+    """The scope of a line in which ``s`` is the score."""
+    if "s" in scope.names:
+        use = next((name for name in uses(tree) if name.name == "s"), None)
+        if use is not None:
+            el.wrong(clause.score_name_taken(use.span, taken))
+    return scope.bind({"s": Bound(value, *s.measure(value))})
+
+
+def _reads_score(node: e.Node) -> bool:
+    work = [node]
+    while work:
+        node = work.pop()
+        if isinstance(node, r.Score):
+            return True
+        work.extend(node.children())
+    return False
+
+
+def _floats(node: e.Node) -> set[str]:
+    """The float inputs that an expression reads."""
+    work, found = [node], set()
+    while work:
+        node = work.pop()
+        if isinstance(node, r.RealRead):
+            found.add(node.name.partition(".")[0])
+        work.extend(node.children())
+    return found
+
+
+def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
+    """The factor of the dot product."""
+    found = el.number(node.value, scope)
+    try:
+        value = reals.constant(found)
+    except reals.NotFinite:
+        el.wrong(clause.not_finite(node.value.span))
+        return None
+    names = s.names(found)
+    if value is None and "?" not in names:
+        el.wrong(clause.may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
+    return value
+
+
+def normalize(el: Elaborator, node: t.Normalize, before: frozenset[str]) -> frozenset[str]:
+    """Which of q and k are scaled to unit length, after one more line."""
+    name = node.what.name
+    if name not in e.POSITIONS:
+        title = f"there is no `normalize {name}`"
+        el.wrong(mistakes.misplaced(node.what.span, title, "expected `q` or `k`"))
+    elif name in before:
+        el.wrong(mistakes.misplaced(node.span, f"`{name}` is normalized twice", "once is enough", "remove this line"))
+    return before | {name}
+
+
+def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
+    """A rotation with all its options; None after a mistake."""
+    call, q, k = node.value, e.Var("q"), e.Var("k")
+    positions: tuple[e.IntExpr, e.IntExpr] = (q, k)
+    if isinstance(call, t.At):
+        positions = (
+            _position(el, call.q, scope, "k", "queries"),
+            _position(el, call.k, scope, "q", "keys"),
+        )
+        call = call.pattern
+    if not isinstance(call, t.Call):
+        el.wrong(clause.bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
+        return None
+    found = options.read(el, call, ROTATIONS, "rotation", scope)
+    if found is None:
+        return None
+    kind = call.callee.name
+    if kind == "yarn":
+        factor = found["factor"]
+        assert isinstance(factor, (int, float))
+        found.setdefault("temperature", 0.1 * math.log(factor) + 1.0)
+    settled: list[tuple[str, float | int | str]] = []
+    for key in sorted(found):
+        value = found[key]
+        assert not isinstance(value, tuple)
+        settled.append((key, float(value) if ROTATIONS[kind][key].kind == "real" else value))
+    return Rotation(kind, tuple(settled), *positions)
+
+
+def _position(el: Elaborator, tree: t.Expr, scope: Scope, other: str, whose: str) -> e.IntExpr:
+    """The position by which queries or keys turn: it may not read the other's."""
+    found = el.integer(tree, scope)
+    el.bound(found, tree.span)
+    names = sorted(s.variables(found) & {other, *e.SLOTS})
+    if names:
+        el.wrong(clause.may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
+    return found

@@ -1,0 +1,162 @@
+"""The functions that every spec may call; a name of the user's own takes the place of one of these.
+
+>>> steps(32, 128, True)
+(8, (12, 16, 23, 32, 46, 64, 91))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attnspec.errors.clauses as clause
+from attnspec import reals
+from attnspec.check.expressions import inputs as reads
+from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import values as wrong
+from attnspec.language import tree as t
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec import real as r
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+_MAX_BUCKETS = 1024
+_MAX_DISTANCE = 2**31
+
+
+def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    """The value of a library function."""
+    name = node.callee.name
+    rule, takes = LIBRARY[name]
+    keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
+    if keyword is not None:
+        title = f"the arguments of `{name}` have no names"
+        return el.wrong(mistakes.wrong_arguments(keyword.span, title, "remove this"))
+    if len(node.args) != len(takes):
+        title = f"`{name}` takes {_COUNTS[len(takes)]}: {name}({', '.join(takes)})"
+        return el.wrong(mistakes.wrong_arguments(node.span, title, f"{len(node.args) or 'none'} given"))
+    return rule(el, node, scope)
+
+
+_COUNTS = ("no arguments", "one argument", "two arguments", "three arguments", "four arguments")
+
+
+def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    of, at = (arg.value for arg in node.args)
+    found = input_of(el, of, scope)
+    index = el.integer(at, scope)
+    if found is UNKNOWN:
+        return UNKNOWN
+    if not isinstance(found, InputRef):
+        return el.wrong(wrong.wrong_type(of.span, "the name of an input", what(found)))
+    return reads.run(el, node.callee.name, found, (index, at.span), node.span)
+
+
+def input_of(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
+    """An input by its name alone, and otherwise the value of an expression."""
+    while isinstance(node, t.Bracket):
+        node = node.inner
+    if isinstance(node, t.Name):
+        entry = scope.names.get(node.name)
+        if isinstance(entry, InputRef):
+            return entry
+    return el.expr(node, scope)
+
+
+def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    x = el.number(node.args[0].value, scope)
+    if node.callee.name == "abs" and isinstance(x, e.IntExpr):
+        return s.absolute(x)
+    return reals.apply(node.callee.name, x)
+
+
+def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    x, cap = (el.number(arg.value, scope) for arg in node.args)
+    known = reals.value(cap)
+    if known is not None and known <= 0:
+        return el.wrong(clause.bad_option(node.args[1].span, "cap", "positive"))
+    el.spend(s.measure(cap)[0], node.span)
+    return reals.product(cap, reals.apply("tanh", reals.quotient(x, cap)))
+
+
+def _alibi_slope(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    head, heads = (el.integer(arg.value, scope) for arg in node.args)
+    if heads not in (e.Var("heads"), HOLE):
+        return el.wrong(
+            mistakes.wrong_arguments(node.args[1].span, "the slopes are those of all heads", "write `heads`")
+        )
+    return r.RealRead("alibi.slope", (head,))
+
+
+def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    distance = el.integer(node.args[0].value, scope)
+    trees = [arg.value for arg in node.args[1:]]
+    buckets, furthest = (el.constant(tree, scope, "an argument of `t5_bucket`") for tree in trees[:2])
+    both = el.pred(trees[2], scope)
+    if buckets is None or furthest is None or distance == HOLE:
+        return HOLE
+    if not isinstance(both, e.Bool):
+        if "?" not in s.variables(both):
+            return el.wrong(wrong.not_known(trees[2].span, "an argument of `t5_bucket`", s.names(both)))
+        return HOLE
+    half = buckets // 2 if both.value else buckets
+    if not 4 <= buckets <= _MAX_BUCKETS or buckets % (4 if both.value else 2):
+        wanted = f"a multiple of {4 if both.value else 2} from 4 to {_MAX_BUCKETS:,}"
+        return el.wrong(clause.bad_option(trees[0].span, "buckets", wanted))
+    if not half // 2 < furthest <= _MAX_DISTANCE:
+        return el.wrong(clause.bad_option(trees[1].span, "max_distance", f"above {half // 2} and up to 2 ** 31"))
+    exact, further = steps(buckets, furthest, both.value)
+    past = s.absolute(distance) if both.value else s.maximum((s.negative(distance), e.Int(0)))
+    el.spend(3 * s.measure(distance)[0] + len(further), node.span)
+    parts = [s.minimum((past, e.Int(exact)))]
+    if further:
+        with el.binding(t.Name(node.span, "d"), None, scope) as (name, _):
+            step = s.choose(s.compare(">=", past, e.Var(name)), e.Int(1), e.Int(0))
+            parts.append(e.Sum(name, e.Values(further), step))
+    if both.value:
+        parts.append(s.choose(s.compare(">", distance, e.Int(0)), e.Int(half), e.Int(0)))
+    return s.add(parts)
+
+
+def steps(buckets: int, furthest: int, both: bool) -> tuple[int, tuple[int, ...]]:
+    """Up to which distance T5's buckets hold one distance each, and the distances at which each further one begins.
+
+    The published code computes the logarithm of the distance in single precision; so does this, that the same distance
+    falls into the same bucket (Raffel et al., 2020).
+    """
+    import numpy as np
+
+    half = buckets // 2 if both else buckets
+    exact = half // 2
+    scale = np.float32(math.log(furthest / exact))
+
+    def bucket(distance: int) -> int:
+        place = np.log(np.float32(distance) / np.float32(exact)) / scale * np.float32(half - exact)
+        return min(exact + int(place), half - 1)
+
+    found = []
+    low = exact
+    for wanted in range(exact + 1, half):
+        high = max(low, 2 * furthest)
+        while low < high:  # the first distance in the bucket or beyond
+            middle = (low + high) // 2
+            low, high = (low, middle) if bucket(middle) >= wanted else (middle + 1, high)
+        found.append(low)
+    return exact, tuple(found)
+
+
+Rule = Callable[["Elaborator", t.Call, Scope], Value]
+
+LIBRARY: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    "first": (_run, ("input", "x")),
+    "last": (_run, ("input", "x")),
+    **dict.fromkeys(sorted(r.FUNCTIONS), (_of_real, ("x",))),
+    "softcap": (_softcap, ("x", "cap")),
+    "alibi_slope": (_alibi_slope, ("h", "heads")),
+    "t5_bucket": (_t5_bucket, ("distance", "buckets", "max_distance", "both_sides")),
+}
+"""Each function with its rule and the names of its arguments."""

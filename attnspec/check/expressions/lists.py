@@ -1,0 +1,289 @@
+"""Lists and ranges: literals, entries, lengths, membership, and what ``any``, ``all`` and ``sum`` run over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attnspec.check.expressions import inputs as reads
+from attnspec.check.expressions import library as functions
+from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
+from attnspec.errors import values as wrong
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec import exact as known
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+_FEW = 16  # `x in list` is written as comparisons up to this many
+_MAX_COMBINATIONS = 100_000
+
+
+def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
+    """``[a, b, c]``."""
+    items: list[e.Nested] = []
+    unknown = False
+    for place in node.items:
+        value = el.expr(place, scope)
+        if isinstance(value, e.Int):
+            items.append(value.value)
+        elif isinstance(value, ListValue) and not value.indices:
+            items.append(value.items)
+        elif value is UNKNOWN or value == HOLE:
+            unknown = True
+        elif isinstance(value, e.IntExpr):
+            try:
+                items.append(known.integer(value, {}))
+            except known.Unknown:
+                unknown = True
+                if "?" not in s.names(value):
+                    el.wrong(wrong.not_known(place.span, "an entry of a list", s.names(value)))
+        else:
+            unknown = True
+            el.wrong(wrong.wrong_type(place.span, "an integer or a list", what(value)))
+    if unknown:
+        return UNKNOWN
+    found = tuple(items)
+    for place, item_ in zip(node.items, found, strict=True):
+        if kind(item_) != kind(found[0]) and not _compatible(item_, found[0]):
+            return el.wrong(wrong.mixed_list(place.span, kind(found[0]), kind(item_)))
+    return ListValue(found)
+
+
+def kind(value: e.Nested) -> str:
+    """The type of a constant, for messages.
+
+    >>> kind((1, 2)), kind(((1,), (2, 3)))
+    ('a list of integers', 'a list of lists of integers')
+    """
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int):
+        return "an integer"
+    if not value:
+        return "an empty list"
+    first = next((v for v in value if v != ()), value[0])  # an empty list fits beside any other
+    if isinstance(first, int):
+        return "a list of integers"
+    return "a list of lists" + kind(first).removeprefix("a list").removeprefix("n empty list")
+
+
+def _compatible(a: e.Nested, b: e.Nested) -> bool:
+    return isinstance(a, tuple) and isinstance(b, tuple) and not (a and b)
+
+
+def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
+    """``list[index]``, ``input[index, ...]``."""
+    base = functions.input_of(el, node.base, scope)
+    if isinstance(base, InputRef):
+        return reads.item(el, base, node, scope)
+    index = el.integer(node.index, scope)
+    for more in node.more:
+        el.integer(more, scope)
+    if base is UNKNOWN:
+        return UNKNOWN
+    if not isinstance(base, ListValue):
+        return el.wrong(wrong.wrong_type(node.base.span, "a list or an input", what(base)))
+    if node.more:
+        help = "an entry of a list of lists is written `xs[i][j]`"
+        return el.wrong(wrong.wrong_type(node.more[0].span, "one index", "several", help))
+    choices = _level(base.items, len(base.indices))
+    longest = max(map(len, choices), default=0)
+    cases = el.constant_cases(index, node.index.span)
+    bad = next((case for case in cases if not 0 <= case[0] < longest), None)
+    if bad is not None:
+        return el.wrong(wrong.index_outside(node.index.span, bad[0], longest, bad[1]))
+    if isinstance(index, e.Int) and not base.indices:
+        entry = base.items[index.value]
+        return e.Int(entry) if isinstance(entry, int) else ListValue(entry)
+    el.spend(len(base.items) // 16, node.span)
+    indices = (*base.indices, index)
+    inner = [x for choice in choices for x in choice]
+    return ListValue(base.items, indices) if inner and isinstance(inner[0], tuple) else e.Index(base.items, indices)
+
+
+def _level(items: tuple[e.Nested, ...], depth: int) -> list[tuple[e.Nested, ...]]:
+    """All lists that stand at a depth of a nested list."""
+    found = [items]
+    for _ in range(depth):
+        found = [x for choice in found for x in choice if isinstance(x, tuple)]
+    return found
+
+
+def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
+    """``len(list)``."""
+    value = el.expr(node, scope)
+    if value is UNKNOWN:
+        return HOLE
+    if not isinstance(value, ListValue):
+        return el.wrong(wrong.wrong_type(node.span, "a list", what(value)))
+    if not value.indices:
+        return e.Int(len(value.items))
+    lengths = _lengths(value.items, len(value.indices))
+    assert isinstance(lengths, tuple)
+    return e.Index(lengths, value.indices)
+
+
+def _lengths(items: e.Nested, depth: int) -> e.Nested:
+    assert isinstance(items, tuple)
+    return len(items) if depth == 0 else tuple(_lengths(x, depth - 1) for x in items)
+
+
+def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
+    """``x in low..high`` and ``x in list``."""
+    x = el.integer(node.item, scope)
+    found: e.Pred
+    if isinstance(node.domain, t.Range):
+        low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
+        el.spend(s.measure(x)[0], node.item.span)
+        found = s.conjunction([s.compare("<=", low, x), s.compare("<", x, high)])
+    elif (ref := _input_behind(el, node.domain, scope)) is not None:
+        among = reads.among(el, ref, x, node.domain, scope)
+        if not isinstance(among, e.Pred):
+            return HOLE_PRED
+        found = among
+    else:
+        values = el.expr(node.domain, scope)
+        if values is UNKNOWN:
+            return HOLE_PRED
+        if not _flat(values):
+            return el.wrong(wrong.wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
+        assert isinstance(values, ListValue)
+        if any(s.varies(index) for index in values.indices):
+            longest = max(map(len, _level(values.items, len(values.indices))), default=0)
+            entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
+            for entry in entries:
+                el.spend(s.measure(x)[0] + s.measure(entry)[0], node.span)
+            found = s.disjunction([s.compare("==", x, entry) for entry in entries])
+        elif values.indices or len(values.items) > _FEW:
+            with el.binding(t.Name(node.span, "v"), None, scope) as (name, _):
+                found = e.Any(name, e.Values(values.items, values.indices), s.compare("==", x, e.Var(name)))
+        else:
+            el.spend(s.measure(x)[0] * len(values.items), node.item.span)
+            found = s.disjunction([s.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
+    return s.negation(found) if node.negated else found
+
+
+def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None:
+    """The input in ``x in top[b, h]`` or ``x in top``."""
+    while isinstance(node, t.Bracket):
+        node = node.inner
+    base = node.base if isinstance(node, t.Item) else node
+    if isinstance(base, t.Name):
+        found = functions.input_of(el, base, scope) if base.name in scope.names else None
+        return found if isinstance(found, InputRef) else None
+    return None
+
+
+def _flat(value: Value) -> bool:
+    """Whether a value is a list of integers."""
+    if not isinstance(value, ListValue):
+        return False
+    return not any(isinstance(x, tuple) for choice in _level(value.items, len(value.indices)) for x in choice)
+
+
+def _what_list(value: Value) -> str:
+    return "a list of lists" if isinstance(value, ListValue) else what(value)
+
+
+def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue | None:
+    """What a bound name runs over: a core domain, a list of lists, or None if it is not known."""
+    if isinstance(node, t.Range):
+        low, high = el.integer(node.low, scope), el.integer(node.high, scope)
+        for end, place in ((low, node.low), (high, node.high)):
+            if names := s.varies(end):
+                el.wrong(wrong.not_known(place.span, "the ends of a range", sorted(names)))
+                return None
+        found = e.Range(low, high)
+        if "?" in s.variables(found):
+            return None
+        for env in el.cases(found, node.span):
+            size = known.integer(high, env) - known.integer(low, env)
+            if size > wrong.MAX_RANGE:
+                el.wrong(wrong.range_too_large(node.span, size))
+                return None
+        return found
+    value = el.expr(node, scope)
+    if value is UNKNOWN:
+        return None
+    if not isinstance(value, ListValue):
+        el.wrong(wrong.wrong_type(node.span, "a range or a list", what(value), help="a range is written `0..n`"))
+        return None
+    return e.Values(value.items, value.indices) if _flat(value) else value
+
+
+def bind(el: Elaborator, node: t.Bind, scope: Scope) -> Value:
+    """``any``, ``all`` and ``sum``."""
+    over = domain(el, node.domain, scope)
+    if isinstance(over, ListValue):
+        return _unroll(el, node, over, scope)
+    if isinstance(over, e.Values) and s.varies(over):
+        return _moving(el, node, over, scope)
+    with el.binding(node.var, over, scope) as (name, inner):
+        _combinations(el, node.span)
+        body = el.integer(node.body, inner) if node.word == "sum" else el.pred(node.body, inner)
+    if over is None:
+        return HOLE if node.word == "sum" else HOLE_PRED
+    values = over_values(over)
+    if isinstance(body, e.IntExpr):
+        return e.Int(0) if values is not None and len(values) == 0 else e.Sum(name, over, body)
+    assert isinstance(body, e.Pred)
+    if values is not None and len(values) == 0:
+        return e.Bool(node.word == "all")
+    if isinstance(body, e.Bool) and body.value == (node.word == "all"):
+        return body  # even when there are no values
+    if values is not None and name not in s.variables(body):
+        return body
+    return e.Any(name, over, body) if node.word == "any" else e.All(name, over, body)
+
+
+def over_values(over: e.Domain) -> Sequence[int] | None:
+    """The values of a domain, if they are known."""
+    if isinstance(over, e.Range):
+        if isinstance(over.low, e.Int) and isinstance(over.high, e.Int):
+            return range(over.low.value, max(over.low.value, over.high.value))
+        return None
+    return None if over.indices else tuple(v for v in over.items if isinstance(v, int))
+
+
+def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Value:
+    """Run over the lists in a list: there is no variable for a list in the core, so each gets its own copy."""
+    if over.indices:
+        return el.wrong(wrong.not_known(node.domain.span, "which lists to run over", s.names(over.indices[0])))
+    scopes = [scope.bind({node.var.name: ListValue(x)}) for x in over.items if isinstance(x, tuple)]
+    if node.word == "sum":
+        return s.add([el.integer(node.body, inner) for inner in scopes])
+    parts = [el.pred(node.body, inner) for inner in scopes]
+    return s.disjunction(parts) if node.word == "any" else s.conjunction(parts)
+
+
+def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value:
+    """Run over a list that depends on the position: over its places, as far as the list at hand reaches."""
+    lengths = _lengths(over.items, len(over.indices))
+    assert isinstance(lengths, tuple)
+    longest = max(map(len, _level(over.items, len(over.indices))), default=0)
+    places = e.Range(e.Int(0), e.Int(longest))
+    with el.binding(node.var, places, scope) as (name, inner):
+        place = e.Var(name)
+        inside = s.compare("<", place, e.Index(lengths, over.indices))
+        entry = el.bound(e.Index(over.items, (*over.indices, place)), node.span)
+        inner = inner.bind({node.var.name: entry})
+        if node.word == "sum":
+            return e.Sum(name, places, s.choose(inside, el.integer(node.body, inner), e.Int(0)))
+        body = el.pred(node.body, inner)
+    if node.word == "any":
+        return e.Any(name, places, s.conjunction([inside, body]))
+    return e.All(name, places, s.disjunction([s.negation(inside), body]))
+
+
+def _combinations(el: Elaborator, span: Span) -> None:
+    """Refuse ranges inside each other that have too many combinations together."""
+    total = 1
+    for _, over in el.binders:
+        values = over_values(over) if over is not None else None
+        total *= 1 if values is None else max(1, len(values))
+    if total > _MAX_COMBINATIONS:
+        el.wrong(wrong.ranges_too_large(span, total, _MAX_COMBINATIONS))

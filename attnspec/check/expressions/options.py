@@ -1,0 +1,141 @@
+"""Options written as the arguments of a call: ``lsh(buckets = 64)``, ``rope(theta = 10000)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from attnspec import reals
+from attnspec.check.expressions.scope import UNKNOWN, ListValue, Scope
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors import clauses as clause
+from attnspec.errors import values as wrong
+from attnspec.language import tree as t
+from attnspec.spec import exact as known
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec import real as r
+
+if TYPE_CHECKING:
+    from attnspec.check.expressions.rules import Elaborator
+
+Setting = float | int | str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option: its kind (``real``, ``int``, ``ints``, ``bool`` or words separated by ``|``) and its limits."""
+
+    kind: str
+    default: Setting | None = None
+    low: float = 0
+    above: bool = False
+    """Whether ``low`` itself is excluded."""
+    even: bool = False
+    """Whether it must be even (as ``ints`` always are)."""
+    optional: bool = False
+    """Whether it may be left out without a default."""
+
+    @property
+    def wanted(self) -> str:
+        """What it must be, in words."""
+        if "|" in self.kind:
+            return " or ".join(f"`{word}`" for word in self.kind.split("|"))
+        if self.kind == "bool":
+            return "`true` or `false`"
+        if self.kind == "ints":
+            return f"an even integer or a list of even integers, at least {self.low:g}"
+        limit = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        noun = "a number" if self.kind == "real" else "an even integer" if self.even else "an integer"
+        return f"{noun}{',' if self.even else ''} {limit}"
+
+
+def read(
+    el: Elaborator, node: t.Call, tables: Mapping[str, Mapping[str, Option]], of: str, scope: Scope
+) -> dict[str, Setting] | None:
+    """All options of a call, defaults filled in; None after a mistake, or where a value is not known yet."""
+    name = node.callee.name
+    if name not in tables:
+        el.wrong(clause.unknown_option(node.callee.span, f"there is no {of}", name, tables))
+        return None
+    table = tables[name]
+    found: dict[str, Setting | None] = {}
+    for i, arg in enumerate(node.args):
+        if arg.keyword is None and (i >= len(table) or any(a.keyword is not None for a in node.args[:i])):
+            title = f"`{name}` takes {len(table)} options" if i >= len(table) else "name this one too"
+            el.wrong(mistakes.wrong_arguments(arg.span, title, "name it, as in `theta = 10000`"))
+            return None
+        key = list(table)[i] if arg.keyword is None else arg.keyword.name
+        if key not in table:
+            assert arg.keyword is not None
+            el.wrong(clause.unknown_option(arg.keyword.span, f"`{name}` has no option", key, table))
+            return None
+        if key in found:
+            el.wrong(mistakes.wrong_arguments(arg.span, f"`{name}` gets two values for `{key}`", "the second one"))
+            return None
+        found[key] = _value(el, key, table[key], arg.value, scope)
+    for key, option in table.items():
+        if key not in found and option.default is None and not option.optional:
+            title = f"`{name}` needs a value for `{key}`"
+            el.wrong(mistakes.wrong_arguments(node.span, title, f"`{key}` is missing"))
+            return None
+        if key not in found and option.default is not None:
+            found[key] = option.default
+    if any(value is None for value in found.values()):
+        return None
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope) -> Setting | None:
+    """The value of an option; None if it is none."""
+    if "|" in option.kind:
+        words = option.kind.split("|")
+        if isinstance(tree, t.Name) and tree.name in words:
+            return tree.name
+        if isinstance(tree, t.Name):
+            el.wrong(clause.unknown_option(tree.span, f"`{key}` cannot be", tree.name, words))
+        else:
+            el.wrong(clause.bad_option(tree.span, key, option.wanted))
+        return None
+    value = el.expr(tree, scope)
+    if value is UNKNOWN or (isinstance(value, e.Node) and "?" in s.variables(value)):
+        return None
+    found: Setting | None = None
+    if option.kind == "bool" and isinstance(value, e.Bool):
+        return value.value
+    if option.kind == "ints" and isinstance(value, ListValue) and value.items:
+        found = tuple(v for v in value.items if isinstance(v, int))
+        found = found if len(found) == len(value.items) else None
+    elif option.kind != "bool" and isinstance(
+        value, e.IntExpr if option.kind in ("int", "ints") else (e.IntExpr, r.RealExpr)
+    ):
+        found = _number(el, value, tree)
+        if found is None and not s.names(value):
+            return None
+    if found is None and isinstance(value, e.Node) and (names := s.names(value)):
+        el.wrong(wrong.not_known(tree.span, f"`{key}`", names))
+        return None
+    each = found if isinstance(found, tuple) else (found,)
+    if found is None or not all(_fits(option, v) for v in each):
+        el.wrong(clause.bad_option(tree.span, key, option.wanted))
+        return None
+    return found
+
+
+def _number(el: Elaborator, value: reals.Number, tree: t.Expr) -> float | int | None:
+    """The value of a constant; integers stay integers."""
+    try:
+        return known.integer(value, {}) if isinstance(value, e.IntExpr) else reals.constant(value)
+    except known.Unknown:
+        return None
+    except (known.TooLarge, reals.NotFinite):
+        el.wrong(clause.not_finite(tree.span))
+        return None
+
+
+def _fits(option: Option, value: Setting | None) -> bool:
+    assert isinstance(value, (int, float))
+    if value < option.low or (option.above and value == option.low):
+        return False
+    return not (option.even or option.kind == "ints") or value % 2 == 0

@@ -1,0 +1,172 @@
+"""What names stand for while a spec is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Union
+
+from attnspec.errors.source import Span
+from attnspec.language import tree as t
+from attnspec.spec import expr as e
+from attnspec.spec.real import RealExpr
+from attnspec.spec.spec import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A thing that cannot be known here: an unbound parameter, or what is left of a mistake already reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An integer, a predicate or a real, with its size and depth: paid for at each use, but not measured again."""
+
+    node: e.IntExpr | e.Pred | RealExpr
+    size: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListValue:
+    """A list; with ``indices``, the inner list that they select in a nested one."""
+
+    items: tuple[e.Nested, ...]
+    indices: tuple[e.IntExpr, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PatternRef:
+    """A pattern by its definition, its parameters still open."""
+
+    tree: t.Pattern
+    module: Module
+
+
+@dataclass(frozen=True, slots=True)
+class Thunk:
+    """A predicate given for a pattern parameter: worked out where it is used, at the positions of that place."""
+
+    body: t.Expr
+    scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """``let name = ...``: its value at the positions q and k, and its text for use at other positions."""
+
+    body: t.Expr
+    scope: Scope
+    value: Value
+    moves: bool
+    """Whether its value must be worked out again at other positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """``let name(i) = ...``."""
+
+    tree: t.Let
+    scope: Scope
+    result: str
+    """What it returns: ``pred`` or something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputRef:
+    """An input, not indexed yet; ``by_row`` says that a dimension of n_q is indexed by position and read by row."""
+
+    input: Input
+    span: Span
+    """Where it is declared."""
+    by_row: bool
+
+
+Value = Union[e.IntExpr, e.Pred, RealExpr, ListValue, PatternRef, Function, InputRef, Unknown]
+"""What an expression can be."""
+
+Entry = Union[Value, Bound, Thunk, Let]
+"""What a name can stand for."""
+
+UNKNOWN = Unknown()
+HOLE = e.Var("?")
+"""An unknown integer: counts as constant."""
+HOLE_PRED = e.Cmp("!=", HOLE, e.Int(0))
+
+Q = Bound(e.Var("q"), 1, 1)
+K = Bound(e.Var("k"), 1, 1)
+
+
+@dataclass(frozen=True)
+class Module:
+    """The patterns that a file defines; what it does not define is looked up in ``outer`` (the prelude)."""
+
+    patterns: Mapping[str, t.Pattern]
+    outer: Module | None = None
+    broken: frozenset[str] = frozenset()
+    """Patterns that use themselves; they are never written out."""
+    lost: frozenset[str] = frozenset()
+    """Names whose definitions did not parse; their uses are not reported."""
+
+    def find(self, name: str) -> PatternRef | Unknown | None:
+        """The pattern of a name."""
+        if name in self.broken or name in self.lost:
+            return UNKNOWN
+        if name in self.patterns:
+            return PatternRef(self.patterns[name], self)
+        return self.outer.find(name) if self.outer else None
+
+    def names(self) -> frozenset[str]:
+        """All patterns in reach."""
+        return frozenset(self.patterns) | (self.outer.names() if self.outer else frozenset())
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The names in reach of an expression, and the positions that q and k stand for."""
+
+    module: Module
+    names: Mapping[str, Entry] = field(default_factory=dict)
+    q: Bound = Q
+    k: Bound = K
+
+    def bind(self, names: Mapping[str, Entry]) -> Scope:
+        """The scope with more names."""
+        return replace(self, names={**self.names, **names})
+
+    def at(self, place: Scope) -> Scope:
+        """The scope with the positions of another."""
+        return replace(self, q=place.q, k=place.k)
+
+    def moved(self, q: Bound, k: Bound) -> Scope:
+        """The scope at other positions."""
+        return replace(self, q=q, k=k)
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether q and k are the positions of the query and the key themselves."""
+        return self.q is Q and self.k is K
+
+
+def what(value: Value) -> str:
+    """A value's type, for messages.
+
+    >>> what(e.Int(3)), what(ListValue(()))
+    ('an integer', 'a list')
+    """
+    match value:
+        case e.IntExpr():
+            return "an integer"
+        case e.Pred():
+            return "a predicate"
+        case RealExpr():
+            return "a real number"
+        case ListValue():
+            return "a list"
+        case InputRef():
+            return "an input"
+        case PatternRef():
+            return "a pattern"
+        case Function():
+            return "a function"
+    return "unknown"

@@ -1,0 +1,1 @@
+"""A file for each command, imported only when that command runs."""

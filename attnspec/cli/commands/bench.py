@@ -1,0 +1,176 @@
+"""``attnspec bench``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnspec.cli.options import (
+    call_sizes,
+    device_option_of,
+    json_option,
+    plan_options,
+    read_params,
+    seconds,
+    size_options,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from attnspec.cli.bench.table import Row
+
+
+@click.command()
+@click.argument("spec", required=False)
+@click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
+@click.option("--suite", is_flag=True, help="All shipped specs, one table (no SPEC then); on cuda checked first.")
+@click.option(
+    "--budget",
+    type=click.IntRange(1),
+    default=480,
+    show_default=True,
+    help="Seconds for --suite on cuda; what no longer fits is listed as not run.",
+)
+@click.option("--backward", is_flag=True, help="Time forward and backward together.")
+@click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
+@click.option("--autotune", is_flag=True, help="Let FlexAttention try other schedules too, which takes minutes.")
+@click.option("--runs", type=click.IntRange(3), default=9, show_default=True, help="Counted rounds.")
+@click.option("--threads", type=click.IntRange(1), help="Threads for everyone.  [default: torch's]")
+@click.option("--startup", is_flag=True, help="Measure instead: time to the first output, check, tile plan.")
+@click.option("--memory", is_flag=True, help="Measure instead: peak memory of one forward and backward pass.")
+@click.option(
+    "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
+)
+@plan_options
+@size_options(length=8192, device=True)
+@json_option
+def command(
+    spec: str | None,
+    params: tuple[str, ...],
+    suite: bool,
+    backward: bool,
+    budget: int,
+    no_flex: bool,
+    autotune: bool,
+    runs: int,
+    threads: int | None,
+    startup: bool,
+    memory: bool,
+    ceilings: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Time a pattern against SDPA and compiled FlexAttention on the same tensors.
+
+    One process, one interleaved run after a warm-up, medians. Building masks and compiling is not counted for anyone.
+
+    With `--device cuda --suite`, every configuration of the kernels is checked against dense attention first, forward
+    and gradients (status 1 if one is wrong); then the shipped specs and long calls are measured.
+    """
+    import torch
+
+    device = device_option_of(options)
+
+    if threads:
+        torch.set_num_threads(threads)
+    if ceilings:
+        _ceilings(as_json, device)
+        return
+    if startup or memory:
+        if device.type != "cpu":
+            raise click.UsageError("--startup and --memory measure calls on the CPU")
+        if spec is None:
+            raise click.UsageError("--startup and --memory need a SPEC")
+        from attnspec.cli.bench.probes import show_peak, show_startup
+
+        if startup:
+            show_startup(spec, params, runs, as_json)
+        if memory:
+            show_peak(spec, params, options, as_json)
+        return
+    if suite == bool(spec):
+        raise click.UsageError("give a SPEC, or --suite")
+    if suite and device.type != "cpu":
+        from attnspec.cli.bench.suite import suite_on
+
+        sys.exit(suite_on(device, options, budget, not no_flex, runs, as_json))
+    from attnspec.cli.bench.table import plain, show
+    from attnspec.language.load import shipped
+
+    rows: list[Row] = []
+    names = shipped() if suite else (spec or "",)
+    for number, name in enumerate(names, 1):
+        if not suite:
+            rows.append(_bench(name, params, backward, not no_flex, runs, options, device, autotune))
+            break
+        rows.append(_try(name, backward, not no_flex, runs, options, device))
+        click.echo(f"[{number}/{len(names)}] {name}: {_said(rows[-1])}", err=True)
+    if as_json:
+        click.echo(json.dumps([plain(*row) for row in rows], indent=2))
+    else:
+        show(rows, torch.get_num_threads())
+
+
+def _said(row: Row) -> str:
+    _, _, found = row
+    return found if isinstance(found, str) else seconds(found.timings["attnspec"].median)
+
+
+def _try(name: str, backward: bool, flex: bool, runs: int, options: dict[str, Any], device: torch.device) -> Row:
+    """A row of a suite: what went wrong where a spec cannot be timed, for one must not end the others."""
+    try:
+        return _bench(name, (), backward, flex, runs, options, device, False)
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return name, None, f"failed: {type(error).__name__}: {first}"
+
+
+def _bench(
+    spec: str,
+    params: tuple[str, ...],
+    backward: bool,
+    flex: bool,
+    runs: int,
+    options: dict[str, Any],
+    device: torch.device,
+    autotune: bool,
+) -> Row:
+    import torch
+
+    from attnspec.cli.console import progress
+    from attnspec.runtime.attention import compile
+    from attnspec.runtime.bench.race import bench
+    from attnspec.runtime.bench.remembered import remember
+    from attnspec.runtime.bench.setup import Setup
+    from attnspec.runtime.core.device import name_of
+
+    attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
+    sizes = call_sizes(attend.spec, options)
+    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device)
+    with progress(attend.spec.name) as tick:
+        found = bench(attend, setup, flex, tick, autotune)
+    if options["tile"] is None and options["layout"] == "auto":
+        median = found.timings["attnspec"].median
+        remember(attend.spec, sizes, setup.dim, options["dtype"], median, backward, runs, name_of(device))
+    return attend.spec.name, setup, found
+
+
+def _ceilings(as_json: bool, device: torch.device) -> None:
+    from dataclasses import asdict
+
+    from attnspec.cli.options import quantity
+    from attnspec.runtime.bench.ceilings import ceilings
+    from attnspec.runtime.bench.gpu_ceilings import gpu_ceilings
+
+    found = ceilings() if device.type == "cpu" else gpu_ceilings(device, again=True)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2))
+        return
+    click.echo(found.name)
+    for dtype, rate in found.flops.items():
+        click.echo(f"  {dtype:9} {quantity(rate)}FLOP/s")
+    click.echo(f"  copy      {quantity(found.bandwidth)}B/s\n  {found.origin}")

@@ -1,0 +1,229 @@
+"""``attnspec run``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attnspec.cli.options import (
+    call_sizes,
+    console,
+    device_option_of,
+    json_option,
+    plan_options,
+    read_params,
+    size_options,
+    spec_argument,
+    tile_of,
+)
+
+if TYPE_CHECKING:
+    from attnspec.runtime.attention import Attention
+    from attnspec.runtime.bench.race import Outcome
+    from attnspec.runtime.bench.setup import Setup
+    from attnspec.runtime.bench.verify import Verdict
+    from attnspec.spec.spec import Spec
+
+ORDERED = 2048
+"""The longest call that is compared with dense attention where the pattern orders positions."""
+
+
+@click.command()
+@spec_argument
+@click.option(
+    "--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Train a small byte model on a file."
+)
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text.")
+@click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
+@click.option("--runs", type=click.IntRange(3), default=3, show_default=True, help="Timed rounds.")
+@plan_options
+@size_options(length=16384, device=True)
+@json_option
+def command(
+    spec: str,
+    params: tuple[str, ...],
+    text: Path | None,
+    steps: int,
+    no_flex: bool,
+    runs: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compile for this machine, run forward and backward, and compare with dense attention.
+
+    Prints picture and cost, the largest errors, and the time beside SDPA's and FlexAttention's. Status 1 if the results
+    do not agree. With --text, a small language model with this attention trains on the file's bytes instead.
+    """
+    from attnspec.runtime.attention import compile
+
+    device = device_option_of(options)
+    attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
+    if text is not None:
+        from attnspec.cli.training import train_on
+
+        train_on(attend, text, steps, click.get_current_context(), options, device)
+        return
+    import torch
+
+    from attnspec.runtime.bench.setup import Setup
+
+    sizes = call_sizes(attend.spec, options)
+    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device)
+    if not as_json:
+        _introduce(attend, setup, options)
+    checked = _checked(attend.spec, setup)
+    verdict = _verify(attend, checked)
+    forward, both = _race(attend, setup, not no_flex, options)
+    if as_json:
+        click.echo(json.dumps(_plain(setup, checked, verdict, forward, both), indent=2))
+    else:
+        _report(setup, checked, verdict, forward, both)
+    sys.exit(0 if verdict.agrees else 1)
+
+
+def _introduce(attend: Attention, setup: Setup, options: dict[str, Any]) -> None:
+    """Picture and cost."""
+    from attnspec.report.insight import insight
+    from attnspec.report.text import clauses, figures, heading, pictures
+
+    dtype, tile = str(setup.dtype).removeprefix("torch."), tile_of(options)
+    found = insight(attend.spec, setup.sizes, setup.dim, dtype, 24, tile=tile, layout=options["layout"])
+    out = console()
+    heading(found, out)
+    pictures(found, out)
+    if isinstance(found.cost, str):
+        out.print(f"cost: {found.cost}\n")
+    else:
+        figures(found.cost, found, out)
+        clauses(found.cost, found, out)
+
+
+def _checked(spec: Spec, setup: Setup) -> Setup:
+    """The call that is compared with dense attention: a shorter one where pairs of slots are counted one by one."""
+    from dataclasses import replace
+
+    if spec.order is None or setup.sizes.n <= ORDERED:
+        return setup
+    return replace(setup, sizes=replace(setup.sizes, n=ORDERED, n_q=ORDERED))
+
+
+def _verify(attend: Attention, setup: Setup) -> Verdict:
+    """Compare with dense attention in float64: one key head of each class of heads, and the last where heads differ."""
+    import torch
+
+    from attnspec.cli.console import progress
+    from attnspec.runtime.bench.setup import examples, inputs
+    from attnspec.runtime.bench.verify import block_rows, heads_of, verify
+    from attnspec.runtime.prepare.inputs import roots
+    from attnspec.spec.expr import free
+
+    s = setup.sizes
+    share, relation = s.heads // s.kv_heads, attend.relation_for(heads=s.heads, kv_heads=s.kv_heads, batch=s.batch)
+    groups = tuple(
+        sorted(
+            {next(h for h in range(s.heads) if relation.of_head(h) is c) // share for c in relation.classes}
+            | ({s.kv_heads - 1} if any("h" in free(root) for root in roots(attend.spec)) else set())
+        )
+    )
+    q, k, v, dout = inputs(setup)
+    checked = heads_of(s, groups)
+    mine = torch.zeros(s.batch, s.heads, 1, 1, dtype=dout.dtype, device=dout.device)
+    mine[0, list(checked)] = 1
+    dout = dout * mine  # gradients of inputs are sums over heads and batch entries: over those that are looked at
+    given = examples(attend.spec, setup)
+    learned = {name: t.clone().requires_grad_() for name, t in given.items() if t.is_floating_point()}
+    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+    with progress(attend.spec.name) as tick:
+        tick("compiling, running forward and backward")
+        call: Callable[..., torch.Tensor] = attend
+        out = call(*leaves, **{**given, **learned})
+        wanted = [*leaves, *learned.values()]
+        gradients = torch.autograd.grad(out, wanted, dout, allow_unused=True)
+        named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
+        results = {"out": out.detach(), **{name: t for name, t in named if t is not None}}
+        done = 0
+
+        def block() -> None:
+            nonlocal done
+            done += 1
+            tick(f"dense attention in float64, block {done} of {len(checked) * -(-s.n_q // block_rows(s))}")
+
+        return verify(attend.spec, s, (q, k, v, dout), results, given, groups, tick=block)
+
+
+def _race(attend: Attention, setup: Setup, flex: bool, options: dict[str, Any]) -> tuple[Outcome, Outcome]:
+    from dataclasses import replace
+
+    from attnspec.cli.console import progress
+    from attnspec.runtime.bench.race import bench
+    from attnspec.runtime.bench.remembered import remember
+    from attnspec.runtime.core.device import name_of
+
+    found = []
+    for backward in (False, True):
+        with progress("timing forward" if not backward else "timing forward + backward") as tick:
+            result = bench(attend, replace(setup, backward=backward), flex, tick)
+        name = str(setup.dtype).removeprefix("torch.")
+        if options["tile"] is None and options["layout"] == "auto":
+            median = result.timings["attnspec"].median
+            own = setup.sizes, setup.dim, name, median, backward, setup.runs, name_of(setup.device)
+            remember(attend.spec, *own)
+        found.append(result)
+    return found[0], found[1]
+
+
+def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> None:
+    import torch
+    from rich.table import Table
+
+    from attnspec.cli.bench.table import prepared, remarks
+    from attnspec.cli.options import seconds
+    from attnspec.report.text import ranges
+    from attnspec.runtime.core.device import name_of
+
+    out = console()
+    word = "agrees with" if verdict.agrees else "DIFFERS FROM"
+    errors = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
+    where = "" if checked is setup else f" at n = {checked.sizes.n:,}"
+    out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}", style="bold")
+    out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n")
+    where = f"{torch.get_num_threads()} threads" if setup.device.type == "cpu" else name_of(setup.device)
+    out.print(f"time  medians of {setup.runs} interleaved runs, {where}", style="bold")
+    table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 3, 0, 2))
+    for title in ("", "forward", "", "forward + backward", ""):
+        table.add_column(title, justify="right" if title else "left")
+    for name in dict.fromkeys([*forward.timings, *both.timings, *forward.missing, *both.missing]):
+        row = [name]
+        for result in (forward, both):
+            if name in result.timings:
+                ratio = result.ratio(name)
+                row.append(seconds(result.timings[name].median))
+                row.append("" if name == "attnspec" or ratio is None else f"attnspec is {ratio:.2f}x as fast")
+            else:
+                row += ["-", result.missing.get(name, "")]
+        table.add_row(*row)
+    out.print(table)
+    for said in filter(None, (prepared(setup, forward), *(f"forward: {one}" for one in remarks(setup, forward)))):
+        out.print(f"  {said}")
+
+
+def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
+    def timings(found: Outcome) -> dict[str, Any]:
+        return {name: t.median for name, t in found.timings.items()} | {"missing": found.missing}
+
+    return {
+        "agrees": verdict.agrees,
+        "errors": verdict.errors,
+        "tolerance": verdict.tolerance,
+        "heads_checked": list(verdict.heads),
+        "n_checked": checked.sizes.n,
+        "runs": setup.runs,
+        "preparation_seconds": forward.preparation and forward.preparation.median,
+        "forward_seconds": timings(forward),
+        "forward_backward_seconds": timings(both),
+    }

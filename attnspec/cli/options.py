@@ -1,0 +1,247 @@
+"""What several commands share: the spec argument, parameters, sizes, and the console."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from attnspec.check.check import Signature
+    from attnspec.codegen.plan.plan import Tile
+    from attnspec.relation.sizes import Sizes
+    from attnspec.spec.spec import Spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+_LENGTH, _HEADS = click.IntRange(1, 1 << 33), click.IntRange(1, 1 << 14)
+
+
+def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Shipped names, and files."""
+    from click.shell_completion import CompletionItem
+
+    from attnspec.language.load import shipped
+
+    names = [CompletionItem(name) for name in shipped() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def complete_params(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """``name=`` for the parameters of the spec named before."""
+    from click.shell_completion import CompletionItem
+
+    try:
+        found = signature_of(ctx.params["spec"]).parameters
+    except Exception:  # completion must never fail loudly
+        return []
+    return [CompletionItem(f"{p.name}=") for p in found if p.name.startswith(incomplete)]
+
+
+def spec_argument(function: F) -> F:
+    """The SPEC argument and the parameters after it."""
+    params = click.argument("params", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=complete_params)
+    return click.argument("spec", shell_complete=complete_spec)(params(function))
+
+
+def size_options(length: int, device: bool = False) -> Callable[[F], F]:
+    """Options for the sizes of a call, with a default length.
+
+    With ``device``, ``--device`` too: the command then calls :func:`device_option_of`, which settles the element type.
+    """
+
+    def decorate(function: F) -> F:
+        options = [
+            click.option(
+                "-n",
+                "--length",
+                type=_LENGTH,
+                default=length,
+                show_default=True,
+                help="Keys; beside axes, the n of their sizes.",
+            ),
+            click.option("--queries", type=_LENGTH, help="Query rows, if not as many as keys."),
+            click.option(
+                "--heads",
+                type=_HEADS,
+                help="Query heads.  [default: 8, or what the spec's lists cover]",
+            ),
+            click.option("--kv-heads", type=_HEADS, help="Key heads, if fewer than query heads."),
+            click.option("--batch", type=_HEADS, default=1, show_default=True, help="Batch entries."),
+            click.option("--dim", type=click.IntRange(1, 256), default=64, show_default=True, help="Head size."),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "bfloat16", "float16"]),
+                default=None if device else "float32",
+                show_default=not device,
+                help="Element type.  [default: float32; bfloat16 on cuda]" if device else "Element type.",
+            ),
+        ]
+        if device:
+            choice = click.Choice(["cpu", "cuda"])
+            options.append(
+                click.option("--device", type=choice, default="cpu", show_default=True, help="Where the tensors are.")
+            )
+        return functools.reduce(lambda f, option: option(f), reversed(options), function)
+
+    return decorate
+
+
+def device_option_of(options: dict[str, Any]) -> torch.device:
+    """The device that ``--device`` names; sets the element type that goes with it where none is asked for.
+
+    A usage error where the device is not there.
+    """
+    from attnspec.runtime.core.device import DeviceError, device_of
+
+    try:
+        device = device_of(options["device"])
+    except DeviceError as error:
+        raise click.UsageError(str(error)) from None
+    if options["dtype"] is None:
+        options["dtype"] = "float32" if device.type == "cpu" else "bfloat16"
+    return device
+
+
+class _TileType(click.ParamType):  # type: ignore[type-arg]
+    """``128x64``: two multiples of 16."""
+
+    name = "ROWSxCOLUMNS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(p.isdecimal() and int(p) % 16 == 0 and 16 <= int(p) <= 512 for p in parts):
+            self.fail(f"{value!r} is not two multiples of 16 between 16 and 512, as in 128x64", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+def plan_options(function: F) -> F:
+    """``--tile`` and ``--layout``, which override what the compiler chooses."""
+    tile = click.option("--tile", type=_TileType(), help="Tile size, queries x keys.  [default: chosen]")
+    layout = click.option(
+        "--layout",
+        type=click.Choice(["auto", "identity"]),
+        default="auto",
+        show_default=True,
+        help="Let the compiler choose layouts and passes, or one pass over positions in their order.",
+    )
+    return tile(layout(function))
+
+
+def tile_of(options: dict[str, Any]) -> Tile | None:
+    """The tile that ``--tile`` asks for."""
+    from attnspec.codegen.plan.plan import Tile
+
+    return None if options["tile"] is None else Tile(*options["tile"])
+
+
+def json_option(function: F) -> F:
+    """The ``--json`` switch."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)
+
+
+def read_params(params: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` words as a mapping."""
+    from attnspec.check.parameters import read_value
+
+    found: dict[str, Any] = {}
+    for word in params:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"parameters are given as name=value, not {word!r}")
+        if name in found:
+            raise click.UsageError(f"the parameter {name} is given twice")
+        found[name] = read_value(value, f"{name}=")
+    return found
+
+
+def signature_of(spec: str) -> Signature:
+    """The parameters of a spec."""
+    from attnspec.check.check import signature
+    from attnspec.errors.source import Source
+    from attnspec.language.load import load
+    from attnspec.language.parse import parse
+
+    text, filename, name = load(spec)
+    return signature(parse(Source(filename, text)), name)
+
+
+def checked(spec: str, params: tuple[str, ...]) -> Spec:
+    """The checked pattern of the command line's spec and parameters."""
+    from attnspec.check.check import check_text
+    from attnspec.language.load import load
+
+    text, filename, name = load(spec)
+    return check_text(text, name, read_params(params), filename)
+
+
+def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
+    """The sizes of the call that the options describe. Beside axes the length is the pattern's own ``n``."""
+    from attnspec.relation.lower import listed_heads
+    from attnspec.relation.sizes import Sizes
+    from attnspec.spec.axes import lengths
+
+    heads = options["heads"] or listed_heads(pattern) or 8
+    kv_heads = options["kv_heads"] or heads
+    if heads % kv_heads:
+        raise click.UsageError(f"{heads} query heads cannot be shared among {kv_heads} key heads")
+    n, n_q, m = options["length"], options["queries"] or options["length"], None
+    if pattern.axes:
+        if options["queries"]:
+            raise click.UsageError(f"the axes of {pattern.name} say how many queries there are: leave out --queries")
+        m = n
+        n, n_q = lengths(pattern.axes, m)
+    elif pattern.order is not None and n_q != n:
+        raise click.UsageError(f"{pattern.name} orders positions: there are as many queries as keys")
+    return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end", m)
+
+
+def resized(pattern: Spec, sizes: Sizes, n: int) -> Sizes:
+    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``."""
+    from dataclasses import replace
+
+    from attnspec.spec.axes import lengths
+
+    if not pattern.axes:
+        return replace(sizes, n=n, n_q=n, m=None, scalars=())
+    keys, queries = lengths(pattern.axes, n)
+    return replace(sizes, n=keys, n_q=queries, m=n, scalars=())
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that is plain in a pipe and does not cut what it prints."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 120
+
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line ends as unix tools do
+
+    return Plain(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
+
+
+def seconds(value: float) -> str:
+    """A time for people."""
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} us"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def quantity(value: float) -> str:
+    """A large number for people: 1.23 G."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if abs(value) < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} Z"

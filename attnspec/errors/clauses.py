@@ -1,0 +1,176 @@
+"""The catalogue of mistakes in inputs, mixtures, axes, orders and scores (DESIGN 2.5 to 2.9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attnspec.errors.catalogue import CODES, diagnose, did_you_mean
+from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.source import Span
+
+CODES.pop("E025", None)  # products of positions have a meaning now
+CODES.update(
+    {
+        "E041": "an input that cannot be declared so",
+        "E042": "a read of an input that does not fit it",
+        "E043": "a real number that is not finite",
+        "E044": "a score, sink or rotation that reads what it may not",
+        "E045": "an option that does not exist, or has a wrong value",
+        "E046": "a mixture that cannot be one",
+        "E047": "a mistake about axes",
+        "E048": "a mistake about the order of positions",
+    }
+)
+
+MAX_BRANCHES = 64
+MAX_TIMES = 2**31
+MAX_DIMENSIONS = 8
+
+NO_REALS = "real numbers are for `score`, `sink` and `scale` lines; whole division is `//`"
+
+
+# Inputs
+
+
+def size_reads(span: Span, what: str, names: Sequence[str]) -> Diagnostic:
+    """A size of an input that depends on more than the sizes of the call."""
+    return diagnose(
+        "E041", f"{what} must follow from the sizes of the call", (span, f"depends on {listed(names)}"),
+        help="it may read numbers, parameters, batch, heads, kv_heads, n and n_q",
+    )  # fmt: skip
+
+
+def bad_input(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
+    """Another mistake in the declaration of an input."""
+    return diagnose("E041", title, (span, label), help=help)
+
+
+def wrong_count(
+    span: Span, name: str, declared: Span, dimensions: int, sizes: list[str], given: int, wanted: list[str]
+) -> Diagnostic:
+    """Too few or too many indices; ``sizes`` is an example of right ones."""
+    counts = f"{', '.join(wanted[:-1])}{' or ' if wanted[:-1] else ''}{wanted[-1]}"
+    takes = f"{counts} {'index' if wanted == ['1'] else 'indices'}"
+    return diagnose(
+        "E042", f"`{name}` takes {takes} here, not {given or 'none'}", (span, f"{given or 'no'} given"),
+        (declared, f"declared with {dimensions} size{'' if dimensions == 1 else 's'}"),
+        help=f"write `{name}[{', '.join(sizes)}]`" if sizes else f"write `{name}` alone",
+    )  # fmt: skip
+
+
+def not_an_input_of(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
+    """``first(doc, q)`` of an input that has no runs, ``x in flags[q]`` of one that holds no integers, and the like."""
+    return diagnose("E042", title, (span, label), help=help)
+
+
+# Scores
+
+
+def not_finite(span: Span) -> Diagnostic:
+    """``1 / 0``, ``log(0)``, ``1e999``."""
+    return diagnose(
+        "E043", "this is not a finite number", (span, "infinite, or no number at all"),
+        note="a score line may change scores, but not remove pairs",
+        help="to remove pairs write `within`",
+    )  # fmt: skip
+
+
+def no_infinity(span: Span, name: str) -> Diagnostic:
+    """``if causal then s else -inf``."""
+    return diagnose(
+        "E043", f"there is no `{name}`: a score line may not remove pairs", (span, "not a number of the language"),
+        note="what a query may see is said by `attend` and `within`, so that tiles can be skipped",
+        help="write `within` and the condition under which the pair stays",
+    )  # fmt: skip
+
+
+def may_not_read(span: Span, what: str, names: Sequence[str], help: str = "") -> Diagnostic:
+    """A sink that depends on positions, a rotation of queries that depends on keys."""
+    return diagnose("E044", f"{what} may not read {listed(names)}", (span, f"depends on {listed(names)}"), help=help)
+
+
+def score_name_taken(span: Span, first: Span | None) -> Diagnostic:
+    """``s`` as the name of a parameter beside a score line that reads the score."""
+    return diagnose(
+        "E012", "`s` is the score here, but the attention also has a name `s`", (span, "which one?"),
+        *([(first, "rename this")] if first else []),
+    )  # fmt: skip
+
+
+def unknown_option(span: Span, of: str, name: str, known: Iterable[str]) -> Diagnostic:
+    """A misspelt option, or a misspelt thing that has options."""
+    known = list(known)
+    return diagnose(
+        "E045", f"{of} `{name}`", (span, f"known: {', '.join(known)}"), help=did_you_mean(name, known)
+    )  # fmt: skip
+
+
+def bad_option(span: Span, name: str, wanted: str) -> Diagnostic:
+    """An option with a value that makes no sense."""
+    return diagnose("E045", f"`{name}` must be {wanted}", (span, "this is not"))
+
+
+# Mixtures
+
+
+def beside_mixture(span: Span, mix: Span, word: str) -> Diagnostic:
+    """``attend`` and ``mix`` in one body."""
+    return diagnose(
+        "E046", "a body has either clauses or one mixture", (span, f"this `{word}` belongs to no branch"),
+        (mix, "the mixture"), help="move it into a branch of the mixture",
+    )  # fmt: skip
+
+
+def second_mixture(span: Span, first: Span) -> Diagnostic:
+    """Two ``mix`` in one body."""
+    return diagnose(
+        "E046", "a body has one mixture", (span, "the second one"), (first, "the first one"),
+        help="a branch for each softmax of both: `mix { branch { ... } branch { ... } }`",
+    )  # fmt: skip
+
+
+def bad_mixture(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
+    """No branches, too many, entries that do not fit the names."""
+    return diagnose("E046", title, (span, label), help=help)
+
+
+# Axes
+
+
+def unknown_axis(span: Span, name: str, known: list[str]) -> Diagnostic:
+    """An arrow from or to nowhere."""
+    has = "the axes are " + ", ".join(f"`{k}`" for k in known) if known else "no axis is declared before this line"
+    return diagnose("E047", f"there is no axis `{name}`", (span, has), help=did_you_mean(name, known))
+
+
+def one_sided_axis(span: Span, name: str, side: str, declared: Span) -> Diagnostic:
+    """An arrow from an axis that has no queries, or to one that has no keys."""
+    other = "queries" if side == "keys" else "keys"
+    return diagnose(
+        "E047", f"the axis `{name}` has no {other}", (span, f"needs {other}"), (declared, f"{side} only"),
+        help=f"take `{side}` away from the axis if it also has {other}",
+    )  # fmt: skip
+
+
+def axes_mistake(
+    span: Span, title: str, label: str, *also: tuple[Span, str], note: str = "", help: str = ""
+) -> Diagnostic:
+    """Any other mistake about axes."""
+    return diagnose("E047", title, (span, label), *also, note=note, help=help)
+
+
+# Orders
+
+
+def order_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], help: str = "") -> Diagnostic:
+    """A slot without an order, an order beside axes or a mixture, ..."""
+    return diagnose("E048", title, (span, label), *also, help=help)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in words, as the language writes them."""
+    written = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot", "order": "q.bucket", "alibi": "alibi_slope"}
+    quoted = [f"`{written.get(n, n)}`" for n in names]
+    if not quoted:  # constant, but not so simple that the checker works it out
+        return "more than numbers"
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,0 +1,107 @@
+"""Say what a parser expected, and what the user may have meant, in words."""
+
+from __future__ import annotations
+
+from attnspec.errors.catalogue import did_you_mean
+from attnspec.language import words
+from attnspec.language.scan import Token
+
+_WORDS = ("THEN", "ELSE", "IN")
+_SMALL = {
+    "BY": ("by",),
+    "KIND": ("int", "bool", "float"),
+    "KEYS": ("keys",),
+    "QUERIES": ("queries",),
+    "SORTED": ("sorted",),
+    "OFFSETS": ("offsets",),
+    "RANDOM": ("random",),
+    "MULTIPLE": ("times",),
+    "WEIGHTS": ("weights detached",),
+}
+"""The words inside clauses, by the names that the grammar has for them."""
+
+_SIGNS = ("=", ":", "..", ",", ")", "]", "|", "{", "}")
+
+
+def describe(accepted: frozenset[str]) -> str:
+    """What may stand at a place, from the tokens that the grammar accepts there.
+
+    >>> describe(frozenset({"NAME", "INT", "(", "NOT"}))
+    'an expression'
+    >>> describe(frozenset({"COMPARE", "PLUS", ")", ","}))
+    '`,`, `)` or an operator'
+    """
+    said: list[str] = []
+    if {"NAME", "INT"} <= accepted:
+        said.append("an expression")
+    elif "NAME" in accepted:
+        said.append("a name")
+    in_expression = {"NAME", "INT"} <= accepted
+    said += [f"`{word.lower()}`" for word in _WORDS if word in accepted and "COMPARE" not in accepted]
+    said += [f"`{word}`" for word in _small(accepted)]
+    said += [f"`{sign}`" for sign in _SIGNS if sign in accepted and not (in_expression and sign == "|")]
+    if "(" in accepted and not in_expression and "+" not in accepted:
+        said.insert(0, "`(`")
+    if "[" in accepted and not in_expression and "+" not in accepted and "PLUS" not in accepted:
+        said.insert(0, "`[`")
+    if {"COMPARE", "+", "PLUS", "AND"} & accepted:
+        said.append("an operator")
+    if "ATTEND" in accepted:
+        said.append("a clause (`attend`, `within`, `let`, ...)")
+    if "ATTENTION" in accepted:
+        said += ["`attention`", "`pattern`"]
+    if "the end" in accepted and not said:
+        said.append("nothing more")
+    if not said:
+        said = sorted(f"`{a.lower()}`" for a in accepted)
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} or {said[-1]}"
+
+
+def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> str:
+    """What the user may have meant by the unexpected token i, or nothing."""
+    if i >= len(tokens):
+        return ""
+    token, before = tokens[i], tokens[i - 1] if i else None
+    after_operand = "COMPARE" in accepted or "+" in accepted
+    if token.text == "=" and after_operand:
+        return "a comparison is written `==`"
+    if text.startswith("||", token.start):
+        return "write `or`"
+    if token.text == "->":
+        return "a line between axes is a clause of its own: `queries -> keys: ...`"
+    if token.text == "weights" and "WEIGHTS" in accepted:
+        return "write `weights detached`"
+    if token.text == "," and "IN" in accepted and i > 1 and tokens[i - 2].text == "mix":
+        return "bracket the names: `mix (a, b) in ...`"
+    if token.text == "." or (before is not None and before.text == "."):
+        return _point(tokens, i if token.text == "." else i - 1)
+    if token.text == "if":
+        return "bracket it: `(if ... then ... else ...)`"
+    if token.text in {"any", "all"}:
+        return f"bracket it: `({token.text} ... in ...: ...)`"
+    if before is not None and before.kind == "number" and token.kind == "name" and token.start == before.end:
+        return f"write `{before.text} * {token.text}`"
+    if token.text in words.SYNTAX and "NAME" in accepted:
+        return f"`{token.text}` is a word of the language"
+    if token.text in words.CLAUSES and "ATTENTION" in accepted:
+        return "clauses stand inside `attention name { ... }`"
+    if token.text in words.HEADINGS and "ATTEND" in accepted:
+        return f"`{token.text}` stands outside of attentions"
+    if token.kind == "name" and ("ATTEND" in accepted or _small(accepted)):
+        return did_you_mean(token.text, [*_small(accepted), *(words.CLAUSES if "ATTEND" in accepted else ())])
+    if token.kind == "name" and "ATTENTION" in accepted:
+        return did_you_mean(token.text, words.HEADINGS)
+    return ""
+
+
+def _point(tokens: list[Token], i: int) -> str:
+    """What to say of a point at which, or behind which, something is wrong."""
+    point = tokens[i]
+    before = i > 0 and tokens[i - 1].kind == "number" and tokens[i - 1].end == point.start
+    after = i + 1 < len(tokens) and tokens[i + 1].kind == "number" and tokens[i + 1].start == point.end
+    return "a real number has digits on both sides of its point: `0.5`" if before or after else ""
+
+
+def _small(accepted: frozenset[str]) -> list[str]:
+    """The words that may stand at a place inside a clause."""
+    return [word for name, found in _SMALL.items() if name in accepted for word in found]

@@ -1,0 +1,86 @@
+"""Document-local positions made plain: where ``doc[q] == doc[k]`` holds, ``first(doc, k)`` is ``first(doc, q)``.
+
+Then ``q - first(doc, q) - (k - first(doc, k))`` is ``q - k``, which needs no input, and a window that restarts in each
+document is a window inside documents.
+
+>>> from attnspec.check.check import check_text
+>>> local = "attend doc[q] == doc[k] and q - first(doc, q) - (k - first(doc, k)) < 4"
+>>> print(plain(check_text(f"attention a {{ input doc: int[n] sorted {local} }}").pred))
+doc[q] == doc[k] and q - k < 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec.rewrite import rebuild, replace
+
+_DERIVED = ("first", "last")
+
+
+def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
+    """The same predicate with the positions of a document's edges put in terms of the query's, and cancelled.
+
+    ``given`` are predicates that hold beside it. Where a read lies outside its input, the equality itself is false.
+    """
+    for fact in given:
+        for part in fact.args if isinstance(fact, e.And) else (fact,):
+            edges = dict(_edges(part))
+            if edges:
+                pred = _cancelled(replace(pred, edges))  # type: ignore[arg-type]
+    match pred:
+        case e.And(args):
+            flat = [plain(a) for a in args]
+            for fact in flat:
+                edges = dict(_edges(fact))
+                if edges:
+                    flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]  # type: ignore[arg-type]
+            return s.conjunction(flat)
+        case e.Or(args):
+            return s.disjunction([plain(a) for a in args])
+        case e.Not(arg):
+            return s.negation(plain(arg))
+    return pred
+
+
+def _edges(fact: e.Pred) -> Iterator[tuple[e.Node, e.Node]]:
+    """What may replace what because of an equality of two entries of one input."""
+    match fact:
+        case e.Cmp("==", e.Read(name, left), e.Read(other, right)) if name == other and left[:-1] == right[:-1]:
+            if "k" in e.free(left[-1]):
+                left, right = right, left
+            if "k" in e.free(right[-1]) and "k" not in e.free(left[-1]):
+                for edge in _DERIVED:
+                    yield e.Read(f"{name}.{edge}", right), e.Read(f"{name}.{edge}", left)
+
+
+def _cancelled(node: e.Pred) -> e.Pred:
+    """The same with sums collected: ``x + y - x`` is ``y``."""
+    return _collect(node)  # type: ignore[return-value]
+
+
+def _collect(node: e.Node) -> e.Node:
+    inner = rebuild(node, [_collect(c) for c in node.children()])
+    if not isinstance(inner, e.Add):
+        return inner
+    factors: dict[e.IntExpr, int] = {}
+    for factor, part in _parts(inner, 1):
+        factors[part] = factors.get(part, 0) + factor
+    terms = [s.multiply(e.Int(f), part) for part, f in factors.items() if f]
+    return s.add(terms) if terms else e.Int(0)
+
+
+def _parts(node: e.IntExpr, factor: int) -> Iterator[tuple[int, e.IntExpr]]:
+    """The terms of nested sums, each with its factor; constants as multiples of 1."""
+    match node:
+        case e.Add(terms):
+            for term in terms:
+                yield from _parts(term, factor)
+        case e.Mul(e.Int(value), right):
+            yield from _parts(right, factor * value)
+        case e.Int(value):
+            yield factor * value, e.Int(1)
+        case _:
+            yield factor, node

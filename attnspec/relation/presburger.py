@@ -1,0 +1,378 @@
+"""Exact sets of integer pairs, on isl: the only module that imports islpy.
+
+A ``Pairs`` is a set of pairs ``(x, y)`` cut out by affine inequalities, floor divisions and remainders, with integer
+parameters. All operations are exact, for every value of the parameters at once.
+
+>>> near = Pairs.read("0 <= x - y < 3 and y >= 0")
+>>> print(near.tiles(2, 2))
+{ [x, y] : y >= -1 + x and 0 <= y <= x }
+>>> near.difference(Pairs.read("y <= x")).is_empty()
+True
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import islpy as isl
+
+from attnspec.relation import loops
+from attnspec.relation.count import Floor, Piece
+
+SCALARS = tuple(f"i{number}" for number in range(6))
+"""Integer inputs with one value for each head and batch entry, in the order in which a pattern declares them."""
+
+PARAMETERS = ("n", "n_q", "h", "b", "heads", "kv_heads", "batch", "m", "c", "lo", "hi", *SCALARS)
+"""The parameters of every set, in this order.
+
+``m`` is the number that axis lengths are solved for, ``c`` the residue that a layout has taken out, ``lo`` and ``hi``
+the first and last tile that an input leaves possible.
+"""
+
+BUDGET = 1_000_000
+"""isl operations that one question may take (about 1.3 seconds)."""
+SMALL_BUDGET = 50_000
+"""The same where the numbers in the sets are large: an operation on long integers can take a thousand times as long."""
+LARGE = 1 << 16
+"""Factors and common multiples of divisors from which on numbers count as large."""
+
+
+class TooHard(Exception):
+    """isl reached its operation limit: the pattern is too irregular for this question."""
+
+
+@functools.cache
+def _context() -> Any:
+    return isl.Context()
+
+
+@contextmanager
+def budget(*sets: Pairs, large: bool = False) -> Iterator[None]:
+    """Bound the isl operations of a block; past the limit it raises TooHard. Blocks do not nest.
+
+    ``sets`` are those that the block works on; ``large`` says that it will meet large numbers in any case.
+    """
+    operations = SMALL_BUDGET if large or any(s.magnitude() > LARGE for s in sets) else BUDGET
+    context = _context()
+    context.reset_operations()
+    context.set_max_operations(operations)
+    try:
+        yield
+    except isl.Error as error:
+        # isl reports a limit that is reached while it reads a condition as a syntax error.
+        if "operations" in str(error) or "syntax error" in str(error):
+            raise TooHard("the integer set solver reached its operation limit") from None
+        raise
+    finally:
+        context.set_max_operations(0)
+        context.reset_operations()
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """A set of integer pairs with parameters PARAMETERS; compare with :meth:`equals`."""
+
+    _map: Any
+
+    @classmethod
+    def read(cls, condition: str) -> Pairs:
+        """The pairs ``x, y`` for which a condition in isl's syntax holds."""
+        text = f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [y] : {condition} }}"
+        return cls(isl.Map.read_from_str(_context(), text).coalesce())
+
+    def union(self, other: Pairs) -> Pairs:
+        """Pairs in either."""
+        return Pairs(self._map.union(other._map).coalesce())
+
+    def intersection(self, other: Pairs) -> Pairs:
+        """Pairs in both."""
+        return Pairs(self._map.intersect(other._map).coalesce())
+
+    def difference(self, other: Pairs) -> Pairs:
+        """Pairs of this one that are not in the other."""
+        return Pairs(self._map.subtract(other._map).coalesce())
+
+    def transpose(self) -> Pairs:
+        """The pairs the other way round."""
+        return Pairs(self._map.reverse())
+
+    def then(self, other: Pairs) -> Pairs:
+        """The pairs ``(x, z)`` with ``(x, y)`` here and ``(y, z)`` in the other, for some y."""
+        return Pairs(self._map.apply_range(other._map).coalesce())
+
+    def image(self, left: str, right: str) -> Pairs:
+        """The pairs ``(left(x), right(y))``; both texts are affine expressions with floors in ``x``, in ``y``."""
+        to_left = isl.Map.read_from_str(_context(), f"{{ [x] -> [{left}] }}")
+        to_right = isl.Map.read_from_str(_context(), f"{{ [y] -> [{right}] }}")
+        return Pairs(self._map.apply_domain(to_left).apply_range(to_right).coalesce())
+
+    def tiles(self, rows: int, columns: int) -> Pairs:
+        """The tiles ``(x // rows, y // columns)`` that hold at least one pair."""
+        return self.image(f"floor(x / {rows})", f"floor(y / {columns})")
+
+    def view(self, condition: str) -> Pairs:
+        """The pairs ``(u, v)`` for pairs here that ``condition`` takes to them, each side for itself.
+
+        The condition relates ``x`` to ``u``, and may read the parameter ``c``.
+        """
+        to = isl.Map.read_from_str(_context(), f"[c] -> {{ [x] -> [u] : {condition} }}")
+        return Pairs(self._map.apply_domain(to).apply_range(to).align_params(_space()).coalesce())
+
+    def residue(self, modulus: int) -> Pairs:
+        """The pairs ``(u, v)`` with ``(modulus * u + c, modulus * v + c)`` here, for the residue ``c``, a parameter."""
+        return self.view(f"x = {modulus} * u + c and 0 <= c < {modulus}")
+
+    def stride(self) -> int:
+        """A modulus by which x and y agree in all pairs: the largest that isl sees; 1 if there is none."""
+        found = int(self._map.deltas().get_stride(0).to_python())
+        return found if found > 1 and self.within(Pairs.read(f"(x - y) mod {found} = 0")) else 1
+
+    def with_parameter(self, name: str, value: str) -> Pairs:
+        """Replace a parameter by an affine expression in ``x`` (for instance ``n`` by ``x + 1``)."""
+        equal = Pairs.read(f"{name} = {value}")._map
+        fixed = self._map.intersect(equal)
+        index = fixed.find_dim_by_name(isl.dim_type.param, name)
+        free = fixed.project_out(isl.dim_type.param, index, 1)
+        return Pairs(free.align_params(_space()).coalesce())
+
+    def fix(self, **values: int) -> Pairs:
+        """The pairs for given values of parameters, which do not matter any more then."""
+        result, kind = self._map, isl.dim_type.param
+        for name, value in values.items():
+            if self.depends_on(name):
+                index = result.find_dim_by_name(kind, name)
+                result = result.fix_val(kind, index, isl.Val.int_from_si(_context(), value))
+                result = result.project_out(kind, index, 1)
+        return Pairs(result.align_params(_space()).coalesce())
+
+    def shift_rows(self, by: str) -> Pairs:
+        """The pairs ``(x - by, y)``, ``by`` being affine in the parameters."""
+        text = f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [x - ({by})] }}"
+        return Pairs(self._map.apply_domain(isl.Map.read_from_str(_context(), text)).coalesce())
+
+    def without(self, name: str) -> Pairs:
+        """The pairs that are there for some value of a parameter."""
+        index = self._map.find_dim_by_name(isl.dim_type.param, name)
+        return Pairs(self._map.project_out(isl.dim_type.param, index, 1).align_params(_space()).coalesce())
+
+    def rename(self, names: Mapping[str, str]) -> Pairs:
+        """The same pairs with parameters under other names; none of the new ones may matter yet, unless renamed too."""
+        result, kind = self._map, isl.dim_type.param
+        moved = [old for old, new in names.items() if old != new and self.depends_on(old)]
+        for old in moved:
+            result = result.set_dim_name(kind, result.find_dim_by_name(kind, old), f"{old}_")
+        for old in moved:
+            index = result.find_dim_by_name(kind, names[old])
+            if index >= 0:
+                result = result.project_out(kind, index, 1)
+            result = result.set_dim_name(kind, result.find_dim_by_name(kind, f"{old}_"), names[old])
+        return Pairs(result.align_params(_space()))
+
+    def anonymous(self) -> Pairs:
+        """The pairs that are there for some values of the parameters, as a set without any."""
+        return Pairs(self._map.project_out(isl.dim_type.param, 0, self._map.dim(isl.dim_type.param)).coalesce())
+
+    def is_empty(self) -> bool:
+        """Whether there is no pair, whatever the parameters."""
+        return bool(self._map.is_empty())
+
+    def equals(self, other: Pairs) -> bool:
+        """Whether both hold the same pairs, for all parameters."""
+        return bool(self._map.is_equal(other._map))
+
+    def within(self, other: Pairs) -> bool:
+        """Whether every pair is in the other as well."""
+        return bool(self._map.is_subset(other._map))
+
+    def depends_on(self, name: str) -> bool:
+        """Whether a parameter matters."""
+        index = self._map.find_dim_by_name(isl.dim_type.param, name)
+        return index >= 0 and bool(self._map.involves_dims(isl.dim_type.param, index, 1))
+
+    def magnitude(self) -> int:
+        """How large the numbers are that isl computes with: factors, and the common multiple of all divisors.
+
+        Of all, because the complement of a union joins the divisors of its parts.
+        """
+        kinds, largest, common = isl.dim_type, 1, 1
+        for basic in self._map.get_basic_maps():
+            flat = basic.wrap().flatten()
+            fixed, divisors = flat.dim(kinds.param) + flat.dim(kinds.set), flat.dim(kinds.div)
+            order = (kinds.param, kinds.set, kinds.div, kinds.cst)
+            for matrix in (flat.inequalities_matrix(*order), flat.equalities_matrix(*order)):
+                for row in _rows(matrix):
+                    largest = max(largest, *map(abs, row[:fixed]))
+                    common = lcm(common, *(abs(v) for v in row[fixed:-1] if v))
+            for i in range(divisors):
+                with suppress(isl.Error):  # an existential variable without a definition has no denominator
+                    common = lcm(common, flat.get_div(i).get_denominator_val().to_python())
+        return int(max(largest, common))
+
+    def sample(self) -> dict[str, int] | None:
+        """The first pair with the parameters that matter: smallest n, then n_q, ...; None if there is none.
+
+        Parameters and pairs must be bounded from below, apart from scalar inputs: of those, any values that fit.
+        """
+        if self.is_empty():
+            return None
+        kinds = isl.dim_type
+        names = [*(name for name in PARAMETERS if self.depends_on(name)), "x", "y"]
+        free = sum(name in SCALARS for name in names)
+        whole = self._map.wrap().flatten().drop_unused_params()
+        whole = whole.move_dims(kinds.set, 0, kinds.param, 0, whole.dim(kinds.param))
+        if free:  # they come right before x and y: the first of all else, then some values of theirs
+            whole = whole.move_dims(kinds.param, 0, kinds.set, len(names) - 2 - free, free)
+            least = whole.project_out(kinds.param, 0, free).lexmin()
+            whole = whole.intersect(least.align_params(whole.get_space()))
+            whole = whole.move_dims(kinds.set, len(names) - 2 - free, kinds.param, 0, free)
+        else:
+            whole = whole.lexmin()
+        point = whole.sample_point()
+        return {name: point.get_coordinate_val(isl.dim_type.set, i).to_python() for i, name in enumerate(names)}
+
+    def first(self) -> tuple[int, int] | None:
+        """The first pair in row order (smallest x, then smallest y) of a set without parameters."""
+        if self.is_empty():
+            return None
+        point = self._map.wrap().flatten().lexmin().sample_point()
+        x, y = (point.get_coordinate_val(isl.dim_type.set, i).to_python() for i in range(2))
+        return x, y
+
+    def left(self) -> Pairs:
+        """The pairs ``(x, 0)`` for every x that has a pair."""
+        return self.image("x", "0")
+
+    def loops(self, left: str, right: str, context: str) -> loops.Loops:
+        """Loops that visit the y (named ``right``) of one x, which becomes the parameter ``left``.
+
+        ``context`` is a condition that is known to hold for the parameters: the loops need not test it. Raises TooHard
+        where isl finds no loops.
+        """
+        params = self._map.dim(isl.dim_type.param)
+        points = self._map.move_dims(isl.dim_type.param, params, isl.dim_type.in_, 0, 1).range().compute_divs()
+        points = points.set_dim_name(isl.dim_type.param, params, left)
+        schedule = isl.Map.identity(points.get_space().map_from_set()).intersect_domain(points)
+        known = isl.Set.read_from_str(_context(), f"[{', '.join((*PARAMETERS, left))}] -> {{ : {context} }}")
+        build = isl.AstBuild.from_context(known)
+        try:
+            node = build.node_from_schedule_map(isl.UnionMap.from_map(schedule))
+        except isl.Error as error:
+            if "operations" in str(error):
+                raise
+            # isl's code generator gives up on some sets with many divisions; a table of tiles serves as well.
+            raise TooHard("isl wrote no loops for this set") from None
+        return loops.Loops(_statements(node, right))
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """The set as disjoint pieces of plain integer constraints; every parameter must have been fixed."""
+        if open_ := [name for name in PARAMETERS if self.depends_on(name)]:
+            raise ValueError(f"parameters without a value: {', '.join(open_)}")
+        disjoint = self.anonymous()._map.compute_divs().make_disjoint().compute_divs()
+        return tuple(_piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
+
+    def show(self, x: str, y: str) -> str:
+        """The set in isl's notation, with names for the two coordinates."""
+        flat = self._map.wrap().flatten().set_dim_name(isl.dim_type.set, 0, x).set_dim_name(isl.dim_type.set, 1, y)
+        return str(flat.drop_unused_params())
+
+    def __str__(self) -> str:
+        return self.show("x", "y")
+
+
+@functools.cache
+def _space() -> Any:
+    return isl.Map.read_from_str(_context(), f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [y] }}").get_space()
+
+
+def _rows(matrix: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(
+        tuple(matrix.get_element_val(r, c).to_python() for c in range(matrix.cols())) for r in range(matrix.rows())
+    )
+
+
+def _piece(basic: Any) -> Piece:
+    """One basic set over (x, y) with its floor divisions, as integer rows ``constant, x, y, divisions...``."""
+    kinds = isl.dim_type
+
+    order = (kinds.cst, kinds.param, kinds.set, kinds.div)
+    equalities, inequalities = _rows(basic.equalities_matrix(*order)), _rows(basic.inequalities_matrix(*order))
+    divisions = []
+    for i in range(basic.dim(kinds.div)):
+        aff = basic.get_div(i)
+        denominator = aff.get_denominator_val().to_python()
+
+        def scaled(value: Any, by: int = denominator) -> int:
+            return int(value.mul(isl.Val.int_from_si(_context(), by)).to_python())
+
+        row = [scaled(aff.get_constant_val())]
+        row += [scaled(aff.get_coefficient_val(kinds.in_, j)) for j in range(2)]
+        row += [scaled(aff.get_coefficient_val(kinds.div, j)) for j in range(i)]
+        divisions.append(Floor(tuple(row), denominator))
+    opposite = tuple(tuple(-v for v in row) for row in equalities)
+    return Piece(tuple(divisions), (*inequalities, *equalities, *opposite))
+
+
+_OPS: Mapping[str, str] = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "//",
+    "fdiv_q": "//",
+    "pdiv_q": "//",
+    "pdiv_r": "%",
+    "zdiv_r": "%",
+    "minus": "neg",
+    "min": "min",
+    "max": "max",
+    "cond": "select",
+    "select": "select",
+    "eq": "==",
+    "le": "<=",
+    "lt": "<",
+    "ge": ">=",
+    "gt": ">",
+    "and_": "and",
+    "and_then": "and",
+    "or_": "or",
+    "or_else": "or",
+}
+
+
+def _expression(node: Any, rename: Callable[[str], str]) -> loops.Expr:
+    kind = node.get_type()
+    if kind == isl.ast_expr_type.int:
+        return loops.Lit(int(node.get_val().to_python()))
+    if kind == isl.ast_expr_type.id:
+        return loops.Name(rename(node.get_id().get_name()))
+    args = tuple(_expression(node.get_op_arg(i), rename) for i in range(node.get_op_n_arg()))
+    return loops.Op(_OPS[node.get_op_type().name], args)
+
+
+def _statements(node: Any, name: str) -> tuple[loops.Stmt, ...]:
+    def rename(text: str) -> str:
+        return name if text == "c0" else text
+
+    kind = node.get_type()
+    if kind == isl.ast_node_type.block:
+        children = node.block_get_children()
+        return tuple(s for i in range(children.n_ast_node()) for s in _statements(children.get_at(i), name))
+    if kind == isl.ast_node_type.user:
+        return (loops.Visit(_expression(node.user_get_expr().get_op_arg(1), rename)),)
+    if kind == isl.ast_node_type.if_:  # type: ignore[attr-defined]
+        cond = _expression(node.if_get_cond(), rename)
+        other = _statements(node.if_get_else_node(), name) if node.if_has_else_node() else ()
+        return (loops.When(cond, _statements(node.if_get_then_node(), name), other),)
+    low = _expression(node.for_get_init(), rename)
+    body = _statements(node.for_get_body(), name)
+    if node.for_is_degenerate():
+        return (loops.For(name, low, low, loops.Lit(1), body),)
+    step = _expression(node.for_get_inc(), rename)
+    cond = _expression(node.for_get_cond(), rename)
+    assert isinstance(cond, loops.Op)
+    high = cond.args[1] if cond.op == "<=" else loops.Op("-", (cond.args[1], loops.Lit(1)))
+    return (loops.For(name, low, high, step, body),)

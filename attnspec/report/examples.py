@@ -1,0 +1,200 @@
+"""Patterns with inputs, shown with example inputs: the same ones whenever the sizes are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnspec.analysis.picture import EMPTY, FULL, PARTIAL
+from attnspec.cli.options import resized
+from attnspec.relation.relation import scalars
+from attnspec.relation.sizes import Sizes
+from attnspec.spec import expr as e
+from attnspec.spec.spec import Input, Spec
+
+if TYPE_CHECKING:
+    from attnspec.codegen.plan.plan import Tile
+    from attnspec.runtime.dense.counts import Rows
+
+_MOST_NUMBERS = 1 << 24
+_MOST_WORK = 1e9
+"""Operations on single pairs, about a second of numpy."""
+_BLOCK = 1 << 22
+
+
+class NoExample(Exception):
+    """There is no looking at a pattern with example inputs; the message says why."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """The arrays of a call by name, the sizes with the values of its scalar inputs, and what they are in words."""
+
+    sizes: Sizes
+    arrays: Mapping[str, NDArray[Any]]
+    text: str
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One head of batch entry 0, looked at pair by pair with an example's inputs.
+
+    ``tiles`` of the plan's size, over positions in their order, hold a live pair; all pairs of ``full`` of them live.
+    """
+
+    h: int
+    cells: NDArray[np.uint8]
+    pairs: int
+    tiles: int
+    full: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What an example shows: of the first heads, at a shorter length where all would be too much work."""
+
+    example: Example
+    seen: tuple[Seen, ...]
+    same: bool
+    """Whether all heads are like the one that was looked at."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of the call."""
+        return self.example.sizes
+
+
+def example(spec: Spec, sizes: Sizes) -> Example:
+    """Example inputs, drawn with a fixed seed. Raises NoExample where they would be too large."""
+    if not spec.inputs:
+        text = "" if spec.order is None else "random vectors in the order"
+        return Example(sizes, {}, text)
+    import torch
+
+    from attnspec.runtime.prepare.inputs import example as draw
+    from attnspec.runtime.prepare.inputs import shape_of
+
+    numbers = sum(int(np.prod([float(x) for x in shape_of(item, sizes)])) for item in spec.inputs)
+    if numbers > _MOST_NUMBERS:
+        raise NoExample(f"example inputs would hold {numbers:,} numbers")
+    tensors = draw(spec, sizes, torch.Generator().manual_seed(0))
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    text = ", ".join(f"{item.name} ({_kind(item, arrays.get(item.name))})" for item in spec.inputs)
+    return Example(replace(sizes, scalars=scalars(spec, arrays)), arrays, text)
+
+
+def _kind(item: Input, array: NDArray[Any] | None) -> str:
+    if array is None:
+        return "drawn from its seed"
+    if item.form == "offsets":
+        return f"documents of mean length {np.diff(array, axis=-1).mean():.0f}"
+    if item.form == "sorted":
+        runs = (np.diff(array, axis=-1) != 0).sum() + array.size // max(1, array.shape[-1])
+        return f"documents of mean length {array.size / max(1, runs):.0f}"
+    if item.kind == "bool":
+        return f"true for {array.mean():.0%}" if array.size else "empty"
+    if item.kind == "float":
+        return "normal, a tenth wide"
+    return f"integers from {array.min()} to {array.max()}" if array.size else "empty"
+
+
+def look(spec: Spec, sizes: Sizes, tile: Tile, most: int) -> Look:
+    """Look at a pattern pair by pair with example inputs; at a shorter length where the whole would be too much work.
+
+    Raises NoExample where there is no length that is short enough.
+    """
+    length = sizes.n if sizes.m is None else sizes.m
+    rounds = 1 if spec.order is None else spec.order.rounds
+    n = length
+    while n:
+        call = sizes if n == length else resized(spec, sizes, n)
+        if call.n * call.n_q * rounds**2 <= _MOST_WORK:
+            shown = example(spec, call)
+            rows = rows_of(spec, shown)
+            work = call.n * call.n_q * rounds**2 * _work(rows)
+            if work <= _MOST_WORK:
+                differ = rows.reads("h")
+                heads = range(min(sizes.heads, max(1, int(_MOST_WORK // work))) if differ else 1)
+                return Look(shown, tuple(_head(rows, h, tile, most) for h in heads), not differ)
+        n //= 2
+    raise NoExample("looking at its pairs would take too long")
+
+
+def draw(spec: Spec, shown: Example, h: int, most: int) -> NDArray[np.uint8]:
+    """The cells of one head with example inputs. Raises NoExample where there are too many pairs to look at."""
+    from attnspec.codegen.tiles import TILE
+
+    s, rows = shown.sizes, rows_of(spec, shown)
+    rounds = 1 if spec.order is None else spec.order.rounds
+    if s.n * s.n_q * rounds**2 * _work(rows) > 10 * _MOST_WORK:
+        raise NoExample("looking at its pairs would take too long")
+    return _head(rows, h, TILE, most).cells
+
+
+def _work(rows: Rows) -> int:
+    """About how many operations it takes to look at a pair."""
+
+    def visit(node: e.Node) -> int:
+        own = 1
+        if isinstance(node, (e.Read, e.Flag)):
+            own = 12 if {"q", "k"} <= e.free(node) else 1
+        elif isinstance(node, e.Among):
+            own = 4 * rows.arrays[node.name].shape[-1]
+        return own + sum(visit(child) for child in node.children())
+
+    return 4 + sum(visit(branch.pred) for branch in rows.spec.branches)
+
+
+def rows_of(spec: Spec, shown: Example) -> Rows:
+    """The pattern with an example's inputs, ready to be looked at."""
+    from attnspec.runtime.dense.counts import Rows
+    from attnspec.spec.arrays import derive, slots
+
+    s = shown.sizes
+    given = {**shown.arrays}
+    names = spec.sizes(s.n, s.n_q, s.heads, s.batch, s.kv_heads)
+    if spec.order is None:
+        return Rows(spec, s, derive(spec, given, names))
+    import torch
+
+    from attnspec.runtime.prepare.order import hash_buckets
+
+    vectors = torch.randn(s.batch, s.heads, s.n, 64, generator=torch.Generator().manual_seed(0))
+    given["buckets"] = hash_buckets(vectors, spec.order).numpy()
+    return Rows(spec, s, derive(spec, given, names), slots(spec, given, names)[0])
+
+
+def _head(rows: Rows, h: int, tile: Tile, most: int) -> Seen:
+    """One head, in blocks of rows."""
+    s = rows.sizes
+    height, width = max(1, -(-s.n_q // most)), max(1, -(-s.n // most))
+    some = np.zeros((-(-s.n_q // height), -(-s.n // width)), dtype=bool)
+    every = np.ones_like(some)
+    first_tile = s.first // tile.rows
+    tiles = ((s.first + s.n_q - 1) // tile.rows - first_tile + 1, -(-s.n // tile.columns))
+    touched, full = np.zeros(tiles, dtype=bool), np.ones(tiles, dtype=bool)
+    pairs = 0
+    for block in _blocks(s, 1 if rows.spec.order is None else rows.spec.order.rounds):
+        counts = rows.counts(h, 0, block)
+        pairs += sum(int(c.sum()) for c in counts)
+        live = np.logical_or.reduce([c > 0 for c in counts])
+        at = np.arange(block.start, block.stop)
+        for number, size, any_, all_ in (
+            (at // height, width, some, every),
+            ((at + s.first) // tile.rows - first_tile, tile.columns, touched, full),
+        ):
+            edges = np.arange(0, s.n, size)
+            np.logical_or.at(any_, number, np.logical_or.reduceat(live, edges, axis=1))
+            np.logical_and.at(all_, number, np.logical_and.reduceat(live, edges, axis=1))
+    cells = np.where(every, FULL, np.where(some, PARTIAL, EMPTY)).astype(np.uint8)
+    return Seen(h, cells, pairs, int(touched.sum()), int((touched & full).sum()))
+
+
+def _blocks(sizes: Sizes, rounds: int) -> Iterator[slice]:
+    step = max(1, min(sizes.n_q, _BLOCK // max(1, sizes.n * rounds**2)))
+    for start in range(0, sizes.n_q, step):
+        yield slice(start, min(start + step, sizes.n_q))

@@ -1,0 +1,312 @@
+"""Everything that ``attnspec inspect`` says of a pattern, as data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+from attnspec.analysis.cache_need import CacheNeed, cache_need
+from attnspec.analysis.empty_rows import EmptyRows, empty_rows
+from attnspec.analysis.picture import cells, text
+from attnspec.analysis.reach import Reach, reach
+from attnspec.cli.options import resized
+from attnspec.codegen.cost.cost import Cost, cost
+from attnspec.codegen.cost.gpu_time import costs
+from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
+from attnspec.codegen.cost.roofline import Prediction, predict
+from attnspec.codegen.devices import DEVICES
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.plan import Plan, Tile
+from attnspec.codegen.tiles import REASON, TILE
+from attnspec.codegen.triton.schedule import schedule_for
+from attnspec.errors.diagnostic import SpecError
+from attnspec.relation.count import TooIrregular
+from attnspec.relation.lower import lower
+from attnspec.relation.presburger import TooHard
+from attnspec.relation.relation import Relation
+from attnspec.relation.sizes import MOST, Sizes
+from attnspec.report.examples import Example, Look, NoExample, example, look
+from attnspec.report.suggest import Suggestion, reason, suggest
+from attnspec.runtime.bench.ceilings import remembered
+from attnspec.runtime.bench.gpu_ceilings import remembered as remembered_gpus
+from attnspec.runtime.bench.remembered import Measured, recall
+from attnspec.spec.axes import lengths, slices
+from attnspec.spec.spec import Spec
+
+ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
+_GROWTH = 16
+_GROWTH_SECONDS = 4.0
+_OTHER_TILES = f"{TILE}, unless a layout or a table of blocks asks for another size"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The cells of one group of equal heads."""
+
+    heads: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Insight:
+    """What is known of a pattern at given sizes; a question that has no answer holds the reason, a text, instead.
+
+    ``examples`` says with which example inputs pictures and cost were found (empty where none were needed). ``looked``
+    is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
+    are possible, and is an upper bound. ``measured`` is the time on this machine's processor, ``measured_on`` that on
+    its GPUs, by name.
+    """
+
+    spec: Spec
+    sizes: Sizes
+    plan: Plan
+    dtype: str
+    tile_reason: str
+    examples: str
+    looked: Look | str | None
+    pictures: tuple[Picture, ...] | str
+    cost: Cost | str
+    growth: tuple[tuple[int, int, int], ...] | str  # length, live pairs, operations
+    exponent: float | None
+    empty: tuple[EmptyRows, ...] | str
+    decode: tuple[CacheNeed, ...] | str
+    reach: Reach | str
+    predictions: tuple[Prediction, ...]
+    measured: Measured | None
+    measured_on: tuple[tuple[str, Measured], ...]
+    suggestions: tuple[Suggestion, ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the cost is exact, and not an upper bound."""
+        return self.looked is None
+
+    @property
+    def axes(self) -> dict[str, tuple[tuple[int, int] | None, tuple[int, int] | None]]:
+        """Where each axis lies among the queries and among the keys: from and to."""
+        s = self.sizes
+        if s.m is None:
+            return {}
+        found = slices(self.spec.axes, s.m)
+        return {name: tuple(x and (x.start, x.stop) for x in both) for name, both in found.items()}  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        growth = self.growth
+        return {
+            "name": self.spec.name,
+            "doc": self.spec.doc,
+            "params": dict(self.spec.params),
+            "clauses": [c.label for b in self.spec.branches for c in b.attend],
+            "within": [c.label for c in self.spec.within],
+            "axes": self.axes,
+            "dtype": self.dtype,
+            "tile_reason": self.tile_reason,
+            "plan": str(self.plan),
+            "decisions": _decisions(self.plan),
+            "suggestions": _plain(self.suggestions),
+            "examples": self.examples,
+            "looked": _looked(self.looked),
+            "pictures": _plain(self.pictures),
+            "cost": self.cost if isinstance(self.cost, str) else self.cost.to_dict(),
+            "exact": self.exact,
+            "growth": growth
+            if isinstance(growth, str)
+            else [{"n": n, "pairs": pairs, "flops": flops} for n, pairs, flops in growth],
+            "exponent": self.exponent,
+            "empty_rows": _plain(self.empty),
+            "decode": _plain(self.decode),
+            "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
+            "predictions": _plain(self.predictions),
+            "measured": self.measured and asdict(self.measured),
+            "measured_on": {name: asdict(found) for name, found in self.measured_on},
+        }
+
+
+def _plain(items: Any) -> Any:
+    return items if isinstance(items, str) else [asdict(item) for item in items]
+
+
+def _decisions(made: Plan) -> list[dict[str, Any]]:
+    """Candidates, their exact counts, the winner and the passes, for each class of heads."""
+    reasons = iter(list(reason(made)))
+    found = []
+    for item in made.classes:
+        choices = [
+            {
+                "reason": next(reasons),
+                "n": choice and choice.n,
+                "chosen": choice and choice.chosen,
+                "candidates": [] if choice is None else [{**asdict(c), "waste": c.waste} for c in choice.candidates],
+            }
+            for choice in item.choices
+        ]
+        passes = [
+            {
+                "title": one.title,
+                "branch": one.branch,
+                "times": one.times,
+                "layout": str(one.layout),
+                "tile": asdict(one.tile),
+                "proven": one.proven,
+            }
+            for one in item.passes
+        ]
+        found.append({"heads": item.heads, "branches": choices, "passes": passes})
+    return found
+
+
+def _looked(found: Look | str | None) -> Any:
+    if not isinstance(found, Look):
+        return found
+    heads = [{"head": s.h, "pairs": s.pairs, "tiles": s.tiles, "full": s.full} for s in found.seen]
+    return {"n": found.sizes.n, "n_q": found.sizes.n_q, "heads_alike": found.same, "heads": heads}
+
+
+def insight(
+    spec: Spec,
+    sizes: Sizes,
+    dim: int,
+    dtype: str,
+    most_cells: int,
+    given: Mapping[str, Any] | None = None,
+    tile: Tile | None = None,
+    layout: str = "auto",
+) -> Insight:
+    """Ask everything of a pattern. Raises SpecError where it has no relation.
+
+    ``given`` are the parameters that the user gave: what :class:`Suggestion` varies.
+    """
+    relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
+    made = plan(relation, tile, layout)
+    call, examples = sizes, ""
+    looked: Look | str | None = None
+    shown: Example | str | None = None
+    if relation.reads_scalars:
+        shown = _ask(lambda: example(spec, sizes))
+        if isinstance(shown, Example):
+            call, examples = shown.sizes, shown.text
+    if not relation.exact:
+        looked = _ask(lambda: look(spec, sizes, made.passes[0].tile, most_cells))
+        if isinstance(looked, Look):
+            examples = looked.example.text
+    found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, ITEMSIZE[dtype]))
+    growth = _ask(lambda: tuple(_growth(made, sizes, dim, dtype, relation.reads_scalars)))
+    suggestions: tuple[Suggestion, ...] = ()
+    if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str):
+        suggestions = suggest(spec, found_cost, sizes, given or {}, tile, layout)
+    return Insight(
+        spec,
+        sizes,
+        made,
+        dtype,
+        "as asked for" if tile else REASON if {one.tile for one in made.passes} == {TILE} else _OTHER_TILES,
+        examples,
+        looked,
+        _ask(lambda: tuple(_pictures(relation, call, most_cells, looked))),
+        found_cost,
+        growth,
+        None if isinstance(growth, str) else _exponent(growth),
+        _ask(lambda: tuple(empty_rows(relation, sizes))),
+        _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
+        _ask(lambda: reach(relation, sizes)),
+        ()
+        if isinstance(found_cost, str)
+        else (*_predictions(found_cost, dtype), *_on_gpus(made, call, dim, dtype, tile, layout)),
+        recall(spec, sizes, dim, dtype),
+        tuple(
+            (gpu.name, known)
+            for gpu in remembered_gpus()
+            if (known := recall(spec, sizes, dim, dtype, gpu.name)) is not None
+        ),
+        suggestions,
+    )
+
+
+def _ask(question: Callable[[], T]) -> T | str:
+    """The answer, or in a few words why there is none."""
+    try:
+        return question()
+    except TooHard:
+        return "too irregular for the solver's operation limit"
+    except TooIrregular:
+        return "the pattern's periods are too large for an exact count"
+    except SpecError as error:
+        return "; ".join(d.title for d in error.diagnostics)
+    except NoExample as error:
+        return str(error)
+
+
+def _pictures(relation: Relation, sizes: Sizes, most: int, looked: Look | str | None) -> list[Picture]:
+    """One picture for each group of heads that look the same."""
+    if isinstance(looked, Look):
+        return _seen(looked)
+    looks: dict[str, list[int]] = {}
+    for h in range(sizes.heads):
+        item = relation.of_head(h)
+        representative = h if relation.varies(item, "h") else (0 if item.heads is None else item.heads[0])
+        same = next((t for t, hs in looks.items() if representative in hs), None)
+        shown = same if same is not None else text(cells(relation, sizes, representative, 0, most))
+        looks.setdefault(shown, []).append(h)
+    return [Picture(tuple(heads), shown) for shown, heads in looks.items()]
+
+
+def _seen(looked: Look) -> list[Picture]:
+    """The pictures of the heads that were looked at."""
+    looks: dict[str, list[int]] = {}
+    for one in looked.seen:
+        looks.setdefault(text(one.cells), []).extend(range(looked.sizes.heads) if looked.same else [one.h])
+    return [Picture(tuple(heads), shown) for shown, heads in looks.items()]
+
+
+def _lengths(n: int) -> tuple[int, ...]:
+    return tuple(sorted({max(1, n * f // 16) for f in (1, 2, 4, 8, 16, 32)}))
+
+
+def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> list[tuple[int, int, int]]:
+    rows: list[tuple[int, int, int]] = []
+    until = time.monotonic() + _GROWTH_SECONDS  # longer lengths are left out where counting is slow
+    spec, base = made.relation.spec, sizes.n if sizes.m is None else sizes.m
+    for factor in (1, 4, 16, 64, 256):
+        n = base * factor // _GROWTH
+        if len(rows) > 1 and time.monotonic() > until:
+            break
+        if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
+            grown = resized(spec, sizes, n)
+            if scalars:
+                grown = example(spec, grown).sizes
+            found = cost(made, grown, dim, dim, ITEMSIZE[dtype])
+            rows.append((n, found.pairs, found.flops))
+    return rows
+
+
+def _exponent(growth: tuple[tuple[int, int, int], ...]) -> float | None:
+    """The slope of operations over length, on logarithmic axes, at the long end."""
+    if len(growth) < 2 or not growth[-2][2] or not growth[-1][2]:
+        return None
+    (n, _, flops), (longer, _, more) = growth[-2:]
+    return math.log(more / flops) / math.log(longer / n)
+
+
+def _predictions(found: Cost, dtype: str) -> tuple[Prediction, ...]:
+    here = remembered()
+    devices = DEVICES if here is None else (here, *DEVICES)
+    return tuple(p for device in devices if (p := predict(found, device, dtype)) is not None)
+
+
+def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
+    """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
+    known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
+    if not known:
+        return ()
+    found = _ask(
+        lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)
+    )
+    if isinstance(found, str):
+        return ()
+    return tuple(p for gpu in known if (p := predict_on_gpu(found, gpu, dtype, itemsize)) is not None)

@@ -1,0 +1,298 @@
+"""``attnspec inspect``'s text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from attnspec.cli.options import quantity, seconds
+from attnspec.report.insight import Insight
+from attnspec.report.suggest import reason
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from attnspec.analysis.cache_need import CacheNeed
+    from attnspec.codegen.cost.cost import Cost
+    from attnspec.codegen.plan.plan import Choice
+
+
+def show(found: Insight, console: Console) -> None:
+    """Print everything, a section at a time."""
+    heading(found, console)
+    pictures(found, console)
+    if isinstance(found.cost, str):
+        console.print(f"cost: {found.cost}\n")
+    else:
+        figures(found.cost, found, console)
+        clauses(found.cost, found, console)
+        predictions(found, console)
+    growth(found, console)
+    rows(found, console)
+    decode(found, console)
+    reach(found, console)
+    decisions(found, console)
+
+
+def heading(found: Insight, console: Console) -> None:
+    """Name, parameters and docstring."""
+    spec = found.spec
+    bound = " ".join(f"{name}={_value(value)}" for name, value in spec.params)
+    console.print(f"{spec.name} {bound}".rstrip(), style="bold", soft_wrap=True)
+    if spec.doc:
+        console.print(spec.doc.strip(), soft_wrap=True)
+    console.print()
+
+
+def pictures(found: Insight, console: Console) -> None:
+    """The mask, one picture for each group of equal heads."""
+    if isinstance(found.pictures, str):
+        console.print(f"picture: {found.pictures}\n")
+        return
+    if isinstance(found.looked, str):
+        console.print(f"picture: what the inputs decide is left open, as {found.looked}", soft_wrap=True)
+    elif found.examples:
+        n = found.sizes.n if found.looked is None else found.looked.sizes.n
+        console.print(f"picture at n = {n:,}, with example inputs: {found.examples}", soft_wrap=True)
+    for picture in found.pictures:
+        if len(found.pictures) > 1 or len(picture.heads) < found.sizes.heads:
+            console.print(f"heads {ranges(picture.heads)}", style="bold")
+        console.print(picture.text)
+        left_open = "  ?? the inputs decide" if "?" in picture.text else ""
+        console.print(f"██ every pair  ▒▒ some  ·· none{left_open}  (rows: queries, columns: keys)\n", style="dim")
+
+
+def figures(cost: Cost, found: Insight, console: Console) -> None:
+    """Pairs, tiles, operations, bytes."""
+    s = cost.sizes
+    what = f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
+    groups = f" ({s.kv_heads} for keys)" if s.kv_heads != s.heads else ""
+    most = "" if found.exact else "at most "
+    inputs = f", with example inputs: {found.examples}" if found.exact and found.examples else ""
+    console.print(
+        f"cost  {what}, {s.heads} heads{groups}, batch {s.batch}, dim {cost.dim}, {found.dtype}{inputs}",
+        style="bold",
+        soft_wrap=True,
+    )
+    for name, (rows, columns) in found.axes.items():
+        places = (f"{kind} {at[0]:,} to {at[1]:,}" for kind, at in (("queries", rows), ("keys", columns)) if at)
+        console.print(f"  axis {name}: {', '.join(places)}")
+    grid = _table()
+    if found.spec.order is None:
+        grid.add_row("live pairs", f"{most}{cost.pairs:,}", f"{cost.density:.3%} of {cost.dense:,}")
+    grid.add_row(
+        "tiles",
+        f"{most}{cost.full + cost.partial:,}",
+        f"{cost.full:,} full, {cost.partial:,} partial, {cost.skipped:,} skipped",
+    )
+    if found.exact:
+        grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
+    for name, flops, moved, intensity in (
+        ("forward", cost.flops, cost.bytes, cost.intensity),
+        ("backward", cost.backward_flops, cost.backward_bytes, cost.backward_intensity),
+    ):
+        grid.add_row(
+            name, f"{most}{quantity(flops)}FLOP", f"{quantity(moved)}B at least, {intensity:,.0f} FLOP per byte"
+        )
+    _print(grid, console)
+    looked(found, console)
+    console.print()
+
+
+def looked(found: Insight, console: Console) -> None:
+    """What was counted pair by pair with example inputs."""
+    if found.looked is None:
+        return
+    if isinstance(found.looked, str):
+        console.print(f"  what the inputs leave of this is not counted: {found.looked}", soft_wrap=True)
+        return
+    s, heads = found.looked.sizes, found.looked.seen
+    who = "each head" if found.looked.same else f"heads {ranges(tuple(one.h for one in heads))} of {s.heads}"
+    pairs, tiles = sum(one.pairs for one in heads), sum(one.tiles for one in heads)
+    console.print(f"  with example inputs at n = {s.n:,}, {who}: {found.looked.example.text}", soft_wrap=True)
+    grid = _table()
+    grid.add_row("  live pairs", f"{pairs:,}", f"{pairs / max(1, len(heads) * s.n * s.n_q):.3%} of all")
+    full = sum(one.full for one in heads)
+    grid.add_row("  tiles with live pairs", f"{tiles:,}", f"{full:,} full, {tiles - full:,} partial")
+    _print(grid, console)
+
+
+def clauses(cost: Cost, found: Insight, console: Console) -> None:
+    """What each attend line contributes by itself."""
+    branches = found.spec.branches
+    attend = [clause for branch in branches for clause in branch.attend]
+    if not attend or found.spec.order is not None:
+        return
+    most = "" if found.exact else ", at most"
+    console.print(f"clauses  each by itself, inside the within lines{most}", style="bold")
+    shares = [0] * len(attend)
+    total = 0
+    for group in cost.heads:
+        for i, pairs in enumerate(group.clauses):
+            shares[i] += pairs * len(group.heads)
+        total += group.pairs * len(group.heads)
+    grid = _table()
+    for clause, pairs in zip(attend, shares, strict=True):
+        grid.add_row(clause.label, f"{pairs:,}", f"{pairs / total:.1%} of the live pairs" if total else "")
+    for clause in dict.fromkeys(clause for branch in branches for clause in branch.within):
+        grid.add_row(clause.label, "", "restricts")
+    _print(grid, console)
+    console.print()
+
+
+def predictions(found: Insight, console: Console) -> None:
+    """Floors on named devices (on GPUs by whole tiles and programs too), and what was measured here."""
+    if not found.predictions and found.measured is None and not found.measured_on:
+        return
+    console.print("time  the floor by operations and bytes", style="bold")
+    grid = _table()
+    for p in found.predictions:
+        grid.add_row(p.device, f"forward {seconds(p.forward)}", f"backward {seconds(p.backward)}", f"{p.bound}-bound")
+    here = (("measured here", found.measured), *((f"measured on {name}", m) for name, m in found.measured_on))
+    for title, m in here:
+        if m is not None:
+            forward = "" if m.forward is None else f"forward {seconds(m.forward)}"
+            both = "" if m.both is None else f"forward + backward {seconds(m.both)}"
+            grid.add_row(f"{title}, {m.date}", forward, both, f"median of {m.runs}")
+    _print(grid, console)
+    console.print()
+
+
+def growth(found: Insight, console: Console) -> None:
+    """How cost grows with length."""
+    if isinstance(found.growth, str):
+        console.print(f"growth: {found.growth}\n")
+        return
+    slope = "" if found.exponent is None else f"  operations grow as n^{found.exponent:.2f}"
+    most = "" if found.exact else "  at most"
+    console.print(f"growth{slope}{most}", style="bold")
+    grid = _table()
+    for n, pairs, flops in found.growth:
+        grid.add_row(f"n = {n:,}", f"{pairs:,} pairs", f"{quantity(flops)}FLOP forward")
+    _print(grid, console)
+    console.print()
+
+
+def rows(found: Insight, console: Console) -> None:
+    """Rows that see nothing."""
+    console.print("empty rows", style="bold", end="  ")
+    if isinstance(found.empty, str):
+        console.print(found.empty)
+    elif not found.empty:
+        console.print("none: every query sees a key")
+    else:
+        console.print("these queries see no key: their output is 0")
+        for item in found.empty:
+            console.print(f"  head {item.h}: {item.rows:,} rows, the first is {item.first:,}")
+    console.print()
+
+
+def decode(found: Insight, console: Console) -> None:
+    """The size of a key cache that loses nothing."""
+    console.print("decode  keys that must stay in the cache after so many tokens", style="bold")
+    if isinstance(found.decode, str):
+        console.print(f"  {found.decode}\n")
+        return
+    grid = _table()
+    if len(found.decode) > 1:
+        grid.add_row("", *map(_who, found.decode))
+    for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
+        keys = (f"{'' if need.exact else 'at most '}{need.keys[i]:,} keys" for need in found.decode)
+        grid.add_row(f"{length:,} tokens", *keys)
+    _print(grid, console)
+    console.print()
+
+
+def reach(found: Insight, console: Console) -> None:
+    """How far influence spreads over layers."""
+    console.print("reach", style="bold", end="  ")
+    r = found.reach
+    if isinstance(r, str):
+        console.print(f"{r}\n")
+        return
+    note = "" if r.exact else f" (at n = {r.n:,}: the sets at full length were too irregular)"
+    if r.layers is None:
+        console.print(f"no stack of such layers lets every position influence every later one{note}")
+    else:
+        console.print(f"{r.layers} layers until every position can influence every later one{note}")
+    console.print("  share reached  " + ", ".join(f"{layers}: {_share(share)}" for layers, share in r.shares))
+    console.print()
+
+
+def decisions(found: Insight, console: Console) -> None:
+    """What the compiler chose, and why; then the plan itself."""
+    console.print("decisions", style="bold")
+    tiles = ", ".join(dict.fromkeys(str(one.tile) for one in found.plan.passes))
+    console.print(f"  tiles of {tiles}: {found.tile_reason}", soft_wrap=True)
+    reasons = iter(list(reason(found.plan)))
+    for item in found.plan.classes:
+        for choice in item.choices:
+            console.print(f"  {next(reasons)}", soft_wrap=True)
+            if choice is not None:
+                _candidates(choice, console)
+    for suggestion in found.suggestions:
+        console.print(f"  {suggestion}", style="bold")
+    bare = tuple(replace(item, choices=()) for item in found.plan.classes)  # they are told above
+    for line in str(replace(found.plan, classes=bare)).splitlines():
+        console.print(f"  {line}", soft_wrap=True)
+
+
+def _candidates(choice: Choice, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
+    table.add_column(f"candidates at n = {choice.n:,}")
+    for title in ("live pairs", "computed", "waste", "tiles", "cost"):
+        table.add_column(title, justify="right")
+    for number, item in enumerate(choice.candidates):
+        mark = "-> " if number == choice.chosen else "   "
+        table.add_row(
+            f"{mark}{item.text}",
+            f"{item.pairs:,}",
+            f"{item.computed:,}",
+            f"{item.waste:.2f}",
+            f"{item.tiles:,}",
+            f"{item.cost:.3g}",
+        )
+    _print(table, console)
+
+
+def _print(grid: Table, console: Console) -> None:
+    """Print a table; a narrow terminal folds its cells and cuts none."""
+    for column in grid.columns:
+        column.overflow = "fold"
+    console.print(grid)
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 2))
+
+
+def _who(need: CacheNeed) -> str:
+    heads = "all heads" if need.heads is None else f"heads {ranges(need.heads)}"
+    return heads if need.b is None else f"{heads}, entry {need.b}"
+
+
+def _share(value: float) -> str:
+    """A share that is 100% only if it is all."""
+    return "over 99.9%" if 0.9995 <= value < 1.0 else f"{value:.1%}"
+
+
+def ranges(numbers: tuple[int, ...]) -> str:
+    """0-3, 5."""
+    parts: list[list[int]] = []
+    for n in sorted(numbers):
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,242 @@
+"""Build core expressions, folding what is constant: the printed spec reads as a person would write it.
+
+Only what keeps the meaning is folded. A product with zero is kept when it reads a list, because a comparison around a
+read outside the list is false whatever the read is multiplied with.
+
+>>> from attnspec.spec.expr import Int, Var
+>>> str(add([Var("q"), negative(Var("k")), Int(2), Int(-2)]))
+'q - k'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attnspec.spec import exact as known
+from attnspec.spec import expr as e
+from attnspec.spec.real import RealRead
+
+_VARIES = e.POSITIONS | e.SIZES | e.SLOTS
+_FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+def add(parts: Iterable[e.IntExpr]) -> e.IntExpr:
+    """A sum, flat, with its constants collected where the first of them stands."""
+    terms: list[e.IntExpr] = []
+    constant, place = 0, None
+    for part in parts:
+        for term in part.terms if isinstance(part, e.Add) else (part,):
+            if isinstance(term, e.Int):
+                constant = known.limited(constant + term.value)
+                place = len(terms) if place is None else place
+            else:
+                terms.append(term)
+    if constant and place is not None:
+        terms.insert(place, e.Int(constant))
+    if not terms:
+        return e.Int(0)
+    return terms[0] if len(terms) == 1 else e.Add(tuple(terms))
+
+
+def negative(x: e.IntExpr) -> e.IntExpr:
+    """``-x``."""
+    if isinstance(x, e.Int):
+        return e.Int(-x.value)
+    if isinstance(x, e.Mul) and x.left == e.Int(-1):
+        return x.right
+    return e.Mul(e.Int(-1), x)
+
+
+def multiply(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
+    """``a * b``."""
+    if isinstance(a, e.Int) and isinstance(b, e.Int):
+        return e.Int(known.limited(a.value * b.value))
+    for x, y in ((a, b), (b, a)):
+        if x == e.Int(1):
+            return y
+        if x == e.Int(0) and not reads_list(y):
+            return x
+        if x == e.Int(-1):
+            return negative(y)
+    return e.Mul(a, b)
+
+
+def divide(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
+    """``a // b``."""
+    if isinstance(b, e.Int) and b.value > 0:
+        if isinstance(a, e.Int):
+            return e.Int(a.value // b.value)
+        if b.value == 1:
+            return a
+    return e.FloorDiv(a, b)
+
+
+def modulo(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
+    """``a % b``."""
+    if isinstance(b, e.Int) and b.value > 0:
+        if isinstance(a, e.Int):
+            return e.Int(a.value % b.value)
+        if b.value == 1 and not reads_list(a):
+            return e.Int(0)
+    return e.Mod(a, b)
+
+
+def power(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
+    """``a ** b``."""
+    if isinstance(a, e.Int) and isinstance(b, e.Int) and b.value >= 0:
+        return e.Int(known.power(a.value, b.value))
+    return a if b == e.Int(1) else e.Pow(a, b)
+
+
+def minimum(args: tuple[e.IntExpr, ...]) -> e.IntExpr:
+    """``min(...)``, its constants collected."""
+    return _extreme(args, least=True)
+
+
+def maximum(args: tuple[e.IntExpr, ...]) -> e.IntExpr:
+    """``max(...)``, its constants collected."""
+    return _extreme(args, least=False)
+
+
+def _extreme(args: tuple[e.IntExpr, ...], least: bool) -> e.IntExpr:
+    kind = e.Min if least else e.Max
+    constants = [a.value for a in args if isinstance(a, e.Int)]
+    rest = [a for a in args if not isinstance(a, e.Int)]
+    if constants:
+        rest.append(e.Int(min(constants) if least else max(constants)))
+    return rest[0] if len(rest) == 1 else kind(tuple(rest))
+
+
+def absolute(x: e.IntExpr) -> e.IntExpr:
+    """``|x|``."""
+    return e.Int(abs(x.value)) if isinstance(x, e.Int) else e.Abs(x)
+
+
+def choose(cond: e.Pred, then: e.IntExpr, other: e.IntExpr) -> e.IntExpr:
+    """``if cond then then else other`` for integers."""
+    if isinstance(cond, e.Bool):
+        return then if cond.value else other
+    return e.If(cond, then, other)
+
+
+def choose_pred(cond: e.Pred, then: e.Pred, other: e.Pred) -> e.Pred:
+    """``if cond then then else other`` for predicates."""
+    if isinstance(cond, e.Bool):
+        return then if cond.value else other
+    return disjunction([conjunction([cond, then]), conjunction([negation(cond), other])])
+
+
+def compare(op: str, a: e.IntExpr, b: e.IntExpr) -> e.Pred:
+    """``a op b``."""
+    if isinstance(a, e.Int) and isinstance(b, e.Int):
+        return e.Bool(e.COMPARE[op](a.value, b.value))
+    return e.Cmp(op, a, b)
+
+
+def conjunction(parts: Iterable[e.Pred]) -> e.Pred:
+    """``a and b and ...``, flat."""
+    args: list[e.Pred] = []
+    for part in parts:
+        if isinstance(part, e.Bool):
+            if not part.value:
+                return part
+        else:
+            args.extend(part.args if isinstance(part, e.And) else (part,))
+    if not args:
+        return e.Bool(True)
+    return args[0] if len(args) == 1 else e.And(tuple(args))
+
+
+def disjunction(parts: Iterable[e.Pred]) -> e.Pred:
+    """``a or b or ...``, flat."""
+    args: list[e.Pred] = []
+    for part in parts:
+        if isinstance(part, e.Bool):
+            if part.value:
+                return part
+        else:
+            args.extend(part.args if isinstance(part, e.Or) else (part,))
+    if not args:
+        return e.Bool(False)
+    return args[0] if len(args) == 1 else e.Or(tuple(args))
+
+
+def negation(x: e.Pred) -> e.Pred:
+    """``not x``; a comparison is turned round, unless it reads a list (reading outside one is false both ways)."""
+    match x:
+        case e.Bool(value):
+            return e.Bool(not value)
+        case e.Not(arg):
+            return arg
+        case e.Cmp(op, left, right) if not reads_list(left) and not reads_list(right):
+            return e.Cmp(_FLIPPED[op], left, right)
+    return e.Not(x)
+
+
+def equivalence(a: e.Pred, b: e.Pred) -> e.Pred:
+    """``a == b`` between predicates."""
+    if isinstance(a, e.Bool):
+        a, b = b, a
+    if isinstance(b, e.Bool):
+        return a if b.value else negation(a)
+    return e.Iff(a, b)
+
+
+def reads_list(node: e.Node) -> bool:
+    """Whether an expression reads an entry of a list or of an input."""
+    work = [node]
+    while work:
+        node = work.pop()
+        if isinstance(node, (e.Index, e.Read)):
+            return True
+        work.extend(node.children())
+    return False
+
+
+def varies(node: e.Node) -> frozenset[str]:
+    """What in an expression is not constant in the sense of DESIGN 2.13: positions, lengths and inputs, by name."""
+    found = set()
+    work = [node]
+    while work:
+        node = work.pop()
+        if isinstance(node, e.Var):
+            if node.name in _VARIES:
+                found.add(node.name)
+            continue
+        if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
+            found.add(node.name.partition(".")[0])
+        work.extend(node.children())
+    return frozenset(found)
+
+
+def variables(node: e.Node) -> frozenset[str]:
+    """The free variables of an expression; as ``expr.free``, but for expressions of any depth."""
+    found = set()
+    work: list[tuple[e.Node, frozenset[str]]] = [(node, frozenset())]
+    while work:
+        node, bound = work.pop()
+        if isinstance(node, e.Var):
+            if node.name not in bound:
+                found.add(node.name)
+        elif isinstance(node, (e.Any, e.All, e.Sum)):
+            work += [(node.domain, bound), (node.body, bound | {node.var})]
+        else:
+            work.extend((child, bound) for child in node.children())
+    return frozenset(found)
+
+
+def names(node: e.Node) -> tuple[str, ...]:
+    """Everything that an expression reads, for messages: variables and inputs, in the order of the alphabet."""
+    return tuple(sorted(varies(node) | variables(node)))
+
+
+def measure(node: e.Node) -> tuple[int, int]:
+    """How many nodes an expression has, and how many levels."""
+    size, depth = 0, 0
+    work = [(node, 1)]
+    while work:
+        node, level = work.pop()
+        size += 1
+        depth = max(depth, level)
+        work.extend((child, level + 1) for child in node.children())
+    return size, depth

@@ -1,0 +1,61 @@
+"""Rewrite core expressions: replacement of sub-expressions, and comparisons as cases without choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnspec.spec import expr as e
+
+
+def replace(node: e.Node, table: dict[e.Node, e.Node]) -> e.Node:
+    """The node with every occurrence of the table's keys replaced; inner binders of the same name are left alone."""
+    if any(type(key) is type(node) for key in table) and node in table:  # (hashing takes as long as a node is large)
+        return table[node]
+    if isinstance(node, (e.Any, e.All, e.Sum)):
+        inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in e.free(v)}
+        domain = replace(node.domain, table)
+        return type(node)(node.var, domain, replace(node.body, inner))  # type: ignore[arg-type]
+    return rebuild(node, [replace(c, table) for c in node.children()])
+
+
+def rebuild(node: e.Node, children: list[e.Node]) -> e.Node:
+    """The same node over other children."""
+    supply = iter(children)
+    values: list[object] = []
+    for name in node.__dataclass_fields__:  # type: ignore[attr-defined]
+        value = getattr(node, name)
+        if isinstance(value, e.Node):
+            values.append(next(supply))
+        elif isinstance(value, tuple) and any(isinstance(v, e.Node) for v in value):
+            values.append(tuple(next(supply) if isinstance(v, e.Node) else v for v in value))
+        else:
+            values.append(value)
+    return type(node)(*values)
+
+
+def cases(cmp: e.Cmp) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp]]:
+    """A comparison as cases without conditional values and list reads: (conditions, comparison without them)."""
+    choice = _choice(cmp)
+    if choice is None:
+        yield (), cmp
+        return
+    if isinstance(choice, e.If):
+        branches: list[tuple[e.Pred, e.Node]] = [(choice.cond, choice.then), (e.Not(choice.cond), choice.other)]
+    else:
+        branches = []
+        for at, item in enumerate(choice.items):
+            inner = e.Int(item) if isinstance(item, int) else e.Index(item, choice.indices[1:])
+            branches.append((e.Cmp("==", choice.indices[0], e.Int(at)), inner))
+    for condition, value in branches:
+        for conditions, rest in cases(replace(cmp, {choice: value})):  # type: ignore[arg-type]
+            yield (condition, *conditions), rest
+
+
+def _choice(node: e.Node) -> e.If | e.Index | None:
+    """The outermost conditional value or list read of a term."""
+    if isinstance(node, (e.If, e.Index)):
+        return node
+    for child in node.children():
+        if isinstance(child, e.IntExpr) and (found := _choice(child)) is not None:
+            return found
+    return None

@@ -1,0 +1,1 @@
+"""What a plan costs, by arithmetic alone: operations, bytes, and times on processors whose ceilings are known."""

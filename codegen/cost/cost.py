@@ -1,0 +1,201 @@
+"""What a call computes and moves, exactly, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attnspec.codegen.plan.area import Area, area, residues
+from attnspec.codegen.plan.plan import Plan
+from attnspec.codegen.plan.tiling import Tiles
+from attnspec.relation.count import count
+from attnspec.relation.presburger import Pairs, budget
+from attnspec.relation.relation import HeadClass
+from attnspec.relation.sizes import Sizes
+
+
+@dataclass(frozen=True)
+class HeadCost:
+    """The pairs and tiles of one head of one batch entry.
+
+    ``pairs`` are live query-key pairs, ``computed`` the pairs in visited tiles, ``clauses`` the pairs of each
+    ``attend`` line by itself (inside the ``within`` lines). ``visited`` counts tiles as if none were cut off at the
+    borders of a call: what is computed where a tile is a unit of the hardware.
+    """
+
+    heads: tuple[int, ...]
+    pairs: int
+    full: int
+    partial: int
+    computed: int
+    clauses: tuple[int, ...]
+    visited: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call of given sizes costs, over all heads and batch entries.
+
+    Operations count a multiply-add as two. ``useful`` ones are spent on live pairs, ``flops`` on all pairs of visited
+    tiles; backward recomputes the scores (five products where forward has two). ``bytes`` are what must cross the
+    memory bus at least once: inputs, outputs, log-sum-exp and gradients. ``rows`` are the query tiles of all passes,
+    heads and batch entries, ``columns`` the key tiles of all query heads, ``visited`` the pairs of whole visited tiles.
+    """
+
+    sizes: Sizes
+    dim: int
+    dim_v: int
+    heads: tuple[HeadCost, ...]
+    pairs: int
+    dense: int
+    full: int
+    partial: int
+    tiles: int
+    computed: int
+    flops: int
+    useful: int
+    bytes: int
+    backward_flops: int
+    backward_bytes: int
+    visited: int
+    rows: int
+    columns: int
+
+    @property
+    def density(self) -> float:
+        """Live pairs over all pairs."""
+        return self.pairs / self.dense if self.dense else 0.0
+
+    @property
+    def skipped(self) -> int:
+        """Tiles that are never visited."""
+        return self.tiles - self.full - self.partial
+
+    @property
+    def waste(self) -> float:
+        """Computed over live pairs: 1 is perfect."""
+        return self.computed / self.pairs if self.pairs else 1.0
+
+    @property
+    def intensity(self) -> float:
+        """Operations per byte of the forward pass."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+    @property
+    def backward_intensity(self) -> float:
+        """Operations per byte of the backward pass."""
+        return self.backward_flops / self.backward_bytes if self.backward_bytes else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as plain data."""
+        derived = ("density", "skipped", "waste", "intensity", "backward_intensity")
+        return {**asdict(self), **{name: getattr(self, name) for name in derived}}
+
+    def __str__(self) -> str:
+        s = self.sizes
+        return "\n".join(
+            [
+                f"cost at n = {s.n:,}, n_q = {s.n_q:,}, {s.heads} heads, batch {s.batch}, dim {self.dim}",
+                f"    pairs     {self.pairs:,} of {self.dense:,} ({self.density:.3%})",
+                f"    tiles     {self.full:,} full, {self.partial:,} partial, {self.skipped:,} skipped",
+                f"    waste     {self.waste:.2f} computed pairs for each live one",
+                f"    forward   {self.flops:.3e} operations, {self.bytes:,} bytes ({self.intensity:.0f} per byte)",
+                f"    backward  {self.backward_flops:.3e} operations, {self.backward_bytes:,} bytes"
+                f" ({self.backward_intensity:.0f} per byte)",
+            ]
+        )
+
+
+def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
+    """The cost of one call; ``itemsize`` is the size of an element in bytes.
+
+    Raises TooIrregular where the pattern's periods are too large for its pairs to be counted.
+    """
+    groups = _groups(plan, sizes)
+    pairs = sum(c.pairs * times for c, times in groups)
+    full = sum(c.full * times for c, times in groups)
+    partial = sum(c.partial * times for c, times in groups)
+    computed = sum(c.computed * times for c, times in groups)
+    grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in groups]
+    rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
+    everything = sizes.heads * sizes.batch
+    query = sizes.heads * sizes.n_q * sizes.batch
+    key = sizes.kv_heads * sizes.n * sizes.batch
+    moved = itemsize * (query * (dim + dim_v) + key * (dim + dim_v)) + 4 * query
+    return Cost(
+        sizes,
+        dim,
+        dim_v,
+        tuple(c for c, _ in groups),
+        pairs,
+        sizes.n * sizes.n_q * everything,
+        full,
+        partial,
+        tiles,
+        computed,
+        2 * (dim + dim_v) * computed,
+        2 * (dim + dim_v) * pairs,
+        moved,
+        2 * (3 * dim + 2 * dim_v) * computed,
+        2 * moved + itemsize * query * dim_v,
+        sum(c.visited * times for c, times in groups),
+        rows,
+        columns,
+    )
+
+
+def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
+    """The cost of each group of equal heads, and how many (head, batch entry) pairs it stands for."""
+    relation, found = plan.relation, []
+    if relation.heads is not None and sizes.heads > relation.heads:
+        raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
+    for item in relation.classes:
+        members = item.members(sizes.heads)
+        if not members:
+            continue
+        by_head = [(h,) for h in members] if item.pairs.depends_on("h") else [members]
+        entries = range(sizes.batch) if item.pairs.depends_on("b") else range(min(1, sizes.batch))
+        for heads in by_head:
+            for b in entries:
+                times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
+                found.append((_head(plan, item, sizes, heads, b), times))
+    return found
+
+
+def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int) -> HeadCost:
+    relation, chosen, h = plan.relation, plan.of_head(heads[0]), heads[0]
+
+    order = relation.spec.order
+    slots = sizes.n * order.rounds if order else 0
+
+    def pairs(which: Pairs) -> int:
+        if order is None:
+            return count(relation.at(sizes, h, b, which), sizes.n_q, sizes.first)
+        with budget(which):
+            box = Pairs.read(f"0 <= x < {slots} and 0 <= y < {slots}")
+            return count(which.intersection(box).fix(**relation.parameters(sizes, h, b, which)).pieces(), slots)
+
+    clauses = []
+    for clause in item.attend:
+        with budget(clause, *item.within):
+            for restriction in item.within:
+                clause = clause.intersection(restriction)
+        clauses.append(pairs(clause))
+    total, visited = Area(0, 0, 0, 0), 0
+    for one in chosen.passes:
+        cut = Tiles(one.full, one.maybe, one.partial, one.proven)
+        own = area(cut, one.layout, one.tile, sizes, h, b)
+        total += own
+        visited += (own.full + own.partial) * one.tile.rows * one.tile.columns
+    live = sum(part.times * pairs(part.pairs) for part in item.parts)
+    return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
+
+
+def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:
+    """How many query tiles, key tiles and tiles there are in the layouts of a head's passes, visited or not."""
+    rows, columns, tiles = 0, 0, 0
+    for one in plan.of_head(h).passes:
+        for c, often in residues(one.layout, (), one.tile, sizes):
+            down, across = len(one.query_tiles(sizes, c)), len(one.key_tiles(sizes, c))
+            rows, columns, tiles = rows + often * down, columns + often * across, tiles + often * down * across
+    return rows, columns, tiles

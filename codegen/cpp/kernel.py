@@ -1,0 +1,117 @@
+"""From a plan to the text of a kernel: one C++ translation unit for one direction, element type and head size."""
+
+from __future__ import annotations
+
+from attnspec.codegen.cpp import scalars as cxx
+from attnspec.codegen.cpp import score as cxx_real
+from attnspec.codegen.cpp.passes import pass_struct
+from attnspec.codegen.cpp.unit import DTYPES, define, read, without_plan
+from attnspec.codegen.expressions.reads import names
+from attnspec.codegen.key import KernelKey
+from attnspec.codegen.plan import lengths
+from attnspec.codegen.plan.plan import Plan
+from attnspec.relation.relation import scalar_reads
+
+_BASE = ("vector", "tensor", "input", "real")
+_SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
+_LIBRARY = {
+    "forward": (*_SHARED, "turn", "softmax/forward"),
+    "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
+}
+
+
+def kernel(plan: Plan, key: KernelKey) -> str:
+    """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
+    lengths.longest([plan])  # or there is none
+    spec = plan.relation.spec
+    reads = names(spec)
+    scalars = scalar_reads(spec)
+    passes = [pass_struct(item, number, reads, scalars) for number, item in enumerate(plan.passes)]
+    title = f"{key.direction} pass, {key.dtype}, head size {key.dim} (values {key.dim_v})"
+    comment = "\n".join(f"// {line}".rstrip() for line in f"{spec}\n\n{plan}".splitlines())
+    return "\n".join(
+        [
+            f"// attnspec: {spec.name}, {title}",
+            "//",
+            comment,
+            "",
+            _defines(plan, key),
+            *map(read, _BASE),
+            "namespace attnspec {\n",
+            cxx.HELPERS,
+            cxx_real.score(spec.score, reads),
+            "}  // namespace attnspec\n",
+            *map(read, _LIBRARY[key.direction]),
+            "namespace attnspec {\n",
+            *passes,
+            _pattern(plan),
+            "}  // namespace attnspec\n",
+            read("entry"),
+        ]
+    )
+
+
+def is_wide(plan: Plan, key: KernelKey) -> bool:
+    """Whether a kernel computes positions, and reads integer inputs, in 64 bits."""
+    return key.wide or lengths.is_wide([plan])
+
+
+def peak_kernel(dtype: str) -> str:
+    """A translation unit that measures the processor: the rate of multiply-adds on registers for an element type."""
+    return without_plan(dtype, "vector", "tensor", "gemm", "peak")
+
+
+def _defines(plan: Plan, key: KernelKey) -> str:
+    values: dict[str, int | str] = {
+        f"ATTNSPEC_{key.direction.upper()}": 1,
+        "ATTNSPEC_DTYPE": DTYPES[key.dtype],
+        "ATTNSPEC_D": key.dim,
+        "ATTNSPEC_DV": key.dim_v,
+        "ATTNSPEC_BM": max(item.tile.rows for item in plan.passes),
+        "ATTNSPEC_BN": max(item.tile.columns for item in plan.passes),
+        "ATTNSPEC_CARRY": int(plan.carry),
+        "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
+    }
+    if key.turn:
+        values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
+    return define(values)
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _pattern(plan: Plan) -> str:
+    """The dispatch over classes of heads and their passes; inner loops are instantiated for each."""
+    numbers = range(len(plan.classes))
+    start = [sum(len(c.passes) for c in plan.classes[:n]) for n in numbers]
+
+    def passes(n: int) -> str:
+        items = "\n".join(
+            f"                case {at}: f(Pass{start[n] + at}{{}}); return;"
+            for at in range(len(plan.classes[n].passes))
+        )
+        return f"            switch (number) {{\n{items}\n                default: return;\n            }}"
+
+    if len(plan.classes) == 1:
+        dispatch = f"        (void)h;\n{passes(0)}"
+    else:
+        heads = plan.relation.heads or 0
+        of_head = [next(n for n in numbers if h in (plan.classes[n].heads or ())) for h in range(heads)]
+        cases = "\n".join(f"            case {n}:\n{passes(n)}" for n in numbers)
+        dispatch = (
+            f"        static constexpr uint16_t class_of[] = {{{', '.join(map(str, of_head))}}};\n"
+            f"        switch (class_of[h]) {{\n{cases}\n        }}"
+        )
+    return f"""\
+struct Pattern {{
+    static constexpr bool align_end = {_bool(plan.relation.spec.align == "end")};
+    static constexpr int INPUTS = {len(names(plan.relation.spec))};
+    static constexpr int PASSES = {max(len(item.passes) for item in plan.classes)};
+    static constexpr bool REPEATS = {_bool(plan.relation.spec.order is not None)};  // a key may have several slots
+    // Calls f with a pass of a head, if it has that many: its loops and its predicate are then known at compile time.
+    template <class F> static inline void visit(int64_t h, int number, F&& f) {{
+{dispatch}
+    }}
+}};
+"""

@@ -1,0 +1,135 @@
+"""A pass as a C++ struct: its predicate, its loops over tiles, and what it asks of the inputs before visiting one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import log2
+
+from attnspec.codegen.cpp import lanes as cxx_lanes
+from attnspec.codegen.cpp import scalars as cxx
+from attnspec.codegen.plan.plan import Pass, Sweep
+from attnspec.spec import expr as e
+
+# The same for W pairs at once: compilers do not see vectors through the guards around what is read.
+_LANES = """\
+    template <class Q, class K, class QS, class KS>
+    static ATTNSPEC_INLINE vint allowed_lanes(Q q, K k, QS q_slot, KS k_slot, pos h, pos b, const Sizes& s) {{
+        (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
+        {}
+    }}
+"""
+_ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
+
+
+def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
+    """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
+    queries_listed, keys_listed = item.layout.listed
+    rest = item.tests.rest(item.pred)
+    inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in e.walk(rest))
+    lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
+    return f"""\
+// {item.title}
+struct Pass{number} {{
+    static constexpr int NUMBER = {number}, BRANCH = {item.branch}, BM = {item.tile.rows}, BN = {item.tile.columns};
+    static constexpr int64_t STRIDE = {item.layout.residues};
+    static constexpr bool LISTED_QUERIES = {_bool(queries_listed)}, LISTED_KEYS = {_bool(keys_listed)};
+    static constexpr bool READS = {_bool(inputs)};  // the predicate reads inputs
+    static constexpr float TIMES = {log2(item.times)!r}f;  // log2 of {item.times}
+    static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
+        (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
+        return {cxx.predicate(rest, reads)};
+    }}
+{lanes}    template <class Full, class Partial>
+    static void forward(int64_t i, {_ARGUMENTS}) {{
+{_body(item, f"Pass{number}", item.forward, "i", reads, scalars)}
+    }}
+    template <class Full, class Partial>
+    static void backward(int64_t j, {_ARGUMENTS}) {{
+{_body(item, f"Pass{number}", item.backward, "j", reads, scalars)}
+    }}
+}};
+"""
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _body(
+    item: Pass, own_type: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
+) -> str:
+    lines = ["const int64_t c = at.c;"]
+    lines += [
+        f"const int64_t {name} = {cxx.term(read, reads)};" for read, name in scalars.items() if read.name in reads
+    ]
+    unused = [outer, "c", "h", "b", "s", "full", "partial", *(n for r, n in scalars.items() if r.name in reads)]
+    lines.append(" ".join(f"(void){name}," for name in unused).rstrip(",") + ";")
+    lines += _decisions(item, own_type, outer, reads)
+    full, maybe, partial = (
+        ("full", "maybe", "some") if item.tests.runs or item.tests.blocks else ("full",) + ("partial",) * 2
+    )
+    text = "\n".join(f"        {line}" for line in lines) + "\n"
+    if sweep.full is None or sweep.maybe is None or sweep.partial is None:
+        which = "rows" if outer == "i" else "columns"
+        return text + f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, {full}, {partial});"
+    kinds = ((sweep.full, full), (sweep.maybe, maybe), (sweep.partial, partial))
+    return text + "\n".join(filter(None, (cxx.statements(loops, visit, 2) for loops, visit in kinds)))
+
+
+def _decisions(item: Pass, own_type: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
+    """The window of tiles that inputs leave, and what is asked of each tile in it."""
+    tests = item.tests
+    if not tests.runs and not tests.blocks:
+        return
+    inner = "j" if outer == "i" else "i"
+    tile = {
+        "i": "extent_of<{p}>(at, at.queries, at.query_slots, i, BM)",
+        "j": "extent_of<{p}>(at, at.keys, at.key_slots, j, BN)",
+    }
+    name = {"i": "query", "j": "key"}
+    own = tile[outer].replace("{p}", own_type)
+    yield f"const Extent {name[outer]}_extent = {own};"
+    yield f"if ({name[outer]}_extent.last < {name[outer]}_extent.first) return;"
+    for n, run in enumerate(tests.runs):
+        yield f"const Sorted query_run{n} = {_row(run.query, reads)}, key_run{n} = {_row(run.key, reads)};"
+    yield "Window window = {INT64_MIN / 4, INT64_MAX / 4};"
+    for n, run in enumerate(tests.runs):
+        if run.atom in tests.required:
+            here, there, size = (
+                (f"query_run{n}", f"key_run{n}", "BN") if outer == "i" else (f"key_run{n}", f"query_run{n}", "BM")
+            )
+            yield f"narrow<{own_type}>(window, at, {here}, {name[outer]}_extent, {there}, {size});"
+    yield "const int64_t lo = window.lo, hi = window.hi;"
+    yield "(void)lo, (void)hi;"
+    other = tile[inner].replace("{p}", own_type)
+    skip = [_block(atom, reads) for atom in tests.blocks if atom in tests.required]
+    keep = " && ".join(skip) or "true"
+    yield f"const auto some = [&](int64_t {inner}) {{"
+    yield f"    const Extent {name[inner]}_extent = {other};"
+    yield f"    (void){name[inner]}_extent;"
+    yield f"    if ({keep}) partial({inner});"
+    yield "};"
+    holds = [f"one_run(query_run{n}, query_extent, key_run{n}, key_extent)" for n, _ in enumerate(tests.runs)]
+    holds += [_block(atom, reads) for atom in tests.blocks if atom not in tests.required]
+    whole = " && ".join(holds) or "true"
+    yield f"const auto maybe = [&](int64_t {inner}) {{"
+    yield f"    const Extent {name[inner]}_extent = {other};"
+    yield f"    (void){name[inner]}_extent;"
+    yield f"    if (!({keep})) return;"
+    yield f"    if ({whole if tests.whole else 'false'})"
+    yield f"        full({inner});"
+    yield "    else"
+    yield f"        partial({inner});"
+    yield "};"
+    yield "(void)some, (void)maybe;"
+
+
+def _row(read: e.Read, reads: Mapping[str, int]) -> str:
+    lead = [f"pos({cxx.term(index, reads)})" for index in read.indices[:-1]]
+    return f"sorted_row({', '.join([f's.inputs[{reads[read.name]}]', *lead])})"
+
+
+def _block(atom: e.Pred, reads: Mapping[str, int]) -> str:
+    """An atom that has one value in a tile, at the tile's first pair."""
+    text = cxx.predicate(atom, reads)
+    return f"[&](pos q, pos k) {{ (void)q, (void)k; return {text}; }}((pos)query_extent.first, (pos)key_extent.first)"

@@ -1,0 +1,245 @@
+"""Predicates and loops as C++ text.
+
+Predicates are printed without short circuits (``&`` and ``|``), so that a compiler can evaluate one for many positions
+at once. Divisions round downwards, as in the language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+from attnspec.codegen.expressions.statements import negative, nest_calls, written_out
+from attnspec.relation import loops as nest
+from attnspec.spec import expr as e
+from attnspec.spec.bind import BadDivisor, OutsideList, bind
+from attnspec.spec.evaluate import domain_values
+from attnspec.spec.rewrite import cases, rebuild, replace
+
+N = TypeVar("N", bound=e.Node)
+
+NO_NAMES: Mapping[str, int] = MappingProxyType({})
+_SIZES = frozenset({"n", "n_q", "heads", "kv_heads", "batch", "m"})
+HELPERS = """\
+// Division and remainder that round downwards; the divisor is positive.
+template <class I> static inline I floor_div(I a, I b) { return a / b - (a % b < 0); }
+template <class I> static inline I floor_mod(I a, I b) { I r = a % b; return r + (r < 0 ? b : 0); }
+template <class I> static inline I least(I a, I b) { return a < b ? a : b; }
+template <class I> static inline I most(I a, I b) { return a > b ? a : b; }
+template <class I> static inline I power(I a, I b) { I r = 1; while (b-- > 0) r *= a; return r; }
+"""
+
+
+def predicate(pred: e.Pred, names: Mapping[str, int] = NO_NAMES) -> str:
+    """A C++ expression of type bool over ``q``, ``k``, ``h``, ``b`` (all of type ``pos``) and the sizes ``s``.
+
+    ``names`` gives the place of each input that is read in ``s.inputs``.
+    """
+    return Printer(names).predicate(pred)
+
+
+def term(node: e.IntExpr, names: Mapping[str, int] = NO_NAMES) -> str:
+    """A C++ expression of type pos, of an integer without choices. Reads outside an input give 0."""
+    return Printer(names).term(node)
+
+
+@dataclass(frozen=True)
+class Printer:
+    """Core expressions as C++, given the places of inputs and the name of the sizes."""
+
+    names: Mapping[str, int]
+    sizes: str = "s"
+
+    def predicate(self, pred: e.Pred) -> str:
+        """An expression of type bool."""
+        match pred:
+            case e.Bool(value):
+                return "true" if value else "false"
+            case e.And(args):
+                return " & ".join(f"({self.predicate(a)})" for a in args) or "true"
+            case e.Or(args):
+                return " | ".join(f"({self.predicate(a)})" for a in args) or "false"
+            case e.Not(arg):
+                return f"!({self.predicate(arg)})"
+            case e.Iff(left, right):
+                return f"({self.predicate(left)}) == ({self.predicate(right)})"
+            case e.Any(var, domain, body):
+                return self._loop(var, domain, body, "|", "false")
+            case e.All(var, domain, body):
+                return self._loop(var, domain, body, "&", "true")
+            case e.Cmp() | e.Flag() | e.Among():
+                parts = [self._case(conditions, rest) for conditions, rest in _cases(unrolled(pred))]
+                return parts[0] if len(parts) == 1 else " | ".join(f"({p})" for p in parts) or "false"
+        raise TypeError(f"not a predicate: {type(pred).__name__}")
+
+    def _case(self, conditions: tuple[e.Pred, ...], pred: e.Pred) -> str:
+        """A comparison without choices, where the conditions hold and every read is inside."""
+        match pred:
+            case e.Cmp(op, left, right):
+                test = f"{self.term(left)} {op} {self.term(right)}"
+            case e.Flag():
+                test = f"{self._call('entry<uint8_t>', pred.name, pred.indices)} != 0"
+            case e.Among(item, name, indices):
+                test = self._call("among", name, (item, *indices))
+        inside = [self._call("inside", read.name, read.indices) for read in dict.fromkeys(reads(pred))]
+        parts = [*(f"({self.predicate(c)})" for c in conditions), *inside]
+        return " & ".join([*parts, f"({test})"]) if parts else test
+
+    def _call(self, function: str, name: str, args: tuple[e.IntExpr, ...]) -> str:
+        return f"{function}({', '.join([self.input(name), *(f'pos({self.term(a)})' for a in args)])})"
+
+    def input(self, name: str) -> str:
+        """An input."""
+        return f"{self.sizes}.inputs[{self.names[name]}]"
+
+    def _loop(self, var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
+        values = domain_values(domain, {})
+        if written_out(var, domain, body):
+            return f" {join} ".join(f"({self.predicate(_with(body, var, v))})" for v in values) or start
+        if isinstance(domain, e.Range):
+            head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"
+        else:
+            head = f"for (pos {_local(var)} : {{{', '.join(f'(pos){v}' for v in values)}}})"
+        return f"[&] {{ bool found = {start}; {head} found {join}= {self.predicate(body)}; return found; }}()"
+
+    def variable(self, name: str) -> str:
+        """A variable, of type pos."""
+        return f"(pos){self.sizes}.{name}" if name in _SIZES else _local(name)
+
+    def term(self, node: e.IntExpr) -> str:
+        """An expression of type pos."""
+        match node:
+            case e.Int(value):
+                return literal(value, "pos")
+            case e.Var(name):
+                return self.variable(name)
+            case e.Add(terms):
+                return f"({self._sum(terms)})"
+            case e.Mul(e.Int(-1), right):
+                return negative(self.term(right))
+            case e.Mul(left, right):
+                return f"({self.term(left)} * {self.term(right)})"
+            case e.FloorDiv(left, e.Int(value)) if value & (value - 1) == 0:
+                return f"({self.term(left)} >> {value.bit_length() - 1})"
+            case e.Mod(left, e.Int(value)) if value & (value - 1) == 0:
+                return f"({self.term(left)} & {literal(value - 1, 'pos')})"
+            case e.FloorDiv(left, right):
+                return f"floor_div<pos>({self.term(left)}, {self.term(right)})"
+            case e.Mod(left, right):
+                return f"floor_mod<pos>({self.term(left)}, {self.term(right)})"
+            case e.Pow(base, exponent):
+                return f"power<pos>({self.term(base)}, {self.term(exponent)})"
+            case e.Min(args):
+                return nest_calls("least<pos>", [self.term(a) for a in args])
+            case e.Max(args):
+                return nest_calls("most<pos>", [self.term(a) for a in args])
+            case e.Abs(arg):
+                return f"most<pos>({self.term(arg)}, -{self.term(arg)})"
+            case e.Sum(var, domain, body):
+                parts = [self.term(_with(body, var, v)) for v in domain_values(domain, {})]
+                return f"({' + '.join(parts)})" if parts else "(pos)0"
+            case e.Read(name, indices):
+                return self._call("entry<pos>", name, indices)
+        raise TypeError(f"not an integer expression without choices: {type(node).__name__}")
+
+    def _sum(self, terms: tuple[e.IntExpr, ...]) -> str:
+        text = self.term(terms[0])
+        for part in terms[1:]:
+            match part:
+                case e.Mul(e.Int(-1), right):
+                    text += f" - {self.term(right)}"
+                case e.Int(value) if value < 0:
+                    text += f" - {literal(-value, 'pos')}"
+                case _:
+                    text += f" + {self.term(part)}"
+        return text
+
+
+def _cases(pred: e.Cmp | e.Flag | e.Among) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp | e.Flag | e.Among]]:
+    return cases(pred)  # type: ignore[arg-type]  # it only replaces what is inside, so any of these will do
+
+
+def reads(node: e.Node) -> Iterator[e.Read]:
+    """The reads of integer inputs in a comparison without choices and sums."""
+    if isinstance(node, e.Read):
+        yield node
+    for child in node.children():
+        yield from reads(child)
+
+
+def unrolled(node: N) -> N:
+    """The node with its sums written out: one term for each value of the bound variable."""
+    if isinstance(node, e.Sum):
+        terms = tuple(unrolled(_with(node.body, node.var, value)) for value in domain_values(node.domain, {}))
+        return e.Add(terms) if terms else e.Int(0)  # type: ignore[return-value]
+    if isinstance(node, (e.Any, e.All)):
+        return node  # its body is looked at when it is printed
+    return rebuild(node, [unrolled(child) for child in node.children()])  # type: ignore[return-value]
+
+
+def _with(body: N, var: str, value: int) -> N:
+    try:
+        return bind(body, {var: value})
+    except (BadDivisor, OutsideList):  # perhaps in a branch that is not taken
+        return replace(body, {e.Var(var): e.Int(value)})  # type: ignore[return-value]
+
+
+def literal(value: int, kind: str) -> str:
+    """A literal; plain where C++ reads it as an int, which every kind of ours can hold."""
+    if abs(value) < 1 << 31:
+        return str(value) if value >= 0 else f"({value})"
+    return f"({kind})({value}LL)"
+
+
+def _local(name: str) -> str:
+    """A name that cannot clash with a C++ keyword or one of ours."""
+    return name if name in ("q", "k", "h", "b", *e.SLOTS) else f"{name}_"
+
+
+def statements(loops: nest.Loops, visit: str, depth: int) -> str:
+    """Statements that call ``visit(tile)`` for each point, computing in int64_t."""
+    return "\n".join(_statements(loops.body, visit, depth))
+
+
+def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int) -> Iterator[str]:
+    pad = "    " * depth
+    for stmt in body:
+        match stmt:
+            case nest.Visit(point):
+                yield f"{pad}{visit}({index(point)});"
+            case nest.For(var, low, high, step, inner):
+                yield (
+                    f"{pad}for (int64_t {var} = {index(low)}, {var}_end = {index(high)}; {var} <= {var}_end; "
+                    f"{var} += {index(step)}) {{"
+                )
+                yield from _statements(inner, visit, depth + 1)
+                yield f"{pad}}}"
+            case nest.When(cond, inner, other):
+                yield f"{pad}if ({index(cond)}) {{"
+                yield from _statements(inner, visit, depth + 1)
+                if other:
+                    yield f"{pad}}} else {{"
+                    yield from _statements(other, visit, depth + 1)
+                yield f"{pad}}}"
+
+
+def index(node: nest.Expr) -> str:
+    """A C++ expression of type int64_t."""
+    match node:
+        case nest.Lit(value):
+            return literal(value, "int64_t")
+        case nest.Name(name):
+            return f"s.{name}" if name in _SIZES else name
+        case nest.Op("neg", (arg,)):
+            return f"(-{index(arg)})"
+        case nest.Op("min" | "max" as op, args):
+            return nest_calls("least<int64_t>" if op == "min" else "most<int64_t>", [index(a) for a in args])
+        case nest.Op("select", (cond, then, other)):
+            return f"({index(cond)} ? {index(then)} : {index(other)})"
+        case nest.Op("//" | "%" as op, (left, right)):
+            return f"{'floor_div' if op == '//' else 'floor_mod'}<int64_t>({index(left)}, {index(right)})"
+        case nest.Op(op, (left, right)):
+            return f"({index(left)} {({'and': '&&', 'or': '||'}).get(op, op)} {index(right)})"
+    raise TypeError(f"not a loop expression: {node!r}")

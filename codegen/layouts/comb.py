@@ -1,0 +1,144 @@
+"""The layout of LongNet's branches: within each segment, every rate-th position.
+
+Where the rate divides the segment this is a residue layout; where it does not, residues begin anew in each segment, and
+slots are listed. The slots of a segment fill whole tiles; those that hold no position are at the end of the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attnspec.codegen.layouts.base import Listing, Lists, ordered
+from attnspec.relation.condition import condition
+from attnspec.relation.presburger import Pairs
+from attnspec.relation.sizes import Sizes
+from attnspec.spec import expr as e
+from attnspec.spec.rewrite import replace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Comb:
+    """Slot ``M * s + a`` of residue c is position ``segment * s + rate * a + c``; M, ``room``, holds whole tiles."""
+
+    segment: int
+    rate: int
+    room: int
+
+    listed = (True, True)
+
+    @classmethod
+    def of(cls, segment: int, rate: int, tile: int) -> Comb:
+        """With room for whole tiles of ``tile`` slots."""
+        held = -(-segment // rate)
+        return cls(segment, rate, -(-held // tile) * tile)
+
+    @property
+    def residues(self) -> int:
+        """How many sequences of slots there are."""
+        return self.rate
+
+    def universe(self) -> Pairs:
+        """All pairs of positions that tiles of this layout can hold."""
+        return Pairs.read(f"y >= 0 and (x mod {self.segment}) mod {self.rate} = (y mod {self.segment}) mod {self.rate}")
+
+    def all_slots(self) -> Pairs:
+        """All pairs of slots of a residue that hold positions."""
+        x, y = (f"{self.rate} * ({name} mod {self.room}) + c < {self.segment}" for name in ("x", "y"))
+        return Pairs.read(f"y >= 0 and {self.known()} and {x} and {y}")
+
+    def slots(self, pred: e.Pred) -> Pairs:
+        """The pairs of slots of a residue for whose positions a predicate holds.
+
+        By substitution, which leaves the solver an easier question than a change of variables would.
+        Raises NotAffine where the predicate is not affine, TooHard where it is too irregular.
+        """
+        table: dict[e.Node, e.Node] = {}
+        w, r, room = e.Int(self.segment), e.Int(self.rate), e.Int(self.room)
+        for name in ("q", "k"):
+            x, c = e.Var(name), e.Var("c")
+            inside = e.Add((e.Mul(r, e.Mod(x, room)), c))
+            table |= {
+                e.Mod(e.Mod(x, w), r): c,
+                e.FloorDiv(x, w): e.FloorDiv(x, room),
+                e.Mod(x, w): inside,
+                x: e.Add((e.Mul(w, e.FloorDiv(x, room)), inside)),
+            }
+        text = condition(replace(pred, table)).text  # type: ignore[arg-type]
+        return Pairs.read(f"y >= 0 and ({text})").intersection(self.all_slots())
+
+    def known(self) -> str:
+        """What holds for the parameter c."""
+        return f"0 <= c < {self.rate}"
+
+    def key_bounds(self, columns: int) -> str:
+        """Which key tiles ``y`` hold a key of the call."""
+        at, inside = self._corner("y", columns)
+        return f"y >= 0 and {inside} < {self.segment} and {at} < n"
+
+    def whole(self, columns: int) -> str:
+        """Which key tiles ``y`` hold nothing but keys of the call."""
+        at, inside = self._corner("y", columns)
+        reach = self.rate * (columns - 1)
+        return f"{inside} + {reach} < {self.segment} and {at} + {reach} < n"
+
+    def query_bounds(self, rows: int, first: str) -> str:
+        """Which query tiles ``x`` may hold a query of the call; ``first`` is the position of row 0."""
+        at, inside = self._corner("x", rows)
+        return f"{inside} < {self.segment} and {at} < {first} + n_q and {at} + {self.rate * (rows - 1)} >= {first}"
+
+    def query_slots(self, sizes: Sizes, c: int, rows: int) -> range:
+        """The slots of the segments that hold the queries of a call."""
+        return self._slots(sizes.first, sizes.first + sizes.n_q)
+
+    def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
+        """The slots of the segments that hold the keys of a call."""
+        return self._slots(0, sizes.n)
+
+    def query_positions(self, tile: int, sizes: Sizes, c: int, rows: int) -> NDArray[np.int64]:
+        """The positions of the queries in a tile."""
+        return self._positions(tile, rows, c, sizes.first, sizes.first + sizes.n_q)
+
+    def key_positions(self, tile: int, sizes: Sizes, c: int, columns: int) -> NDArray[np.int64]:
+        """The positions of the keys in a tile."""
+        return self._positions(tile, columns, c, 0, sizes.n)
+
+    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
+        """The positions of all slots, residue after residue."""
+        return (
+            self._listing(sizes.first, sizes.first + sizes.n_q, rows),
+            self._listing(0, sizes.n, columns),
+        )
+
+    def _corner(self, name: str, size: int) -> tuple[str, str]:
+        """The first position of a tile, and how far it lies inside its segment."""
+        slot = f"({size} * {name})"
+        inside = f"{self.rate} * ({slot} mod {self.room}) + c"
+        return f"{self.segment} * floor({slot} / {self.room}) + {inside}", inside
+
+    def _slots(self, low: int, high: int) -> range:
+        if low >= high:
+            return range(0)
+        return range(low // self.segment * self.room, ((high - 1) // self.segment + 1) * self.room)
+
+    def _positions(self, tile: int, size: int, c: int, low: int, high: int) -> NDArray[np.int64]:
+        slots = np.arange(tile * size, (tile + 1) * size, dtype=np.int64)
+        inside = slots % self.room * self.rate + c
+        at = slots // self.room * self.segment + inside
+        return at[(inside < self.segment) & (at >= low) & (at < high)]
+
+    def _listing(self, low: int, high: int, size: int) -> Listing:
+        span = self._slots(low, high)
+        slots = np.arange(span.start, span.stop, dtype=np.int64)
+        inside = slots[None, :] % self.room * self.rate + np.arange(self.rate, dtype=np.int64)[:, None]
+        at = slots // self.room * self.segment + inside
+        gone = (inside >= self.segment) | (at < low) | (at >= high)
+        return Listing(span.start, ordered(at, gone, size), len(span))
+
+    def __str__(self) -> str:
+        return f"comb(every {self.rate}-th of segments of {self.segment})"

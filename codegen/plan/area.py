@@ -1,0 +1,141 @@
+"""How many tiles a pass visits, and how many pairs they hold: by arithmetic on the sets, whatever the length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnspec.codegen.layouts.comb import Comb
+from attnspec.codegen.layouts.residue import Grid, Layout, tiles_of
+from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.plan.tiling import Tiles
+from attnspec.relation.count import Piece, TooIrregular, count, row_counts, runs
+from attnspec.relation.presburger import Pairs, budget
+from attnspec.relation.sizes import Sizes
+
+_MOST_RESIDUES = 1024
+_MOST_TILES = 1 << 15
+
+
+@dataclass(frozen=True)
+class Area:
+    """Tiles visited, and the pairs that they hold (tiles at the borders of a call are cut).
+
+    ``partial`` includes the tiles that are full only if inputs allow.
+    """
+
+    full: int
+    partial: int
+    computed: int
+    masked: int
+    """Those of ``computed`` for which the pattern is evaluated."""
+
+    def __add__(self, other: Area) -> Area:
+        return Area(*(a + b for a, b in zip(self._all(), other._all(), strict=True)))
+
+    def times(self, factor: int) -> Area:
+        """The area of ``factor`` such things."""
+        return Area(*(factor * a for a in self._all()))
+
+    def _all(self) -> tuple[int, int, int, int]:
+        return self.full, self.partial, self.computed, self.masked
+
+
+def area(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int) -> Area:
+    """The area of one head of a pass.
+
+    Raises TooIrregular where the sets have too large a period to be counted.
+    """
+    total = Area(0, 0, 0, 0)
+    for c, often in residues(layout, (tiles.full, tiles.maybe, tiles.partial), size, sizes):
+        full, filled = _area(tiles.full, layout, size, sizes, h, b, c)
+        some, masked = 0, 0
+        for kind in (tiles.maybe, tiles.partial):
+            more, held = _area(kind, layout, size, sizes, h, b, c)
+            some, masked = some + more, masked + held
+        total += Area(full, some, filled + masked, masked).times(often)
+    return total
+
+
+def residues(layout: Layout, sets: tuple[Pairs, ...], size: Tile, sizes: Sizes) -> Iterator[tuple[int, int]]:
+    """One of each kind of residue of a layout, and how many of its kind there are."""
+    if layout.residues == 1:
+        yield 0, 1
+        return
+    if any(s.depends_on("c") for s in sets):
+        if layout.residues > _MOST_RESIDUES:
+            raise TooIrregular
+        yield from ((c, 1) for c in range(layout.residues))
+        return
+
+    def kind(c: int) -> tuple[range, range]:
+        return layout.query_slots(sizes, c, size.rows), layout.key_slots(sizes, c, size.columns)
+
+    found = Counter(kind(c) for c in range(layout.residues))
+    first = {kind(c): c for c in reversed(range(layout.residues))}
+    yield from ((first[k], often) for k, often in found.items())
+
+
+def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int, c: int) -> tuple[int, int]:
+    """How many tiles of a set a call visits, and how many pairs they hold."""
+    rows = tiles_of(layout.query_slots(sizes, c, size.rows), size.rows)
+    columns = tiles_of(layout.key_slots(sizes, c, size.columns), size.columns)
+    if not rows or not columns:
+        return 0, 0
+    box = Pairs.read(f"{rows.start} <= x < {rows.stop} and {columns.start} <= y < {columns.stop}")
+    with budget(tiles):
+        inside = tiles.intersection(box).fix(c=c, **sizes.parameters(h, b))
+        if inside.is_empty():
+            return 0, 0
+        pieces, turned = inside.pieces(), inside.transpose().pieces()
+    number = count(pieces, len(rows), rows.start)
+    per_row = _edge(layout, rows, 0)
+    per_column = _edge(layout, columns, 1)
+    short_rows = _short(rows, per_row, size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows)))
+    short_columns = _short(
+        columns, per_column, size.columns, lambda j: len(layout.key_positions(j, sizes, c, size.columns))
+    )
+    held = number * size.rows * size.columns
+    held -= size.columns * _weighted(pieces, short_rows) + size.rows * _weighted(turned, short_columns)
+    if short_rows and short_columns:
+        low, high = min(short_rows), max(short_rows)
+        for run in runs(pieces, high - low + 1, low):
+            for i, first, last in zip(run.x.tolist(), run.low.tolist(), run.high.tolist(), strict=True):
+                if i in short_rows:
+                    inside_run = (j for j in short_columns if first <= j <= last and (j - first) % run.step == 0)
+                    held += short_rows[i] * sum(short_columns[j] for j in inside_run)
+    empty_rows = {i: 1 for i, missing in short_rows.items() if missing == size.rows}
+    empty_columns = {j: 1 for j, missing in short_columns.items() if missing == size.columns}
+    number -= _weighted(pieces, empty_rows) + _weighted(turned, empty_columns)
+    for j in empty_columns:
+        with budget(tiles):
+            column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
+        number += _weighted(column, empty_rows)
+    return number, held
+
+
+def _edge(layout: Layout, tiles: range, side: int) -> int:
+    """How many tiles at either end may be cut."""
+    if isinstance(layout, Grid):
+        return layout.width // (layout.query, layout.key)[side][1]
+    if isinstance(layout, Comb):  # the last tile of every segment
+        if len(tiles) > _MOST_TILES:
+            raise TooIrregular
+        return len(tiles)
+    return 1
+
+
+def _short(tiles: range, edge: int, size: int, held: Callable[[int], int]) -> dict[int, int]:
+    """The tiles that hold fewer positions than ``size``, and by how many; they lie within ``edge`` of the ends."""
+    near = sorted({*tiles[:edge], *tiles[-edge:]})
+    return {i: size - n for i in near if (n := held(i)) < size}
+
+
+def _weighted(pieces: tuple[Piece, ...], weights: dict[int, int]) -> int:
+    if not weights:
+        return 0
+    x = np.array(sorted(weights), dtype=np.int64)
+    return sum(int(n) * weights[int(i)] for i, n in zip(x, row_counts(pieces, x), strict=True))

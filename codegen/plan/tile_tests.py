@@ -1,0 +1,171 @@
+"""What a kernel can find out about a whole tile from the inputs, without looking at its pairs (DESIGN 2.7).
+
+Two kinds of atoms tell: that query and key are in the same run of a sorted input (``doc[q] == doc[k]``), which bounds
+the keys of a query tile by binary search; and an entry that is the same for all pairs of a tile, of a table or list of
+blocks (``keep[b, h, q // 64, k // 64]``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+
+from attnspec.codegen.layouts.residue import IDENTITY, Layout, Residue, Slots
+from attnspec.codegen.plan.plan import Tile
+from attnspec.spec import expr as e
+from attnspec.spec import make as s
+from attnspec.spec.rewrite import replace
+from attnspec.spec.spec import Spec
+
+_QUERY, _KEY = (e.Var("q"), e.Var("q_slot")), (e.Var("k"), e.Var("k_slot"))
+_LEAST = 16
+
+
+@dataclass(frozen=True)
+class SameRun:
+    """A sorted input has the same value at the query (read by ``query``) and at the key."""
+
+    atom: e.Pred
+    query: e.Read
+    key: e.Read
+
+
+@dataclass(frozen=True)
+class Tests:
+    """The atoms that a tile decides.
+
+    ``runs`` and ``blocks`` that are ``required`` must hold wherever the pattern does: tiles where they hold nowhere are
+    skipped. ``whole``: with all of ``runs`` and ``blocks`` true in a tile, nothing is left open there. ``unknown`` are
+    all atoms that symbols leave open.
+    """
+
+    runs: tuple[SameRun, ...]
+    blocks: tuple[e.Pred, ...]
+    required: frozenset[e.Pred]
+    whole: bool
+    unknown: tuple[e.Pred, ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """What is left open at compile time, and how a kernel finds out."""
+        for run in self.runs:
+            if run.atom in self.required:
+                yield f"inputs: {run.atom} bounds the tiles by binary search in `{run.query.name}` (lo .. hi)"
+        for atom in self.blocks:
+            if atom in self.required:
+                yield f"inputs: {atom} is looked up once for each tile; tiles where it is false are skipped"
+        told = {run.atom for run in self.runs} | set(self.blocks)
+        for atom in self.unknown:
+            if atom not in told:
+                yield f"not decided for whole tiles: {atom}; evaluated for every pair of every tile that may hold one"
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a sorted input bounds the tiles to visit."""
+        return any(run.atom in self.required for run in self.runs)
+
+    def rest(self, pred: e.Pred) -> e.Pred:
+        """What is left to evaluate for the pairs of a visited tile: blocks that are required hold there."""
+        table: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in self.blocks if atom in self.required}
+        return _tidy(replace(pred, table)) if table else pred  # type: ignore[arg-type]
+
+
+NO_TESTS = Tests((), (), frozenset(), False)
+
+
+def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout, tile: Tile) -> Tests:
+    """What can be told of a tile of a layout."""
+    if not unknown or not isinstance(layout, (Residue, Slots)):
+        return Tests((), (), frozenset(), False, unknown)
+    sorted_ = {i.name for i in spec.inputs if i.form != "plain"} | {"order.bucket"}
+    runs = tuple(run for atom in unknown if (run := _run(atom, sorted_)) is not None)
+    blocks = tuple(atom for atom in unknown if layout == IDENTITY and _is_block(atom, tile))
+    decided = {run.atom for run in runs} | set(blocks)
+    whole = decided >= set(unknown) and not _negative(pred, set(unknown), False)
+    return Tests(runs, blocks, frozenset(_required(pred) & decided), whole, unknown)
+
+
+def block_tile(unknown: tuple[e.Pred, ...], tile: Tile) -> Tile:
+    """The largest tile, not above the given one, whose pairs read one entry of every table of blocks."""
+    rows, columns = tile.rows, tile.columns
+    for atom in unknown:
+        sides = _sides(atom)
+        if sides is not None:
+            rows, columns = gcd(rows, *sides[0]), gcd(columns, *sides[1])
+    return Tile(rows, columns) if min(rows, columns) >= _LEAST else tile
+
+
+def _run(atom: e.Pred, sorted_: set[str]) -> SameRun | None:
+    match atom:
+        case e.Cmp("==", e.Read(name, left) as a, e.Read(other, right) as b) if name == other and name in sorted_:
+            if left[:-1] != right[:-1] or e.free(e.Add(left[:-1])) & (e.POSITIONS | e.SLOTS):
+                return None
+            if left[-1] in _QUERY and right[-1] in _KEY:
+                return SameRun(atom, a, b)
+            if left[-1] in _KEY and right[-1] in _QUERY:
+                return SameRun(atom, b, a)
+    return None
+
+
+def _sides(atom: e.Pred) -> tuple[set[int], set[int]] | None:
+    """The sizes of the blocks of queries and of keys, if an atom reads positions only through these."""
+    match atom:
+        case e.Flag(_, indices):
+            parts: tuple[e.IntExpr, ...] = indices
+        case e.Among(item, _, indices):
+            parts = (item, *indices)
+        case _:
+            return None
+    rows: set[int] = set()
+    columns: set[int] = set()
+    for part in parts:
+        match part:
+            case e.FloorDiv(e.Var("q"), e.Int(size)):
+                rows.add(size)
+            case e.FloorDiv(e.Var("k"), e.Int(size)):
+                columns.add(size)
+            case _ if e.free(part) & (e.POSITIONS | e.SLOTS):
+                return None
+    return rows, columns
+
+
+def _is_block(atom: e.Pred, tile: Tile) -> bool:
+    sides = _sides(atom)
+    if sides is None:
+        return False
+    return all(size % tile.rows == 0 for size in sides[0]) and all(size % tile.columns == 0 for size in sides[1])
+
+
+def _required(pred: e.Pred) -> set[e.Pred]:
+    """Atoms that hold wherever a predicate does."""
+    match pred:
+        case e.And(args):
+            return set().union(*map(_required, args))
+        case e.Or(args) if args:
+            return set.intersection(*map(_required, args))
+        case e.Cmp() | e.Flag() | e.Among():
+            return {pred}
+    return set()
+
+
+def _negative(pred: e.Pred, atoms: set[e.Pred], below: bool) -> bool:
+    """Whether an atom stands where its truth may make the predicate false."""
+    match pred:
+        case e.Not(arg):
+            return _negative(arg, atoms, not below)
+        case e.Iff(left, right):
+            return any(_negative(side, atoms, at) for side in (left, right) for at in (False, True))
+        case e.And(args) | e.Or(args):
+            return any(_negative(a, atoms, below) for a in args)
+        case e.Any(_, _, body) | e.All(_, _, body):
+            return _negative(body, atoms, below)
+    return below and pred in atoms
+
+
+def _tidy(pred: e.Pred) -> e.Pred:
+    match pred:
+        case e.And(args):
+            return s.conjunction([_tidy(a) for a in args])
+        case e.Or(args):
+            return s.disjunction([_tidy(a) for a in args])
+    return pred

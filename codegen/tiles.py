@@ -1,0 +1,41 @@
+"""How large the tiles are that a kernel walks in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnspec.codegen.plan.plan import Tile
+
+Rectangles = tuple[tuple[int, int], tuple[int, int]]
+"""Grid rows by grid columns, of a tile of queries and of one of keys."""
+
+
+@dataclass(frozen=True)
+class TileSizes:
+    """The tile of a target, and the rectangles that are tried where positions are a grid."""
+
+    tile: Tile
+    grids: tuple[Rectangles, ...]
+
+
+TILE = Tile(128, 64)
+"""The tile of the C++ target, for every element type and head size."""
+
+REASON = "the fastest or within 3 % of 64 x 64, 128 x 64 and 128 x 128 for head sizes 17 to 256 (Zen 5, 2026)"
+
+CPU = TileSizes(TILE, (((4, 8), (4, 8)), ((4, 8), (2, 8)), ((8, 8), (4, 8)), ((8, 16), (8, 8))))
+"""The C++ target: 32 queries fill its vector lanes."""
+
+
+def square(tile: Tile) -> TileSizes:
+    """A tile whose sizes are fixed, with rectangles of these sizes as near to squares as they come.
+
+    >>> square(Tile(128, 64)).grids
+    (((8, 16), (8, 8)),)
+    """
+    return TileSizes(tile, ((_rectangle(tile.rows), _rectangle(tile.columns)),))
+
+
+def _rectangle(size: int) -> tuple[int, int]:
+    height = 1 << ((size.bit_length() - 1) // 2)
+    return height, size // height

@@ -1,0 +1,238 @@
+"""One pass as a Triton kernel: which tile a program has, which tiles it visits, and the text around it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from attnspec.codegen.plan.plan import Pass, Sweep
+from attnspec.codegen.triton import decide
+from attnspec.codegen.triton.context import FORWARD, KEYS, NEVER_SPECIALISED, QUERIES, SCALARS, Context, Kind, names_in
+from attnspec.codegen.triton.functions import Function
+from attnspec.codegen.triton.loops import statements
+from attnspec.codegen.triton.names import is_data, sized
+from attnspec.codegen.triton.softmax.backward import Keys, Queries
+from attnspec.codegen.triton.softmax.body import Body
+from attnspec.codegen.triton.softmax.forward import Forward
+from attnspec.codegen.triton_runs import Run, renamed, runs, walk
+from attnspec.relation.loops import Loops
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The text of a kernel with its tile function, and the names of its parameters."""
+
+    text: str
+    parameters: tuple[str, ...]
+
+
+def kernel(kind: Kind, item: Pass, number: int, sweep: Sweep, own: Context, heads: Sequence[int] | None) -> Kernel:
+    """The kernel of one pass; ``heads`` are those of its class, None for all."""
+    body = {FORWARD: Forward, QUERIES: Queries, KEYS: Keys}[kind](kind, item, number, own, heads)
+    tile = _tile_function(body)
+    lines = _used([*_decode(body), *body.outer.place("o"), *body.start(), *_tiles(body, sweep, tile), *body.end()])
+    text = "\n".join(lines)
+    names = names_in(text, parameters(own, item))
+    constants = names_in(text, ("GROUP", "PRECISION"))
+    fixed = [name for name in names if name in NEVER_SPECIALISED]
+    head = [
+        f"@triton.jit(do_not_specialize={fixed!r})",
+        f"def {kind.name}_{number}({', '.join([*names, *(f'{name}: tl.constexpr' for name in constants)])}):",
+        f'    """{kind.title}: {_plain(item.title)}."""',
+    ]
+    whole = "\n".join([*head, *(f"    {line}" for line in lines)])
+    return Kernel(f"{tile.text}\n\n\n{whole}", (*names, *constants))
+
+
+def parameters(own: Context, item: Pass) -> tuple[str, ...]:
+    """All names that a kernel may take from its caller, in order."""
+    entries = own.gradient.entries
+    functions = (
+        *decide.functions(own, item),
+        *(own.value, own.gradient.function, *own.scalars.values()),
+        *(entry.place for entry in entries),
+    )
+    reads = dict.fromkeys(a for function in functions for a in function.arguments if is_data(a) or sized(a))
+    return (
+        *("Q", "K", "V", "OUT", "LSE", "DO", "BOUND", "DELTA", "DQ", "DK", "DV"),
+        *("ORDER", "HEADS", "Q_LIST", "K_LIST", "TABLE", "START", "MIDDLE", "END", "TILES"),
+        *reads,
+        *dict.fromkeys(f"D_{entry.argument}" for entry in entries),
+        *(f"SUM{n}" for n in own.sums),
+        *(f"{t}_{d}" for t in ("q", "k", "v", "o", "g", "dq", "dk", "dv") for d in "bhr"),
+        *("o_s", "delta_s"),
+        *SCALARS,
+        *("tiles", "shares", "share_tiles", "own_heads", "first_outer"),
+        *("q_first_slot", "q_count", "k_first_slot", "k_count", "scale"),
+    )
+
+
+def _decode(body: Body) -> Iterator[str]:
+    """Which tile, residue, head and batch entry a program has. The heaviest query tiles come first."""
+    own, residues = body.own, body.item.layout.residues
+    for name in SCALARS:
+        yield f"{name} = {name}.to(tl.int64)"
+    yield "program = tl.program_id(0).to(tl.int64)"
+    yield "number, program = program % tiles, program // tiles"
+    if residues > 1:
+        yield f"c, program = program % {residues}, program // {residues}"
+    if body.kind is FORWARD and own.shares:
+        yield "share, program = program % shares, program // shares"
+    count = "own_heads" if body.heads is not None else "heads"
+    if body.kind is KEYS:
+        if body.heads is None and not body.repeats:
+            count = "kv_heads"
+        yield f"x, b = program % {count}, program // {count}"
+        # The first of the heads that share these keys.
+        yield "h = tl.load(HEADS + x * GROUP).to(tl.int64)" if body.heads is not None else "h = x * GROUP"
+    elif body.heads is not None:
+        yield f"h, b = tl.load(HEADS + program % {count}).to(tl.int64), program // {count}"
+    else:
+        yield "h, b = program % heads, program // heads"
+    yield "kv = h // (heads // kv_heads)"
+    if own.align == "end":
+        yield "offset = n - n_q  # the position of query row 0"
+    yield from body.side("q").begin()
+    yield from body.side("k").begin()
+    if body.kind.outer == "q":
+        yield f"o = {body.outer.last_tile()} - number"
+        yield f"if o < {body.outer.first_tile()}:"
+    else:
+        yield "o = number"
+        yield f"if o > {body.outer.last_tile()}:"
+    yield "    return"
+
+
+def _tiles(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
+    """Visit the tiles; by key tile, those of each head that shares the keys."""
+    lines = [*body.heads_of_inner(), *_visits(body, sweep, tile)]
+    if body.kind is not KEYS:
+        yield from lines
+        return
+    yield "for one in range(0, GROUP):"
+    yield from (f"    {line}" for line in lines)
+
+
+def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
+    item, own = body.item, body.own
+    if sweep.full is None or sweep.maybe is None or sweep.partial is None:
+        yield from _table(body, tile)
+        return
+    yield f"{'i' if body.kind.outer == 'q' else 'j'} = o"
+    for name, function in own.scalars.items():
+        yield f"{name} = {own.call(function)}.to(tl.int64)"
+    if body.kind is FORWARD and own.shares:
+        yield "lo = share * share_tiles"
+        yield "hi = lo + share_tiles - 1"
+    else:
+        yield "lo, hi = as_index(-(1 << 40)), as_index(1 << 40)"
+    yield from decide.window(own, item, body.outer, body.inner)
+    full, maybe, partial = (runs(loops.body) for loops in (sweep.full, sweep.maybe, sweep.partial))
+    if full is None or maybe is None or partial is None:
+        yield from _nests(body, tile, sweep.full, sweep.maybe, sweep.partial)
+    elif maybe and decide.splits(item):
+        # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
+        yield from decide.whole(item, body.outer, body.inner)
+        within = renamed(maybe, {"lo": "whole_lo", "hi": "whole_hi"})
+        before, after = renamed(maybe, {"hi": "hi_before"}), renamed(maybe, {"lo": "lo_after"})
+        yield from _walk(body, tile, (*full, *within), False, False)
+        yield from _walk(body, tile, (*before, *after, *partial), True, False)
+    elif maybe and decide.blocks_decide(item):
+        yield from _walk(body, tile, full, False, False)
+        yield from _walk(body, tile, maybe, False, True)
+        yield from _walk(body, tile, partial, True, True)
+    else:
+        yield from _walk(body, tile, full, False, False)
+        yield from _walk(body, tile, (*maybe, *partial), True, True)
+
+
+def _walk(body: Body, tile: Function, found: tuple[Run, ...], partial: bool, asks: bool) -> Iterator[str]:
+    """One loop over runs of tiles; ``asks`` says that tiles are skipped where blocks of inputs are false."""
+    if found:
+        yield f"# {'Partial' if partial else 'Full'} tiles."
+        yield from walk(found, body.kind.tile, lambda pad: _visit(body, tile, body.kind.tile, pad, partial, asks))
+
+
+def _nests(body: Body, tile: Function, full: Loops, maybe: Loops, partial: Loops) -> Iterator[str]:
+    """Loops inside loops, as they are; what inputs may make full is partial."""
+    for loops, masks in ((full, False), (maybe, True), (partial, True)):
+        if loops.body:
+
+            def write(at: str, pad: str, masks: bool = masks) -> list[str]:
+                return _visit(body, tile, at, pad, masks, masks)
+
+            yield f"# {'Partial' if masks else 'Full'} tiles."
+            yield from statements(loops, write, 0).splitlines()
+
+
+def _table(body: Body, tile: Function) -> Iterator[str]:
+    """Tiles from a list: full ones, then partial ones."""
+    yield "row = tl.load(TABLE + b * heads + h) + o - first_outer"
+    for begin, end, partial in (("START", "MIDDLE", False), ("MIDDLE", "END", True)):
+        yield f"# {'Partial' if partial else 'Full'} tiles."
+        yield f"for place in range(tl.load({begin} + row), tl.load({end} + row)):"
+        yield f"    {body.kind.tile} = tl.load(TILES + place)"
+        yield from _visit(body, tile, body.kind.tile, "    ", partial, False)
+
+
+def _visit(body: Body, tile: Function, at: str, pad: str, partial: bool, asks: bool) -> list[str]:
+    """The statements that visit a tile."""
+    names = {body.kind.tile: at, "PARTIAL": str(partial)}
+    arguments = [names.get(a, a) for a in tile.arguments]
+    ask = decide.block(body.own, body.item, body.outer, body.inner, at) if asks else None
+    inside = pad if ask is None else f"{pad}    "
+    call = f"{inside}{', '.join(body.state)} = {tile.name}({', '.join(arguments)})"
+    return [*([] if ask is None else [f"{pad}{ask}"]), call]
+
+
+def _tile_function(body: Body) -> Function:
+    """The function that visits one tile: it takes what it needs and returns the state."""
+    lines = list(body.tile())
+    text = "\n".join(lines)
+    sides = (f"{s}_{x}" for s in "qk" for x in ("list", "begin", "end", "at", "slot", "live"))
+    blocks = (f"{name}{n}" for name in "qkvg" for n in range(2))
+    known = (
+        *("c", "offset", "h", "b", *SCALARS),
+        *("q_head", "k_head", "v_head", "g_head", "bound_line", "delta_line", "bound", "delta"),
+        *sides,
+        *blocks,
+        *parameters(body.own, body.item),
+    )
+    made = {
+        name.strip() for group in re.findall(r"^\s*([\w, ]+?) [-+]?= ", text, re.MULTILINE) for name in group.split(",")
+    }
+    taken = [name for name in names_in(text, known) if name not in made and name not in body.state]
+    arguments = (*body.state, body.kind.tile, *taken)
+    name = f"{body.kind.name}_tile_{body.number}"
+    constants = ("PARTIAL", "PRECISION")
+    signature = ", ".join([*arguments, *(f"{c}: tl.constexpr" for c in constants)])
+    side = "keys" if body.kind.outer == "q" else "queries"
+    full = [
+        "@triton.jit",
+        f"def {name}({signature}):",
+        f'    """A tile of {side}, number {body.kind.tile}."""',
+        *(f"    {line}" for line in lines),
+        f"    return {', '.join(body.state)}",
+    ]
+    return Function(name, (*arguments, *constants), "\n".join(full))
+
+
+def _used(lines: Sequence[str]) -> list[str]:
+    """Lines without the assignments of single names that no other line reads."""
+    kept = list(lines)
+    while True:
+        text = "\n".join(kept)
+        idle = {
+            line
+            for line in kept
+            if (found := re.match(r"(\w+) = ", line))
+            and len(re.findall(rf"\b{found[1]}\b", text)) == len(re.findall(rf"\b{found[1]}\b", line))
+        }
+        if not idle:
+            return kept
+        kept = [line for line in kept if line not in idle]
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', "'")

@@ -1,0 +1,171 @@
+"""How a Triton kernel finds the queries and the keys of a tile, and how it reads rows of the tensors there.
+
+Names of one side begin with ``q_`` or ``k_``. For a tile: ``_at`` are positions (of the kernel's position type),
+``_live`` says which exist, and rows of a tensor are ``first + rel``: ``first`` a scalar, ``rel`` the same for every
+tile where a stride leads from one to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from attnspec.codegen.layouts.residue import Layout, Slots
+
+LEAST = 16
+"""The least width of an operand of a matrix product."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a head: ``width`` dimensions (a power of two) from ``start`` on, of which ``real`` exist."""
+
+    start: int
+    width: int
+    real: int
+
+
+def parts(dim: int) -> tuple[Part, ...]:
+    """A head as one or two parts whose widths are powers of two.
+
+    >>> parts(80)
+    (Part(start=0, width=64, real=64), Part(start=64, width=16, real=16))
+    >>> parts(120)
+    (Part(start=0, width=128, real=120),)
+    """
+    first = 1 << (dim.bit_length() - 1)
+    if first == dim and dim >= LEAST:
+        return (Part(0, dim, dim),)
+    rest = max(LEAST, 1 << (dim - first - 1).bit_length()) if dim > first else 0
+    if first < LEAST or rest >= first:
+        width = max(LEAST, 1 << (dim - 1).bit_length())
+        return (Part(0, width, dim),)
+    return Part(0, first, first), Part(first, rest, dim - first)
+
+
+@dataclass(frozen=True)
+class Side:
+    """The queries (``name`` is ``"q"``) or keys (``"k"``) of a pass, ``size`` to a tile.
+
+    ``pos`` is the type of positions; ``align`` says where query row 0 stands.
+    """
+
+    name: str
+    layout: Layout
+    size: int
+    pos: str
+    align: str
+
+    @property
+    def listed(self) -> bool:
+        """Whether positions are read from a list."""
+        return self.layout.listed[0 if self.name == "q" else 1]
+
+    @property
+    def stride(self) -> int:
+        """From one slot's position to the next, where no list says so."""
+        return 1 if self.listed else self.layout.residues
+
+    @property
+    def _shifted(self) -> bool:
+        """Whether rows and positions differ."""
+        return self.name == "q" and self.align == "end"
+
+    def begin(self) -> Iterator[str]:
+        """Once for each program: the list of the residue (of the head), and which slots it holds."""
+        s = self.name
+        if isinstance(self.layout, Slots):
+            first, count = (self.layout.round, 1) if s == "q" else (0, self.layout.rounds)
+            start = f" + {first} * n" if first else ""
+            yield f"{s}_list = ORDER + (b * heads + h) * {self.layout.rounds} * n{start}"
+            yield f"{s}_begin, {s}_end = {first} * n, {first + count} * n"
+        elif self.listed:
+            yield f"{s}_list = {s.upper()}_LIST{f' + c * {s}_count' if self.layout.residues > 1 else ''}"
+            yield f"{s}_begin, {s}_end = as_index({s}_first_slot), as_index({s}_first_slot) + {s}_count"
+
+    def last_tile(self) -> str:
+        """The last tile that may hold a query, or a key."""
+        return divided(f"{self.name}_end - 1", self.size) if self.listed else divided(self._last(), self.size)
+
+    def first_tile(self) -> str:
+        """The first tile that may hold a query, or a key."""
+        return divided(f"{self.name}_begin" if self.listed else self._first(), self.size)
+
+    def slots(self, tile: str) -> tuple[str, str]:
+        """The first and last slot of a tile that exist."""
+        low, high = f"{tile} * {self.size}", f"{tile} * {self.size} + {self.size - 1}"
+        if self.listed:
+            return f"tl.maximum({low}, {self.name}_begin)", f"tl.minimum({high}, {self.name}_end - 1)"
+        return low if self.name == "k" else f"tl.maximum({low}, {self._first()})", f"tl.minimum({high}, {self._last()})"
+
+    def position(self, slot: str) -> str:
+        """The position of a slot, where a stride leads to it; the slot itself where a list does."""
+        return f"c + {self.stride} * ({slot})" if self.stride > 1 else f"({slot})"
+
+    def slot(self, position: str, up: bool = False) -> str:
+        """The slot of a position, rounded downwards or upwards: the other way round."""
+        if self.stride == 1:
+            return position
+        return divided(f"{position} - c{f' + {self.stride - 1}' if up else ''}", self.stride)
+
+    def place(self, tile: str) -> Iterator[str]:
+        """The positions of a tile."""
+        s, shift = self.name, " - offset" if self._shifted else ""
+        if self.listed:
+            yield f"{s}_slot = {tile} * {self.size} + tl.arange(0, {self.size})"
+            yield f"{s}_at = positions({s}_list, {s}_slot, {s}_begin, {s}_end).to({self.pos})"
+            yield f"{s}_live = {s}_at != EMPTY"
+            yield f"{s}_at = tl.where({s}_live, {s}_at, 0)"
+            yield f"{s}_first, {s}_rel = as_index(0), {s}_at.to(tl.int64){shift}"
+            return
+        start = "c + " if self.stride > 1 else ""
+        yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
+        yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
+        first = f"({s}_first + offset)" if shift else f"{s}_first"
+        yield f"{s}_at = {first}.to({self.pos}) + {s}_rel"
+        yield f"{s}_live = rows_in({s}_rel, {s}_first, {'n_q' if s == 'q' else 'n'})"
+
+    def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
+        """Rows of a tensor as (size, width) blocks ``to``0, ``to``1; ``guard`` says where rows may not be live."""
+        for number, part in enumerate(all_parts):
+            live, whole = self._live(part), guard if part.real == part.width else "True"
+            yield f"{to}{number} = load({self._address(base, stride, part)}, {live}, {whole})"
+
+    def write(self, base: str, stride: str, blocks: str, all_parts: tuple[Part, ...], add: bool) -> Iterator[str]:
+        """Rows of a tensor from blocks: written, or added to what is there."""
+        for number, part in enumerate(all_parts):
+            yield f"to = {self._address(base, stride, part)}"
+            value = f"{blocks}{number}"
+            if add:
+                value = f"({value} + tl.load(to, mask={self._live(part)}, other=0.0))"
+            yield f"tl.store(to, {value}.to(to.dtype.element_ty), mask={self._live(part)})"
+
+    def _address(self, base: str, stride: str, part: Part) -> str:
+        s, d = self.name, f"tl.arange(0, {part.width})[None, :]"
+        inside = (
+            f"{s}_rel[:, None] * {stride} + {d}"
+            if not part.start
+            else f"{s}_rel[:, None] * {stride} + {part.start} + {d}"
+        )
+        first = "" if self.listed else f" + {s}_first * {stride}"
+        return f"{base}{first} + ({inside})"
+
+    def _live(self, part: Part) -> str:
+        live = f"{self.name}_live[:, None]"
+        return live if part.real == part.width else f"{live} & (tl.arange(0, {part.width}) < {part.real})[None, :]"
+
+    def _first(self) -> str:
+        """The first slot, where no list says so."""
+        if not self._shifted:
+            return "as_index(0)"
+        return f"-{divided('c - offset', self.stride)}" if self.stride > 1 else "offset"
+
+    def _last(self) -> str:
+        """The last slot, where no list says so."""
+        end = "n" if self.name == "k" or self._shifted else "n_q"
+        return divided(f"{end} - 1 - c", self.stride) if self.stride > 1 else f"{end} - 1"
+
+
+def divided(text: str, by: int) -> str:
+    """A quotient, rounded downwards."""
+    return text if by == 1 else f"floor_div({text}, {by})"

@@ -1,0 +1,134 @@
+"""What a Triton kernel computes: the part that forward and both backward kernels share.
+
+Each kernel has a function that visits a tile, of which there are two versions: of full tiles, without any mask, and of
+partial ones (``PARTIAL``). A kernel keeps ``state``: ``start`` makes it, each visit changes it, ``end`` stores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import log2
+
+from attnspec.codegen.layouts.residue import Slots
+from attnspec.codegen.plan.plan import Pass
+from attnspec.codegen.triton.context import Context, Kind
+from attnspec.codegen.triton.functions import Function
+from attnspec.codegen.triton.side import Side, parts
+from attnspec.spec import expr as e
+
+
+@dataclass(frozen=True)
+class Body:
+    """A kernel of one pass; ``heads`` are those of its class, None for all."""
+
+    kind: Kind
+    item: Pass
+    number: int
+    own: Context
+    heads: Sequence[int] | None
+
+    def start(self) -> Iterator[str]:
+        """Load what stays, and make the state."""
+        raise NotImplementedError
+
+    def tile(self) -> Iterator[str]:
+        """Visit a tile."""
+        raise NotImplementedError
+
+    def end(self) -> Iterator[str]:
+        """Store the state."""
+        raise NotImplementedError
+
+    def heads_of_inner(self) -> Iterator[str]:
+        """Where the rows that move past lie, for one head."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> list[str]:
+        """The names of what is kept."""
+        raise NotImplementedError
+
+    def side(self, name: str) -> Side:
+        """The queries or keys."""
+        size = self.item.tile.rows if name == "q" else self.item.tile.columns
+        return Side(name, self.item.layout, size, self.own.pos, self.own.align)
+
+    @property
+    def outer(self) -> Side:
+        """The side that stays."""
+        return self.side(self.kind.outer)
+
+    @property
+    def inner(self) -> Side:
+        """The side that moves past."""
+        return self.side(self.kind.inner)
+
+    @property
+    def dims(self) -> range:
+        """The parts of the head size of queries and keys."""
+        return range(len(parts(self.own.dim)))
+
+    @property
+    def dims_v(self) -> range:
+        """The parts of the head size of values."""
+        return range(len(parts(self.own.dim_v)))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a key may stand in several slots: then gradients of keys lie by slot, not by position."""
+        return isinstance(self.item.layout, Slots)
+
+    def call(self, function: Function, **given: str) -> str:
+        """A call for the pairs of a tile."""
+        q, k = ("[:, None]", "[None, :]") if self.kind.outer == "q" else ("[None, :]", "[:, None]")
+        places = {"q": f"q_at{q}", "k": f"k_at{k}", "q_slot": f"q_slot{q}", "k_slot": f"k_slot{k}"}
+        return self.own.call(function, **places, **given)
+
+    def zeros(self, name: str, dim: int) -> Iterator[str]:
+        """Sums of the outer side, from zero."""
+        for n, part in enumerate(parts(dim)):
+            yield f"{name}{n} = tl.zeros(({self.outer.size}, {part.width}), tl.float32)"
+
+    def dot(self, to: str, left: str, right: str, which: range) -> Iterator[str]:
+        """``to`` as the sum over the parts of a head of ``left @ right^T``."""
+        for n in which:
+            more = f", {to}" if n else ""
+            yield f"{to} = tl.dot({left}{n}, tl.trans({right}{n}){more}, input_precision=PRECISION)"
+
+    def scores(self) -> Iterator[str]:
+        """From products to scores in units of log2; ``raw`` keeps them before score lines."""
+        if self.own.scored:
+            yield "raw = s * scale"
+            yield f"s = {self.call(self.own.value, s='raw')} * LOG2E"
+        else:
+            yield "s = s * (scale * LOG2E)"
+        if self.item.times > 1:
+            yield f"s = s + {log2(self.item.times)!r}  # each pair counts {self.item.times} times"
+
+    def mask(self) -> Iterator[str]:
+        """Which pairs of a partial tile live: what is not decided there already."""
+        live = "k_live[None, :]" if self.kind.outer == "q" else "k_live[:, None]"
+        rest = self.item.tests.rest(self.item.pred)
+        if rest == e.Bool(True):
+            yield f"    allowed = {live}"
+        else:
+            yield f"    allowed = {self.call(self.own.allowed(rest))} & {live}"
+
+    def weights(self, bound: str) -> Iterator[str]:
+        """P from scores, given the log-sum-exp."""
+        yield f"p = tl.exp2(s - {bound})"
+        yield "if PARTIAL:"
+        yield from self.mask()
+        yield "    p = tl.where(allowed, p, 0.0)"
+
+    def changes(self, delta: str) -> Iterator[str]:
+        """The gradient of scores from P and dP; in masked pairs 0, whatever dP is there."""
+        yield f"ds = p * (dp - {delta})"
+        yield "if PARTIAL:"
+        yield "    ds = tl.where(allowed, ds, 0.0)"
+
+    @property
+    def delta(self) -> str:
+        """Where the deltas of the pass's branch begin."""
+        return f"DELTA + {self.item.branch} * delta_s" if self.own.separate else "DELTA"

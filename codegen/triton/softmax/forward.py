@@ -1,0 +1,64 @@
+"""Forward in Triton: for each tile of queries a running softmax over its tiles of keys.
+
+As flash-attention does (Dao, 2023): maximum and sum of each row, and the output scaled to that maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnspec.codegen.triton.side import parts
+from attnspec.codegen.triton.softmax.body import Body
+
+
+class Forward(Body):
+    """Output and log-sum-exp."""
+
+    @property
+    def state(self) -> list[str]:
+        """Maximum and sum of each row, and the output."""
+        return ["top", "total", *(f"acc{n}" for n in self.dims_v)]
+
+    def start(self) -> Iterator[str]:
+        """Load the queries, and what earlier passes have summed up."""
+        yield "q_head = Q + b * q_b + h * q_h"
+        yield from self.outer.read("q", "q_head", "q_r", parts(self.own.dim), "True")
+        share = ("share * o_s + ", "share * batch * heads * n_q + ") if self.own.shares else ("", "")
+        yield f"out_head = OUT + {share[0]}b * o_b + h * o_h"
+        yield f"line = LSE + {share[1]}(b * heads + h) * n_q + q_first + q_rel"
+        if self.own.carry:
+            # An output and its log-sum-exp are a sum with one term.
+            yield "top = tl.load(line, mask=q_live, other=-INF) * LOG2E"
+            yield "total = tl.where(top == -INF, 0.0, 1.0)"
+            yield from self.outer.read("acc", "out_head", "o_r", parts(self.own.dim_v), "True")
+            return
+        yield f"top = tl.full(({self.outer.size},), -INF, tl.float32)"
+        yield f"total = tl.zeros(({self.outer.size},), tl.float32)"
+        yield from self.zeros("acc", self.own.dim_v)
+
+    def heads_of_inner(self) -> Iterator[str]:
+        """Keys and values."""
+        yield "k_head = K + b * k_b + kv * k_h"
+        yield "v_head = V + b * v_b + kv * v_h"
+
+    def tile(self) -> Iterator[str]:
+        """Scores, weights, and the output."""
+        yield from self.inner.place("j")
+        yield from self.inner.read("k", "k_head", "k_r", parts(self.own.dim), "PARTIAL")
+        yield from self.inner.read("v", "v_head", "v_r", parts(self.own.dim_v), "PARTIAL")
+        yield from self.dot("s", "q", "k", self.dims)
+        yield from self.scores()
+        yield "if PARTIAL:"
+        yield from self.mask()
+        yield "    s = tl.where(allowed, s, -INF)"
+        yield "p, top, total, factor = softmax_step(s, top, total)"
+        for n in self.dims_v:
+            yield f"acc{n} = tl.dot(p.to(v{n}.dtype), v{n}, acc{n} * factor[:, None], input_precision=PRECISION)"
+
+    def end(self) -> Iterator[str]:
+        """Divide by the sums."""
+        yield "divisor = tl.where(total == 0.0, 1.0, total)"
+        for n in self.dims_v:
+            yield f"acc{n} = acc{n} / divisor[:, None]"
+        yield from self.outer.write("out_head", "o_r", "acc", parts(self.own.dim_v), False)
+        yield "tl.store(line, tl.where(total == 0.0, -INF, (top + tl.log2(divisor)) * LN2), mask=q_live)"

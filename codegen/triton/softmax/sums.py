@@ -1,0 +1,61 @@
+"""Gradients of entries of float inputs that all pairs of a head share (``slope[h]``): summed in a fixed order.
+
+Each program of the kernels by query tile writes the sum of its pairs; the sums of a head are added up by torch, and one
+program adds them to the entries, head after head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnspec.codegen.triton.context import SCALARS, Context
+from attnspec.codegen.triton.functions import Entry
+from attnspec.codegen.triton.names import given
+
+
+def _entries(own: Context) -> list[tuple[int, Entry]]:
+    return [(n, entry) for n, entry in enumerate(own.gradient.entries) if not entry.moves]
+
+
+def kernels(own: Context) -> Iterator[str]:
+    """The kernels that add sums to entries."""
+    for n, entry in _entries(own):
+        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
+        given = {name: f"{name}.to({own.pos})" for name in (*SCALARS, "h", "b")}
+        arguments = ", ".join(given.get(a, a) for a in entry.place.arguments)
+        yield "\n".join(
+            [
+                "@triton.jit",
+                f"def flush_{n}({', '.join(['TOTAL', 'TO', *extra, *SCALARS])}):",
+                f'    """Add the total of each head of each batch entry to its entry of {entry.argument}."""',
+                *(f"    {name} = as_index({name})" for name in SCALARS),
+                "    for at in range(0, batch * heads):",
+                "        h = as_index(at % heads)",
+                "        b = as_index(at // heads)",
+                f"        place, inside = {entry.place.name}({arguments})",
+                "        old = tl.load(TO + place, mask=inside, other=0.0)",
+                "        tl.store(TO + place, old + tl.load(TOTAL + at), mask=inside)",
+            ]
+        )
+
+
+def allocate(own: Context) -> list[str]:
+    """Room for the totals of those inputs whose gradient is wanted."""
+    entries = _entries(own)
+    if not entries:
+        return []
+    names = ", ".join(f"'SUM{n}': {entry.argument!r}" for n, entry in entries)
+    return [
+        f"names = {{{names}}}",
+        "wanted = [name for name, of in names.items() if of in gradients]",
+        "totals = {name: q.new_zeros((batch, heads), dtype=torch.float32) for name in wanted}",
+    ]
+
+
+def flush(own: Context) -> Iterator[str]:
+    """Add the totals to the gradients."""
+    for n, entry in _entries(own):
+        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
+        yield f"if 'SUM{n}' in totals:"
+        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *map(given, extra), *SCALARS])
+        yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"

@@ -1,0 +1,138 @@
+"""What a pattern does beside the kernel: inputs checked, vectors rotated, orders computed, sinks evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.codegen.expressions.reads import names
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime import operators as operator
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.program import decode
+from attnspec.runtime.cpp.run import Extra, is_wide
+from attnspec.runtime.cpp.turn import turns
+from attnspec.runtime.dense import softmax as oracle
+from attnspec.runtime.expressions.real import real
+from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.operator import ORDER, made_names, ready
+from attnspec.runtime.prepare.order import hash_buckets
+from attnspec.runtime.prepare.rotate import half_turned, turned
+from attnspec.spec import expr as e
+from attnspec.spec.real import RealRead
+from attnspec.spec.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """A pattern with what follows from its text, found once so that torch.compile need not trace how.
+
+    ``reads`` are the inputs of its kernel, ``made`` those of them and of what stands around it that are not float
+    inputs, ``floats`` the float inputs. ``turns`` says that the C++ kernels can turn the queries.
+    """
+
+    spec: Spec
+    program: str
+    reads: tuple[str, ...]
+    made: tuple[str, ...]
+    floats: frozenset[str]
+    turns: bool
+
+    @classmethod
+    def of(cls, spec: Spec, program: str) -> Around:
+        """Of a checked pattern."""
+        floats = frozenset(i.name for i in spec.inputs if i.kind == "float")
+        turns = len(spec.rotations) == 1 and decode(program).target != "triton"
+        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, turns)
+
+    def beside(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Sizes, dict[str, Tensor], Extra]:
+        """The sizes of a call, its inputs made ready, and what a kernel reads of them."""
+        spec = self.spec
+        sizes = sizes_of(spec, q, k)
+        if spec.order is not None and q.shape[2] != k.shape[2]:
+            raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
+        found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
+        tensors = tuple(found[name] for name in self.reads)
+        m = -1 if sizes.m is None else sizes.m
+        return sizes, found, Extra(tensors, found.get(ORDER), _sink(spec, sizes, found, q.device), m)
+
+
+def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
+    """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
+    try:
+        m = spec.sizes(k.shape[2], q.shape[2])["m"] if spec.axes else None
+    except ValueError as error:
+        raise CallError(f"{spec.name}: {error}") from None
+    return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
+
+
+def attend(
+    own: Around, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a pattern that is more than a mask."""
+    spec = own.spec
+    sizes, found, extra = own.beside(q, k, inputs)
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+    tensors = list(extra.inputs)
+    keep = operator.keeps(q, k, v, extra.sink, *tensors)
+    if not keep and own.turns and turns(q) and not torch.compiler.is_compiling():
+        # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
+        q, k, tables = half_turned(spec, q, k, sizes, found)
+        beside = (tensors, extra.order, extra.sink, extra.m)
+        return operator.attend_turning(q, k, v, *tables, *beside, float(scale), own.program)  # type: ignore[no-any-return]
+    q, k = turned(spec, q, k, sizes, found, compiled=True)
+    out, lse, _ = operator.attend(q, k, v, tensors, extra.order, extra.sink, extra.m, float(scale), own.program, keep)
+    return out, lse
+
+
+def dense(
+    spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The same over the whole mask in plain PyTorch."""
+    sizes = sizes_of(spec, q, k)
+    found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
+    given = dict(inputs)
+    if spec.order is not None and "buckets" not in given:
+        given["buckets"] = hash_buckets(q, spec.order)
+    counts = counted(spec, sizes, given)
+    out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
+    return out, lse.float()
+
+
+def score_inputs(spec: Spec) -> frozenset[str]:
+    """The float inputs that score lines read."""
+    return frozenset(node.name for node in e.walk(spec.score) if isinstance(node, RealRead))
+
+
+def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:
+    """How often each pair counts, (batch, heads, n_q, n); for each branch by itself where weights are detached."""
+    arrays = {name: t.numpy(force=True) for name, t in inputs.items()}
+    own = [spec]
+    if spec.detached:
+        own = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
+    masks = [
+        torch.from_numpy(one.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads, inputs=arrays))
+        for one in own
+    ]
+    if not spec.detached:
+        return masks[0]
+    return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
+
+
+def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
+    """The sink of each head of each batch entry, (batch, heads), float32."""
+    if spec.sink is None:
+        return None
+    if isinstance(spec.sink, RealRead) and found[spec.sink.name].shape[-1] == sizes.heads:
+        logit = found[spec.sink.name]
+        if spec.sink.indices in ((e.Var("h"),), (e.Var("b"), e.Var("h"))):  # without numpy, for torch.compile
+            return logit.expand(sizes.batch, sizes.heads)
+    places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
+    env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
+    return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(sizes.batch, sizes.heads)

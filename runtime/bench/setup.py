@@ -1,0 +1,83 @@
+"""What a benchmark runs: sizes, element type and device of a call, its tensors, and the clock for it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench.clock import Clock, wall
+from attnspec.runtime.prepare.inputs import example
+from attnspec.spec.spec import Spec
+
+CPU = torch.device("cpu")
+Peer = Callable[[Tensor, Tensor, Tensor], Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to run: sizes, head size, element type, whether the backward pass belongs to it, how often, and where."""
+
+    sizes: Sizes
+    dim: int
+    dtype: torch.dtype
+    backward: bool
+    runs: int
+    device: torch.device = CPU
+
+
+def inputs(setup: Setup, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Random q, k, v and output gradient."""
+    s, generator = setup.sizes, torch.Generator(setup.device).manual_seed(seed)
+
+    def normal(heads: int, length: int) -> Tensor:
+        shape = s.batch, heads, length, setup.dim
+        return torch.randn(shape, generator=generator, device=setup.device).to(setup.dtype)
+
+    q, k, v = normal(s.heads, s.n_q), normal(s.kv_heads, s.n), normal(s.kv_heads, s.n)
+    return q, k, v, normal(s.heads, s.n_q)
+
+
+def examples(spec: Spec, setup: Setup, seed: int = 0) -> dict[str, Tensor]:
+    """Example inputs of a pattern, as a call would give them: the same numbers on every device."""
+    return dict(_examples(spec, setup.sizes, setup.device, seed))
+
+
+@functools.lru_cache(maxsize=1)
+def _examples(spec: Spec, sizes: Sizes, device: torch.device, seed: int) -> dict[str, Tensor]:
+    """Those of the last call are kept: tables with a number for each pair take seconds to draw."""
+    found = example(spec, sizes, torch.Generator().manual_seed(seed))
+    return {name: t.to(device) for name, t in found.items()}
+
+
+def call_of(function: Peer, tensors: tuple[Tensor, ...], setup: Setup) -> Callable[[], object]:
+    """A call of a function of q, k and v: without gradients, or with all of theirs."""
+    q, k, v, gradient = tensors
+    if not setup.backward:
+
+        def forward() -> object:
+            with torch.no_grad():
+                return function(q, k, v)
+
+        return forward
+
+    def both() -> object:
+        leaves = [t.detach().requires_grad_() for t in (q, k, v)]
+        return torch.autograd.grad(function(*leaves), leaves, gradient)
+
+    return both
+
+
+@functools.cache
+def clock_of(device: torch.device) -> Clock:
+    """The clock for calls on a device."""
+    if device.type == "cpu":
+        return wall
+    from attnspec.runtime.bench.cuda_clock import CudaClock
+
+    return CudaClock(device)

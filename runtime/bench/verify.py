@@ -1,0 +1,235 @@
+"""Compare a kernel's output and gradients with dense attention in float64, in blocks of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.dense.counts import Rows
+from attnspec.runtime.expressions.real import real
+from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.order import hash_buckets, lsh
+from attnspec.runtime.prepare.rotate import turned
+from attnspec.spec import real as r
+from attnspec.spec.evaluate import table
+from attnspec.spec.spec import Spec
+
+TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+"""Largest error that counts as agreement, relative to the largest magnitude of the exact result."""
+_BLOCK = 1 << 22
+_ANYWHERE = (r.Real, r.Score, r.Cast, r.RealRead, r.Total, r.Product, r.Choose)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The largest error of each result, relative to the largest magnitude of the exact one."""
+
+    errors: dict[str, float]
+    heads: tuple[int, ...]
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every error is within the tolerance."""
+        return all(error <= self.tolerance for error in self.errors.values())
+
+
+def block_rows(sizes: Sizes) -> int:
+    """How many rows are looked at together."""
+    return max(1, min(1024, _BLOCK // max(1, sizes.n)))
+
+
+def heads_of(sizes: Sizes, groups: tuple[int, ...]) -> tuple[int, ...]:
+    """The query heads of some key heads."""
+    share = sizes.heads // sizes.kv_heads
+    return tuple(h for g in groups for h in range(g * share, (g + 1) * share))
+
+
+def verify(
+    spec: Spec,
+    sizes: Sizes,
+    tensors: tuple[Tensor, Tensor, Tensor, Tensor],
+    results: Mapping[str, Tensor],
+    inputs: Mapping[str, Tensor],
+    groups: tuple[int, ...],
+    scale: float | None = None,
+    tick: Callable[[], object] = lambda: None,
+) -> Verdict:
+    """Compare ``results`` for ``tensors`` (q, k, v, dout), in some key heads (``groups``) of batch entry 0.
+
+    ``results`` are ``out``, ``dq``, ``dk``, ``dv`` and ``d`` followed by the name of a float input for its gradient;
+    these gradients are compared as sums over the heads that are looked at: dout must be zero elsewhere. ``scale`` None
+    is the pattern's, or 1 / sqrt(dim). ``tick`` is called after each block of rows. Everything is computed on the CPU
+    but an order's buckets, which may be others where projections are added up in another order.
+    """
+    buckets = inputs.get("buckets")
+    if spec.order is not None and buckets is None:
+        buckets = hash_buckets(tensors[0], spec.order)
+    q, k, v, dout = (t.detach().cpu() for t in tensors)
+    inputs = {name: t.cpu() for name, t in {**inputs, **({} if buckets is None else {"buckets": buckets})}.items()}
+    results = {name: t.detach().cpu() for name, t in results.items()}
+    dense = _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick)
+    checked = heads_of(sizes, groups)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("out", "dq", "dk", "dv")}
+    for g in groups:
+        for h in checked:
+            if h * sizes.kv_heads // sizes.heads == g:
+                found["out"].append((results["out"][0, h], dense.head(h, g)))
+    dq, dk = dense.gradients()
+    found["dq"] = [(results["dq"][0, h], dq[h]) for h in checked]
+    found["dk"] = [(results["dk"][0, g], dk[g]) for g in groups]
+    found["dv"] = [(results["dv"][0, g], dense.dv[g]) for g in groups]
+    for name, total in dense.dfloats.items():
+        if f"d{name}" in results:
+            found[f"d{name}"] = [(results[f"d{name}"], total)]
+    worst = {name: max((_error(got, want) for got, want in pairs), default=0.0) for name, pairs in found.items()}
+    return Verdict(worst, checked, TOLERANCE[q.dtype])
+
+
+class _Dense:
+    """Dense float64 attention of batch entry 0, head by head, with gradients that add up."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        sizes: Sizes,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dout: Tensor,
+        inputs: Mapping[str, Tensor],
+        scale: float | None,
+        tick: Callable[[], object],
+    ) -> None:
+        self.spec, self.sizes, self.v, self.dout, self.tick = spec, sizes, v, dout, tick
+        own = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+        self.scale = own if scale is None else scale
+        self.floats = {
+            name: t.detach().double().contiguous().requires_grad_()
+            for name, t in inputs.items()
+            if t.is_floating_point()
+        }
+        self.ready = prepare(spec, sizes, {**inputs, **self.floats}, real=torch.float64)
+        arrays = {name: t.numpy() for name, t in self.ready.items() if not t.is_floating_point()}
+        slots = None
+        if spec.order is not None:
+            found = lsh(q, spec.order, inputs.get("buckets"))
+            arrays["order.bucket"], slots = found.bucket.numpy(), found.order.numpy()
+        self.rows = Rows(spec, sizes, arrays, slots)
+        self.turns = bool(spec.rotations or spec.normalized)
+        self.leaves = (q, k)
+        self.q, self.k = q, k
+        if self.turns:
+            self.leaves = (q.detach().double().requires_grad_(), k.detach().double().requires_grad_())
+            self.q, self.k = turned(spec, *self.leaves, sizes, self.ready)
+        self.dq: dict[int, Tensor] = {}
+        self.dk: dict[int, Tensor] = {}
+        self.dv: dict[int, Tensor] = {}
+        self.dfloats = {name: torch.zeros_like(t) for name, t in self.floats.items()}
+
+    def head(self, h: int, g: int) -> Tensor:
+        """The output of a head; its gradients are added."""
+        s = self.sizes
+        k, v = (t[0, g].detach().double().requires_grad_() for t in (self.k, self.v))
+        q, dout = self.q[0, h].detach().double(), self.dout[0, h].double()
+        out, dq = torch.zeros(s.n_q, v.shape[1], dtype=torch.float64), torch.zeros_like(q)
+        step = block_rows(s)
+        for start in range(0, s.n_q, step):
+            rows = slice(start, min(start + step, s.n_q))
+            own = q[rows].clone().requires_grad_()
+            found = self._rows(own, k, v, h, rows)
+            out[rows] = found.detach()
+            names = list(self.floats)
+            leaves = [own, k, v, *(self.floats[name] for name in names)]
+            if found.requires_grad:
+                grads = torch.autograd.grad(found, leaves, dout[rows], allow_unused=True)
+                some = [torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, grads, strict=True)]
+                dq[rows] = some[0]
+                self.dk[g] = self.dk.get(g, 0) + some[1]
+                self.dv[g] = self.dv.get(g, 0) + some[2]
+                for name, more in zip(names, some[3:], strict=True):
+                    self.dfloats[name] += more
+            self.tick()
+        self.dq[h] = dq
+        return out
+
+    def gradients(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """The gradients of the queries and keys that were given, for the heads and key heads that were looked at."""
+        if not self.turns:
+            return self.dq, self.dk
+        seeds = torch.zeros_like(self.q), torch.zeros_like(self.k)
+        for seed, known in zip(seeds, (self.dq, self.dk), strict=True):
+            for at, value in known.items():
+                seed[0, at] = value
+        dq, dk = torch.autograd.grad((self.q, self.k), self.leaves, seeds)
+        return {h: dq[0, h] for h in self.dq}, {g: dk[0, g] for g in self.dk}
+
+    def _rows(self, q: Tensor, k: Tensor, v: Tensor, h: int, rows: slice) -> Tensor:
+        """The output of a block of rows, differentiable."""
+        counts = [torch.from_numpy(np.array(c)).double() for c in self.rows.counts(h, 0, rows)]
+        if not self.spec.detached:
+            counts = [torch.stack(counts).sum(0)] if len(counts) > 1 else counts
+        live = torch.stack([c > 0 for c in counts]).any(0)
+        scores = self._scores(q @ k.T * self.scale, live, h, rows)
+        sink = self._sink(h)
+        parts = [_softmax(scores, c, v, None if self.spec.detached else sink) for c in counts]
+        if not self.spec.detached:
+            return parts[0][0]
+        shares = [lse for _, lse in parts] + ([] if sink is None else [sink.expand(len(q))])
+        total = torch.logsumexp(torch.stack(shares), 0).nan_to_num(neginf=0.0)
+        weighted = [torch.exp(lse - total).detach()[:, None] * out for out, lse in parts]
+        return torch.stack(weighted).sum(0)
+
+    def _scores(self, dots: Tensor, live: Tensor, h: int, rows: slice) -> Tensor:
+        """The scores after the score lines; where those may have no value, they are worked out at live pairs only."""
+        node, s = self.spec.score, self.sizes
+        if node == r.Score():
+            return dots
+        env = {**s.parameters(h, 0), **{table(name): array for name, array in self.rows.arrays.items()}}
+        if _defined(node):
+            q = np.arange(rows.start, rows.stop)[:, None] + s.first
+            return real(node, {**env, "q": q, "k": np.arange(s.n)[None, :]}, self.ready, dots).expand(dots.shape)
+        at, k = (t.numpy() for t in live.nonzero(as_tuple=True))
+        values = real(node, {**env, "q": at + rows.start + s.first, "k": k}, self.ready, dots[live]).expand(len(at))
+        return torch.zeros_like(dots).masked_scatter(live, values)
+
+    def _sink(self, h: int) -> Tensor | None:
+        if self.spec.sink is None:
+            return None
+        tables = {table(name): array for name, array in self.rows.arrays.items()}
+        env = {**self.sizes.parameters(h, 0), **tables}
+        return real(self.spec.sink, env, self.ready, dtype=torch.float64)
+
+
+def _softmax(scores: Tensor, counts: Tensor, v: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of pairs that count several times; a row without pairs gives zeros."""
+    live = counts > 0
+    weighted = (scores + counts.clamp_min(1.0).log()).masked_fill(~live, float("-inf"))
+    top = weighted.detach().amax(1, keepdim=True)
+    if sink is not None:
+        top = torch.maximum(top, sink.detach())
+    top = top.nan_to_num(neginf=0.0)
+    terms = torch.exp(weighted - top)
+    total = terms.sum(1, keepdim=True)
+    if sink is not None:
+        total = total + torch.exp(sink - top)
+    lse = torch.where(total > 0, total, 1.0).log() + top
+    return terms / torch.where(total > 0, total, 1.0) @ v, lse.masked_fill(total == 0, float("-inf"))[:, 0]
+
+
+def _defined(node: r.RealExpr) -> bool:
+    """Whether a score has a finite value at every pair, live or not."""
+    fine = isinstance(node, _ANYWHERE) or (isinstance(node, r.Apply) and node.function in ("tanh", "abs"))
+    return fine and all(_defined(child) for child in node.children() if isinstance(child, r.RealExpr))
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    if not got.numel():
+        return 0.0
+    return float((got.double() - want).abs().max() / want.abs().max().clamp_min(1e-30))

@@ -1,0 +1,142 @@
+"""A pattern as the runtime carries it: the user's text with its parameters, as one string, and what follows from it.
+
+The string is what the custom operator takes, so that an exported graph contains all that is needed to run it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnspec.runtime.core.store import Cache
+
+if TYPE_CHECKING:
+    from attnspec.spec.spec import Spec
+
+
+@dataclass(frozen=True)
+class Program:
+    """A source text, the name of the attention in it, its parameters, and the tile, layout and target asked for."""
+
+    text: str
+    filename: str
+    name: str | None
+    params: str  # JSON, sorted
+    tile: tuple[int, int] | None
+    layout: str
+    target: str
+
+    @classmethod
+    def of(
+        cls,
+        text: str,
+        filename: str,
+        name: str | None,
+        params: Mapping[str, Any],
+        tile: tuple[int, int] | None = None,
+        layout: str = "auto",
+        target: str = "auto",
+    ) -> Program:
+        """The program of a source text."""
+        return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile, layout, target)
+
+    @cached_property
+    def encoded(self) -> str:
+        """The program as one string."""
+        return json.dumps([self.text, self.filename, self.name, self.params, self.tile, self.layout, self.target])
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of the program and of this package's own files: a changed compiler is another compiler."""
+        return sha256(f"{self.encoded}\0{fingerprint()}".encode()).hexdigest()
+
+
+def _plain(value: Any) -> int:
+    """Integers of other libraries as Python's own."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"a parameter is an integer, a boolean or a list of them, not {value!r} ({type(value).__name__})"
+        ) from None
+
+
+@functools.lru_cache(maxsize=256)
+def decode(encoded: str) -> Program:
+    """The program of an encoded string."""
+    text, filename, name, params, tile, layout, target = json.loads(encoded)
+    return Program(text, filename, name, params, None if tile is None else (tile[0], tile[1]), layout, target)
+
+
+_PARTS = ("attnspec", "attnspec.codegen", "attnspec.runtime")  # in a checkout the last two are links: not followed
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash over names, sizes and times of this package's files."""
+    parts = []
+    for name in _PARTS:
+        folder = Path(str(files(name)))
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".lark", ".attn", ".hpp"):
+                status = path.stat()
+                parts.append(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}")
+    return sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a call needs to know of a checked pattern.
+
+    ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
+    stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
+    detached, else 0. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
+    sink or scale.
+    """
+
+    name: str
+    align: str
+    needs: tuple[str, ...]
+    separate: int
+    bare: bool
+
+
+@functools.lru_cache(maxsize=256)
+def facts(program: Program) -> Facts:
+    """The facts of a program: from a note on disk, else by checking the text. Raises SpecError if it is wrong."""
+    cache = Cache.default()
+    key = f"facts-{program.digest}"
+    note = cache.note(key)
+    if note is None or note.keys() != {"name", "align", "needs", "separate", "bare"}:
+        from attnspec.codegen.expressions.reads import names
+        from attnspec.relation.lower import sizes_needed
+
+        own = spec(program)
+        note = {
+            "name": own.name,
+            "align": own.align,
+            "needs": sorted(sizes_needed(own)),
+            "separate": len(own.branches) if own.detached else 0,
+            "bare": not (
+                names(own) or own.inputs or own.axes or own.order or own.rotations or own.sink or own.normalized
+            )
+            and own.scale is None,
+        }
+        cache.set_note(key, note)
+    return Facts(note["name"], note["align"], tuple(note["needs"]), note["separate"], note["bare"])
+
+
+@functools.lru_cache(maxsize=64)
+def spec(program: Program) -> Spec:
+    """The checked pattern. Raises SpecError."""
+    from attnspec.check.check import check_text
+
+    return check_text(program.text, program.name, json.loads(program.params), program.filename)

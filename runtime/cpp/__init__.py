@@ -1,0 +1,1 @@
+"""C++ kernels on this processor: compiled, loaded, called."""

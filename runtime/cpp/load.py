@@ -1,0 +1,115 @@
+"""Kernels as functions: built or found in the cache, loaded with ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnspec.codegen.key import KernelKey
+from attnspec.runtime.core.program import Program, facts, spec
+from attnspec.runtime.core.store import Cache
+from attnspec.runtime.cpp.compiler import Compiler, compiler
+
+if TYPE_CHECKING:
+    from attnspec.codegen.plan.plan import Plan
+    from attnspec.relation.relation import Relation
+
+
+@functools.lru_cache(maxsize=64)
+def relation(program: Program, sizes: tuple[tuple[str, int], ...]) -> Relation:
+    """The relation of a program; ``sizes`` are those it needs, by name."""
+    from attnspec.relation.lower import lower
+
+    return lower(spec(program), **dict(sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def plan(program: Program, sizes: tuple[tuple[str, int], ...]) -> Plan:
+    """The plan of a program; ``sizes`` are those it needs, by name."""
+    from attnspec.codegen.plan.choose import plan as choose
+    from attnspec.codegen.plan.plan import Tile
+
+    return choose(relation(program, sizes), Tile(*program.tile) if program.tile else None, program.layout)
+
+
+@dataclass(frozen=True)
+class Native:
+    """A loaded kernel.
+
+    ``carry``, ``plain`` and ``wide`` say what it is called with: see ``Plan.carry``, ``Plan.plain`` and ``KernelKey``.
+    ``longest`` is the largest length for which its numbers are right.
+    """
+
+    function: Callable[[Any], int]
+    path: str
+    carry: bool
+    plain: bool
+    wide: bool
+    longest: int
+
+
+def native(program: Program, key: KernelKey, heads: int, kv_heads: int, batch: int) -> Native:
+    """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
+    return _native(program, key, needed(program, heads, kv_heads, batch))
+
+
+def needed(program: Program, heads: int, kv_heads: int, batch: int) -> tuple[tuple[str, int], ...]:
+    """The sizes that a program's relation depends on, by name."""
+    given = {"heads": heads, "kv_heads": kv_heads, "batch": batch}
+    return tuple((name, given[name]) for name in facts(program).needs)
+
+
+@functools.lru_cache(maxsize=512)
+def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]) -> Native:
+    cache, tool = Cache.default(), compiler()
+    note_key = sha256(f"{program.digest}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
+    note = cache.note(note_key)
+    path = cache.library(str(note.get("kernel"))) if note else None
+    if note is None or path is None or "longest" not in note:
+        from attnspec.codegen.cpp.kernel import is_wide, kernel
+        from attnspec.codegen.plan.lengths import longest
+
+        made = plan(program, sizes)
+        text = kernel(made, key)
+        digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
+        note = {
+            "kernel": digest,
+            "carry": made.carry,
+            "plain": made.plain,
+            "wide": is_wide(made, key),
+            "longest": longest([made]),
+        }
+        cache.set_note(note_key, note)
+    function = getattr(ctypes.CDLL(str(path)), f"attnspec_{key.direction}")
+    function.restype = ctypes.c_int
+    function.argtypes = [ctypes.c_void_p]
+    carry, plain, wide = (bool(note.get(name)) for name in ("carry", "plain", "wide"))
+    return Native(function, str(path), carry, plain, wide, int(note["longest"]))
+
+
+def library(cache: Cache, tool: Compiler, text: str, stages: Callable[[], dict[str, str]] = dict) -> tuple[str, Path]:
+    """The digest of a translation unit and its shared library, found in the cache or compiled.
+
+    ``stages`` gives the texts that a new entry keeps beside it.
+    """
+    digest = sha256(f"{text}\0{tool.identity}".encode()).hexdigest()
+    path = cache.library(digest) or cache.add(digest, lambda output: tool.compile(text, output), stages())
+    return digest, path
+
+
+def _stages(program: Program, made: Plan, tool: Compiler) -> dict[str, str]:
+    """The earlier stages of a kernel as text, to read beside it."""
+    return {
+        "source.attn": program.text,
+        "params.json": program.params,
+        "spec.txt": f"{made.relation.spec}\n",
+        "relation.txt": f"{made.relation}\n",
+        "plan.txt": f"{made}\n",
+        "compiler.json": json.dumps({"command": tool.command, "flags": tool.flags, "libraries": tool.libraries}),
+    }

@@ -1,0 +1,210 @@
+"""The argument of a kernel: tensors, sizes, inputs, tables and lists of positions as C structures."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from attnspec.relation.sizes import Sizes as CallSizes
+from attnspec.runtime.core.program import Program
+from attnspec.runtime.cpp.load import Native, needed, plan
+
+if TYPE_CHECKING:
+    from attnspec.codegen.layouts.base import Listing
+    from attnspec.codegen.plan.plan import Pass, Plan
+
+MOST_DIMENSIONS = 4
+
+
+class TileTable(ctypes.Structure):
+    """``attnspec::Table`` of the C++ text."""
+
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("start", "fulls", "tiles")), ("first", ctypes.c_int64)]
+
+
+class List(ctypes.Structure):
+    """``attnspec::List``."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch_stride", "head_stride", "residue_stride", "begin", "end")),
+    ]
+
+
+class PassData(ctypes.Structure):
+    """``attnspec::PassData``."""
+
+    _fields_ = [("rows", ctypes.c_void_p), ("columns", ctypes.c_void_p), ("queries", List), ("keys", List)]
+
+
+class Input(ctypes.Structure):
+    """``attnspec::Input``."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_int64 * MOST_DIMENSIONS),
+        ("stride", ctypes.c_int64 * MOST_DIMENSIONS),
+    ]
+
+
+class Gradient(ctypes.Structure):
+    """``attnspec::Gradient``."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * MOST_DIMENSIONS)]
+
+
+class Sizes(ctypes.Structure):
+    """``attnspec::Sizes``."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n", "n_q", "heads", "kv_heads", "batch", "m")),
+        ("passes", ctypes.c_void_p),
+        ("inputs", ctypes.c_void_p),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """``attnspec::Tensor``: an address and four strides in elements."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 4)]
+
+
+class ForwardProblem(ctypes.Structure):
+    """``attnspec::ForwardProblem``."""
+
+    _fields_ = [
+        ("sizes", Sizes),
+        *((name, Tensor) for name in ("q", "k", "v", "out")),
+        ("lse", ctypes.c_void_p),
+        ("branch", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+        *((name, Tensor) for name in ("cos", "sin")),
+    ]
+
+
+class BackwardProblem(ctypes.Structure):
+    """``attnspec::BackwardProblem``."""
+
+    _fields_ = [
+        ("sizes", Sizes),
+        *((name, Tensor) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
+        *((name, ctypes.c_void_p) for name in ("lse", "dlse", "gradients")),
+        ("branch", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a call of given sizes needs beside its tensors; ``keep`` holds the arrays that it points into."""
+
+    passes: ctypes.Array[PassData]
+    keep: tuple[Any, ...]
+
+
+def sizes_of(
+    program: Program, made: Native, call: CallSizes, inputs: Sequence[torch.Tensor], order: torch.Tensor | None
+) -> Sizes:
+    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order)."""
+    found = Sizes(
+        call.n, call.n_q, call.heads, call.kv_heads, call.batch, call.n if call.m is None else call.m, None, None
+    )
+    keep: list[Any] = []
+    if not made.plain:
+        fixed = _fixed(program, call, made.wide)
+        passes = fixed.passes
+        if order is not None:
+            passes = _ordered(program, call, fixed, order)
+        found.passes = ctypes.addressof(passes)
+        keep += [fixed, passes, order]
+    if inputs:
+        array = (Input * len(inputs))(*(Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in inputs))
+        found.inputs = ctypes.addressof(array)
+        keep += [array, *inputs]
+    found.keep = keep  # alive as long as the structure that points into it
+    return found
+
+
+def gradients_of(buffers: Sequence[Sequence[torch.Tensor | None]]) -> Any:
+    """For each key head of each batch entry, where the gradients of all inputs go (None: not wanted)."""
+    flat = [
+        Gradient(None, _four((), 0)) if t is None else Gradient(t.data_ptr(), _four(t.stride(), 0))
+        for row in buffers
+        for t in row
+    ]
+    return (Gradient * len(flat))(*flat)
+
+
+def tensor_of(t: torch.Tensor) -> Tensor:
+    """A tensor of four dimensions."""
+    return Tensor(t.data_ptr(), (ctypes.c_int64 * 4)(*t.stride()))
+
+
+def expanded(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A table of angles for each row of ``x``: its last dimension lies in one piece, the others may not move."""
+    own = table if table.stride(-1) == 1 else table.contiguous()
+    return own.expand(*x.shape[:3], own.shape[-1])
+
+
+def _four(values: Sequence[int], fill: int) -> Any:
+    return (ctypes.c_int64 * MOST_DIMENSIONS)(*values, *[fill] * (MOST_DIMENSIONS - len(values)))
+
+
+@functools.lru_cache(maxsize=16)
+def _fixed(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
+    made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
+    keep: list[Any] = []
+    passes = []
+    for item in made.passes:
+        data = PassData()
+        if item.tabled:
+            rows, columns = (_tables(made, item, sizes, transposed, keep) for transposed in (False, True))
+            data.rows, data.columns = ctypes.addressof(rows), ctypes.addressof(columns)
+        queries, keys = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
+        for name, found in (("queries", queries), ("keys", keys)):
+            if found is not None:
+                setattr(data, name, _list(found, np.dtype(np.int64 if wide else np.int32), keep))
+        passes.append(data)
+    return Fixed((PassData * len(passes))(*passes), tuple(keep))
+
+
+def _list(found: Listing, dtype: np.dtype[Any], keep: list[Any]) -> List:
+    positions = found.positions.astype(dtype)
+    keep.append(positions)
+    start = positions.ctypes.data - found.first * positions.itemsize
+    return List(start, 0, 0, found.count, found.first, found.first + found.count)
+
+
+def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: list[Any]) -> Any:
+    """The tables of all heads for a pass without loops."""
+    from attnspec.codegen.plan.table import tables  # here: islpy is not loaded for kernels that need no tables
+
+    outer = item.key_tiles(sizes) if transposed else item.query_tiles(sizes)
+    found, which = tables(made, item, sizes, transposed)
+    own = [TileTable(*(a.ctypes.data for a in (t.start, t.fulls, t.tiles)), outer.start) for t in found]
+    array = (TileTable * which.size)(*(own[i] if i >= 0 else TileTable() for i in which.flat))
+    keep += [array, *found]
+    return array
+
+
+def _ordered(program: Program, sizes: CallSizes, fixed: Fixed, order: torch.Tensor) -> Any:
+    """The passes of a computed order: ``order`` (batch, heads, rounds * n) holds the position of each slot."""
+    from attnspec.codegen.layouts.residue import Slots
+
+    made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
+    passes = (PassData * len(fixed.passes))(*fixed.passes)
+    for data, item in zip(passes, made.passes, strict=True):
+        assert isinstance(item.layout, Slots)
+        strides = order.stride(0), order.stride(1)
+        slots = item.layout.query_slots(sizes, 0, item.tile.rows)
+        data.queries = List(order.data_ptr(), *strides, 0, slots.start, slots.stop)
+        data.keys = List(order.data_ptr(), *strides, 0, 0, order.shape[2])
+    return passes

@@ -1,0 +1,98 @@
+"""Pairs of elements turned by tables of angles, in one pass over the memory: an operator around a C++ routine.
+
+>>> x = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 1, 4)
+>>> cos, sin = torch.tensor([[0.0, 0.6]]), torch.tensor([[1.0, 0.8]])
+>>> turn(x, cos, sin, True).flatten()
+tensor([0.0000, 1.0000, 0.6000, 0.8000])
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnspec.codegen.cpp.unit import DTYPES, rotate_kernel
+from attnspec.runtime.core.store import Cache
+from attnspec.runtime.cpp import structures as problem
+from attnspec.runtime.cpp.compiler import compiler
+from attnspec.runtime.cpp.load import library
+
+
+class _Problem(ctypes.Structure):
+    """``attnspec::TurnProblem`` of the C++ text."""
+
+    _fields_ = [
+        *((name, problem.Tensor) for name in ("x", "cos", "sin")),
+        ("out", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "n", "dim", "dims")),
+        *((name, ctypes.c_int32) for name in ("pairs", "threads")),
+    ]
+
+
+_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "turn(Tensor x, Tensor cos, Tensor sin, bool pairs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
+_operator = torch.ops.attnspec.turn.default
+
+
+def turns(x: Tensor) -> bool:
+    """Whether :func:`turn` takes a tensor: it has an element type of the kernels, and is on the CPU."""
+    return x.device.type == "cpu" and _name(x.dtype) in DTYPES
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
+    """The pairs (a, b) of the rows of ``x`` as (a cos - b sin, b cos + a sin), and what follows them unchanged.
+
+    x is (batch, heads, n, dim) of any strides, float32, bfloat16 or float16, on the CPU; the tables are float32 and
+    expand to (batch, heads, n, dims / 2), dims <= dim. ``pairs`` says that elements 2c and 2c + 1 are a pair, else c
+    and c + dims / 2. The result is contiguous, of x's dtype, rounded once, and differentiable in x any number of times.
+
+    The routine is compiled at the first call for a dtype and kept in the kernel cache. Raises CompilerError without a
+    C++ compiler.
+    """
+    return _operator(x, cos, sin, pairs)  # type: ignore[no-any-return]
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
+    out = x.new_empty(x.shape)
+    if not x.numel():
+        return out
+    cos, sin = (problem.expanded(t, x) for t in (cos, sin))
+    tensors = map(problem.tensor_of, (x, cos, sin))
+    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * cos.shape[-1], pairs, torch.get_num_threads())
+    _function(_name(x.dtype))(ctypes.byref(argument))
+    return out
+
+
+@functools.cache
+def _function(dtype: str) -> Callable[[Any], None]:
+    _, path = library(Cache.default(), compiler(), rotate_kernel(dtype))
+    function = ctypes.CDLL(str(path)).attnspec_turn
+    function.restype, function.argtypes = None, [ctypes.c_void_p]
+    return function
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    _, cos, sin, ctx.pairs = inputs
+    ctx.save_for_backward(cos, sin)
+
+
+def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The same turned back."""
+    cos, sin = ctx.saved_tensors
+    return turn(gradient, cos, -sin, ctx.pairs), None, None, None
+
+
+_LIBRARY.impl("turn", _turn, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("attnspec::turn", lambda x, cos, sin, pairs: x.new_empty(x.shape), lib=_LIBRARY)
+torch.library.register_autograd("attnspec::turn", _gradients, setup_context=_save, lib=_LIBRARY)

@@ -1,0 +1,1 @@
+"""Dense attention in plain PyTorch: the definition that kernels are compared with."""

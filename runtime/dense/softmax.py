@@ -1,0 +1,137 @@
+"""Attention over whole matrices in plain PyTorch: the oracle of the tests, and a target when asked for by name.
+
+Everything a spec says besides which pairs there are is applied here as it is defined: normalized and rotated vectors,
+score and sink lines, pairs that count several times, mixtures whose weights carry no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.expressions.real import real
+from attnspec.runtime.prepare.rotate import turned
+from attnspec.spec.evaluate import table
+from attnspec.spec.real import RealExpr, Score
+from attnspec.spec.spec import Spec
+
+
+def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax attention over the pairs of a mask, and its log-sum-exp.
+
+    Shapes as in :func:`attnspec.compile`'s callable; ``mask`` is (batch, heads, n_q, n) or broadcasts to it, bool.
+    Computed in the dtype of the inputs (give float64 for an oracle). A row without keys gives zeros and minus infinity.
+    """
+    keys, values = (_per_head(t, q.shape[1]) for t in (k, v))
+    scores = (q @ keys.transpose(-1, -2)) * scale
+    return _softmax(scores, mask, values, None)
+
+
+def dense(
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    counts: Tensor | Sequence[Tensor],
+    sizes: Sizes | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention as a spec defines it: the output (batch, heads, n_q, dim_v) and the log-sum-exp (batch, heads, n_q).
+
+    q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (batch, kv_heads, n, dim_v). Computed in the dtype of
+    q, which also float inputs are taken to; float64 makes it the oracle. Differentiable in q, k, v and float inputs.
+
+    ``counts`` says how often each pair counts, (batch, heads, n_q, n) or what broadcasts to it, bool or integers: once
+    for each branch of a mixture or slot of an order in which it stands. Where the spec's weights are ``detached``, it
+    is a sequence with one such tensor for each branch: the output is the sum of each branch's softmax attention times
+    its share of the denominator, through which share no gradient goes. (Otherwise a sequence is added up.)
+
+    ``scale`` is the factor of the dot products; None is the spec's, or 1 / sqrt(dim). ``inputs`` holds the tensors that
+    the spec reads in scores, sinks and rotations, with what is derived from them; see
+    :func:`attnspec.runtime.prepare.inputs.prepare`. ``sizes`` are by default those of the tensors.
+
+    The log-sum-exp is natural and includes the sink. A row without pairs gives zeros and, without a sink, minus
+    infinity. With detached weights a sink is part of the weights: it has a gradient only through the log-sum-exp.
+    """
+    if sizes is None:
+        m = spec.sizes(k.shape[2], q.shape[2])["m"]
+        sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+    shape = (*q.shape[:3], k.shape[2])
+    parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
+    if not spec.detached and len(parts) > 1:
+        parts = [torch.stack([part.long() for part in parts]).sum(0)]
+    q, k = turned(spec, q, k, sizes, inputs)
+    keys, values = (_per_head(t, q.shape[1]) for t in (k, v))
+    dots = (q @ keys.transpose(-1, -2)) * scale
+    scores = _scored(spec.score, dots, torch.stack([part > 0 for part in parts]).any(0), sizes, inputs)
+    sink = None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs)
+    if not spec.detached:
+        return _softmax(scores, parts[0], values, sink)
+    outs, shares = zip(*(_softmax(scores, part, values, None) for part in parts), strict=True)
+    lse = _logsumexp(torch.stack([*shares, *([] if sink is None else [sink])]), 0)
+    safe = lse.masked_fill(torch.isneginf(lse), 0.0)
+    weights = [torch.exp(share - safe).detach() for share in shares]
+    return sum((w[..., None] * out for w, out in zip(weights, outs, strict=True)), torch.zeros_like(outs[0])), lse
+
+
+def _softmax(scores: Tensor, counts: Tensor, values: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention for scores (.., n_q, n) whose pairs count several times; ``sink`` (.., n_q) has no values."""
+    live = counts > 0
+    weighted = scores if counts.dtype == torch.bool else scores + torch.log(counts.to(scores.dtype).clamp_min(1.0))
+    weighted = weighted.masked_fill(~live, float("-inf"))
+    lse = _logsumexp(weighted, -1)
+    if sink is not None:
+        lse = torch.logaddexp(lse, sink)
+    safe = lse.masked_fill(torch.isneginf(lse), 0.0)
+    weights = torch.exp(weighted - safe[..., None]).masked_fill(~live, 0.0)
+    return weights @ values, lse
+
+
+def _logsumexp(x: Tensor, dim: int) -> Tensor:
+    """The log-sum-exp, with a gradient of zero (not NaN) where all terms are minus infinity."""
+    empty = torch.isneginf(x).all(dim)
+    return torch.logsumexp(x.masked_fill(empty.unsqueeze(dim), 0.0), dim).masked_fill(empty, float("-inf"))
+
+
+def _per_head(t: Tensor, heads: int) -> Tensor:
+    """Keys or values for each query head."""
+    group = heads // t.shape[1]
+    return t.repeat_interleave(group, dim=1) if group > 1 else t
+
+
+def _scored(node: RealExpr, dots: Tensor, live: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The scores after the score lines, which are worked out at live pairs only: elsewhere they may have no value."""
+    if node == Score():
+        return dots
+    arrays = tables(inputs)
+    heads: list[Tensor] = []
+    for b in range(sizes.batch):
+        for h in range(sizes.heads):
+            rows, columns = (t.numpy(force=True) for t in live[b, h].nonzero(as_tuple=True))
+            env = {**sizes.parameters(h, b), **arrays, "q": rows + sizes.first, "k": columns}
+            values = real(node, env, inputs, dots[b, h][live[b, h]]).expand(len(rows))
+            heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[b, h], values))
+    return torch.stack(heads).view(dots.shape) if heads else dots
+
+
+def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logit of the sink, which does not depend on the row, (batch, heads, n_q)."""
+    arrays = tables(inputs)
+    sinks = [
+        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(sizes.n_q)
+        for b in range(sizes.batch)
+        for h in range(sizes.heads)
+    ]
+    return torch.stack(sinks).view(dots.shape[:3]).to(dots.device) if sinks else dots.new_empty(dots.shape[:3])
+
+
+def tables(inputs: Mapping[str, Tensor]) -> dict[str, object]:
+    """The integer and boolean inputs, for the expressions that read them."""
+    return {table(name): t.numpy(force=True) for name, t in inputs.items() if not t.is_floating_point()}

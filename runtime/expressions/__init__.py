@@ -1,0 +1,1 @@
+"""Expressions of scores as functions of torch tensors."""

@@ -1,0 +1,263 @@
+"""The tensors that come with a call: checked, completed, and made into what kernels read (DESIGN 2.7, 2.13).
+
+Everything here costs O(n), and little of it: a million tokens of documents take milliseconds.
+
+>>> from attnspec.spec.expr import Read, Var
+>>> doc = Input("doc", "int", (Var("n"),), "offsets")
+>>> made = derived(doc, numbers(torch.tensor([0, 2, 5]), 5), frozenset({"doc.first", "doc.last"}))
+>>> made["doc"].tolist(), made["doc.first"].tolist(), made["doc.last"].tolist()
+([0, 0, 1, 1, 1], [0, 0, 2, 2, 2], [1, 1, 4, 4, 4])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from attnspec.errors.catalogue import did_you_mean
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.device import capturing, on_device
+from attnspec.runtime.prepare.runs import numbers, run_ends
+from attnspec.spec import exact as known
+from attnspec.spec import expr as e
+from attnspec.spec.arrays import drawn, slopes
+from attnspec.spec.evaluate import value_of
+from attnspec.spec.real import RealRead
+from attnspec.spec.spec import Input, Spec
+from attnspec.text import declaration
+
+LIMIT = 1 << 30
+"""Integers of inputs lie strictly between -LIMIT and LIMIT, so that differences of them fit 32 bits."""
+
+
+def prepare(
+    spec: Spec,
+    sizes: Sizes,
+    given: Mapping[str, Tensor],
+    *,
+    wide: bool = False,
+    also: Collection[str] = (),
+    real: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """The tensors that a kernel needs, by name: contiguous, of the declared sizes.
+
+    ``int`` inputs become int32 (int64 when ``wide``), ``bool`` uint8, ``float`` the dtype ``real``, through which
+    gradients pass. Offsets become the number of the document at each position, (.., n). What the spec reads of derived
+    tensors is made, and the names in ``also``: ``doc.first``, ``doc.last`` of the shape of ``doc``, and
+    ``alibi.slope``, (heads,). An input declared ``random`` is drawn where the call does not give it. The ``buckets`` of
+    an order are not looked at; :func:`attnspec.runtime.prepare.order.lsh` does that. ``device`` is where q, k and v are
+    and inputs must be; without it, what is made here is made where the inputs are.
+
+    Raises CallError where an input is missing, unknown, elsewhere, of the wrong kind or shape, not sorted, or too
+    large; values are not looked at while a CUDA graph is captured.
+    """
+    declared_names = [declared.name for declared in spec.inputs]
+    for name in given:
+        if name not in declared_names and not (name == "buckets" and spec.order is not None):
+            raise CallError(f"{spec.name}: {_unknown(name, declared_names)}")
+    names = reads(spec) | set(also)
+    where_made = device or next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
+    found: dict[str, Tensor] = {}
+    for declared in spec.inputs:
+        where = f"{spec.name}: input `{declared.name}`"
+        shape = shape_of(declared, sizes)
+        if declared.name in given:
+            tensor = given[declared.name]
+            _check(where, declared, tensor, shape)
+            if device is not None and tensor.device != device:
+                raise CallError(f"{where} is on {tensor.device}, but q is on {device}: move it there")
+        elif declared.random is not None:
+            tensor = draw(where, declared, sizes, where_made)
+        else:
+            raise CallError(f"{where} is missing: `{declaration(declared)}`, here {_given_shape(declared, shape)}")
+        if declared.form == "offsets":
+            _check_offsets(where, tensor, shape[-1])
+            tensor = numbers(tensor, shape[-1], torch.int64 if wide else torch.int32)
+        elif declared.kind == "int":
+            _check_values(where, declared, tensor)
+            tensor = tensor.to(torch.int64 if wide else torch.int32).contiguous()
+        elif declared.kind == "bool":
+            tensor = tensor.to(torch.uint8).contiguous()
+        else:
+            tensor = tensor.to(real).contiguous()
+        found |= derived(declared, tensor, names)
+    if "alibi.slope" in names:
+        found["alibi.slope"] = on_device(_slopes, sizes.heads, real, device=where_made).clone()
+    return found
+
+
+def roots(spec: Spec) -> list[e.Node]:
+    """The expressions of a spec, in the order written."""
+    preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
+    reals = [spec.score, *([] if spec.sink is None else [spec.sink])]
+    return [*preds, *reals, *(expr for rotation in spec.rotations for expr in (rotation.q, rotation.k))]
+
+
+def reads(spec: Spec) -> frozenset[str]:
+    """The names of the inputs that a spec reads, and of what is derived from them."""
+    kinds = (e.Read, e.Flag, e.Among, RealRead)
+    return frozenset(node.name for root in roots(spec) for node in e.walk(root) if isinstance(node, kinds))
+
+
+def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
+    """The sizes of an input in a call. Offsets are read by position: there the last size is the number of positions."""
+    env = sizes.parameters(0, 0)
+    shape = tuple(known.integer(size, env) for size in declared.sizes)
+    return (*shape[:-1], env["m"]) if declared.form == "offsets" else shape
+
+
+def draw(where: str, declared: Input, sizes: Sizes, device: torch.device | None = None) -> Tensor:
+    """What an input declared ``random`` holds where the call does not give it: int64, the same on every machine."""
+    assert declared.random is not None
+    env, shape = sizes.parameters(0, 0), shape_of(declared, sizes)
+    low, high = (known.integer(end, env) for end in (declared.random.low, declared.random.high))
+    if low >= high and 0 not in shape:
+        raise CallError(f"{where} cannot be drawn from the empty range {low}..{high}")
+    found = on_device(_drawn, shape, low, high, declared.random.seed, device=device or "cpu")
+    return found.clone() if found.device.type != "cpu" else found
+
+
+def _drawn(shape: tuple[int, ...], low: int, high: int, seed: int) -> Tensor:
+    return torch.from_numpy(drawn(shape, low, high, seed))
+
+
+def _slopes(heads: int, real: torch.dtype) -> Tensor:
+    """ALiBi's slopes, (heads,)."""
+    return torch.from_numpy(slopes(heads)).to(real)
+
+
+def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
+    """A prepared input, and what ``names`` asks to be derived from it: of the same shape and dtype."""
+    wanted = [end for end in ("first", "last") if f"{declared.name}.{end}" in names]
+    ends = {f"{declared.name}.{end}": value for end, value in run_ends(tensor, wanted).items()} if wanted else {}
+    return {declared.name: tensor, **ends}
+
+
+# Checks
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    if not names:
+        return f"there is no input `{name}`; the spec takes none"
+    hint = did_you_mean(name, names) or f"the inputs are {', '.join(f'`{k}`' for k in names)}"
+    return f"there is no input `{name}`; {hint}"
+
+
+def _check(where: str, declared: Input, tensor: object, shape: tuple[int, ...]) -> None:
+    """Refuse what is not a tensor of the declared kind and shape."""
+    if not isinstance(tensor, Tensor):
+        raise CallError(f"{where} must be a tensor, not {type(tensor).__name__}")
+    if tensor.layout != torch.strided:
+        raise CallError(f"{where} must be a dense (strided) tensor, not {tensor.layout}")
+    kinds = {
+        "int": not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool),
+        "bool": tensor.dtype == torch.bool,
+        "float": tensor.is_floating_point(),
+    }
+    if not kinds[declared.kind]:
+        word = {"int": "integers", "bool": "booleans", "float": "floating-point numbers"}[declared.kind]
+        raise CallError(f"{where} must hold {word}; it is {tensor.dtype}")
+    actual = tuple(tensor.shape)
+    if declared.form == "offsets":
+        fits = len(actual) == len(shape) and actual[:-1] == shape[:-1] and actual[-1] >= 1
+    else:
+        fits = actual == shape
+    if not fits:
+        wanted = _given_shape(declared, shape)
+        raise CallError(f"{where} has the shape {actual}; it is declared `{declaration(declared)}`, here {wanted}")
+
+
+def _given_shape(declared: Input, shape: tuple[int, ...]) -> str:
+    """The shape of what a call gives."""
+    if declared.form != "offsets":
+        return str(shape)
+    return f"({', '.join([*map(str, shape[:-1]), 'documents + 1'])})"
+
+
+def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
+    """Refuse integers that are too large, and what is declared sorted and is not."""
+    if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        tensor = tensor.long()
+    if not tensor.numel() or capturing():
+        return
+    ends = tensor
+    if declared.form == "sorted":
+        if not bool((tensor[..., 1:] >= tensor[..., :-1]).all()):
+            place = [int(i) for i in (tensor[..., 1:] < tensor[..., :-1]).nonzero()[0]]
+            before, after = tensor[tuple(place)], tensor[(*place[:-1], place[-1] + 1)]
+            raise CallError(
+                f"{where} is declared sorted, but its values decrease from {int(before)} to {int(after)} "
+                f"after position {place[-1]}"
+            )
+        ends = torch.stack((tensor[..., 0], tensor[..., -1]))
+    low, high = (int(end) for end in torch.aminmax(ends))
+    if not -LIMIT < low <= high < LIMIT:
+        raise CallError(f"{where} holds integers from {low:,} to {high:,}; they must lie between -2**30 and 2**30")
+
+
+def _check_offsets(where: str, offsets: Tensor, n: int) -> None:
+    """Refuse offsets that do not begin at 0, end at n, or that decrease."""
+    if capturing():
+        return
+    first, last = offsets[..., 0], offsets[..., -1]
+    if not bool((first == 0).all()):
+        raise CallError(f"{where} must begin with offset 0, not {int(first.reshape(-1)[first.reshape(-1) != 0][0])}")
+    if not bool((last == n).all()):
+        raise CallError(f"{where} must end with offset {n}, not {int(last.reshape(-1)[last.reshape(-1) != n][0])}")
+    if not bool((offsets[..., 1:] >= offsets[..., :-1]).all()):
+        raise CallError(f"{where} holds offsets that decrease")
+
+
+# Plausible inputs
+
+
+def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+    """Plausible inputs for a spec, as a call would give them; ``random`` inputs are left to be drawn.
+
+    Documents of 500 positions on average; booleans of which one in eight is true; numbers around 0.1. Integers that a
+    position, a block or the like is compared with are spread evenly over what that takes on; what is only compared
+    with itself gets one of eight values; other integers are between 1 and n, as lengths are.
+    """
+    found: dict[str, Tensor] = {}
+    for declared in spec.inputs:
+        if declared.random is not None:
+            continue
+        shape = shape_of(declared, sizes)
+        if declared.form != "plain":
+            count = max(1, round(shape[-1] / 500))
+            cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
+            ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
+            offsets = torch.cat(ends, dim=-1)
+            found[declared.name] = offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
+        elif declared.kind == "bool":
+            found[declared.name] = torch.rand(shape, generator=generator) < 0.125
+        elif declared.kind == "float":
+            found[declared.name] = torch.randn(shape, generator=generator) * 0.1
+        else:
+            low, high = _spread(spec, declared.name, sizes)
+            found[declared.name] = torch.randint(low, max(high, low + 1), shape, generator=generator)
+    return found
+
+
+def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
+    """From where to where (excluded) the values of an integer input should lie."""
+    last = {"q": sizes.n_q - 1 + sizes.first, "k": sizes.n - 1, "q_slot": sizes.n - 1, "k_slot": sizes.n - 1}
+    env = {**sizes.parameters(0, 0), **last}
+    for root in roots(spec):
+        for node in e.walk(root):
+            others: list[e.IntExpr] = []
+            if isinstance(node, e.Among) and node.name == name:
+                others = [node.item]
+            elif isinstance(node, e.Cmp) and node.op in ("==", "!="):
+                sides = (node.left, node.right)
+                others = [b for a, b in (sides, sides[::-1]) if isinstance(a, e.Read) and a.name == name]
+            for other in others:
+                if any(isinstance(n, e.Read) for n in e.walk(other)):
+                    return 0, 8
+                if e.free(other) <= env.keys():
+                    return 0, int(value_of(other, env)[0]) + 1
+    return 1, sizes.n + 1
