@@ -1,0 +1,145 @@
+"""Each mistake is reported as the golden file beside it says: ``pytest --update-golden`` rewrites them.
+
+The first line of a spec may give the attention and parameters: ``# check: name width=3``. With ``# lower: heads=4`` it
+is right so far, and wrong on the way to a kernel for that many heads; with ``# triton:`` to a Triton kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from attnspec.check.check import check_text, problems_of
+from attnspec.check.parameters import read_value
+from attnspec.errors import catalogue as mistakes
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.source import Source
+from attnspec.render import render
+from attnspec.spec.spec import Spec
+
+FOLDER = Path(__file__).parent / "cases"
+SPECS = sorted(FOLDER.glob("*.attn"))
+
+
+def errors_of(path: Path) -> SpecError:
+    text = path.read_text(encoding="utf-8")
+    first = text.partition("\n")[0]
+    words = first.removeprefix("# check:").split() if first.startswith("# check:") else []
+    params = {key: read_value(value) for key, sign, value in (word.partition("=") for word in words) if sign}
+    name = next((word for word in words if "=" not in word), None)
+    if first.startswith("# lower:"):
+        spec = check_text(text, filename=path.name)
+        heads = re.search(r"heads=(\d+)", first)
+        with pytest.raises(SpecError) as caught:
+            _kernel_text(spec, int(heads.group(1)) if heads else None)
+        return caught.value
+    if first.startswith("# triton:"):
+        spec = check_text(text, filename=path.name)
+        with pytest.raises(SpecError) as caught:
+            _triton_text(spec)
+        return caught.value
+    with pytest.raises(SpecError) as caught:
+        check_text(text, name, params, path.name)
+    return caught.value
+
+
+def _kernel_text(spec: Spec, heads: int | None) -> str:
+    from attnspec.relation.lower import lower
+
+    relation = lower(spec, heads)
+    from attnspec.codegen.cpp.kernel import kernel
+    from attnspec.codegen.key import KernelKey
+    from attnspec.codegen.plan.choose import plan
+
+    return kernel(plan(relation), KernelKey("forward", "float32", 64, 64))
+
+
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_golden(path: Path, update_golden: bool) -> None:
+    found = str(errors_of(path)) + "\n"
+    golden = path.with_suffix(".err")
+    if update_golden:
+        golden.write_text(found, encoding="utf-8")
+    assert found == golden.read_text(encoding="utf-8")
+
+
+def test_every_code_has_an_example() -> None:
+    seen = {d.code for path in SPECS for d in errors_of(path).diagnostics}
+    assert set(mistakes.CODES) - seen == {"E006"}  # a file of its own would be too long
+
+
+def test_too_long() -> None:
+    with pytest.raises(SpecError, match="E006"):
+        check_text("#" * (mistakes.MAX_SOURCE + 1))
+    check_text("attention a {}" + "#" * (mistakes.MAX_SOURCE - 14))
+
+
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_errors_are_data(path: Path) -> None:
+    error = errors_of(path)
+    data = json.loads(json.dumps(error.to_dict()))["errors"]
+    text = path.read_text(encoding="utf-8")
+    for given, diagnostic in zip(data, error.diagnostics, strict=True):
+        assert given["code"] == diagnostic.code
+        first = given["labels"][0]
+        assert first["file"] == path.name
+        assert 0 <= first["start"] <= first["end"] <= len(text)
+        line = text.split("\n")[first["line"] - 1]
+        assert text[first["start"] :][:1] in ("", "\n") or line[first["column"] - 1] == text[first["start"]]
+
+
+def _triton_text(spec: Spec) -> str:
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.codegen.triton.module import Plans, TritonKey, module
+    from attnspec.codegen.triton.schedule import schedule_for
+    from attnspec.relation.lower import lower
+
+    made = plan(lower(spec))
+    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_color_changes_nothing_else(path: Path) -> None:
+    import re
+
+    for diagnostic in errors_of(path).diagnostics:
+        assert re.sub(r"\x1b\[[0-9;]*m", "", render(diagnostic, color=True)) == render(diagnostic)
+
+
+def test_problems_without_a_choice_of_attention() -> None:
+    assert problems_of(Source("t", "attention a(x) { attend q < x } attention c {}")) == ()
+    assert [d.code for d in problems_of(Source("t", "attention a(x) { attend q < y } pattern p = x"))] == [
+        "E011",
+        "E011",
+    ]
+    assert [d.code for d in problems_of(Source("t", ""))] == ["E017"]
+    assert [d.code for d in problems_of(Source("t", "#" * 200_001))] == ["E006"]
+
+
+def test_terminal_control_characters_are_not_printed() -> None:
+    with pytest.raises(SpecError) as caught:
+        check_text("attention a { attend \x1b[31mq }", filename="evil\x1b[0m")
+    assert "\x1b" not in str(caught.value)
