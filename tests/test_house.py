@@ -33,8 +33,8 @@ DOORS = {
     "islpy": ("relation.presburger",),
     "rich": ("report", "cli"),
     "click": ("cli",),
-    "torch": ("runtime",),
-    "triton": ("runtime.triton", "runtime.bench"),
+    "torch": ("runtime", "report", "cli"),
+    "triton": ("runtime.triton", "runtime.core.device"),
 }
 
 House = Mapping[str, str]
