@@ -1,9 +1,8 @@
-"""What several commands share: the spec argument, parameters, sizes, and the console."""
+"""What several commands share: the spec argument, parameters, and sizes."""
 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +10,6 @@ import click
 
 if TYPE_CHECKING:
     import torch
-    from rich.console import Console
 
     from attnspec.check.check import Signature
     from attnspec.codegen.plan.plan import Tile
@@ -203,45 +201,3 @@ def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
     elif pattern.order is not None and n_q != n:
         raise click.UsageError(f"{pattern.name} orders positions: there are as many queries as keys")
     return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end", m)
-
-
-def resized(pattern: Spec, sizes: Sizes, n: int) -> Sizes:
-    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``."""
-    from dataclasses import replace
-
-    from attnspec.spec.axes import lengths
-
-    if not pattern.axes:
-        return replace(sizes, n=n, n_q=n, m=None, scalars=())
-    keys, queries = lengths(pattern.axes, n)
-    return replace(sizes, n=keys, n_q=queries, m=n, scalars=())
-
-
-def console(stderr: bool = False) -> Console:
-    """A console that is plain in a pipe and does not cut what it prints."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 120
-
-    class Plain(Console):
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # the command line ends as unix tools do
-
-    return Plain(stderr=stderr, width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
-
-
-def seconds(value: float) -> str:
-    """A time for people."""
-    if value < 1e-3:
-        return f"{value * 1e6:.0f} us"
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-def quantity(value: float) -> str:
-    """A large number for people: 1.23 G."""
-    for unit in ("", " k", " M", " G", " T", " P", " E"):
-        if abs(value) < 1000:
-            return f"{value:.3g}{unit}"
-        value /= 1000
-    return f"{value:.3g} Z"

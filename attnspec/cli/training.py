@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.options import console
+from attnspec.cli.console import console
 
 if TYPE_CHECKING:
     import torch

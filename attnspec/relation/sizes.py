@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from attnspec.spec.axes import lengths
+from attnspec.spec.spec import Spec
 
 MOST = 1 << 33
 """The largest length that is counted exactly."""
@@ -77,3 +80,11 @@ class Sizes:
             "m": self.n if self.m is None else self.m,
             **{f"i{i}": scalar.at(h, b) for i, scalar in enumerate(self.scalars) if scalar is not None},
         }
+
+
+def resized(pattern: Spec, sizes: Sizes, n: int) -> Sizes:
+    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``."""
+    if not pattern.axes:
+        return replace(sizes, n=n, n_q=n, m=None, scalars=())
+    keys, queries = lengths(pattern.axes, n)
+    return replace(sizes, n=keys, n_q=queries, m=n, scalars=())

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.analysis.picture import EMPTY, FULL, PARTIAL
-from attnspec.cli.options import resized
 from attnspec.relation.relation import scalars
-from attnspec.relation.sizes import Sizes
+from attnspec.relation.sizes import Sizes, resized
 from attnspec.spec import expr as e
 from attnspec.spec.spec import Input, Spec
 

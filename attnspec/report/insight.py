@@ -12,7 +12,6 @@ from attnspec.analysis.cache_need import CacheNeed, cache_need
 from attnspec.analysis.empty_rows import EmptyRows, empty_rows
 from attnspec.analysis.picture import cells, text
 from attnspec.analysis.reach import Reach, reach
-from attnspec.cli.options import resized
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.gpu_time import costs
 from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
@@ -27,7 +26,7 @@ from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
-from attnspec.relation.sizes import MOST, Sizes
+from attnspec.relation.sizes import MOST, Sizes, resized
 from attnspec.report.examples import Example, Look, NoExample, example, look
 from attnspec.report.suggest import Suggestion, reason, suggest
 from attnspec.runtime.bench.ceilings import remembered

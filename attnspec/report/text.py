@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnspec.cli.options import quantity, seconds
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
+from attnspec.report.units import quantity, seconds
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from attnspec import read
+from attnspec.check.check import check_text
+from attnspec.language.load import load
 from attnspec.relation.lower import listed_heads
 
 _CALL = """
@@ -123,7 +124,8 @@ class Startup:
 def startup(spec: str, params: dict[str, Any], runs: int, length: int = 10**9) -> Startup:
     """Measure start-up in fresh processes, ``runs`` times each; cold ones get an empty kernel cache."""
     cold, cached = [], []
-    heads = listed_heads(read(spec, params=params)) or 8
+    text, filename, name = load(spec)
+    heads = listed_heads(check_text(text, name, params, filename)) or 8
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             cold.append(_ask(_FIRST_OUTPUT, [spec, params, heads], ATTNSPEC_CACHE=folder))

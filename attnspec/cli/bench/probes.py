@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from attnspec.cli.options import checked, quantity, read_params, seconds
+from attnspec.cli.options import checked, read_params
+from attnspec.report.units import quantity, seconds
 
 
 def show_startup(spec: str, params: tuple[str, ...], runs: int, as_json: bool) -> None:

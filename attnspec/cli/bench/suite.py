@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnspec.cli.bench.table import plain, useful, useful_share
-from attnspec.cli.options import console, quantity, seconds
+from attnspec.cli.console import console
+from attnspec.report.units import quantity, seconds
 from attnspec.runtime.bench.calls import Row, long_rows, shipped_rows
 from attnspec.runtime.bench.kernel_checks import checks
 from attnspec.runtime.bench.peers import OWN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from attnspec.cli.options import console, quantity, seconds
+from attnspec.cli.console import console
+from attnspec.report.units import quantity, seconds
 from attnspec.runtime.bench.peers import OWN, peers
 
 if TYPE_CHECKING:

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.options import (
-    call_sizes,
-    device_option_of,
-    json_option,
-    plan_options,
-    read_params,
-    seconds,
-    size_options,
-)
+from attnspec.cli.options import call_sizes, device_option_of, json_option, plan_options, read_params, size_options
+from attnspec.report.units import seconds
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +155,7 @@ def _bench(
 def _ceilings(as_json: bool, device: torch.device) -> None:
     from dataclasses import asdict
 
-    from attnspec.cli.options import quantity
+    from attnspec.report.units import quantity
     from attnspec.runtime.bench.ceilings import ceilings
     from attnspec.runtime.bench.gpu_ceilings import gpu_ceilings
 

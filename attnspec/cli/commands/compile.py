@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.options import call_sizes, console, json_option, plan_options, spec_argument
+from attnspec.cli.console import console
+from attnspec.cli.options import call_sizes, json_option, plan_options, spec_argument
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.gpus import Gpu

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
+from attnspec.cli.console import console
 from attnspec.cli.options import (
     call_sizes,
     checked,
-    console,
     json_option,
     plan_options,
     read_params,

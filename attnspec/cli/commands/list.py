@@ -6,7 +6,8 @@ import json
 
 import click
 
-from attnspec.cli.options import console, json_option, signature_of
+from attnspec.cli.console import console
+from attnspec.cli.options import json_option, signature_of
 
 
 @click.command()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnspec.cli.console import console
 from attnspec.cli.options import (
     call_sizes,
-    console,
     device_option_of,
     json_option,
     plan_options,
@@ -182,8 +182,8 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     from rich.table import Table
 
     from attnspec.cli.bench.table import prepared, remarks
-    from attnspec.cli.options import seconds
     from attnspec.report.text import ranges
+    from attnspec.report.units import seconds
     from attnspec.runtime.core.device import name_of
 
     out = console()

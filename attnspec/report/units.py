@@ -1,0 +1,19 @@
+"""Times and large numbers for people."""
+
+from __future__ import annotations
+
+
+def seconds(value: float) -> str:
+    """A time for people."""
+    if value < 1e-3:
+        return f"{value * 1e6:.0f} us"
+    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+
+
+def quantity(value: float) -> str:
+    """A large number for people: 1.23 G."""
+    for unit in ("", " k", " M", " G", " T", " P", " E"):
+        if abs(value) < 1000:
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g} Z"
