@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnspec.check.clauses import axes as arrows
-from attnspec.check.clauses import mixture, orders, scores
+from attnspec.check.clauses import inputs, mixture, orders, scores
 from attnspec.check.clauses.attend import group, let, misplaced, predicate, word
-from attnspec.check.expressions import inputs as reads
-from attnspec.check.expressions.rules import Elaborator
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import InputRef, Scope
 from attnspec.errors import catalogue as mistakes
 from attnspec.errors import clauses as wrong
@@ -94,7 +93,7 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
                 el.wrong(wrong.axes_mistake(span, title, "move it up", label, note=note))
             out.axes = arrows.axis(el, clause, scope, seen, out.axes)
         case t.Input(span, name):
-            found = reads.declare(el, clause, scope, seen)
+            found = inputs.declare(el, clause, scope, seen)
             out.inputs.append(found)
             return scope.bind({name.name: InputRef(found, span, not el.from_start)})
         case t.Order():

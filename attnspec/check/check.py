@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from attnspec.check.body import body
 from attnspec.check.expressions.collect import Report
+from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.patterns import define, module
-from attnspec.check.expressions.rules import Elaborator, Stop
+from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import UNKNOWN, Entry, Module, Scope
-from attnspec.check.parameters import bind_parameters, default_of, holes
+from attnspec.check.parameters import bind_parameters, default_of, holes, write
 from attnspec.errors import catalogue as mistakes
 from attnspec.errors import values as wrong
 from attnspec.errors.diagnostic import Diagnostic, SpecError
@@ -46,8 +47,6 @@ class Signature:
     doc: str
 
     def __str__(self) -> str:
-        from attnspec.check.parameters import write
-
         given = (p.name if p.default is None else f"{p.name}={write(p.default)}" for p in self.parameters)
         return f"{self.name}({', '.join(given)})"
 
@@ -109,7 +108,7 @@ def signature(file: t.File, name: str | None = None) -> Signature:
     """
     attention = attention_of(file, name)
     report = Report(file.source)
-    el = Elaborator(report)
+    el = elaborator(report)
     scope = Scope(module(file, report))
     parameters = []
     for parameter in attention.parameters:
@@ -136,7 +135,7 @@ def _check(
         if complete:  # otherwise it may be in a part that did not parse
             report.add(error.diagnostics[0])
     _check_all(file, report, own, chosen)
-    return None if chosen is None else _attention(Elaborator(report), file, chosen, own, params)
+    return None if chosen is None else _attention(elaborator(report), file, chosen, own, params)
 
 
 def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | None) -> None:
@@ -144,7 +143,7 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
     seen: dict[str, Span] = {}
     spent = 0
     for item in file.items:
-        el = Elaborator(report, shallow=True)
+        el = elaborator(report, shallow=True)
         if isinstance(item, t.Attention):
             name = item.name.name
             if name in seen:  # any name will do: no expression refers to it
@@ -167,7 +166,7 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
         if spent > _MAX_SPENT:
             report.add(wrong.file_grows_too_large(attention.name.span, _MAX_SPENT))
             break
-        el = Elaborator(report)
+        el = elaborator(report)
         _attention(el, file, attention, own, {})
         spent += el.spent
 

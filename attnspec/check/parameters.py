@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attnspec.check.expressions.collect import Report
+from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.lists import kind
-from attnspec.check.expressions.rules import Elaborator, Stop
+from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, ListValue, Module, Scope, what
 from attnspec.errors import catalogue as mistakes
 from attnspec.errors import values as wrong
@@ -42,7 +43,7 @@ def read_value(text: str, name: str = "<value>") -> Value:
     source = Source(name, text)
     tree = parse_value(source)
     report = Report(source)
-    el = Elaborator(report)
+    el = elaborator(report)
     try:
         found = _constant(el, tree, Scope(Module({})), "a value")
     except Stop as stop:

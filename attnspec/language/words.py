@@ -7,6 +7,9 @@ VARIABLES = frozenset({"q", "k", "h", "b", "n", "n_q", "heads", "kv_heads", "bat
 
 BUILTINS = frozenset({"min", "max", "clamp", "len"})
 
+LIBRARY = frozenset({"first", "last", "tanh", "exp", "log", "sqrt", "abs", "softcap", "alibi_slope", "t5_bucket"})
+"""Functions that every spec may call, and whose names it may give to things of its own."""
+
 SYNTAX = frozenset({"and", "or", "not", "any", "all", "sum", "in", "if", "then", "else", "at", "true", "false"})
 
 RESERVED = VARIABLES | BUILTINS | SYNTAX

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attnspec.check.check import check_text
-from attnspec.check.expressions.library import steps
+from attnspec.check.expressions.library import LIBRARY, steps
 from attnspec.errors.diagnostic import SpecError
+from attnspec.language import words
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import derive, slopes
 from attnspec.spec.evaluate import table, value_of, value_real
@@ -233,3 +234,7 @@ def test_constants_that_the_checker_does_not_fold() -> None:
     assert dict(found.rotations[0].options) == {"theta": 8.0, "dims": 4, "layout": "half"}
     assert found.mask(4)[0, 0, :, 0].tolist() == [True, False, True, False]
     assert dict(spec("attend q < w", w="sum i in 0..3: i").params) == {"w": 3}
+
+
+def test_the_library_has_the_functions_that_are_words_of_the_language() -> None:
+    assert LIBRARY.keys() == words.LIBRARY

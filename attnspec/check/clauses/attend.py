@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from attnspec.check.clauses import axes as arrows
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import UNKNOWN, Entry, Function, Let, ListValue, Scope
@@ -16,9 +15,6 @@ from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
 from attnspec.spec.spec import Axis, Branch, Clause
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 Axes = tuple[tuple[Axis, Span], ...]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import Scope
 from attnspec.errors import clauses as clause
@@ -14,9 +13,6 @@ from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Axis, Clause
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 Axes = tuple[tuple[Axis, Span], ...]
 _MAX_AXES = 32

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from attnspec.check.clauses.attend import branch, let, misplaced, predicate
 from attnspec.check.expressions import lists
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import UNKNOWN, Bound, Entry, ListValue, Scope
 from attnspec.errors import clauses as clause
@@ -16,9 +16,6 @@ from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.spec import Branch, Clause
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 
 def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:

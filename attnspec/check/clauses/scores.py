@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from attnspec import reals
 from attnspec.check.expressions import options
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.options import Option
 from attnspec.check.expressions.patterns import uses
 from attnspec.check.expressions.scope import Bound, Scope
@@ -18,9 +18,6 @@ from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec import real as r
 from attnspec.spec.spec import Rotation
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 _THETA = Option("real", 10000.0, 0, above=True)
 _WHICH = {

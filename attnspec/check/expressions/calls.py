@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from attnspec.check.expressions import inputs as reads
 from attnspec.check.expressions import library as functions
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import length
 from attnspec.check.expressions.scope import (
     HOLE,
@@ -30,9 +30,6 @@ from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
 
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
-
 
 def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     """``name(arguments)``."""
@@ -41,7 +38,7 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return _builtin(el, node, scope)
     if name in words.VARIABLES:
         return el.wrong(mistakes.not_callable(node.callee.span, name, "an integer"))
-    if name in functions.LIBRARY and name not in scope.names and scope.module.find(name) is None:
+    if name in words.LIBRARY and name not in scope.names and scope.module.find(name) is None:
         return functions.call(el, node, scope)
     entry = el.lookup(node.callee, scope)
     if isinstance(entry, PatternRef):
@@ -54,16 +51,18 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return UNKNOWN
     if isinstance(entry, Thunk):
         return el.wrong(mistakes.not_callable(node.callee.span, name, "a predicate"))
-    value = el.force(entry, scope, node.callee.span)
+    value = apply_bare(el, node.callee, entry, scope)
     return UNKNOWN if isinstance(value, Unknown) else el.wrong(
         mistakes.not_callable(node.callee.span, name, what(value))
     )  # fmt: skip
 
 
 def apply_bare(el: Elaborator, node: t.Name, entry: Entry, scope: Scope) -> Value:
-    """A name without brackets: a pattern is called without arguments."""
+    """A name without brackets: a pattern is called without arguments, an input read where it needs no indices."""
     if isinstance(entry, PatternRef):
         return _pattern(el, entry, (), node.span, scope)
+    if isinstance(entry, InputRef):
+        return reads.bare(el, entry, node.span)
     return el.force(entry, scope, node.span)
 
 

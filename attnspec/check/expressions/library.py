@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import attnspec.errors.clauses as clause
 from attnspec import reals
 from attnspec.check.expressions import inputs as reads
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
 from attnspec.errors import catalogue as mistakes
 from attnspec.errors import values as wrong
@@ -20,9 +20,6 @@ from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec import real as r
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 _MAX_BUCKETS = 1024
 _MAX_DISTANCE = 2**31
@@ -149,7 +146,7 @@ def steps(buckets: int, furthest: int, both: bool) -> tuple[int, tuple[int, ...]
     return exact, tuple(found)
 
 
-Rule = Callable[["Elaborator", t.Call, Scope], Value]
+Rule = Callable[[Elaborator, t.Call, Scope], Value]
 
 LIBRARY: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "first": (_run, ("input", "x")),

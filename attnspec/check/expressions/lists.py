@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from attnspec.check.expressions import inputs as reads
 from attnspec.check.expressions import library as functions
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
 from attnspec.errors import values as wrong
 from attnspec.errors.source import Span
@@ -14,9 +14,6 @@ from attnspec.language import tree as t
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 _FEW = 16  # `x in list` is written as comparisons up to this many
 _MAX_COMBINATIONS = 100_000

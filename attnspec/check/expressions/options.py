@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from attnspec import reals
+from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import UNKNOWN, ListValue, Scope
 from attnspec.errors import catalogue as mistakes
 from attnspec.errors import clauses as clause
@@ -16,9 +16,6 @@ from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec import real as r
-
-if TYPE_CHECKING:
-    from attnspec.check.expressions.rules import Elaborator
 
 Setting = float | int | str | tuple[int, ...]
 

@@ -1,40 +1,25 @@
 """Tree expressions to core expressions: names are resolved, patterns written out, constants folded.
 
-An elaborator never stops at the first mistake: it notes it, and goes on with an unknown value that fits everywhere.
-With ``shallow`` patterns are not written out where they are used; that is enough to check names and types of text that
-is not instantiated, in time linear in the text.
+Here are the rules for operators and names; those for calls, lists and fields have files of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-
 from attnspec import reals
-from attnspec.check.clauses import orders
 from attnspec.check.expressions import calls, lists
-from attnspec.check.expressions import inputs as reads
-from attnspec.check.expressions import library as functions
 from attnspec.check.expressions.collect import Report
+from attnspec.check.expressions.elaborator import Elaborator, Rules
+from attnspec.check.expressions.fields import field
 from attnspec.check.expressions.scope import (
-    HOLE,
     HOLE_PRED,
     UNKNOWN,
-    Bound,
-    Entry,
     InputRef,
-    Let,
     Scope,
-    Thunk,
     Unknown,
     Value,
     what,
 )
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import clauses as clause
 from attnspec.errors import values as wrong
-from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.language import words
@@ -42,195 +27,6 @@ from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
-
-_MAX_CASES = 100_000
-
-
-class Stop(Exception):
-    """Raised when a limit is hit and going on makes no sense."""
-
-    def __init__(self, diagnostic: Diagnostic) -> None:
-        super().__init__(diagnostic.title)
-        self.diagnostic = diagnostic
-
-
-class Elaborator:
-    """The state of checking one attention or pattern: mistakes, budget, and the names bound by any, all and sum."""
-
-    def __init__(self, report: Report, shallow: bool = False) -> None:
-        self.report = report
-        self.shallow = shallow
-        self.spent = 0
-        self.binders: list[tuple[str, e.Domain | None]] = []
-        self.length = "n"
-        """The variable that ``n`` means: beside axes the number that the lengths are solved for."""
-        self.ordered = False
-        """Whether the attention has an order of positions."""
-        self.from_start = False
-        """Whether query row i is position i."""
-        self._depth = 0
-
-    def wrong(self, diagnostic: Diagnostic) -> Value:
-        """Note a mistake; what it leaves is unknown."""
-        self.report.add(diagnostic)
-        return UNKNOWN
-
-    def spend(self, amount: int, span: Span) -> None:
-        """Pay for parts of the result."""
-        self.spent += amount
-        if self.spent > wrong.MAX_NODES:
-            raise Stop(wrong.grows_too_large(self.report.outermost(span)))
-
-    def bound(self, node: e.IntExpr | e.Pred | RealExpr, span: Span) -> Bound:
-        """A value ready for use by name."""
-        size, depth = s.measure(node)
-        self.spend(size // 8, span)
-        if depth > wrong.MAX_DEPTH:
-            raise Stop(wrong.too_deep_inside(self.report.outermost(span)))
-        return Bound(node, size, depth)
-
-    def integer(self, node: t.Expr, scope: Scope, help: str = "") -> e.IntExpr:
-        """An expression that must be an integer."""
-        value = self.expr(node, scope)
-        if isinstance(value, e.IntExpr):
-            return value
-        return self._not("an integer", value, node, help)
-
-    def number(self, node: t.Expr, scope: Scope) -> e.IntExpr | RealExpr:
-        """An expression that must be an integer or a real number."""
-        value = self.expr(node, scope)
-        return value if isinstance(value, (e.IntExpr, RealExpr)) else self._not("a number", value, node)
-
-    def constant(self, node: t.Expr, scope: Scope, name: str) -> int | None:
-        """An integer that must be known at compile time; None if it is not (or not yet)."""
-        value = self.integer(node, scope)
-        try:
-            return known.integer(value, {})
-        except known.Unknown:
-            names = s.names(value)
-            if names and "?" not in names:
-                self.wrong(wrong.not_known(node.span, name, names))
-            return None
-
-    def _not(self, wanted: str, value: Value, node: t.Expr, help: str = "") -> e.IntExpr:
-        if isinstance(value, RealExpr):
-            help = help or clause.NO_REALS
-        elif isinstance(value, InputRef):
-            help = f"index it: `{value.input.name}[...]`"
-        if value is not UNKNOWN:
-            self.wrong(wrong.wrong_type(node.span, wanted, what(value), help))
-        return HOLE
-
-    def pred(self, node: t.Expr, scope: Scope, help: str = "") -> e.Pred:
-        """An expression that must be a predicate."""
-        value = self.expr(node, scope)
-        if isinstance(value, e.Pred):
-            return value
-        self._not("a predicate", value, node, help)
-        return HOLE_PRED
-
-    def expr(self, node: t.Expr, scope: Scope) -> Value:
-        """The value of an expression of any type."""
-        self.spend(1, node.span)
-        if self._depth >= wrong.MAX_DEPTH:
-            raise Stop(wrong.too_deep_inside(self.report.outermost(node.span)))
-        self._depth += 1
-        try:
-            return _RULES[type(node)](self, node, scope)
-        except known.TooLarge:
-            return self.wrong(wrong.too_large(node.span))
-        except reals.NotFinite:
-            return self.wrong(clause.not_finite(node.span))
-        finally:
-            self._depth -= 1
-
-    def lookup(self, name: t.Name, scope: Scope) -> Entry:
-        """What a name stands for, before it is worked out."""
-        found: Entry | None = scope.names.get(name.name) or scope.module.find(name.name)
-        if found is not None:
-            return found
-        if name.name in words.BUILTINS or name.name in functions.LIBRARY:
-            return self.wrong(mistakes.wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
-        if name.name in ("inf", "infinity", "nan"):
-            return self.wrong(clause.no_infinity(name.span, name.name))
-        everything = {*scope.names, *scope.module.names(), *words.VARIABLES, *words.BUILTINS, *functions.LIBRARY}
-        return self.wrong(mistakes.unknown_name(name.span, name.name, everything))
-
-    def force(self, entry: Entry, scope: Scope, span: Span) -> Value:
-        """The value of what a name stands for, at the positions of ``scope``."""
-        match entry:
-            case Bound(node, size):
-                self.spend(size, span)
-                return node
-            case Thunk(body, own):
-                return self.expr(body, own.at(scope))
-            case Let(body, own, value, moves):
-                if moves and not scope.unmoved:
-                    with self.report.inside(span):
-                        return self.expr(body, own.at(scope))
-                if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
-                    self.spend(s.measure(value)[0], span)
-                return value
-            case InputRef():
-                return reads.bare(self, entry, span)
-        return entry
-
-    @contextmanager
-    def binding(self, var: t.Name, domain: e.Domain | None, scope: Scope) -> Iterator[tuple[str, Scope]]:
-        """Inside ``any``, ``all`` and ``sum``: the name in the core expression, and the scope of the body."""
-        if var.name in words.RESERVED:
-            self.wrong(mistakes.reserved(var.span, var.name))
-        taken = {name for name, _ in self.binders} | {"m", *e.SLOTS}  # these have a meaning in the core
-        name, count = var.name, 0
-        while name in taken:
-            count += 1
-            name = f"{var.name}_{count}"
-        self.binders.append((name, domain))
-        try:
-            yield name, scope.bind({var.name: Bound(e.Var(name), 1, 1)})
-        finally:
-            self.binders.pop()
-
-    def cases(self, node: e.Node, span: Span) -> Iterator[dict[str, int]]:
-        """All values of the bound names in an expression; nothing if it also reads what is not known yet."""
-        needed = set(s.variables(node))
-        chosen: list[tuple[str, e.Domain]] = []
-        for name, domain in reversed(self.binders):
-            if name in needed:
-                if domain is None:
-                    return
-                chosen.insert(0, (name, domain))
-                needed |= s.variables(domain)
-        if needed - {name for name, _ in chosen}:
-            return
-        for count, env in enumerate(_environments(chosen, {})):
-            if count >= _MAX_CASES:
-                raise Stop(wrong.ranges_too_large(span, count, _MAX_CASES))
-            if count % 8 == 0:
-                self.spend(1, span)
-            yield env
-
-    def constant_cases(self, node: e.IntExpr, span: Span) -> Iterator[tuple[int, str]]:
-        """All values that a constant expression takes, each with the condition under which it does, as text."""
-        for env in self.cases(node, span):
-            try:
-                value = known.integer(node, env)
-            except known.Unknown:
-                continue  # a mistake inside, reported where it is
-            reason = " and ".join(f"`{name}` is {v}" for name, v in env.items())
-            yield value, f" when {reason}" if reason else ""
-
-
-def _environments(binders: list[tuple[str, e.Domain]], env: dict[str, int]) -> Iterator[dict[str, int]]:
-    if not binders:
-        yield env
-        return
-    (name, domain), *rest = binders
-    try:
-        for value in known.values(domain, env):
-            yield from _environments(rest, {**env, name: value})
-    except known.Unknown:
-        return
 
 
 def _number(el: Elaborator, node: t.Number, scope: Scope) -> Value:
@@ -383,7 +179,7 @@ def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
     return el.wrong(wrong.wrong_type(node.pattern.span, "a predicate", what(found), help))
 
 
-_RULES: dict[type[t.Expr], Callable[[Elaborator, Any, Scope], Value]] = {
+RULES: Rules = {
     t.Number: _number,
     t.Decimal: lambda el, node, scope: reals.literal(node.span.text),
     t.Truth: lambda el, node, scope: e.Bool(node.value),
@@ -404,6 +200,11 @@ _RULES: dict[type[t.Expr], Callable[[Elaborator, Any, Scope], Value]] = {
     t.Bind: lists.bind,
     t.Call: calls.call,
     t.Item: lists.item,
-    t.Field: orders.field,
+    t.Field: field,
     t.At: _at,
 }
+
+
+def elaborator(report: Report, shallow: bool = False) -> Elaborator:
+    """An elaborator that knows all rules."""
+    return Elaborator(report, RULES, shallow)
