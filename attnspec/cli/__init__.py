@@ -86,14 +86,12 @@ def main() -> None:
 
 def _explain(error: Exception, json_wanted: bool) -> None:
     """Say what the user can do about an error; re-raise one that is not the user's."""
-    from attnspec.errors.diagnostic import SpecError
+    from attnspec.errors.diagnostic import SpecError, render
 
     if isinstance(error, SpecError):
         if json_wanted:
             click.echo(json.dumps(error.to_dict(), indent=2))
             return
-        from attnspec.render import render
-
         colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         click.echo("\n\n".join(render(d, color=colour) for d in error.diagnostics), err=True)
         count = len(error.diagnostics)

@@ -1,4 +1,4 @@
-"""Errors as data: a code, a title, labelled places in the source, a note and a help.
+"""Errors as data (a code, a title, labelled places in the source, a note and a help), and how they are drawn.
 
 A user's mistake is a :class:`SpecError`, which carries every mistake found in one run. Anything else that escapes is a
 bug of ours.
@@ -15,11 +15,16 @@ error[E011]: unknown name `widht`
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attnspec.errors.source import Span
+from attnspec.errors.source import Source, Span
+
+_WIDTH = 100  # columns of a source line that are shown; longer lines are clipped around the label
+_TAB = 4
+_RED, _BLUE, _CYAN, _BOLD, _OFF = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[1m", "\x1b[0m"
 
 Label = tuple[Span, str]
 
@@ -50,8 +55,6 @@ class Diagnostic:
         }
 
     def __str__(self) -> str:
-        from attnspec.render import render
-
         return render(self)
 
 
@@ -83,3 +86,103 @@ def _label_to_dict(span: Span, text: str) -> dict[str, Any]:
         "end": span.end,
         "text": text,
     }
+
+
+def render(diagnostic: Diagnostic, color: bool = False) -> str:
+    """The text of a diagnostic for a terminal; with ``color``, ANSI codes are used."""
+    paint = _paint if color else _plain
+    gutter = max(len(str(span.source.position(span.start)[0])) for span, _ in diagnostic.labels)
+    lines = [paint(f"error[{diagnostic.code}]", _RED) + paint(f": {diagnostic.title}", _BOLD)]
+    for source, marks in _by_source(diagnostic):
+        line, column = source.position(marks[0].span.start)
+        lines.append(f"{' ' * gutter}{paint('-->', _BLUE)} {_clean(source.name)}:{line}:{column}")
+        lines.append(f"{' ' * gutter} {paint('|', _BLUE)}")
+        previous: int | None = None
+        for number in sorted({m.line for m in marks}):
+            if previous is not None and number > previous + 1:
+                lines.append(paint("...", _BLUE))
+            here = [m for m in marks if m.line == number]
+            text, rows = _draw(source, number, here)
+            lines.append(f"{paint(f'{number:>{gutter}} |', _BLUE)} {text}".rstrip())
+            for mark, row in zip(here, rows, strict=True):
+                lines.append(f"{' ' * gutter} {paint('|', _BLUE)} {paint(row, _RED if mark.primary else _BLUE)}")
+            previous = number
+    for word, text in (("note", diagnostic.note), ("help", diagnostic.help)):
+        if text:
+            lines.append(f"{' ' * gutter} {paint('=', _BLUE)} {paint(word, _CYAN)}: {text}")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    span: Span
+    text: str
+    primary: bool
+
+    @property
+    def line(self) -> int:
+        return self.span.source.position(self.span.start)[0]
+
+
+def _by_source(diagnostic: Diagnostic) -> list[tuple[Source, list[_Mark]]]:
+    """The labels grouped by source text, the primary one's source first; within a line from left to right."""
+    groups: list[tuple[Source, list[_Mark]]] = []
+    for i, (span, text) in enumerate(diagnostic.labels):
+        for source, marks in groups:
+            if source is span.source:
+                marks.append(_Mark(span, text, i == 0))
+                break
+        else:
+            groups.append((span.source, [_Mark(span, text, i == 0)]))
+    return groups
+
+
+def _draw(source: Source, number: int, marks: list[_Mark]) -> tuple[str, list[str]]:
+    """A source line as shown, and one underline row per mark."""
+    start = source.text.rfind("\n", 0, marks[0].span.start) + 1
+    end = source.text.find("\n", start)
+    line = source.text[start:] if end < 0 else source.text[start:end]
+    first = min(m.span.start for m in marks) - start
+    low, high = _window(line, first)
+    head, tail = ("…" if low else ""), ("…" if high < len(line) else "")
+    shown = head + "".join(map(_clean, line[low:high])) + tail
+    rows = []
+    for mark in marks:
+        a = min(max(mark.span.start - start, low), high)
+        b = min(max(mark.span.end - start, a), high)
+        left = _width(line[low:a]) + len(head)
+        under = ("^" if mark.primary else "-") * max(1, _width(line[a:b]))
+        rows.append(f"{' ' * left}{under} {mark.text}".rstrip())
+    return shown.rstrip(), rows
+
+
+def _window(line: str, first: int) -> tuple[int, int]:
+    """Which characters of a line to show: all if they fit, otherwise those around the first mark."""
+    if len(line) <= _WIDTH:
+        return 0, len(line)
+    low = max(0, min(first - _WIDTH // 3, len(line) - _WIDTH))
+    return low, min(len(line), low + _WIDTH)
+
+
+def _clean(text: str) -> str:
+    """Text that is safe to print: tabs become spaces, control characters (which could drive a terminal) a mark."""
+    return "".join(" " * _TAB if c == "\t" else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _width(text: str) -> int:
+    """The columns that a text takes in a terminal."""
+    return sum(_TAB if c == "\t" else _columns(c) for c in text)
+
+
+def _columns(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def _plain(text: str, code: str) -> str:
+    return text
+
+
+def _paint(text: str, code: str) -> str:
+    return f"{code}{text}{_OFF}"

@@ -15,9 +15,8 @@ import pytest
 from attnspec.check.check import check_text, problems_of
 from attnspec.check.parameters import read_value
 from attnspec.errors import catalogue as mistakes
-from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.diagnostic import SpecError, render
 from attnspec.errors.source import Source
-from attnspec.render import render
 from attnspec.spec.spec import Spec
 
 FOLDER = Path(__file__).parent / "cases"
