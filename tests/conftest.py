@@ -1,18 +1,24 @@
-"""Settings shared by all tests: Hypothesis profiles and the switch that rewrites golden files."""
+"""Settings shared by all tests: Hypothesis profiles, the kernel cache, and the switch that rewrites golden files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Two test processes on two cores, each with threads of its own: those that wait must not spin.
+# Two test processes on two cores: threads of their own would only wait for each other. (Read when torch is imported.)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Triton kernels run in numpy: this is read when triton is imported, which no test does before.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A kernel compiles in two thirds of the time, and most are called a few times only.
+os.environ.setdefault("ATTNSPEC_CXXFLAGS", "-O1")
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_SLOW, derandomize=True)
@@ -20,22 +26,19 @@ settings.register_profile("deep", max_examples=2000, deadline=None, suppress_hea
 settings.load_profile(os.environ.get("ATTNSPEC_PROFILE", "quick"))
 
 
-@pytest.fixture(autouse=True, scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Kernels of the tests go to a folder of their own, one for all processes of a run.
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder of kernels for all processes, which outlives the run, inside ``$ATTNSPEC_CACHE`` or pytest's cache.
 
-    A run does not depend on what was compiled before.
+    Kernels are found by their own text, so that none is ever wrong. Notes, which are found by a spec's text, do not
+    outlive the run: tests change the compiler under them.
     """
-    before = os.environ.get("ATTNSPEC_CACHE")
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "kernels"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(config, "workerinput"):
+        return  # as the process that started this one has set it
+    home = os.environ.get("ATTNSPEC_CACHE")
+    folder = (Path(home) if home else config.cache.mkdir("attnspec")) / "tests"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shutil.rmtree(folder / "notes", ignore_errors=True)
     os.environ["ATTNSPEC_CACHE"] = str(folder)
-    yield
-    if before is None:
-        del os.environ["ATTNSPEC_CACHE"]
-    else:
-        os.environ["ATTNSPEC_CACHE"] = before
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -59,6 +59,8 @@ class Compiler:
 def compiler() -> Compiler:
     """The compiler of this machine: ``$CXX``, else the first of c++, g++, clang++ on the path.
 
+    ``$ATTNSPEC_CXXFLAGS`` are more flags, after those that kernels are compiled with.
+
     Raises CompilerError if there is none.
     """
     wanted = os.environ.get("CXX")
@@ -67,7 +69,7 @@ def compiler() -> Compiler:
         words = tuple(shlex.split(name))
         found = shutil.which(words[0]) if words else None
         if found:
-            flags = (*FLAGS, *_target_flags())
+            flags = (*FLAGS, *_target_flags(), *shlex.split(os.environ.get("ATTNSPEC_CXXFLAGS", "")))
             libraries = _openmp()
             parts = [_stamp(found), *words[1:], *flags, *libraries, platform.machine(), _processor()]
             return Compiler((found, *words[1:]), flags, libraries, sha256("\0".join(parts).encode()).hexdigest())
