@@ -13,8 +13,8 @@ from attnspec.errors import catalogue as mistakes
 from attnspec.errors import clauses as wrong
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
+from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
 from attnspec.spec.real import RealExpr, Score
-from attnspec.spec.spec import Axis, Branch, Clause, Input, Order, Rotation
 
 
 @dataclass

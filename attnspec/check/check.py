@@ -25,7 +25,8 @@ from attnspec.errors.diagnostic import Diagnostic, SpecError
 from attnspec.errors.source import Source, Span
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_all
-from attnspec.spec.spec import Spec, Value
+from attnspec.spec.parts import Value
+from attnspec.spec.spec import Spec
 
 _MAX_SPENT = 300_000  # for all attentions of a file together
 

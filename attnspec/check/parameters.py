@@ -26,8 +26,8 @@ from attnspec.language.parse import parse_value
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
+from attnspec.spec.parts import Value
 from attnspec.spec.real import RealExpr
-from attnspec.spec.spec import Value
 
 
 @dataclass(frozen=True, slots=True)

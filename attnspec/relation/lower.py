@@ -19,8 +19,9 @@ from attnspec.relation.presburger import LARGE, Pairs, TooHard, budget
 from attnspec.relation.relation import HeadClass, Part, Relation, scalar_reads, union
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, OutsideList, bind
+from attnspec.spec.parts import Branch, Clause
 from attnspec.spec.rewrite import rebuild, replace
-from attnspec.spec.spec import Branch, Clause, Spec
+from attnspec.spec.spec import Spec
 
 _OWN_HEAD = e.Var("own h")
 """Stands for ``h`` as an index of an input while the class's head is bound: heads that read their own entry of an input

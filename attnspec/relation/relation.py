@@ -16,7 +16,8 @@ from attnspec.errors.relations import depends_on_inputs
 from attnspec.relation.presburger import SCALARS, Pairs, budget
 from attnspec.relation.sizes import Scalar, Sizes
 from attnspec.spec import expr as e
-from attnspec.spec.spec import Input, Spec
+from attnspec.spec.parts import Input
+from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,8 @@ from attnspec.analysis.picture import EMPTY, FULL, PARTIAL
 from attnspec.relation.relation import scalars
 from attnspec.relation.sizes import Sizes, resized
 from attnspec.spec import expr as e
-from attnspec.spec.spec import Input, Spec
+from attnspec.spec.parts import Input
+from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Tile

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from attnspec.errors.catalogue import did_you_mean
 from attnspec.spec import exact as known
-from attnspec.spec.spec import Input, Spec
-from attnspec.text import declaration
+from attnspec.spec.parts import Input, Pattern
 
 Array = NDArray[Any]
 _KINDS = {"int": ("iu", np.int64, "integers"), "bool": ("b", np.bool_, "booleans"), "float": ("f", np.float64, "reals")}
 
 
-def derive(spec: Spec, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Array]:
+def derive(spec: Pattern, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Array]:
     """The arrays under all names that core expressions read, from the arrays of a call.
 
     ``sizes`` are those of :meth:`attnspec.spec.spec.Spec.sizes`. An input declared ``random`` is drawn where it is not
@@ -51,20 +50,20 @@ def derive(spec: Spec, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> d
     return found
 
 
-def _name(spec: Spec, declared: Input) -> str:
+def _name(spec: Pattern, declared: Input) -> str:
     return f"the input `{declared.name}` of `{spec.name}`"
 
 
-def _given(spec: Spec, declared: Input, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> Array:
+def _given(spec: Pattern, declared: Input, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> Array:
     """The array of an input, of the declared shape and kind."""
     where = _name(spec, declared)
     try:
         shape = tuple(known.integer(size, sizes) for size in declared.sizes)
     except (known.Unknown, known.TooLarge):
-        raise ValueError(f"{where} has no size in this call: `{declaration(declared)}`") from None
+        raise ValueError(f"{where} has no size in this call: `{declared}`") from None
     if declared.name not in inputs:
         if declared.random is None:
-            raise ValueError(f"{where} is missing: `{declaration(declared)}`, here of the shape {shape}")
+            raise ValueError(f"{where} is missing: `{declared}`, here of the shape {shape}")
         low, high = (known.integer(end, sizes) for end in (declared.random.low, declared.random.high))
         if low >= high and 0 not in shape:
             raise ValueError(f"{where} cannot be drawn from the empty range {low}..{high}")
@@ -76,7 +75,7 @@ def _given(spec: Spec, declared: Input, inputs: Mapping[str, Any], sizes: Mappin
     free = declared.form == "offsets"
     if len(array.shape) != len(shape) or array.shape[: len(shape) - free] != shape[: len(shape) - free]:
         wanted = str(shape) if not free else f"({', '.join([*map(str, shape[:-1]), 'documents + 1'])})"
-        raise ValueError(f"{where} has the shape {wanted}: `{declaration(declared)}`; was given {array.shape}")
+        raise ValueError(f"{where} has the shape {wanted}: `{declared}`; was given {array.shape}")
     return array.astype(dtype)
 
 
@@ -130,7 +129,7 @@ def slopes(heads: int) -> Array:
     return np.array([*first, *between[: heads - whole]])
 
 
-def slots(spec: Spec, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[Array, Array]:
+def slots(spec: Pattern, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> tuple[Array, Array]:
     """The position in each slot of an order, and its bucket, both (batch, heads, rounds * n).
 
     In each round positions are sorted by (bucket, position). Buckets of different rounds are never equal: those of

@@ -23,7 +23,7 @@ from contextlib import suppress
 
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
-from attnspec.spec.spec import Axis
+from attnspec.spec.parts import Axis
 
 _MOST = 2**40
 

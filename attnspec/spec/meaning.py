@@ -15,13 +15,13 @@ from attnspec.spec.arrays import derive, slots
 from attnspec.spec.bind import BadDivisor
 from attnspec.spec.bounds import fits
 from attnspec.spec.evaluate import holds, table
+from attnspec.spec.parts import Branch, Pattern
 from attnspec.spec.rewrite import replace
-from attnspec.spec.spec import Branch, Spec
 
 Array = NDArray[Any]
 
 
-def mask(spec: Spec, sizes: Mapping[str, int], inputs: Mapping[str, Any]) -> Array:
+def mask(spec: Pattern, sizes: Mapping[str, int], inputs: Mapping[str, Any]) -> Array:
     """Which query row may attend to which key (and how often), (batch, heads, n_q, n)."""
     arrays = derive(spec, inputs, sizes)
     if spec.order is not None and sizes["n"] != sizes["n_q"]:
@@ -46,7 +46,7 @@ def mask(spec: Spec, sizes: Mapping[str, int], inputs: Mapping[str, Any]) -> Arr
     return out
 
 
-def _count(spec: Spec, branch: Branch, env: dict[str, Any], order: Array, out: Array) -> None:
+def _count(spec: Pattern, branch: Branch, env: dict[str, Any], order: Array, out: Array) -> None:
     """Count the pairs of slots, each at the pair of positions that stand in them."""
     places = np.arange(len(order))
     env |= {"q": order[:, None], "k": order[None, :], "q_slot": places[:, None], "k_slot": places[None, :]}
@@ -55,7 +55,7 @@ def _count(spec: Spec, branch: Branch, env: dict[str, Any], order: Array, out: A
     np.add.at(out, (order[q], order[k]), branch.times)
 
 
-def _holds(spec: Spec, branch: Branch, env: Mapping[str, Any]) -> Array:
+def _holds(spec: Pattern, branch: Branch, env: Mapping[str, Any]) -> Array:
     try:
         return np.asarray(holds(branch.pred, env))
     except BadDivisor as error:

@@ -14,115 +14,21 @@ array([[1, 0, 0],
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attnspec.errors.source import Span
 from attnspec.spec import expr as e
-from attnspec.spec.real import RealExpr, Score
+from attnspec.spec import make
+from attnspec.spec.axes import solve
+from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
+from attnspec.spec.real import RealExpr, RealRead, Score
+from attnspec.spec.rewrite import rebuild
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Value = int | tuple[e.Nested, ...]
-"""What a parameter is bound to (booleans are kept as bool)."""
-
-
-@dataclass(frozen=True)
-class Clause:
-    """One ``attend`` or ``within`` line; its head group and the group's ``within`` lines are part of the predicate.
-
-    For a line between axes, ``arrow`` holds the axes and the predicate with ``q`` and ``k`` counted from 0 in them.
-    """
-
-    pred: e.Pred
-    span: Span = field(compare=False)
-    arrow: tuple[str, str, e.Pred] | None = field(default=None, compare=False)
-
-    @property
-    def label(self) -> str:
-        """The line as the user wrote it, on one line."""
-        return " ".join(re.sub(r"#[^\n]*", "", self.span.text).split())
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One softmax of a mixture: a union of ``attend`` restricted by ``within``, counted ``times`` times."""
-
-    attend: tuple[Clause, ...]
-    within: tuple[Clause, ...]
-    times: int = 1
-
-    @property
-    def pred(self) -> e.Pred:
-        """The branch as one predicate."""
-        union = e.Or(tuple(c.pred for c in self.attend)) if self.attend else e.Bool(True)
-        return e.And((union, *(c.pred for c in self.within))) if self.within else union
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A part of the sequence; ``size`` is an expression in ``m``, the number that the lengths are solved for."""
-
-    name: str
-    size: e.IntExpr
-    queries: bool = True
-    keys: bool = True
-
-
-@dataclass(frozen=True)
-class Random:
-    """Integers in ``low .. high - 1`` drawn from a seed: what an input holds where the call does not give it."""
-
-    low: e.IntExpr
-    high: e.IntExpr
-    seed: int
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor that comes with the call.
-
-    ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q.
-    ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"``: read as the
-    number of the document that a position is in, and given as the offsets at which documents begin, followed by n (so
-    that its last dimension is one longer than there are documents, whatever the last of ``sizes`` says: always n).
-
-    What is derived comes under names with a dot: ``doc.first`` and ``doc.last`` of the size of ``doc``,
-    ``order.bucket``, (batch, heads, rounds * n), beside an order, and ``alibi.slope``, (heads,), wherever a score reads
-    ALiBi's slopes. Derived things are not in ``Spec.inputs``.
-    """
-
-    name: str
-    kind: str
-    sizes: tuple[e.IntExpr, ...]
-    form: str = "plain"
-    random: Random | None = None
-
-
-@dataclass(frozen=True)
-class Order:
-    """Positions sorted by (LSH bucket, position), ``rounds`` times with other rotations, one round after another.
-
-    Slots count through all rounds: slot ``r * n + i`` is the i-th place of round r. Reformer (Kitaev et al., 2020).
-    """
-
-    buckets: tuple[int, ...]
-    rounds: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Rotation:
-    """``rope``, ``xpos`` or ``yarn`` with all its options, and the positions by which queries and keys turn."""
-
-    kind: str
-    options: tuple[tuple[str, float | int | str], ...]
-    q: e.IntExpr
-    k: e.IntExpr
 
 
 @dataclass(frozen=True)
@@ -177,8 +83,6 @@ class Spec:
 
         Raises ValueError where axes cannot have these lengths.
         """
-        from attnspec.spec.axes import solve
-
         n_q = n if n_q is None else n_q
         m = solve(self.axes, n, n_q) if self.axes else n
         kv_heads = heads if kv_heads is None else kv_heads
@@ -207,6 +111,95 @@ class Spec:
         return mask(self, self.sizes(n, n_q, heads, batch, kv_heads), inputs or {})
 
     def __str__(self) -> str:
-        from attnspec.text import text
+        """The text of the spec in the language: checked again, it gives the same spec."""
+        return "\n".join([f"attention {self.name} {{", *(f"    {line}" for line in _lines(self)), "}"])
 
-        return text(self)
+
+def _lines(spec: Spec) -> Iterator[str]:
+    if spec.align == "start" and not spec.axes:
+        yield "align start"
+    yield from map(str, spec.axes)
+    yield from map(str, spec.inputs)
+    if spec.order is not None:
+        buckets = spec.order.buckets
+        written = str(buckets[0]) if len(buckets) == 1 else str(list(buckets))
+        yield f"order by lsh(buckets = {written}, rounds = {spec.order.rounds}, seed = {spec.order.seed})"
+    if spec.mixture:
+        yield f"mix{' weights detached' if spec.detached else ''} {{"
+        for branch in spec.mixture:
+            yield from (f"    {line}" for line in _branch(spec, branch))
+        yield "}"
+    yield from (_clause(spec, "attend", c) for c in spec.attend)
+    yield from (_clause(spec, "within", c) for c in spec.within)
+    yield from (f"normalize {name}" for name in sorted(spec.normalized))
+    yield from (_rotation(spec, r) for r in spec.rotations)
+    if spec.scale is not None:
+        yield f"scale {spec.scale!r}"
+    if spec.score != Score():
+        yield f"score {_written(spec, spec.score)}"
+    if spec.sink is not None:
+        yield f"sink {_written(spec, spec.sink)}"
+
+
+def _branch(spec: Spec, branch: Branch) -> Iterator[str]:
+    yield f"branch{f' times {branch.times}' if branch.times != 1 else ''} {{"
+    yield from (f"    {_clause(spec, 'attend', c)}" for c in branch.attend)
+    yield from (f"    {_clause(spec, 'within', c)}" for c in branch.within)
+    yield "}"
+
+
+def _clause(spec: Spec, word: str, clause: Clause) -> str:
+    if clause.arrow is not None:
+        source, target, pred = clause.arrow
+        return f"{source} -> {target}: {_written(spec, pred)}"
+    return f"{word} {_written(spec, clause.pred)}"
+
+
+def _rotation(spec: Spec, rotation: Rotation) -> str:
+    options = ", ".join(f"{key} = {_option(value)}" for key, value in rotation.options)
+    moved = (rotation.q, rotation.k) != (e.Var("q"), e.Var("k"))
+    at = f" at ({_written(spec, rotation.q)}, {_written(spec, rotation.k)})" if moved else ""
+    return f"rotate {rotation.kind}({options}){at}"
+
+
+def _option(value: float | int | str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)
+
+
+def _written(spec: Spec, node: e.Node) -> str:
+    """A core expression as the language writes it: an input of n_q entries is indexed by position, not by row."""
+    if spec.align == "start":
+        return str(node)
+    by_row = {
+        (declared.name, i)
+        for declared in spec.inputs
+        for i, size in enumerate(declared.sizes)
+        if size == e.Var("n_q")
+    }  # fmt: skip
+    return str(_by_position(node, by_row) if by_row else node)
+
+
+def _by_position(node: e.Node, by_row: set[tuple[str, int]]) -> e.Node:
+    node = rebuild(node, [_by_position(child, by_row) for child in node.children()])
+    match node:
+        case e.Read(name, indices) | e.Flag(name, indices) | e.Among(_, name, indices) | RealRead(name, indices):
+            base = name.partition(".")[0]
+            new = tuple(_undo(x) if (base, i) in by_row else x for i, x in enumerate(indices))
+            if isinstance(node, e.Among):
+                return e.Among(node.item, name, new)
+            return type(node)(name, new)
+        case e.Add((e.Read(name, _) as place, e.Var("n"), e.Mul(e.Int(-1), e.Var("n_q")))) if name.endswith(
+            (".first", ".last")
+        ):
+            return place
+    return node
+
+
+def _undo(index: e.IntExpr) -> e.IntExpr:
+    """A row as a position: what the checker added is at the end of the sum."""
+    match index:
+        case e.Add((*terms, e.Mul(e.Int(-1), e.Var("n")), e.Var("n_q"))):
+            return make.add(terms)
+    return index

@@ -25,9 +25,9 @@ from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import drawn, slopes
 from attnspec.spec.evaluate import value_of
+from attnspec.spec.parts import Input
 from attnspec.spec.real import RealRead
-from attnspec.spec.spec import Input, Spec
-from attnspec.text import declaration
+from attnspec.spec.spec import Spec
 
 LIMIT = 1 << 30
 """Integers of inputs lie strictly between -LIMIT and LIMIT, so that differences of them fit 32 bits."""
@@ -73,7 +73,7 @@ def prepare(
         elif declared.random is not None:
             tensor = draw(where, declared, sizes, where_made)
         else:
-            raise CallError(f"{where} is missing: `{declaration(declared)}`, here {_given_shape(declared, shape)}")
+            raise CallError(f"{where} is missing: `{declared}`, here {_given_shape(declared, shape)}")
         if declared.form == "offsets":
             _check_offsets(where, tensor, shape[-1])
             tensor = numbers(tensor, shape[-1], torch.int64 if wide else torch.int32)
@@ -168,7 +168,7 @@ def _check(where: str, declared: Input, tensor: object, shape: tuple[int, ...]) 
         fits = actual == shape
     if not fits:
         wanted = _given_shape(declared, shape)
-        raise CallError(f"{where} has the shape {actual}; it is declared `{declaration(declared)}`, here {wanted}")
+        raise CallError(f"{where} has the shape {actual}; it is declared `{declared}`, here {wanted}")
 
 
 def _given_shape(declared: Input, shape: tuple[int, ...]) -> str:

@@ -4,7 +4,7 @@ As published (trax, Hugging Face): a vector is projected on random directions R 
 ``[x R; -x R]``; with several factors, the bucket is the sum of each factor's argmax times the product of the factors
 before it. Positions are sorted by (bucket, position), and the rounds stand one after another.
 
->>> from attnspec.spec.spec import Order
+>>> from attnspec.spec.parts import Order
 >>> x = torch.tensor([1.0, -1.0, 2.0, -3.0]).view(1, 1, 4, 1)
 >>> slots = lsh(x, Order(buckets=(2,), rounds=1, seed=0))
 >>> slots.order.tolist(), slots.bucket.tolist()
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
-from attnspec.spec.spec import Order
+from attnspec.spec.parts import Order
 
 ENTRIES = 1 << 19
 """How many projections are held at a time on the CPU (2 MiB): few enough for the cache of the processor."""

@@ -13,7 +13,7 @@ decay of torchscale's ``XPOS``; YaRN: Peng et al., 2023, with the ramp of the pa
 published repository, Hugging Face and DeepSeek ("index").
 
 >>> from attnspec.spec.expr import Var
->>> from attnspec.spec.spec import Rotation
+>>> from attnspec.spec.parts import Rotation
 >>> rope = Rotation("rope", (("theta", 10000.0), ("dims", 0), ("layout", "pairs")), Var("q"), Var("k"))
 >>> rotate(torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(1, 1, 2, 4), torch.arange(2), rope, "q")[0, 0]
 tensor([[1.0000, 0.0000, 1.0000, 0.0000],
@@ -37,7 +37,8 @@ from attnspec.runtime.core.device import capturing, on_device
 from attnspec.runtime.cpp.turn import turn, turns
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import table, value_of
-from attnspec.spec.spec import Rotation, Spec
+from attnspec.spec.parts import Rotation
+from attnspec.spec.spec import Spec
 
 ROWS = 4096
 """Rows that are turned at a time: what is in between stays in the cache of the processor."""

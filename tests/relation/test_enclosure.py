@@ -23,8 +23,9 @@ from attnspec.relation.relation import DependsOnInputs, NoAnswer, Relation, inpu
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import expr as e
 from attnspec.spec.bounds import fits
+from attnspec.spec.parts import Axis, Clause, Input, Order
 from attnspec.spec.real import Cast, Choose, Real
-from attnspec.spec.spec import Axis, Clause, Input, Order, Spec
+from attnspec.spec.spec import Spec
 from tests.support.core_strategies import INPUTS, InputCase, input_cases, ordered_cases
 from tests.support.strategies import Case
 from tests.support.strategies import cases as text_cases

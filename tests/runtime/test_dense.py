@@ -23,7 +23,8 @@ from attnspec.runtime.prepare.order import lsh
 from attnspec.runtime.prepare.rotate import rotate, turned
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
-from attnspec.spec.spec import Order, Rotation, Spec
+from attnspec.spec.parts import Order, Rotation
+from attnspec.spec.spec import Spec
 
 Q, K, H = e.Var("q"), e.Var("k"), e.Var("h")
 DISTANCE = e.Add((Q, e.Mul(e.Int(-1), K)))

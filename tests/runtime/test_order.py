@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare.order import hash_buckets, lsh, rotations, sort
-from attnspec.spec.spec import Order
+from attnspec.spec.parts import Order
 
 
 def naive(x: Tensor, order: Order) -> Tensor:

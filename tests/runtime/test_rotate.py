@@ -18,7 +18,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare.rotate import frequencies, magnitude, places, rotate, rotated_dims, turned
 from attnspec.spec import expr as e
-from attnspec.spec.spec import Rotation, Spec
+from attnspec.spec.parts import Rotation
+from attnspec.spec.spec import Spec
 
 Q, K = e.Var("q"), e.Var("k")
 YARN = {

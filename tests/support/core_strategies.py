@@ -19,7 +19,8 @@ from attnspec.relation.relation import scalars
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import holds, table
-from attnspec.spec.spec import Branch, Clause, Input, Order, Spec
+from attnspec.spec.parts import Branch, Clause, Input, Order
+from attnspec.spec.spec import Spec
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 _N, _N_Q, _BATCH, _HEADS = map(e.Var, ("n", "n_q", "batch", "heads"))

@@ -13,8 +13,8 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
+from attnspec.spec.parts import Axis, Branch, Clause
 from attnspec.spec.real import RealExpr
-from attnspec.spec.spec import Axis, Branch, Clause
 
 Axes = tuple[tuple[Axis, Span], ...]
 

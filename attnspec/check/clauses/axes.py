@@ -11,8 +11,8 @@ from attnspec.language import tree as t
 from attnspec.spec import axes as solver
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
+from attnspec.spec.parts import Axis, Clause
 from attnspec.spec.rewrite import replace
-from attnspec.spec.spec import Axis, Clause
 
 Axes = tuple[tuple[Axis, Span], ...]
 _MAX_AXES = 32

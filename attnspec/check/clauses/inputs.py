@@ -10,7 +10,7 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
-from attnspec.spec.spec import Input, Random
+from attnspec.spec.parts import Input, Random
 
 _OF_SIZES = frozenset({"batch", "heads", "kv_heads", "n", "n_q", "m", "?"})
 

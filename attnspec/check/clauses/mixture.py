@@ -15,7 +15,7 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
-from attnspec.spec.spec import Branch, Clause
+from attnspec.spec.parts import Branch, Clause
 
 
 def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:

@@ -10,7 +10,7 @@ from attnspec.check.expressions.options import Option
 from attnspec.check.expressions.scope import Scope
 from attnspec.errors import clauses as clause
 from attnspec.language import tree as t
-from attnspec.spec.spec import Order
+from attnspec.spec.parts import Order
 
 _LSH = {
     "lsh": {

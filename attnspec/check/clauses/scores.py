@@ -17,7 +17,7 @@ from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec import real as r
-from attnspec.spec.spec import Rotation
+from attnspec.spec.parts import Rotation
 
 _THETA = Option("real", 10000.0, 0, above=True)
 _WHICH = {

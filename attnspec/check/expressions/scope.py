@@ -9,8 +9,8 @@ from typing import Union
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
+from attnspec.spec.parts import Input
 from attnspec.spec.real import RealExpr
-from attnspec.spec.spec import Input
 
 
 @dataclass(frozen=True, slots=True)

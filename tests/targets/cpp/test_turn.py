@@ -16,7 +16,7 @@ from attnspec.runtime.cpp.turn import _function, turn, turns
 from attnspec.runtime.prepare import rotate as rotating
 from attnspec.runtime.prepare.rotate import rotate
 from attnspec.spec import expr as e
-from attnspec.spec.spec import Rotation
+from attnspec.spec.parts import Rotation
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LAYOUTS = [False, True]

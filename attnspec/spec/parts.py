@@ -1,0 +1,153 @@
+"""What a checked pattern is made of, each part with its text, and how little its meaning needs to know of the whole.
+
+>>> print(Axis("token", e.Var("n"), keys=False))
+axis token[n] queries
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from attnspec.errors.source import Span
+from attnspec.spec import expr as e
+
+Value = int | tuple[e.Nested, ...]
+"""What a parameter is bound to (booleans are kept as bool)."""
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One ``attend`` or ``within`` line; its head group and the group's ``within`` lines are part of the predicate.
+
+    For a line between axes, ``arrow`` holds the axes and the predicate with ``q`` and ``k`` counted from 0 in them.
+    """
+
+    pred: e.Pred
+    span: Span = field(compare=False)
+    arrow: tuple[str, str, e.Pred] | None = field(default=None, compare=False)
+
+    @property
+    def label(self) -> str:
+        """The line as the user wrote it, on one line."""
+        return " ".join(re.sub(r"#[^\n]*", "", self.span.text).split())
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One softmax of a mixture: a union of ``attend`` restricted by ``within``, counted ``times`` times."""
+
+    attend: tuple[Clause, ...]
+    within: tuple[Clause, ...]
+    times: int = 1
+
+    @property
+    def pred(self) -> e.Pred:
+        """The branch as one predicate."""
+        union = e.Or(tuple(c.pred for c in self.attend)) if self.attend else e.Bool(True)
+        return e.And((union, *(c.pred for c in self.within))) if self.within else union
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A part of the sequence; ``size`` is an expression in ``m``, the number that the lengths are solved for."""
+
+    name: str
+    size: e.IntExpr
+    queries: bool = True
+    keys: bool = True
+
+    def __str__(self) -> str:
+        only = "" if self.queries and self.keys else " keys" if self.keys else " queries"
+        return f"axis {self.name}[{self.size}]{only}"
+
+
+@dataclass(frozen=True)
+class Random:
+    """Integers in ``low .. high - 1`` drawn from a seed: what an input holds where the call does not give it."""
+
+    low: e.IntExpr
+    high: e.IntExpr
+    seed: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor that comes with the call.
+
+    ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q.
+    ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"``: read as the
+    number of the document that a position is in, and given as the offsets at which documents begin, followed by n (so
+    that its last dimension is one longer than there are documents, whatever the last of ``sizes`` says: always n).
+
+    What is derived comes under names with a dot: ``doc.first`` and ``doc.last`` of the size of ``doc``,
+    ``order.bucket``, (batch, heads, rounds * n), beside an order, and ``alibi.slope``, (heads,), wherever a score reads
+    ALiBi's slopes. Derived things are not in ``Spec.inputs``.
+    """
+
+    name: str
+    kind: str
+    sizes: tuple[e.IntExpr, ...]
+    form: str = "plain"
+    random: Random | None = None
+
+    def __str__(self) -> str:
+        sizes = f"[{', '.join(map(str, self.sizes))}]" if self.sizes else ""
+        form = "" if self.form == "plain" else f" {self.form}"
+        if self.random is not None:
+            form = f" random({e.Range(self.random.low, self.random.high)}, {self.random.seed})"
+        return f"input {self.name}: {self.kind}{sizes}{form}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """Positions sorted by (LSH bucket, position), ``rounds`` times with other rotations, one round after another.
+
+    Slots count through all rounds: slot ``r * n + i`` is the i-th place of round r. Reformer (Kitaev et al., 2020).
+    """
+
+    buckets: tuple[int, ...]
+    rounds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """``rope``, ``xpos`` or ``yarn`` with all its options, and the positions by which queries and keys turn."""
+
+    kind: str
+    options: tuple[tuple[str, float | int | str], ...]
+    q: e.IntExpr
+    k: e.IntExpr
+
+
+class Pattern(Protocol):
+    """What :mod:`attnspec.spec.meaning` and :mod:`attnspec.spec.arrays` read of a spec (they cannot import it)."""
+
+    @property
+    def name(self) -> str:
+        """Said in messages."""
+
+    @property
+    def span(self) -> Span:
+        """The text, which messages point at."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What a call must bring."""
+
+    @property
+    def order(self) -> Order | None:
+        """The computed order, if there is one."""
+
+    @property
+    def mixture(self) -> tuple[Branch, ...]:
+        """The branches of a mixture; then, and with an order, pairs are counted."""
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """The softmaxes, each with its whole predicate."""
+
+    def offset(self, n: int, n_q: int, /) -> int:
+        """The position of query row 0."""
