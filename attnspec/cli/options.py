@@ -162,6 +162,20 @@ def read_params(params: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def params_of(number: int, params: tuple[str, ...], patterns: int) -> tuple[str, ...]:
+    """The parameters of one of several patterns: ``name=value`` is for all of them, ``2:name=value`` for the second."""
+    chosen = []
+    for word in params:
+        which, colon, rest = word.partition(":")
+        if not colon or not which.isdecimal():
+            chosen.append(word)
+        elif not 1 <= int(which) <= patterns:
+            raise click.UsageError(f"{word!r} is for pattern {which}, and there are {patterns}")
+        elif int(which) == number:
+            chosen.append(rest)
+    return tuple(chosen)
+
+
 def signature_of(spec: str) -> Signature:
     """The parameters of a spec."""
     from attnspec.check.check import signature

@@ -213,7 +213,7 @@ def insight(
         None if isinstance(growth, str) else _exponent(growth),
         _ask(lambda: tuple(empty_rows(relation, sizes))),
         _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
-        _ask(lambda: reach(relation, sizes)),
+        _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str)
         else (*_predictions(found_cost, dtype), *_on_gpus(made, call, dim, dtype, tile, layout)),

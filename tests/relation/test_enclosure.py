@@ -192,7 +192,7 @@ def test_scalars_must_be_given() -> None:
     for question in (
         lambda s: list(empty_rows(relation, s)),
         lambda s: cache_need(relation, (4,), s),
-        lambda s: reach(relation, s),
+        lambda s: reach((relation, s)),
         lambda s: cells(relation, s),
     ):
         question(given_)
@@ -208,7 +208,7 @@ def test_slots_are_what_sets_range_over_where_there_is_an_order() -> None:
     (part,) = relation.classes[0].parts
     assert part.pairs.equals(Pairs.read("y >= 0 and -2 <= x - y <= 2"))
     assert part.unknown == (same, CAUSAL)
-    for question in (lambda: reach(relation, Sizes(4, 4)), lambda: cells(relation, Sizes(4, 4))):
+    for question in (lambda: reach((relation, Sizes(4, 4))), lambda: cells(relation, Sizes(4, 4))):
         with pytest.raises(DependsOnInputs):
             question()
 
@@ -227,7 +227,7 @@ def test_axes_are_parametric_in_m() -> None:
     plain = e.And((e.Cmp("<", Q, e.Add((e.Var("n"), e.Int(-4)))), e.Cmp(">=", K, e.Add((e.Var("n"), e.Int(-4))))))
     assert compare(relation, lower(spec_of(plain, align="start"))).equal
     with pytest.raises(NoAnswer):
-        reach(relation, Sizes(10, 10, m=6))
+        reach((relation, Sizes(10, 10, m=6)))
 
 
 def test_comparison_of_patterns_with_inputs() -> None:

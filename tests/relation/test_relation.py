@@ -208,7 +208,7 @@ def test_cache_need_and_reach_know_the_batch() -> None:
     relation = lower(attnspec.read("attention a { attend 0 <= q - k < 10 * (b + 1)  attend b == batch - 1 and k < 5 }"))
     sizes = Sizes(60, 60, 1, 1, 2)
     assert [(need.b, need.keys) for need in cache_need(relation, (60,), sizes)] == [(0, (9,)), (1, (24,))]
-    assert reach(relation, sizes).layers == 7  # entry 0: 9 positions a layer
+    assert reach((relation, sizes)).layers == 7  # entry 0: 9 positions a layer
 
 
 def test_difference_holds_only_where_both_are_defined() -> None:
@@ -234,7 +234,7 @@ def test_reach(text: str, n: int) -> None:
     spec = attnspec.read(text)
     layer = spec.mask(n)[0, 0] | np.eye(n, dtype=bool)
     lower_half = np.tri(n, dtype=bool)
-    found = reach(lower(spec), Sizes(n, n))
+    found = reach((lower(spec), Sizes(n, n)))
     reached, layers = layer, 1
     by_layers = {1: layer[lower_half].mean()}
     while not reached[lower_half].all() and layers < 2 * n:

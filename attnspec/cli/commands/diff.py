@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnspec.cli.options import checked, complete_spec, json_option
+from attnspec.cli.options import checked, complete_spec, json_option, params_of
 
 if TYPE_CHECKING:
     from attnspec.analysis.compare import Witness
@@ -29,12 +29,7 @@ def command(first: str, second: str, params: tuple[str, ...], heads: int | None,
     from attnspec.analysis.compare import compare
     from attnspec.relation.lower import listed_heads, lower
 
-    def chosen(number: str) -> tuple[str, ...]:
-        return tuple(
-            p.split(":", 1)[-1] if p[:2] in ("1:", "2:") else p for p in params if p[:2] not in _others(number)
-        )
-
-    patterns = [checked(first, chosen("1")), checked(second, chosen("2"))]
+    patterns = [checked(spec, params_of(i, params, 2)) for i, spec in enumerate((first, second), 1)]
     count = heads or next((c for c in map(listed_heads, patterns) if c), None)
     try:
         result = compare(*(lower(p, count) for p in patterns))
@@ -57,10 +52,6 @@ def command(first: str, second: str, params: tuple[str, ...], heads: int | None,
             if witness is not None:
                 click.echo(f"only {name}: {_place(witness)}")
     sys.exit(0 if result.equal else 1)
-
-
-def _others(number: str) -> tuple[str, ...]:
-    return ("2:",) if number == "1" else ("1:",)
 
 
 def _place(w: Witness) -> str:

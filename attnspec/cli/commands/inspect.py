@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from attnspec.cli.console import console
 from attnspec.cli.options import (
     call_sizes,
     checked,
     json_option,
+    params_of,
     plan_options,
     read_params,
     size_options,
@@ -27,9 +29,21 @@ from attnspec.cli.options import (
     "--cells", type=click.IntRange(4, 64), default=24, show_default=True, help="Cells in a row of the picture."
 )
 @plan_options
+@click.option("--stack", is_flag=True, help="Several patterns, layer upon layer: how far information travels in them.")
 @json_option
-def command(spec: str, params: tuple[str, ...], cells: int, as_json: bool, **options: Any) -> None:
-    """Show what a pattern looks like and what it costs, without running it."""
+def command(spec: str, params: tuple[str, ...], cells: int, stack: bool, as_json: bool, **options: Any) -> None:
+    """Show what a pattern looks like and what it costs, without running it.
+
+    With --stack: the reach of `SPEC SPEC ... --stack`, layers that follow one another again and again, the first of
+    them next to the input. Parameters apply to all of them; with 2:name=value to the second.
+    """
+    specs = (spec, *(word for word in params if "=" not in word))
+    params = tuple(word for word in params if "=" in word)
+    if stack:
+        _stack(specs, params, as_json, options)
+        return
+    if len(specs) > 1:
+        raise click.UsageError(f"parameters are given as name=value, not {specs[1]!r}; for layers of it, add --stack")
     from attnspec.report.insight import insight
     from attnspec.report.text import show
 
@@ -44,6 +58,20 @@ def command(spec: str, params: tuple[str, ...], cells: int, as_json: bool, **opt
         tile_of(options),
         options["layout"],
     )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        show(found, console())
+
+
+def _stack(specs: tuple[str, ...], params: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
+    from attnspec.report.stack import show, stack
+
+    for name in ("cells", "queries", "dim", "dtype", "tile", "layout"):
+        if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} says nothing about a stack: leave it out")
+    patterns = [checked(spec, params_of(i, params, len(specs))) for i, spec in enumerate(specs, 1)]
+    found = stack([(pattern, call_sizes(pattern, options)) for pattern in patterns])
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
