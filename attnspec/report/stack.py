@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from attnspec.analysis.reach import Reach, reach
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
+from attnspec.report.units import share
 from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def show(found: Stack, console: Console) -> None:
         rounds, layers = _number(found.rounds or 0, "round"), _number(r.layers, "layer")
         console.print(f"{rounds} ({layers}) until every position can influence every later one{note}")
     console.print("share of the pairs k <= q reached", style="bold")
-    for layer, share in r.shares:
-        console.print(f"  after layer {layer:,} ({found.name(layer)})  {share:.2%}")
+    for layer, reached in r.shares:
+        console.print(f"  after layer {layer:,} ({found.name(layer)})  {share(reached)}")
 
 
 def _number(count: int, noun: str) -> str:

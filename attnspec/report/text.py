@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
-from attnspec.report.units import quantity, seconds
+from attnspec.report.units import quantity, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -216,7 +216,7 @@ def reach(found: Insight, console: Console) -> None:
         console.print(f"no stack of such layers lets every position influence every later one{note}")
     else:
         console.print(f"{r.layers} layers until every position can influence every later one{note}")
-    console.print("  share reached  " + ", ".join(f"{layers}: {_share(share)}" for layers, share in r.shares))
+    console.print("  share reached  " + ", ".join(f"{layers}: {share(reached)}" for layers, reached in r.shares))
     console.print()
 
 
@@ -274,11 +274,6 @@ def _table() -> Table:
 def _who(need: CacheNeed) -> str:
     heads = "all heads" if need.heads is None else f"heads {ranges(need.heads)}"
     return heads if need.b is None else f"{heads}, entry {need.b}"
-
-
-def _share(value: float) -> str:
-    """A share that is 100% only if it is all."""
-    return "over 99.9%" if 0.9995 <= value < 1.0 else f"{value:.1%}"
 
 
 def ranges(numbers: tuple[int, ...]) -> str:

@@ -17,3 +17,8 @@ def quantity(value: float) -> str:
             return f"{value:.3g}{unit}"
         value /= 1000
     return f"{value:.3g} Z"
+
+
+def share(value: float) -> str:
+    """A share that is 100% only if it is all."""
+    return "over 99.9%" if 0.9995 <= value < 1.0 else f"{value:.1%}"

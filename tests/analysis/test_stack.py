@@ -81,7 +81,7 @@ def test_the_command_line() -> None:
     assert [share for _, share in found["reach"]["shares"]] == pytest.approx(shares)
     text = run("inspect", "window", "causal", "1:width=8", "-n", "64", "--stack").stdout
     assert "1 round (2 layers)" in text
-    assert "after layer 2 (causal)  100.00%" in text
+    assert "after layer 2 (causal)  100.0%" in text
 
 
 @pytest.mark.parametrize(
