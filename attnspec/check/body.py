@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 from attnspec.check.clauses import axes as arrows
 from attnspec.check.clauses import inputs, mixture, orders, scores
-from attnspec.check.clauses.attend import group, let, misplaced, predicate, word
+from attnspec.check.clauses.attend import group, let, out_of_place, predicate, word
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import InputRef, Scope
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import clauses as wrong
+from attnspec.errors.catalogue import did_you_mean
+from attnspec.errors.clauses import axes_mistake, beside_mixture, misplaced, order_mistake, second_mixture
+from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
@@ -51,7 +52,7 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     for clause in clauses:
         if isinstance(clause, _ONCE):
             if word(clause) in out.first:
-                el.wrong(mistakes.defined_twice(clause.span, f"`{word(clause)}`", out.first[word(clause)]))
+                el.wrong(defined_twice(clause.span, f"`{word(clause)}`", out.first[word(clause)]))
             out.first.setdefault(word(clause), clause.span)
         scope = _clause(el, clause, scope, seen, out)
     _together(el, clauses, out)
@@ -80,7 +81,7 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.attend += group(el, clause, scope, dict(seen), out.axes)
         case t.Mix(heading=span):
             if "mix" in out.first:
-                el.wrong(wrong.second_mixture(span, out.first["mix"]))
+                el.wrong(second_mixture(span, out.first["mix"]))
             out.first.setdefault("mix", span)
             out.mixture = mixture.mix(el, clause, scope, seen)
             out.detached = clause.detached
@@ -90,7 +91,7 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             if "->" in out.first:
                 title, note = "an axis is declared after a line between axes", "axes lie in the order of declaration"
                 label = (out.first["->"], "this line is before it")
-                el.wrong(wrong.axes_mistake(span, title, "move it up", label, note=note))
+                el.wrong(axes_mistake(span, title, "move it up", label, note=note))
             out.axes = arrows.axis(el, clause, scope, seen, out.axes)
         case t.Input(span, name):
             found = inputs.declare(el, clause, scope, seen)
@@ -110,15 +111,15 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             rotation = scores.rotate(el, clause, scope)
             out.rotations += [rotation] if rotation else []
         case _:
-            misplaced(el, clause, "stands inside a mixture", "not inside one")
+            out_of_place(el, clause, "stands inside a mixture", "not inside one")
     return scope
 
 
 def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
     if where.name not in ("start", "end"):
-        close = mistakes.did_you_mean(where.name, ["start", "end"])
+        close = did_you_mean(where.name, ["start", "end"])
         title = f"there is no `align {where.name}`"
-        el.wrong(mistakes.misplaced(where.span, title, "expected `start` or `end`", close))
+        el.wrong(misplaced(where.span, title, "expected `start` or `end`", close))
     out.align = where.name
 
 
@@ -129,16 +130,16 @@ def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
     for clause in clauses:
         if mix is not None and axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
             span = clause.heading if isinstance(clause, t.Heads) else clause.span
-            el.wrong(wrong.beside_mixture(span, mix, word(clause)))
+            el.wrong(beside_mixture(span, mix, word(clause)))
     if mix is not None and axis is not None:
         title = "axes and a mixture do not stand in one body"
-        el.wrong(wrong.axes_mistake(mix, title, "the mixture", (axis, "an axis")))
+        el.wrong(axes_mistake(mix, title, "the mixture", (axis, "an axis")))
     if order is not None:
         for other, what in ((mix, "a mixture"), (axis, "axes")):
             if other is not None:
                 title = f"an order and {what} do not stand in one body"
-                el.wrong(wrong.order_mistake(order, title, "the order", (other, "beside this")))
+                el.wrong(order_mistake(order, title, "the order", (other, "beside this")))
     align = out.first.get("align")
     if axis is not None and align is not None and out.align == "end":
         title = "beside axes, query row i is position i: `align end` does not stand here"
-        el.wrong(wrong.axes_mistake(align, title, "remove this", (axis, "an axis")))
+        el.wrong(axes_mistake(align, title, "remove this", (axis, "an axis")))

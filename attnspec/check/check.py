@@ -19,10 +19,10 @@ from attnspec.check.expressions.patterns import define, module
 from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import UNKNOWN, Entry, Module, Scope
 from attnspec.check.parameters import bind_parameters, default_of, holes, write
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import values as wrong
 from attnspec.errors.diagnostic import Diagnostic, SpecError
+from attnspec.errors.names import defined_twice, which_attention
 from attnspec.errors.source import Source, Span
+from attnspec.errors.values import file_grows_too_large
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_all
 from attnspec.spec.parts import Value
@@ -85,7 +85,7 @@ def problems_of(source: Source) -> tuple[Diagnostic, ...]:
     report = Report(source)
     _check_all(parsed.file, report, module(parsed.file, report, parsed.lost), None)
     if not parsed.file.items and not parsed.problems:
-        report.add(mistakes.which_attention(Span(source, 0, 0), [], None))
+        report.add(which_attention(Span(source, 0, 0), [], None))
     return tuple(sorted((*parsed.problems, *report.diagnostics()), key=lambda d: d.span.start))
 
 
@@ -96,7 +96,7 @@ def attention_of(file: t.File, name: str | None = None) -> t.Attention:
         return named[0]
     names = list(dict.fromkeys(a.name.name for a in file.attentions))
     span = file.attentions[0].name.span if file.attentions else Span(file.source, 0, 0)
-    raise SpecError([mistakes.which_attention(span, names, name)])
+    raise SpecError([which_attention(span, names, name)])
 
 
 def signature(file: t.File, name: str | None = None) -> Signature:
@@ -148,7 +148,7 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
         if isinstance(item, t.Attention):
             name = item.name.name
             if name in seen:  # any name will do: no expression refers to it
-                report.add(mistakes.defined_twice(item.name.span, f"the attention `{name}`", seen[name]))
+                report.add(defined_twice(item.name.span, f"the attention `{name}`", seen[name]))
             seen.setdefault(name, item.name.span)
         names: dict[str, Span] = {}
         for parameter in item.parameters:
@@ -165,7 +165,7 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
         if attention is chosen or any(p.default is None for p in attention.parameters):
             continue
         if spent > _MAX_SPENT:
-            report.add(wrong.file_grows_too_large(attention.name.span, _MAX_SPENT))
+            report.add(file_grows_too_large(attention.name.span, _MAX_SPENT))
             break
         el = elaborator(report)
         _attention(el, file, attention, own, {})

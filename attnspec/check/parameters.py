@@ -17,10 +17,11 @@ from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.lists import kind
 from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, ListValue, Module, Scope, what
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import values as wrong
 from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.names import missing_parameter, unknown_parameter, unusable_parameter, wrong_parameter_type
 from attnspec.errors.source import Source
+from attnspec.errors.syntax import MAX_NESTING
+from attnspec.errors.values import not_known, too_large, wrong_type
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_value
 from attnspec.spec import exact as known
@@ -76,16 +77,16 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default 
             return Default(items, found)
         case RealExpr():
             help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
-            el.wrong(wrong.wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
         case e.IntExpr():
             whole = el.constant(tree, scope, name)
             return None if whole is None else Default(whole, Bound(e.Int(whole), 1, 1))
         case e.Node():
             names = s.names(found)
             if "?" not in names:
-                el.wrong(wrong.not_known(tree.span, name, names))
+                el.wrong(not_known(tree.span, name, names))
         case _ if found is not UNKNOWN:
-            el.wrong(wrong.wrong_type(tree.span, "an integer, a boolean or a list", what(found)))
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found)))
     return None
 
 
@@ -112,7 +113,7 @@ def bind_parameters(
     names = [p.name.name for p in tree.parameters]
     for name in params:
         if name not in names:
-            el.wrong(mistakes.unknown_parameter(tree.name.span, tree.name.name, str(name), names))
+            el.wrong(unknown_parameter(tree.name.span, tree.name.name, str(name), names))
     bound: dict[str, Default] = {}
     for parameter in tree.parameters:
         name = parameter.name.name
@@ -125,7 +126,7 @@ def bind_parameters(
         elif default is not None:
             bound[name] = default
         elif parameter.default is None:
-            el.wrong(mistakes.missing_parameter(parameter.name.span, tree.name.name, name))
+            el.wrong(missing_parameter(parameter.name.span, tree.name.name, name))
     return bound
 
 
@@ -133,16 +134,16 @@ def _override(el: Elaborator, parameter: t.Parameter, default: Default | None, g
     name, span = parameter.name.name, parameter.span
     value = _plain(given)
     if value is None:
-        el.wrong(mistakes.unusable_parameter(span, name, _python_type(given)))
+        el.wrong(unusable_parameter(span, name, _python_type(given)))
         return None
     if default is not None and not _same_type(default.value, value):
-        el.wrong(mistakes.wrong_parameter_type(span, name, kind(default.value), kind(value)))
+        el.wrong(wrong_parameter_type(span, name, kind(default.value), kind(value)))
         return None
     if not _well_formed(value):
-        el.wrong(mistakes.unusable_parameter(span, name, "a list of different things"))
+        el.wrong(unusable_parameter(span, name, "a list of different things"))
         return None
     if _largest(value) > known.LIMIT:
-        el.wrong(wrong.too_large(span))
+        el.wrong(too_large(span))
         return None
     if isinstance(value, bool):
         return Default(value, Bound(e.Bool(value), 1, 1))
@@ -153,7 +154,7 @@ def _plain(given: object, depth: int = 0) -> Value | None:
     """A Python value as the language has it: bool, int or nested tuples of int; None if it is something else."""
     if isinstance(given, bool):
         return given if depth == 0 else None
-    if isinstance(given, (list, tuple)) and depth < mistakes.MAX_NESTING:
+    if isinstance(given, (list, tuple)) and depth < MAX_NESTING:
         items: list[e.Nested] = []
         for item in given:
             plain = _plain(item, depth + 1)

@@ -1,32 +1,23 @@
-"""The catalogue of mistakes in inputs, mixtures, axes, orders and scores (DESIGN 2.5 to 2.9)."""
+"""Mistakes in clauses: their place, inputs, mixtures, axes, orders and scores (DESIGN 2.5 to 2.9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from attnspec.errors.catalogue import CODES, diagnose, did_you_mean
+from attnspec.errors.catalogue import diagnose, did_you_mean, listed
 from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Span
-
-CODES.pop("E025", None)  # products of positions have a meaning now
-CODES.update(
-    {
-        "E041": "an input that cannot be declared so",
-        "E042": "a read of an input that does not fit it",
-        "E043": "a real number that is not finite",
-        "E044": "a score, sink or rotation that reads what it may not",
-        "E045": "an option that does not exist, or has a wrong value",
-        "E046": "a mixture that cannot be one",
-        "E047": "a mistake about axes",
-        "E048": "a mistake about the order of positions",
-    }
-)
 
 MAX_BRANCHES = 64
 MAX_TIMES = 2**31
 MAX_DIMENSIONS = 8
 
 NO_REALS = "real numbers are for `score`, `sink` and `scale` lines; whole division is `//`"
+
+
+def misplaced(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
+    """A clause that means nothing where it stands."""
+    return diagnose("E032", title, (span, label), help=help)
 
 
 # Inputs
@@ -165,12 +156,3 @@ def axes_mistake(
 def order_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], help: str = "") -> Diagnostic:
     """A slot without an order, an order beside axes or a mixture, ..."""
     return diagnose("E048", title, (span, label), *also, help=help)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names in words, as the language writes them."""
-    written = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot", "order": "q.bucket", "alibi": "alibi_slope"}
-    quoted = [f"`{written.get(n, n)}`" for n in names]
-    if not quoted:  # constant, but not so simple that the checker works it out
-        return "more than numbers"
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

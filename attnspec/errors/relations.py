@@ -1,4 +1,4 @@
-"""Mistakes that show on the way to a relation or a kernel; codes are in :mod:`attnspec.errors.catalogue`."""
+"""Mistakes that show on the way to a relation or a kernel, and questions that have no answer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def long_list(span: Span, most: int) -> Diagnostic:
 
 def several_axes(span: Span, name: str, what: str) -> Diagnostic:
     """A question that supposes one sequence, asked of a pattern with several axes."""
-    return Diagnostic("E407", f"{what} is not defined for a pattern with axes", ((span, f"`{name}` has axes"),))
+    return diagnose("E407", f"{what} is not defined for a pattern with axes", (span, f"`{name}` has axes"))
 
 
 def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tuple[str, ...]) -> Diagnostic:
@@ -100,4 +100,4 @@ def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tup
     open_ = f"the sets of pairs leave open: {'; '.join(atoms)}" if atoms else ""
     help = f"give values for {named}, where this question can take them" if inputs else ""
     title = f"the answer depends on {what}"
-    return Diagnostic("E406", title, ((span, f"`{name}` is decided by what a call holds"),), open_, help)
+    return diagnose("E406", title, (span, f"`{name}` is decided by what a call holds"), note=open_, help=help)

@@ -1,11 +1,10 @@
-"""The catalogue of mistakes about types and values; codes and the rest are in :mod:`attnspec.errors.catalogue`."""
+"""Mistakes about types and values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnspec.errors.catalogue import diagnose
-from attnspec.errors.clauses import listed
+from attnspec.errors.catalogue import diagnose, listed
 from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Span
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from attnspec.errors import catalogue as mistakes
 from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Source, Span
+from attnspec.errors.syntax import MAX_NESTING, nested_bars, no_branch, stray_branch, stray_doc
 from attnspec.language import tree as t
 
 _MARGIN = 4  # levels that a file, an attention and a clause add around an expression
@@ -36,7 +36,7 @@ def build(root: Piece, source: Source) -> tuple[Piece, list[Diagnostic]]:
             values.append(node)
             continue
         if not ready:
-            if depth > mistakes.MAX_NESTING + _MARGIN:
+            if depth > MAX_NESTING + _MARGIN:
                 raise TooDeep(node.meta.start_pos, node.meta.end_pos)
             work.append((node, depth, True))
             work.extend((child, depth + 1, False) for child in reversed(node.children))
@@ -78,12 +78,12 @@ def _file(at: _Context, parts: list[Piece]) -> t.File:
         assert isinstance(part, (t.Pattern, t.Attention))
         if not items and len(pending) == 2:
             doc = pending.pop(0)
-        at.problems.extend(mistakes.stray_doc(d.span) for d in pending[:-1])
+        at.problems.extend(stray_doc(d.span) for d in pending[:-1])
         items.append(replace(part, docs=(*pending[-1:], *part.docs)))
         pending = []
     if not items and len(pending) == 1:
         doc = pending.pop()
-    at.problems.extend(mistakes.stray_doc(d.span) for d in pending)
+    at.problems.extend(stray_doc(d.span) for d in pending)
     return t.File(at.span.source, doc, tuple(items))
 
 
@@ -149,7 +149,7 @@ def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
 def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
     """The clauses of a mixture that is written as branches, without what means nothing there."""
     allowed = (t.Branch, t.Let, t.Within)
-    at.problems.extend(mistakes.no_branch(_heading(c)) for c in clauses if not isinstance(c, allowed))
+    at.problems.extend(no_branch(_heading(c)) for c in clauses if not isinstance(c, allowed))
     return tuple(c for c in clauses if isinstance(c, allowed))
 
 
@@ -160,7 +160,7 @@ def _heading(clause: t.Clause) -> Span:
 
 def _without_branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
     """The clauses of any other body, where a branch means nothing."""
-    at.problems.extend(mistakes.stray_branch(c.heading) for c in clauses if isinstance(c, t.Branch))
+    at.problems.extend(stray_branch(c.heading) for c in clauses if isinstance(c, t.Branch))
     return tuple(c for c in clauses if not isinstance(c, t.Branch))
 
 
@@ -184,7 +184,7 @@ def _bars(at: _Context, parts: list[Piece]) -> t.Bars:
         node = work.pop()
         match node:
             case t.Bars(span):
-                at.problems.append(mistakes.nested_bars(span, at.span))
+                at.problems.append(nested_bars(span, at.span))
             case t.Arithmetic(_, first, rest) | t.Compare(_, first, rest):
                 work += [first, *(x for _, x in rest)]
             case t.Negative(_, inner) | t.Not(_, inner):

@@ -16,9 +16,9 @@ from typing import Any
 
 import lark
 
-from attnspec.errors import catalogue as mistakes
 from attnspec.errors.diagnostic import Diagnostic, SpecError
 from attnspec.errors.source import Source, Span
+from attnspec.errors.syntax import MAX_SOURCE, too_deep, too_long
 from attnspec.language import tree as t
 from attnspec.language.from_lark import TooDeep, build
 from attnspec.language.recover import Outline, SyntaxProblem
@@ -51,8 +51,8 @@ def parse(source: Source) -> t.File:
 
 def parse_all(source: Source) -> Parsed:
     """The tree of what parses, and every syntax error: an offending clause is noted, blanked out and left."""
-    if len(source.text) > mistakes.MAX_SOURCE:
-        raise SpecError([mistakes.too_long(Span(source, 0, 0), len(source.text))])
+    if len(source.text) > MAX_SOURCE:
+        raise SpecError([too_long(Span(source, 0, 0), len(source.text))])
     problems: list[Diagnostic] = []
     lost: set[str] = set()
     complete = True
@@ -87,8 +87,8 @@ def parse_all(source: Source) -> Parsed:
 
 def parse_value(source: Source) -> t.Expr:
     """The tree of a single expression, as given on a command line."""
-    if len(source.text) > mistakes.MAX_SOURCE:
-        raise SpecError([mistakes.too_long(Span(source, 0, 0), len(source.text))])
+    if len(source.text) > MAX_SOURCE:
+        raise SpecError([too_long(Span(source, 0, 0), len(source.text))])
     outline = Outline(source.text, source)
     bad = outline.bad_tokens(1)
     result = bad[0] if bad else _attempt("value", source.text, source, outline)
@@ -111,7 +111,7 @@ def _attempt(start: str, text: str, source: Source, outline: Outline) -> tuple[A
         before = next((h.start_pos for h in history if h is not None and h.type == "NAME"), None)
         return outline.explain(at, before, frozenset(_accepted(error)))
     except TooDeep as error:
-        return SyntaxProblem(error.start, mistakes.too_deep(Span(source, error.start, error.end)))
+        return SyntaxProblem(error.start, too_deep(Span(source, error.start, error.end)))
 
 
 @cache

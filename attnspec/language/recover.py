@@ -10,10 +10,10 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
-from attnspec.errors import catalogue as mistakes
 from attnspec.errors.catalogue import nearest
 from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Source, Span
+from attnspec.errors.syntax import MAX_NESTING, bad_character, too_deep, unclosed, unclosed_string, unexpected, unopened
 from attnspec.language import words
 from attnspec.language.expected import describe, hint
 from attnspec.language.scan import Token, scan
@@ -79,14 +79,14 @@ class Outline:
         depth, end = 0, 0  # of brackets; of the part that a problem already found spoils
         for i, token in enumerate(self.tokens):
             if token.kind == "other":
-                problem = SyntaxProblem(token.start, mistakes.bad_character(self.span(token)))
+                problem = SyntaxProblem(token.start, bad_character(self.span(token)))
             elif token.kind == "open":
-                problem = SyntaxProblem(token.start, mistakes.unclosed_string(self.span(token)), "token")
+                problem = SyntaxProblem(token.start, unclosed_string(self.span(token)), "token")
             else:
                 depth = 0 if i in self.starting else depth + (token.text in ("(", "[")) - (token.text in (")", "]"))
-                if depth <= mistakes.MAX_NESTING:
+                if depth <= MAX_NESTING:
                     continue
-                problem = SyntaxProblem(token.start, mistakes.too_deep(self.span(token)))
+                problem = SyntaxProblem(token.start, too_deep(self.span(token)))
             if i >= end:
                 found.append(problem)
                 end = self._region(i)[1] if problem.repair == "clause" else end
@@ -126,12 +126,12 @@ class Outline:
         opened = self._open_bracket(i)
         if opened is not None and self._ends(opened, i):
             closer = _CLOSER[opened.text]
-            diagnostic = mistakes.unclosed(self.span(opened), span, closer)
+            diagnostic = unclosed(self.span(opened), span, closer)
             return SyntaxProblem(*((span.start, diagnostic, "close") if closer == "}" else (opened.start, diagnostic)))
         closes_nothing = opened is None or (opened.text == "{" and found in (")", "]"))
         if token is not None and found in _CLOSER.values() and closes_nothing:
-            return SyntaxProblem(token.start, mistakes.unopened(span), "token" if found == "}" else "clause")
-        diagnostic = mistakes.unexpected(span, found, describe(accepted), hint(self.text, self.tokens, i, accepted))
+            return SyntaxProblem(token.start, unopened(span), "token" if found == "}" else "clause")
+        diagnostic = unexpected(span, found, describe(accepted), hint(self.text, self.tokens, i, accepted))
         previous_is_at_fault = i in self.starting and "ATTEND" not in accepted and "ATTENTION" not in accepted
         return SyntaxProblem(span.start - 1 if previous_is_at_fault else span.start, diagnostic)
 

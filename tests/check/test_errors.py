@@ -1,7 +1,8 @@
 """Each mistake is reported as the golden file beside it says: ``pytest --update-golden`` rewrites them.
 
 The first line of a spec may give the attention and parameters: ``# check: name width=3``. With ``# lower: heads=4`` it
-is right so far, and wrong on the way to a kernel for that many heads; with ``# triton:`` to a Triton kernel.
+is right so far, and wrong on the way to a kernel for that many heads; with ``# triton:`` to a Triton kernel; with
+``# reach:`` the mistake is to ask for its reach.
 """
 
 from __future__ import annotations
@@ -12,11 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from attnspec.analysis.reach import reach
 from attnspec.check.check import check_text, problems_of
 from attnspec.check.parameters import read_value
-from attnspec.errors import catalogue as mistakes
+from attnspec.codegen.cpp.kernel import kernel
+from attnspec.codegen.key import KernelKey
+from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.triton.module import Plans, TritonKey, module
+from attnspec.codegen.triton.schedule import schedule_for
+from attnspec.errors.catalogue import CODES
 from attnspec.errors.diagnostic import SpecError, render
 from attnspec.errors.source import Source
+from attnspec.errors.syntax import MAX_SOURCE
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
 from attnspec.spec.spec import Spec
 
 FOLDER = Path(__file__).parent / "cases"
@@ -25,45 +35,35 @@ SPECS = sorted(FOLDER.glob("*.attn"))
 
 def errors_of(path: Path) -> SpecError:
     text = path.read_text(encoding="utf-8")
-    first = text.partition("\n")[0]
-    words = first.removeprefix("# check:").split() if first.startswith("# check:") else []
+    first = re.match(r"# (check|lower|triton|reach):(.*)", text)
+    way, words = (first[1], first[2].split()) if first else ("check", [])
     params = {key: read_value(value) for key, sign, value in (word.partition("=") for word in words) if sign}
     name = next((word for word in words if "=" not in word), None)
-    if first.startswith("# lower:"):
-        spec = check_text(text, filename=path.name)
-        heads = re.search(r"heads=(\d+)", first)
+    if way == "check":
         with pytest.raises(SpecError) as caught:
-            _kernel_text(spec, int(heads.group(1)) if heads else None)
+            check_text(text, name, params, path.name)
         return caught.value
-    if first.startswith("# triton:"):
-        spec = check_text(text, filename=path.name)
-        with pytest.raises(SpecError) as caught:
-            _triton_text(spec)
-        return caught.value
+    spec, heads = check_text(text, filename=path.name), params.get("heads")
+    assert heads is None or isinstance(heads, int)
     with pytest.raises(SpecError) as caught:
-        check_text(text, name, params, path.name)
+        WAYS[way](spec, heads)
     return caught.value
 
 
-def _kernel_text(spec: Spec, heads: int | None) -> str:
-    from attnspec.relation.lower import lower
-
-    relation = lower(spec, heads)
-    from attnspec.codegen.cpp.kernel import kernel
-    from attnspec.codegen.key import KernelKey
-    from attnspec.codegen.plan.choose import plan
-
-    return kernel(plan(relation), KernelKey("forward", "float32", 64, 64))
+def _kernel(spec: Spec, heads: int | None) -> None:
+    kernel(plan(lower(spec, heads)), KernelKey("forward", "float32", 64, 64))
 
 
-def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.plan.choose import plan
-    from attnspec.codegen.triton.module import Plans, TritonKey, module
-    from attnspec.codegen.triton.schedule import schedule_for
-    from attnspec.relation.lower import lower
+def _triton(spec: Spec, heads: int | None) -> None:
+    made = plan(lower(spec, heads))
+    module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
 
-    made = plan(lower(spec))
-    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+
+def _reach(spec: Spec, heads: int | None) -> None:
+    reach(lower(spec, heads), Sizes(16, 16))
+
+
+WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach}
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -77,23 +77,13 @@ def test_golden(path: Path, update_golden: bool) -> None:
 
 def test_every_code_has_an_example() -> None:
     seen = {d.code for path in SPECS for d in errors_of(path).diagnostics}
-    assert set(mistakes.CODES) - seen == {"E006"}  # a file of its own would be too long
+    assert set(CODES) - seen == {"E006"}  # a file of its own would be too long
 
 
 def test_too_long() -> None:
     with pytest.raises(SpecError, match="E006"):
-        check_text("#" * (mistakes.MAX_SOURCE + 1))
-    check_text("attention a {}" + "#" * (mistakes.MAX_SOURCE - 14))
-
-
-def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.plan.choose import plan
-    from attnspec.codegen.triton.module import Plans, TritonKey, module
-    from attnspec.codegen.triton.schedule import schedule_for
-    from attnspec.relation.lower import lower
-
-    made = plan(lower(spec))
-    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
+        check_text("#" * (MAX_SOURCE + 1))
+    check_text("attention a {}" + "#" * (MAX_SOURCE - 14))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -110,20 +100,8 @@ def test_errors_are_data(path: Path) -> None:
         assert text[first["start"] :][:1] in ("", "\n") or line[first["column"] - 1] == text[first["start"]]
 
 
-def _triton_text(spec: Spec) -> str:
-    from attnspec.codegen.plan.choose import plan
-    from attnspec.codegen.triton.module import Plans, TritonKey, module
-    from attnspec.codegen.triton.schedule import schedule_for
-    from attnspec.relation.lower import lower
-
-    made = plan(lower(spec))
-    return module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
-
-
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
 def test_color_changes_nothing_else(path: Path) -> None:
-    import re
-
     for diagnostic in errors_of(path).diagnostics:
         assert re.sub(r"\x1b\[[0-9;]*m", "", render(diagnostic, color=True)) == render(diagnostic)
 

@@ -7,9 +7,9 @@ from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import UNKNOWN, Entry, Function, Let, ListValue, Scope
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import misplaced
 from attnspec.errors.source import Span
+from attnspec.errors.values import not_known
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -36,7 +36,7 @@ def branch(
             case t.Heads():
                 attend += group(el, clause, scope, dict(seen), ())
             case _:
-                misplaced(el, clause, "holds for all branches", "move it out of the mixture")
+                out_of_place(el, clause, "holds for all branches", "move it out of the mixture")
     return Branch(tuple(attend), tuple(within), times)
 
 
@@ -62,7 +62,7 @@ def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Sco
             define(parameter.name, f"`{parameter.name.name}`", names, el.report)
             if parameter.default is not None:
                 title = "parameters of a `let` have no defaults"
-                el.wrong(mistakes.misplaced(parameter.default.span, title, "remove this"))
+                el.wrong(misplaced(parameter.default.span, title, "remove this"))
         unknown = scope.bind(dict.fromkeys(names, UNKNOWN))
         value = el.expr(node.value, unknown)
         entry = Function(node, scope, "pred" if isinstance(value, e.Pred) else "integer")
@@ -80,9 +80,7 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
     """The clauses of a head group: each holds for the heads of the group only, inside the group's ``within`` lines."""
     if node.var.name != "h":
         title = f"a group of heads is written with `h`, not `{node.var.name}`"
-        el.wrong(
-            mistakes.misplaced(node.var.span, title, "expected `h`", "for other names use `any` or several clauses")
-        )
+        el.wrong(misplaced(node.var.span, title, "expected `h`", "for other names use `any` or several clauses"))
     heads = _heads(el, node, scope)
     attend: list[Clause] = []
     within: list[e.Pred] = []
@@ -99,9 +97,9 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
             case t.Let():
                 scope = let(el, clause, scope, seen)
             case t.Heads(heading=span):
-                el.wrong(mistakes.misplaced(span, "groups of heads do not nest", "inside another group"))
+                el.wrong(misplaced(span, "groups of heads do not nest", "inside another group"))
             case _:
-                misplaced(el, clause, "holds for all heads", "move it out of the group")
+                out_of_place(el, clause, "holds for all heads", "move it out of the group")
     if not attend:  # as for a whole attention: without `attend`, every pair
         span = node.span if node.clauses else node.heading
         arrows.no_attend(el, span, axes)
@@ -119,10 +117,10 @@ def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
     return source, target, s.conjunction([heads, pred])
 
 
-def misplaced(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
+def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
     """A clause in a place where it means nothing."""
     span = clause.heading if isinstance(clause, (t.Mix, t.Branch, t.Heads)) else clause.span
-    el.wrong(mistakes.misplaced(span, f"`{word(clause)}` {title}", label))
+    el.wrong(misplaced(span, f"`{word(clause)}` {title}", label))
 
 
 def word(clause: t.Clause) -> str:
@@ -137,9 +135,9 @@ def _heads(el: Elaborator, node: t.Heads, scope: Scope) -> e.Pred:
     over = domain(el, node.domain, scope)
     h = e.Var("h")
     if isinstance(over, ListValue):
-        el.wrong(mistakes.misplaced(node.domain.span, "a list of heads holds integers", "this is a list of lists"))
+        el.wrong(misplaced(node.domain.span, "a list of heads holds integers", "this is a list of lists"))
     elif isinstance(over, e.Values) and s.varies(over):
-        el.wrong(wrong.not_known(node.domain.span, "the heads of a group", sorted(s.varies(over))))
+        el.wrong(not_known(node.domain.span, "the heads of a group", sorted(s.varies(over))))
     elif isinstance(over, e.Values):
         if not over.indices:
             return s.disjunction([s.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])

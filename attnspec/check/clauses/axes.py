@@ -5,7 +5,8 @@ from __future__ import annotations
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import Scope
-from attnspec.errors import clauses as clause
+from attnspec.errors.catalogue import listed
+from attnspec.errors.clauses import axes_mistake, one_sided_axis, unknown_axis
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import axes as solver
@@ -25,17 +26,17 @@ def axis(el: Elaborator, node: t.Axis, scope: Scope, seen: dict[str, Span], befo
     names = sorted((s.varies(size) | s.variables(size)) - {"m", "?"})
     if names:
         title = "the size of an axis must follow from `n` and the parameters"
-        el.wrong(clause.axes_mistake(node.size.span, title, f"depends on {clause.listed(names)}"))
+        el.wrong(axes_mistake(node.size.span, title, f"depends on {listed(names)}"))
     elif "?" not in s.variables(size):
         if not solver.grows(size):
             title = "the size of an axis must never decrease when `n` grows"
             note = "`n` is solved for from the lengths of the tensors"
-            el.wrong(clause.axes_mistake(node.size.span, title, "this may decrease, or might", note=note))
+            el.wrong(axes_mistake(node.size.span, title, "this may decrease, or might", note=note))
         elif isinstance(size, e.Int) and size.value < 0:
             title = "the size of an axis must not be negative"
-            el.wrong(clause.axes_mistake(node.size.span, title, f"this is {size.value}"))
+            el.wrong(axes_mistake(node.size.span, title, f"this is {size.value}"))
     if len(before) == _MAX_AXES:
-        el.wrong(clause.axes_mistake(node.name.span, "too many axes", f"the limit is {_MAX_AXES}"))
+        el.wrong(axes_mistake(node.name.span, "too many axes", f"the limit is {_MAX_AXES}"))
     only = node.only.name if node.only is not None else ""
     return (*before, (Axis(node.name.name, size, only != "keys", only != "queries"), node.span))
 
@@ -50,10 +51,10 @@ def arrow(el: Elaborator, node: t.Arrow, scope: Scope, axes: Axes) -> list[Claus
     for name, has, other in ((node.source, "queries", "keys"), (node.target, "keys", "queries")):
         found = by_name.get(name.name)
         if found is None:
-            el.wrong(clause.unknown_axis(name.span, name.name, list(by_name)))
+            el.wrong(unknown_axis(name.span, name.name, list(by_name)))
             fine = False
         elif not getattr(found[0], has):
-            el.wrong(clause.one_sided_axis(name.span, name.name, other, found[1]))
+            el.wrong(one_sided_axis(name.span, name.name, other, found[1]))
             fine = False
     if not fine:
         return []
@@ -87,7 +88,7 @@ def no_attend(el: Elaborator, span: Span, axes: Axes) -> None:
         name = axes[0][0].name if axes else "axis"
         labels = [(declared, "an axis") for _, declared in axes[:1]]
         help = f"write `{name} -> {name}: ...`"
-        el.wrong(clause.axes_mistake(span, title, "counts from no axis", *labels, help=help))
+        el.wrong(axes_mistake(span, title, "counts from no axis", *labels, help=help))
 
 
 def no_within(el: Elaborator, span: Span, axes: Axes) -> None:
@@ -98,4 +99,4 @@ def no_within(el: Elaborator, span: Span, axes: Axes) -> None:
         help = "name the condition with `let` and write `and` in each line that it restricts"
         label = "counts from no axis"
         labels = [(declared, "an axis") for _, declared in axes[:1]]
-        el.wrong(clause.axes_mistake(span, title, label, *labels, note=note, help=help))
+        el.wrong(axes_mistake(span, title, label, *labels, note=note, help=help))

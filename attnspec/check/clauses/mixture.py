@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.check.clauses.attend import branch, let, misplaced, predicate
+from attnspec.check.clauses.attend import branch, let, out_of_place, predicate
 from attnspec.check.expressions import lists
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
 from attnspec.check.expressions.scope import UNKNOWN, Bound, Entry, ListValue, Scope
-from attnspec.errors import clauses as clause
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import MAX_BRANCHES, MAX_TIMES, bad_mixture
 from attnspec.errors.source import Span
+from attnspec.errors.values import not_known
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -23,9 +23,9 @@ def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tup
     found = (
         _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
     )
-    if len(found) > clause.MAX_BRANCHES:
-        label = f"the limit is {clause.MAX_BRANCHES}"
-        el.wrong(clause.bad_mixture(node.heading, "a mixture with too many branches", label))
+    if len(found) > MAX_BRANCHES:
+        label = f"the limit is {MAX_BRANCHES}"
+        el.wrong(bad_mixture(node.heading, "a mixture with too many branches", label))
     return tuple(found)
 
 
@@ -42,9 +42,9 @@ def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -
             case t.Let():
                 scope = let(el, part, scope, seen)
             case _:
-                misplaced(el, part, "belongs to no branch", "expected `branch`, `let` or `within`")
+                out_of_place(el, part, "belongs to no branch", "expected `branch`, `let` or `within`")
     if not found and not el.report.found:
-        el.wrong(clause.bad_mixture(node.heading, "a mixture without branches", "nothing to mix"))
+        el.wrong(bad_mixture(node.heading, "a mixture without branches", "nothing to mix"))
     return [Branch(b.attend, (*b.within, *common), b.times) for b in found]
 
 
@@ -52,9 +52,9 @@ def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
     if node.times is None:
         return 1
     times = el.constant(node.times, scope, "how often a branch counts")
-    if times is not None and not 1 <= times <= clause.MAX_TIMES:
+    if times is not None and not 1 <= times <= MAX_TIMES:
         title = "a branch counts at least once" if times < 1 else "a branch counts too often"
-        el.wrong(clause.bad_mixture(node.times.span, title, f"this is {times}"))
+        el.wrong(bad_mixture(node.times.span, title, f"this is {times}"))
     return times or 1
 
 
@@ -68,7 +68,7 @@ def _listed(
     found = []
     unknown = True
     for count, entries in enumerate(_entries(el, node, tree, scope)):
-        if count > clause.MAX_BRANCHES:
+        if count > MAX_BRANCHES:
             break  # too many; said by the caller
         unknown = False
         found.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
@@ -85,10 +85,10 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
     values = list(over.items) if isinstance(over, ListValue) else lists.over_values(over)
     if values is None or (isinstance(over, ListValue) and over.indices):
         unknown = over if isinstance(over, e.Node) else over.indices[0]
-        el.wrong(wrong.not_known(tree.span, "what a mixture runs over", s.names(unknown)))
+        el.wrong(not_known(tree.span, "what a mixture runs over", s.names(unknown)))
         return
     if not values:
-        el.wrong(clause.bad_mixture(tree.span, "a mixture without branches", "nothing to run over"))
+        el.wrong(bad_mixture(tree.span, "a mixture without branches", "nothing to run over"))
         return
     wanted = len(node.names)
     for value in values:
@@ -100,7 +100,7 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
             listed = ", ".join(name.name for name in node.names)
             title = f"each entry must have {wanted} values, one for each name"
             help = f"write `({', '.join(str(i + 1) for i in range(wanted))})` for `({listed})`"
-            el.wrong(clause.bad_mixture(tree.span, title, f"has an entry with {got}", help))
+            el.wrong(bad_mixture(tree.span, title, f"has an entry with {got}", help))
             return
         yield {name.name: _entry(item) for name, item in zip(node.names, value, strict=True)}
 

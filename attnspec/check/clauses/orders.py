@@ -8,7 +8,7 @@ from attnspec.check.expressions import options
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.options import Option
 from attnspec.check.expressions.scope import Scope
-from attnspec.errors import clauses as clause
+from attnspec.errors.clauses import bad_option
 from attnspec.language import tree as t
 from attnspec.spec.parts import Order
 
@@ -34,9 +34,9 @@ def order(el: Elaborator, node: t.Order, scope: Scope) -> Order | None:
     assert isinstance(buckets, (int, tuple))
     factors = buckets if isinstance(buckets, tuple) else (buckets,)
     if math.prod(factors) > _MAX_BUCKETS:
-        el.wrong(clause.bad_option(node.by.span, "buckets", f"at most {_MAX_BUCKETS:,} together"))
+        el.wrong(bad_option(node.by.span, "buckets", f"at most {_MAX_BUCKETS:,} together"))
         return None
     if rounds > _MAX_ROUNDS:
-        el.wrong(clause.bad_option(node.by.span, "rounds", f"at most {_MAX_ROUNDS}"))
+        el.wrong(bad_option(node.by.span, "rounds", f"at most {_MAX_ROUNDS}"))
         return None
     return Order(factors, rounds, seed)

@@ -10,8 +10,7 @@ from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.options import Option
 from attnspec.check.expressions.patterns import uses
 from attnspec.check.expressions.scope import Bound, Scope
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import clauses as clause
+from attnspec.errors.clauses import bad_option, may_not_read, misplaced, not_finite, score_name_taken
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
@@ -52,7 +51,7 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
     el.bound(value, node.span)
     if names := sorted(s.variables(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
-        el.wrong(clause.may_not_read(node.value.span, "a score", names, help))
+        el.wrong(may_not_read(node.value.span, "a score", names, help))
     return value
 
 
@@ -64,7 +63,7 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     names = sorted([*names, *(["s"] if _reads_score(value) else [])])
     if names:
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
-        el.wrong(clause.may_not_read(node.value.span, "a sink", names, help))
+        el.wrong(may_not_read(node.value.span, "a sink", names, help))
     return value
 
 
@@ -73,7 +72,7 @@ def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, t
     if "s" in scope.names:
         use = next((name for name in uses(tree) if name.name == "s"), None)
         if use is not None:
-            el.wrong(clause.score_name_taken(use.span, taken))
+            el.wrong(score_name_taken(use.span, taken))
     return scope.bind({"s": Bound(value, *s.measure(value))})
 
 
@@ -104,11 +103,11 @@ def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     try:
         value = reals.constant(found)
     except reals.NotFinite:
-        el.wrong(clause.not_finite(node.value.span))
+        el.wrong(not_finite(node.value.span))
         return None
     names = s.names(found)
     if value is None and "?" not in names:
-        el.wrong(clause.may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
+        el.wrong(may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
     return value
 
 
@@ -117,9 +116,9 @@ def normalize(el: Elaborator, node: t.Normalize, before: frozenset[str]) -> froz
     name = node.what.name
     if name not in e.POSITIONS:
         title = f"there is no `normalize {name}`"
-        el.wrong(mistakes.misplaced(node.what.span, title, "expected `q` or `k`"))
+        el.wrong(misplaced(node.what.span, title, "expected `q` or `k`"))
     elif name in before:
-        el.wrong(mistakes.misplaced(node.span, f"`{name}` is normalized twice", "once is enough", "remove this line"))
+        el.wrong(misplaced(node.span, f"`{name}` is normalized twice", "once is enough", "remove this line"))
     return before | {name}
 
 
@@ -134,7 +133,7 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
         )
         call = call.pattern
     if not isinstance(call, t.Call):
-        el.wrong(clause.bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
+        el.wrong(bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
         return None
     found = options.read(el, call, ROTATIONS, "rotation", scope)
     if found is None:
@@ -158,5 +157,5 @@ def _position(el: Elaborator, tree: t.Expr, scope: Scope, other: str, whose: str
     el.bound(found, tree.span)
     names = sorted(s.variables(found) & {other, *e.SLOTS})
     if names:
-        el.wrong(clause.may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
+        el.wrong(may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
     return found

@@ -22,7 +22,8 @@ from attnspec.check.expressions.scope import (
     Value,
     what,
 )
-from attnspec.errors import catalogue as mistakes
+from attnspec.errors.catalogue import did_you_mean
+from attnspec.errors.names import not_callable, wrong_arguments
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.language import words
@@ -37,7 +38,7 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     if name in words.BUILTINS:
         return _builtin(el, node, scope)
     if name in words.VARIABLES:
-        return el.wrong(mistakes.not_callable(node.callee.span, name, "an integer"))
+        return el.wrong(not_callable(node.callee.span, name, "an integer"))
     if name in words.LIBRARY and name not in scope.names and scope.module.find(name) is None:
         return functions.call(el, node, scope)
     entry = el.lookup(node.callee, scope)
@@ -50,10 +51,10 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     if isinstance(entry, Unknown):
         return UNKNOWN
     if isinstance(entry, Thunk):
-        return el.wrong(mistakes.not_callable(node.callee.span, name, "a predicate"))
+        return el.wrong(not_callable(node.callee.span, name, "a predicate"))
     value = apply_bare(el, node.callee, entry, scope)
     return UNKNOWN if isinstance(value, Unknown) else el.wrong(
-        mistakes.not_callable(node.callee.span, name, what(value))
+        not_callable(node.callee.span, name, what(value))
     )  # fmt: skip
 
 
@@ -114,22 +115,22 @@ def bind_arguments(
     for i, arg in enumerate(args):
         if arg.keyword is None and i >= len(names):
             takes = f"`{name}` takes {len(names) or 'no'} argument{'' if len(names) == 1 else 's'}"
-            el.wrong(mistakes.wrong_arguments(arg.span, f"{takes}, not {len(args)}", "one too many"))
+            el.wrong(wrong_arguments(arg.span, f"{takes}, not {len(args)}", "one too many"))
             fine = False
             break
         key = names[i] if arg.keyword is None else arg.keyword.name
         if arg.keyword is None and any(a.keyword is not None for a in args[:i]):
             title = "an argument without a name stands after one with a name"
-            el.wrong(mistakes.wrong_arguments(arg.span, title, "name this one too"))
+            el.wrong(wrong_arguments(arg.span, title, "name this one too"))
             fine = False
         elif key in given:
             title = f"`{name}` gets two values for `{key}`"
-            el.wrong(mistakes.wrong_arguments(arg.span, title, "the second one", (given[key].span, "the first one")))
+            el.wrong(wrong_arguments(arg.span, title, "the second one", (given[key].span, "the first one")))
             fine = False
         elif key not in names:
             title = f"`{name}` has no parameter `{key}`"
             label = "it has " + (", ".join(f"`{n}`" for n in names) or "no parameters")
-            el.wrong(mistakes.wrong_arguments(arg.span, title, label, help=mistakes.did_you_mean(key, names)))
+            el.wrong(wrong_arguments(arg.span, title, label, help=did_you_mean(key, names)))
             fine = False
         else:
             given[key] = arg
@@ -143,7 +144,7 @@ def bind_arguments(
         elif fine:
             title = f"`{name}` needs a value for `{key}`"
             defined = (parameter.span, "has no default")
-            el.wrong(mistakes.wrong_arguments(use, title, f"`{key}` is missing", defined))
+            el.wrong(wrong_arguments(use, title, f"`{key}` is missing", defined))
             fine = False
     return bound if fine else None
 
@@ -170,15 +171,13 @@ def _builtin(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     name = node.callee.name
     keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
     if keyword is not None:
-        return el.wrong(
-            mistakes.wrong_arguments(keyword.span, f"the arguments of `{name}` have no names", "remove this")
-        )
+        return el.wrong(wrong_arguments(keyword.span, f"the arguments of `{name}` have no names", "remove this"))
     wanted = {"clamp": 3, "len": 1}.get(name)
     count = len(node.args)
     if (wanted is None and count == 0) or (wanted is not None and count != wanted):
         takes = {"clamp": "three arguments: clamp(x, low, high)", "len": "one argument: len(list)"}
         title = f"`{name}` takes {takes.get(name, f'one argument or more: {name}(a, b)')}"
-        return el.wrong(mistakes.wrong_arguments(node.span, title, f"{count or 'none'} given"))
+        return el.wrong(wrong_arguments(node.span, title, f"{count or 'none'} given"))
     if name == "len":
         return length(el, node.args[0].value, scope)
     values = [el.integer(a.value, scope) for a in node.args]

@@ -26,11 +26,20 @@ from attnspec.check.expressions.scope import (
     Value,
     what,
 )
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import clauses as clause
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import NO_REALS, no_infinity, not_finite
 from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.names import reserved, unknown_name, wrong_arguments
 from attnspec.errors.source import Span
+from attnspec.errors.values import (
+    MAX_DEPTH,
+    MAX_NODES,
+    grows_too_large,
+    not_known,
+    ranges_too_large,
+    too_deep_inside,
+    too_large,
+    wrong_type,
+)
 from attnspec.language import tree as t
 from attnspec.language import words
 from attnspec.spec import exact as known
@@ -77,15 +86,15 @@ class Elaborator:
     def spend(self, amount: int, span: Span) -> None:
         """Pay for parts of the result."""
         self.spent += amount
-        if self.spent > wrong.MAX_NODES:
-            raise Stop(wrong.grows_too_large(self.report.outermost(span)))
+        if self.spent > MAX_NODES:
+            raise Stop(grows_too_large(self.report.outermost(span)))
 
     def bound(self, node: e.IntExpr | e.Pred | RealExpr, span: Span) -> Bound:
         """A value ready for use by name."""
         size, depth = s.measure(node)
         self.spend(size // 8, span)
-        if depth > wrong.MAX_DEPTH:
-            raise Stop(wrong.too_deep_inside(self.report.outermost(span)))
+        if depth > MAX_DEPTH:
+            raise Stop(too_deep_inside(self.report.outermost(span)))
         return Bound(node, size, depth)
 
     def integer(self, node: t.Expr, scope: Scope, help: str = "") -> e.IntExpr:
@@ -108,16 +117,16 @@ class Elaborator:
         except known.Unknown:
             names = s.names(value)
             if names and "?" not in names:
-                self.wrong(wrong.not_known(node.span, name, names))
+                self.wrong(not_known(node.span, name, names))
             return None
 
     def _not(self, wanted: str, value: Value, node: t.Expr, help: str = "") -> e.IntExpr:
         if isinstance(value, RealExpr):
-            help = help or clause.NO_REALS
+            help = help or NO_REALS
         elif isinstance(value, InputRef):
             help = f"index it: `{value.input.name}[...]`"
         if value is not UNKNOWN:
-            self.wrong(wrong.wrong_type(node.span, wanted, what(value), help))
+            self.wrong(wrong_type(node.span, wanted, what(value), help))
         return HOLE
 
     def pred(self, node: t.Expr, scope: Scope, help: str = "") -> e.Pred:
@@ -131,15 +140,15 @@ class Elaborator:
     def expr(self, node: t.Expr, scope: Scope) -> Value:
         """The value of an expression of any type."""
         self.spend(1, node.span)
-        if self._depth >= wrong.MAX_DEPTH:
-            raise Stop(wrong.too_deep_inside(self.report.outermost(node.span)))
+        if self._depth >= MAX_DEPTH:
+            raise Stop(too_deep_inside(self.report.outermost(node.span)))
         self._depth += 1
         try:
             return self.rules[type(node)](self, node, scope)
         except known.TooLarge:
-            return self.wrong(wrong.too_large(node.span))
+            return self.wrong(too_large(node.span))
         except reals.NotFinite:
-            return self.wrong(clause.not_finite(node.span))
+            return self.wrong(not_finite(node.span))
         finally:
             self._depth -= 1
 
@@ -149,11 +158,11 @@ class Elaborator:
         if found is not None:
             return found
         if name.name in words.BUILTINS | words.LIBRARY:
-            return self.wrong(mistakes.wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
+            return self.wrong(wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
         if name.name in ("inf", "infinity", "nan"):
-            return self.wrong(clause.no_infinity(name.span, name.name))
+            return self.wrong(no_infinity(name.span, name.name))
         everything = {*scope.names, *scope.module.names(), *words.VARIABLES, *words.BUILTINS, *words.LIBRARY}
-        return self.wrong(mistakes.unknown_name(name.span, name.name, everything))
+        return self.wrong(unknown_name(name.span, name.name, everything))
 
     def force(self, entry: Entry, scope: Scope, span: Span) -> Value:
         """The value of what a name stands for, at the positions of ``scope``."""
@@ -176,7 +185,7 @@ class Elaborator:
     def binding(self, var: t.Name, domain: e.Domain | None, scope: Scope) -> Iterator[tuple[str, Scope]]:
         """Inside ``any``, ``all`` and ``sum``: the name in the core expression, and the scope of the body."""
         if var.name in words.RESERVED:
-            self.wrong(mistakes.reserved(var.span, var.name))
+            self.wrong(reserved(var.span, var.name))
         taken = {name for name, _ in self.binders} | {"m", *e.SLOTS}  # these have a meaning in the core
         name, count = var.name, 0
         while name in taken:
@@ -202,7 +211,7 @@ class Elaborator:
             return
         for count, env in enumerate(_environments(chosen, {})):
             if count >= _MAX_CASES:
-                raise Stop(wrong.ranges_too_large(span, count, _MAX_CASES))
+                raise Stop(ranges_too_large(span, count, _MAX_CASES))
             if count % 8 == 0:
                 self.spend(1, span)
             yield env

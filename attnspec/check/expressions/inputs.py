@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value
-from attnspec.errors import clauses as clause
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import not_an_input_of, wrong_count
 from attnspec.errors.source import Span
+from attnspec.errors.values import index_outside
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -34,10 +34,10 @@ def among(el: Elaborator, ref: InputRef, x: e.IntExpr, domain: t.Expr, scope: Sc
     """``x in top[b, h, q // 64]``, ``x in globals``."""
     if ref.input.kind != "int":
         title = f"`in` wants an input of integers, and `{ref.input.name}` is `{ref.input.kind}`"
-        return el.wrong(clause.not_an_input_of(domain.span, title, f"this is `{ref.input.kind}`"))
+        return el.wrong(not_an_input_of(domain.span, title, f"this is `{ref.input.kind}`"))
     if ref.input.form != "plain":
         title = f"`in` wants a plain input, and `{ref.input.name}` is `{ref.input.form}`"
-        return el.wrong(clause.not_an_input_of(domain.span, title, f"this is `{ref.input.form}`"))
+        return el.wrong(not_an_input_of(domain.span, title, f"this is `{ref.input.form}`"))
     given = _indices(el, domain, scope) if isinstance(domain, t.Item) else ()
     if given is None:
         return UNKNOWN
@@ -51,7 +51,7 @@ def run(el: Elaborator, word: str, ref: InputRef, x: Index, span: Span) -> Value
     if ref.input.form == "plain":
         title = f"`{word}` wants an input that is `sorted` or `offsets`, and `{name}` is neither"
         help = f"declare it `{name}: int[...] sorted` if its values never decrease"
-        return el.wrong(clause.not_an_input_of(span, title, "its equal values need not stand together", help))
+        return el.wrong(not_an_input_of(span, title, "its equal values need not stand together", help))
     found = _complete(el, ref, [x], span, len(ref.input.sizes))
     if found is None:
         return UNKNOWN
@@ -65,7 +65,7 @@ def read(el: Elaborator, ref: InputRef, given: Sequence[Index], span: Span) -> V
     """An entry of an input, at indices that may leave out the batch entry and the head."""
     if not ref.input.sizes and given:
         title = f"`{ref.input.name}` is a single number"
-        return el.wrong(clause.not_an_input_of(span, title, "takes no index", f"write `{ref.input.name}` alone"))
+        return el.wrong(not_an_input_of(span, title, "takes no index", f"write `{ref.input.name}` alone"))
     found = _complete(el, ref, given, span, len(ref.input.sizes))
     if found is None:
         return UNKNOWN
@@ -103,7 +103,7 @@ def _complete(
         sizes = [str(size) for size in ref.input.sizes[:wanted]]
         shown = ["b" if x == "batch" else "h" if x == "heads" else "q" if x in ("n", "n_q") else "..." for x in sizes]
         dimensions = len(ref.input.sizes)
-        el.wrong(clause.wrong_count(span, ref.input.name, ref.span, dimensions, shown, len(given), counts))
+        el.wrong(wrong_count(span, ref.input.name, ref.span, dimensions, shown, len(given), counts))
         return None
     indices = leading[:missing]
     for i, (index, place) in enumerate(given, missing):
@@ -112,7 +112,7 @@ def _complete(
             cases = el.constant_cases(index, place)
             bad = next((case for case in cases if not 0 <= case[0] < size.value), None)
             if bad is not None:
-                el.wrong(wrong.index_outside(place, bad[0], size.value, bad[1], "input"))
+                el.wrong(index_outside(place, bad[0], size.value, bad[1], "input"))
                 return None
         if _by_row(ref, i):
             index = s.add([index, s.negative(e.Var("n")), e.Var("n_q")])

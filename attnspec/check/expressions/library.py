@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import attnspec.errors.clauses as clause
 from attnspec import reals
 from attnspec.check.expressions import inputs as reads
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import bad_option
+from attnspec.errors.names import wrong_arguments
+from attnspec.errors.values import not_known, wrong_type
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -32,10 +32,10 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
     if keyword is not None:
         title = f"the arguments of `{name}` have no names"
-        return el.wrong(mistakes.wrong_arguments(keyword.span, title, "remove this"))
+        return el.wrong(wrong_arguments(keyword.span, title, "remove this"))
     if len(node.args) != len(takes):
         title = f"`{name}` takes {_COUNTS[len(takes)]}: {name}({', '.join(takes)})"
-        return el.wrong(mistakes.wrong_arguments(node.span, title, f"{len(node.args) or 'none'} given"))
+        return el.wrong(wrong_arguments(node.span, title, f"{len(node.args) or 'none'} given"))
     return rule(el, node, scope)
 
 
@@ -49,7 +49,7 @@ def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     if found is UNKNOWN:
         return UNKNOWN
     if not isinstance(found, InputRef):
-        return el.wrong(wrong.wrong_type(of.span, "the name of an input", what(found)))
+        return el.wrong(wrong_type(of.span, "the name of an input", what(found)))
     return reads.run(el, node.callee.name, found, (index, at.span), node.span)
 
 
@@ -75,7 +75,7 @@ def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     x, cap = (el.number(arg.value, scope) for arg in node.args)
     known = reals.value(cap)
     if known is not None and known <= 0:
-        return el.wrong(clause.bad_option(node.args[1].span, "cap", "positive"))
+        return el.wrong(bad_option(node.args[1].span, "cap", "positive"))
     el.spend(s.measure(cap)[0], node.span)
     return reals.product(cap, reals.apply("tanh", reals.quotient(x, cap)))
 
@@ -83,9 +83,7 @@ def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
 def _alibi_slope(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     head, heads = (el.integer(arg.value, scope) for arg in node.args)
     if heads not in (e.Var("heads"), HOLE):
-        return el.wrong(
-            mistakes.wrong_arguments(node.args[1].span, "the slopes are those of all heads", "write `heads`")
-        )
+        return el.wrong(wrong_arguments(node.args[1].span, "the slopes are those of all heads", "write `heads`"))
     return r.RealRead("alibi.slope", (head,))
 
 
@@ -98,14 +96,14 @@ def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return HOLE
     if not isinstance(both, e.Bool):
         if "?" not in s.variables(both):
-            return el.wrong(wrong.not_known(trees[2].span, "an argument of `t5_bucket`", s.names(both)))
+            return el.wrong(not_known(trees[2].span, "an argument of `t5_bucket`", s.names(both)))
         return HOLE
     half = buckets // 2 if both.value else buckets
     if not 4 <= buckets <= _MAX_BUCKETS or buckets % (4 if both.value else 2):
         wanted = f"a multiple of {4 if both.value else 2} from 4 to {_MAX_BUCKETS:,}"
-        return el.wrong(clause.bad_option(trees[0].span, "buckets", wanted))
+        return el.wrong(bad_option(trees[0].span, "buckets", wanted))
     if not half // 2 < furthest <= _MAX_DISTANCE:
-        return el.wrong(clause.bad_option(trees[1].span, "max_distance", f"above {half // 2} and up to 2 ** 31"))
+        return el.wrong(bad_option(trees[1].span, "max_distance", f"above {half // 2} and up to 2 ** 31"))
     exact, further = steps(buckets, furthest, both.value)
     past = s.absolute(distance) if both.value else s.maximum((s.negative(distance), e.Int(0)))
     el.spend(3 * s.measure(distance)[0] + len(further), node.span)

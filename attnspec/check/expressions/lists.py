@@ -8,8 +8,16 @@ from attnspec.check.expressions import inputs as reads
 from attnspec.check.expressions import library as functions
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
-from attnspec.errors import values as wrong
 from attnspec.errors.source import Span
+from attnspec.errors.values import (
+    MAX_RANGE,
+    index_outside,
+    mixed_list,
+    not_known,
+    range_too_large,
+    ranges_too_large,
+    wrong_type,
+)
 from attnspec.language import tree as t
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
@@ -37,16 +45,16 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
             except known.Unknown:
                 unknown = True
                 if "?" not in s.names(value):
-                    el.wrong(wrong.not_known(place.span, "an entry of a list", s.names(value)))
+                    el.wrong(not_known(place.span, "an entry of a list", s.names(value)))
         else:
             unknown = True
-            el.wrong(wrong.wrong_type(place.span, "an integer or a list", what(value)))
+            el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
     if unknown:
         return UNKNOWN
     found = tuple(items)
     for place, item_ in zip(node.items, found, strict=True):
         if kind(item_) != kind(found[0]) and not _compatible(item_, found[0]):
-            return el.wrong(wrong.mixed_list(place.span, kind(found[0]), kind(item_)))
+            return el.wrong(mixed_list(place.span, kind(found[0]), kind(item_)))
     return ListValue(found)
 
 
@@ -83,16 +91,16 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
     if base is UNKNOWN:
         return UNKNOWN
     if not isinstance(base, ListValue):
-        return el.wrong(wrong.wrong_type(node.base.span, "a list or an input", what(base)))
+        return el.wrong(wrong_type(node.base.span, "a list or an input", what(base)))
     if node.more:
         help = "an entry of a list of lists is written `xs[i][j]`"
-        return el.wrong(wrong.wrong_type(node.more[0].span, "one index", "several", help))
+        return el.wrong(wrong_type(node.more[0].span, "one index", "several", help))
     choices = _level(base.items, len(base.indices))
     longest = max(map(len, choices), default=0)
     cases = el.constant_cases(index, node.index.span)
     bad = next((case for case in cases if not 0 <= case[0] < longest), None)
     if bad is not None:
-        return el.wrong(wrong.index_outside(node.index.span, bad[0], longest, bad[1]))
+        return el.wrong(index_outside(node.index.span, bad[0], longest, bad[1]))
     if isinstance(index, e.Int) and not base.indices:
         entry = base.items[index.value]
         return e.Int(entry) if isinstance(entry, int) else ListValue(entry)
@@ -116,7 +124,7 @@ def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
     if value is UNKNOWN:
         return HOLE
     if not isinstance(value, ListValue):
-        return el.wrong(wrong.wrong_type(node.span, "a list", what(value)))
+        return el.wrong(wrong_type(node.span, "a list", what(value)))
     if not value.indices:
         return e.Int(len(value.items))
     lengths = _lengths(value.items, len(value.indices))
@@ -147,7 +155,7 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
         if values is UNKNOWN:
             return HOLE_PRED
         if not _flat(values):
-            return el.wrong(wrong.wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
+            return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
         assert isinstance(values, ListValue)
         if any(s.varies(index) for index in values.indices):
             longest = max(map(len, _level(values.items, len(values.indices))), default=0)
@@ -192,22 +200,22 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
         low, high = el.integer(node.low, scope), el.integer(node.high, scope)
         for end, place in ((low, node.low), (high, node.high)):
             if names := s.varies(end):
-                el.wrong(wrong.not_known(place.span, "the ends of a range", sorted(names)))
+                el.wrong(not_known(place.span, "the ends of a range", sorted(names)))
                 return None
         found = e.Range(low, high)
         if "?" in s.variables(found):
             return None
         for env in el.cases(found, node.span):
             size = known.integer(high, env) - known.integer(low, env)
-            if size > wrong.MAX_RANGE:
-                el.wrong(wrong.range_too_large(node.span, size))
+            if size > MAX_RANGE:
+                el.wrong(range_too_large(node.span, size))
                 return None
         return found
     value = el.expr(node, scope)
     if value is UNKNOWN:
         return None
     if not isinstance(value, ListValue):
-        el.wrong(wrong.wrong_type(node.span, "a range or a list", what(value), help="a range is written `0..n`"))
+        el.wrong(wrong_type(node.span, "a range or a list", what(value), help="a range is written `0..n`"))
         return None
     return e.Values(value.items, value.indices) if _flat(value) else value
 
@@ -249,7 +257,7 @@ def over_values(over: e.Domain) -> Sequence[int] | None:
 def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Value:
     """Run over the lists in a list: there is no variable for a list in the core, so each gets its own copy."""
     if over.indices:
-        return el.wrong(wrong.not_known(node.domain.span, "which lists to run over", s.names(over.indices[0])))
+        return el.wrong(not_known(node.domain.span, "which lists to run over", s.names(over.indices[0])))
     scopes = [scope.bind({node.var.name: ListValue(x)}) for x in over.items if isinstance(x, tuple)]
     if node.word == "sum":
         return s.add([el.integer(node.body, inner) for inner in scopes])
@@ -283,4 +291,4 @@ def _combinations(el: Elaborator, span: Span) -> None:
         values = over_values(over) if over is not None else None
         total *= 1 if values is None else max(1, len(values))
     if total > _MAX_COMBINATIONS:
-        el.wrong(wrong.ranges_too_large(span, total, _MAX_COMBINATIONS))
+        el.wrong(ranges_too_large(span, total, _MAX_COMBINATIONS))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from attnspec import reals
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import UNKNOWN, ListValue, Scope
-from attnspec.errors import catalogue as mistakes
-from attnspec.errors import clauses as clause
-from attnspec.errors import values as wrong
+from attnspec.errors.clauses import bad_option, not_finite, unknown_option
+from attnspec.errors.names import wrong_arguments
+from attnspec.errors.values import not_known
 from attnspec.language import tree as t
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
@@ -54,28 +54,28 @@ def read(
     """All options of a call, defaults filled in; None after a mistake, or where a value is not known yet."""
     name = node.callee.name
     if name not in tables:
-        el.wrong(clause.unknown_option(node.callee.span, f"there is no {of}", name, tables))
+        el.wrong(unknown_option(node.callee.span, f"there is no {of}", name, tables))
         return None
     table = tables[name]
     found: dict[str, Setting | None] = {}
     for i, arg in enumerate(node.args):
         if arg.keyword is None and (i >= len(table) or any(a.keyword is not None for a in node.args[:i])):
             title = f"`{name}` takes {len(table)} options" if i >= len(table) else "name this one too"
-            el.wrong(mistakes.wrong_arguments(arg.span, title, "name it, as in `theta = 10000`"))
+            el.wrong(wrong_arguments(arg.span, title, "name it, as in `theta = 10000`"))
             return None
         key = list(table)[i] if arg.keyword is None else arg.keyword.name
         if key not in table:
             assert arg.keyword is not None
-            el.wrong(clause.unknown_option(arg.keyword.span, f"`{name}` has no option", key, table))
+            el.wrong(unknown_option(arg.keyword.span, f"`{name}` has no option", key, table))
             return None
         if key in found:
-            el.wrong(mistakes.wrong_arguments(arg.span, f"`{name}` gets two values for `{key}`", "the second one"))
+            el.wrong(wrong_arguments(arg.span, f"`{name}` gets two values for `{key}`", "the second one"))
             return None
         found[key] = _value(el, key, table[key], arg.value, scope)
     for key, option in table.items():
         if key not in found and option.default is None and not option.optional:
             title = f"`{name}` needs a value for `{key}`"
-            el.wrong(mistakes.wrong_arguments(node.span, title, f"`{key}` is missing"))
+            el.wrong(wrong_arguments(node.span, title, f"`{key}` is missing"))
             return None
         if key not in found and option.default is not None:
             found[key] = option.default
@@ -91,9 +91,9 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         if isinstance(tree, t.Name) and tree.name in words:
             return tree.name
         if isinstance(tree, t.Name):
-            el.wrong(clause.unknown_option(tree.span, f"`{key}` cannot be", tree.name, words))
+            el.wrong(unknown_option(tree.span, f"`{key}` cannot be", tree.name, words))
         else:
-            el.wrong(clause.bad_option(tree.span, key, option.wanted))
+            el.wrong(bad_option(tree.span, key, option.wanted))
         return None
     value = el.expr(tree, scope)
     if value is UNKNOWN or (isinstance(value, e.Node) and "?" in s.variables(value)):
@@ -111,11 +111,11 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         if found is None and not s.names(value):
             return None
     if found is None and isinstance(value, e.Node) and (names := s.names(value)):
-        el.wrong(wrong.not_known(tree.span, f"`{key}`", names))
+        el.wrong(not_known(tree.span, f"`{key}`", names))
         return None
     each = found if isinstance(found, tuple) else (found,)
     if found is None or not all(_fits(option, v) for v in each):
-        el.wrong(clause.bad_option(tree.span, key, option.wanted))
+        el.wrong(bad_option(tree.span, key, option.wanted))
         return None
     return found
 
@@ -127,7 +127,7 @@ def _number(el: Elaborator, value: reals.Number, tree: t.Expr) -> float | int | 
     except known.Unknown:
         return None
     except (known.TooLarge, reals.NotFinite):
-        el.wrong(clause.not_finite(tree.span))
+        el.wrong(not_finite(tree.span))
         return None
 
 

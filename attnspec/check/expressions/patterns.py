@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.scope import Module
-from attnspec.errors import catalogue as mistakes
 from attnspec.errors.diagnostic import Label
+from attnspec.errors.names import defined_twice, recursion, reserved
 from attnspec.errors.source import Source, Span
 from attnspec.language import tree as t
 from attnspec.language import words
@@ -37,9 +37,9 @@ def module(file: t.File, report: Report, lost: frozenset[str] = frozenset()) -> 
 def define(name: t.Name, what: str, seen: dict[str, Span], report: Report) -> None:
     """Note a definition: the name must be free."""
     if name.name in words.RESERVED:
-        report.add(mistakes.reserved(name.span, name.name))
+        report.add(reserved(name.span, name.name))
     elif name.name in seen:
-        report.add(mistakes.defined_twice(name.span, what, seen[name.name]))
+        report.add(defined_twice(name.span, what, seen[name.name]))
     seen.setdefault(name.name, name.span)
 
 
@@ -84,7 +84,7 @@ def _recursive(patterns: dict[str, t.Pattern], report: Report) -> frozenset[str]
                     labels: list[Label] = [
                         (edges[a][b].span, f"`{a}` uses `{b}`") for a, b in pairwise([*circle, circle[0]])
                     ]
-                    report.add(mistakes.recursion(circle, labels))
+                    report.add(recursion(circle, labels))
                 broken |= set(circle)
             elif name not in done:
                 path.append(name)

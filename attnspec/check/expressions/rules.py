@@ -19,8 +19,16 @@ from attnspec.check.expressions.scope import (
     Value,
     what,
 )
-from attnspec.errors import values as wrong
 from attnspec.errors.source import Span
+from attnspec.errors.values import (
+    divisor_not_constant,
+    divisor_not_positive,
+    mixed_comparison,
+    negative_exponent,
+    order_of_predicates,
+    power_not_constant,
+    wrong_type,
+)
 from attnspec.language import tree as t
 from attnspec.language import words
 from attnspec.spec import exact as known
@@ -76,7 +84,7 @@ def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
         else:
             place = operand.span if isinstance(x, RealExpr) else node.first.span
             help = "a quotient of real numbers is written `/`" if op == "//" else ""
-            return el.wrong(wrong.wrong_type(place, "an integer", "a real number", help))
+            return el.wrong(wrong_type(place, "an integer", "a real number", help))
     return result
 
 
@@ -85,11 +93,11 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
     if op == "*":
         return s.multiply(a, x)
     if names := s.varies(x):
-        el.wrong(wrong.divisor_not_constant(place, sorted(names)))
+        el.wrong(divisor_not_constant(place, sorted(names)))
         return None
     bad = next((case for case in el.constant_cases(x, place) if case[0] <= 0), None)
     if bad is not None:
-        el.wrong(wrong.divisor_not_positive(place, *bad))
+        el.wrong(divisor_not_positive(place, *bad))
         return None
     return s.divide(a, x) if op == "//" else s.modulo(a, x)
 
@@ -98,10 +106,10 @@ def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
     base, exponent = el.integer(node.base, scope), el.integer(node.exponent, scope)
     for part, where in ((base, node.base), (exponent, node.exponent)):
         if names := s.varies(part):
-            return el.wrong(wrong.power_not_constant(where.span, sorted(names)))
+            return el.wrong(power_not_constant(where.span, sorted(names)))
     bad = next((case for case in el.constant_cases(exponent, node.exponent.span) if case[0] < 0), None)
     if bad is not None:
-        return el.wrong(wrong.negative_exponent(node.exponent.span, *bad))
+        return el.wrong(negative_exponent(node.exponent.span, *bad))
     result = s.power(base, exponent)
     for _ in el.constant_cases(result, node.span):
         pass  # each value is computed once, so that one that is too large shows now
@@ -126,13 +134,13 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
             parts.append(s.compare(op, a, b))
         elif isinstance(a, e.Pred) and isinstance(b, e.Pred):
             if op not in ("==", "!="):
-                return el.wrong(wrong.order_of_predicates(places[i].span, op))
+                return el.wrong(order_of_predicates(places[i].span, op))
             same = s.equivalence(a, b)
             parts.append(same if op == "==" else s.negation(same))
         elif what(a) == what(b):
-            return el.wrong(wrong.wrong_type(places[i].span, "an integer", what(a)))
+            return el.wrong(wrong_type(places[i].span, "an integer", what(a)))
         else:
-            return el.wrong(wrong.mixed_comparison(places[i].span, what(a), places[i + 1].span, what(b)))
+            return el.wrong(mixed_comparison(places[i].span, what(a), places[i + 1].span, what(b)))
     return s.conjunction(parts)
 
 
@@ -159,14 +167,14 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
         return reals.choose(cond, then, other)
     if what(then) != what(other):
         return el.wrong(
-            wrong.wrong_type(node.other.span, f"{what(then)}, as after `then`", what(other), help="bracket the `if`")
+            wrong_type(node.other.span, f"{what(then)}, as after `then`", what(other), help="bracket the `if`")
         )
     if isinstance(cond, e.Bool):
         return then if cond.value else other
     if isinstance(then, e.Pred) and isinstance(other, e.Pred):
         el.spend(s.measure(cond)[0], node.cond.span)  # the condition is written twice
         return s.choose_pred(cond, then, other)
-    return el.wrong(wrong.wrong_type(node.then.span, "an integer or a predicate", what(then)))
+    return el.wrong(wrong_type(node.then.span, "an integer or a predicate", what(then)))
 
 
 def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
@@ -176,7 +184,7 @@ def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
     if isinstance(found, (e.Pred, Unknown)):
         return found
     help = "`at` applies to what stands directly before it: bracket the predicate"
-    return el.wrong(wrong.wrong_type(node.pattern.span, "a predicate", what(found), help))
+    return el.wrong(wrong_type(node.pattern.span, "a predicate", what(found), help))
 
 
 RULES: Rules = {
