@@ -41,8 +41,7 @@ def flex_mask(spec: attnspec.Spec, sizes: Sizes, tables: Tables | None = None) -
 @given(cases())
 def test_the_mask_function_for_flex_is_the_pattern(case: Case) -> None:
     spec = case.spec()
-    sizes = Sizes(case.n, case.n_q, case.heads, case.heads, 1, spec.align == "end")
-    assert torch.equal(flex_mask(spec, sizes), torch.from_numpy(spec.mask(case.n, case.n_q, case.heads)))
+    assert torch.equal(flex_mask(spec, case.sizes()), torch.from_numpy(spec.mask(case.n, case.n_q, case.heads)))
 
 
 def test_flex_and_sdpa_compute_the_same_as_the_kernel() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import read_json, run
+from tests.support.command import read_json, run
 
 MANY = """
 attention docs { input doc: int[batch, n] sorted attend doc[q] == doc[k] and k <= q }

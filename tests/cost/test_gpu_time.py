@@ -22,7 +22,7 @@ from attnspec.runtime.bench.counted import live
 from attnspec.runtime.bench.predicted import on_device
 from attnspec.runtime.bench.setup import Setup, examples
 from attnspec.runtime.prepare.inputs import example, prepare
-from tests.cli.test_cli import read_json, run
+from tests.support.command import read_json, run
 
 FAST = Device("a GPU", {"bfloat16": 8e12}, 1e18, "invented for this test", units=8)
 SCHEDULE = Schedule(Shape(Tile(128, 64), 8, 3), Shape(Tile(64, 64), 4, 2), Shape(Tile(32, 128), 4, 2))

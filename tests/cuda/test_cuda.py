@@ -22,9 +22,8 @@ from attnspec.runtime.bench.setup import Setup
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare.inputs import example
 from attnspec.spec.axes import lengths
-from tests.spec.test_specs import NAMES
 from tests.support.oracle import TOLERANCE, agree, tensors
-from tests.targets.test_triton_specs import SMALL
+from tests.support.shipped import SMALL
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
@@ -57,7 +56,7 @@ def call_of(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", attnspec.shipped())
 def test_shipped_spec(name: str, dtype: torch.dtype) -> None:
     attend, (q, k, v), inputs = call_of(name, dtype, n=397)
     agree(attend, q, k, v, inputs=inputs)

@@ -14,8 +14,8 @@ from attnspec.errors.source import Source
 from attnspec.language.format import format_source
 from attnspec.language.parse import parse
 from attnspec.language.scan import scan
-from tests.language.test_parse import SHAPES, shape
 from tests.support.strategies import Case, cases
+from tests.support.trees import SHAPES, shape
 
 SHIPPED = sorted(f.name for f in files("attnspec.specs").iterdir() if f.name.endswith(".attn"))
 

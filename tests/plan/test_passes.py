@@ -24,18 +24,15 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from tests.support.oracle import agree, close, tensors
 from tests.support.pass_strategies import candidates, choosing, forced, laid_cases, passes
+from tests.support.patterns import LAYOUTS
 from tests.support.strategies import Case, cases
 
 TILES = st.sampled_from([Tile(16, 16), Tile(4, 8), Tile(8, 3), Tile(64, 32)])
 
 
-def sizes_of(case: Case) -> Sizes:
-    return Sizes(case.n, case.n_q, case.heads, case.heads, 1, case.spec().align == "end")
-
-
 def check_ways(case: Case, tile: Tile) -> None:
     """Every way counts each pair as often as the spec, by the loops of both directions."""
-    spec, sizes = case.spec(), sizes_of(case)
+    spec, sizes = case.spec(), case.sizes()
     relation = lower(spec, 4)
     want = spec.mask(case.n, case.n_q, case.heads).astype(np.int64)
     for number in range(candidates(relation, tile)):
@@ -68,7 +65,7 @@ def test_every_way_of_generated_specs(case: Case, tile: Tile) -> None:
 @settings(max_examples=max(10, settings().max_examples // 10))
 @given(laid_cases(), TILES)
 def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, tile: Tile) -> None:
-    spec, sizes = case.spec(), sizes_of(case)
+    spec, sizes = case.spec(), case.sizes()
     made = plan(lower(spec, 4), tile)
     want = spec.mask(case.n, case.n_q, case.heads)
     assert (made.counts(sizes) == want).all()
@@ -153,33 +150,11 @@ def test_identity_on_request() -> None:
 
 # Kernels
 
-GRIDS = "grid(width 16, queries 8 x 16, keys 8 x 8)"
-KERNELS = {
-    "dilated": ("attend dilated(12, 3)", 1, ["residue(3)"]),
-    "local, then strided": ("attend window(16)  attend strided(16)  within causal", 1, ["identity", "residue(16)"]),
-    "strided, then local": ("attend window(16)  attend strided(16)  within causal", 2, ["residue(16)", "identity"]),
-    "columns last": ("attend segment(32)  attend k % 32 >= 24  within causal", 5, ["identity", "columns"]),
-    "columns first": ("attend segment(32)  attend k % 32 >= 24  within causal", 6, ["columns", "identity"]),
-    "neighborhood": ("attend neighborhood(16, 2, 3)", 4, [GRIDS]),
-    "13 x 13": ("attend neighborhood(24, 6, 6)", 2, ["grid(width 24, queries 4 x 8, keys 2 x 8)"]),
-    "axial, split": ("attend axial(16)", 6, ["residue(16)", "identity"]),
-    "gaps": ("attend q // 24 == k // 24 and q % 3 == h % 3 and k % 3 == h % 3 and k <= q", 1, ["residue(3)"]),
-    "comb": ("attend k <= q and q // 20 == k // 20 and q % 20 % 3 == h % 3 and k % 20 % 3 == h % 3", 1, ["comb"]),
-    "dilations": ("attend 0 <= q - k <= 10 * rates[h] and (q - k) % rates[h] == 0", -1, ["identity", "residue(2)"]),
-    "all layouts": (
-        "for h in 0..1 { attend 0 <= q - k < 30 and (q - k) % rates[h] == 0 }  "
-        "for h in 1..2 { attend segment(32)  attend k % 32 >= 24 }  "
-        "for h in 2..3 { attend axial(16) }  "
-        "for h in 3..4 { attend neighborhood(16, 2, 3) }",
-        -1,
-        ["identity", "columns", "identity", "residue(16)", "identity", GRIDS],
-    ),
-}
 SIZES = ((200, 200), (333, 70), (1, 1), (2, 2), (130, 1), (40, 150), (17, 17))
 
 
 def attention(name: str) -> Attention:
-    clause, number, _ = KERNELS[name]
+    clause, number, _ = LAYOUTS[name]
     return attnspec.compile(f"# way {number}\nattention a(rates = [1, 2, 4, 3]) {{ {clause} }}")
 
 
@@ -192,13 +167,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_kernels(name: str) -> None:
     """Forward and all gradients at many sizes, by one thread and by more threads than there are key heads."""
     attend, before = attention(name), torch.get_num_threads()
-    with choosing(KERNELS[name][1]):
+    with choosing(LAYOUTS[name][1]):
         made = attend.plan_for(heads=4)
-        assert all(want in str(item.layout) for item, want in zip(made.passes, KERNELS[name][2], strict=False))
+        assert all(want in str(item.layout) for item, want in zip(made.passes, LAYOUTS[name][2], strict=False))
         try:
             for number, (n, n_q) in enumerate(SIZES):
                 torch.set_num_threads((1, 3)[number % 2])
@@ -222,7 +197,7 @@ TYPED = [
 @pytest.mark.parametrize(("name", "dtype", "dim", "dim_v"), TYPED)
 def test_kernels_of_other_types_and_head_sizes(name: str, dtype: torch.dtype, dim: int, dim_v: int) -> None:
     attend, before = attention(name), torch.get_num_threads()
-    with choosing(KERNELS[name][1]):
+    with choosing(LAYOUTS[name][1]):
         try:
             for threads in (1, 3):
                 torch.set_num_threads(threads)
@@ -235,7 +210,7 @@ def test_kernels_of_other_types_and_head_sizes(name: str, dtype: torch.dtype, di
 def test_strided_tensors_in_listed_layouts() -> None:
     """Rows of lists and residues out of transposed storage, whose elements are not side by side."""
     attend = attention("all layouts")
-    with choosing(KERNELS["all layouts"][1]):
+    with choosing(LAYOUTS["all layouts"][1]):
         base = torch.randn(1, 120, 3, 4, 16)
         q, k, v = (base[:, :, i].transpose(1, 2).requires_grad_() for i in range(3))
         agree(attend, q, k, v)
@@ -246,7 +221,7 @@ def test_strided_tensors_in_listed_layouts() -> None:
 @pytest.mark.parametrize("name", ["all layouts", "strided, then local"])
 def test_same_bits_twice(name: str, threads: int) -> None:
     attend = attention(name)
-    with choosing(KERNELS[name][1]):
+    with choosing(LAYOUTS[name][1]):
         q, k, v = tensors(300, heads=4, kv_heads=2)
 
         def once() -> list[torch.Tensor]:
@@ -294,7 +269,7 @@ def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("ATTNSPEC_CACHE", str(Path(os.environ["ATTNSPEC_CACHE"]) / "tables"))
     try:
         attend = attention(name)
-        with choosing(KERNELS[name][1]):
+        with choosing(LAYOUTS[name][1]):
             made = attend.plan_for(heads=4)
             assert made.tabled
             assert all(item.layout.residues == 1 for item in made.passes)

@@ -14,6 +14,7 @@ from attnspec.runtime import attend as around
 from attnspec.runtime.prepare.inputs import example
 from attnspec.runtime.prepare.order import hash_buckets
 from tests.published.comparing import TOLERANCE, close, random
+from tests.support.shipped import is_a_mask
 
 
 @dataclass
@@ -60,6 +61,10 @@ CASES = {
     "yarn": Case({"original": 64}),
     "streaming": Case({"start": 4, "recent": 30}),
 }
+
+
+def test_every_spec_that_is_more_than_a_mask_is_here() -> None:
+    assert sorted(CASES) == [name for name in attnspec.shipped() if not is_a_mask(attnspec.read(name))]
 
 
 @pytest.mark.parametrize("name", CASES)

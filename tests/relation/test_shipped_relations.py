@@ -21,7 +21,7 @@ from attnspec.spec import axes
 from attnspec.spec.arrays import derive
 from attnspec.spec.evaluate import table as table_of
 from attnspec.spec.spec import Spec
-from tests.relation.test_relation import tile_kinds
+from tests.support.tiles import tile_kinds
 
 
 def calls(spec: Spec, heads: int, lengths: tuple[tuple[int, int], ...]) -> Iterator[tuple[Sizes, dict[str, Any]]]:

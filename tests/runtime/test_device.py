@@ -11,7 +11,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import DeviceError, capturing, device_of, versions
 from attnspec.runtime.prepare.inputs import example, prepare
 from attnspec.runtime.prepare.rotate import places, places_on_device
-from tests.cli.test_cli import read_json, run
+from tests.support.command import read_json, run
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnspec.check.check import check_text
+from attnspec.relation.sizes import Sizes
 from attnspec.spec.spec import Spec
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -36,6 +37,10 @@ class Case:
     def spec(self) -> Spec:
         """The checked spec."""
         return check_text(self.text, params=self.params)
+
+    def sizes(self) -> Sizes:
+        """Those of the call: as many key heads as heads, one entry."""
+        return Sizes(self.n, self.n_q, self.heads, self.heads, 1, self.spec().align == "end")
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,7 @@ import torch
 
 import attnspec
 from tests.support.oracle import agree, tensors
-
-PATTERNS = {
-    "dense": "attention dense { }",
-    "causal": "attention causal_ { attend causal }",
-    "window": "attention near { attend window(50) }",
-    "both": "attention both { attend |q - k| <= 20  attend q < 3  attend k < 3 }",
-    "empty rows": "attention gaps { attend k <= q and q % 3 == 1 and k >= 5 }",
-    "nothing": "attention nothing { attend false }",
-    "scattered": "attention scattered { attend (q * 7 + k * 5) % 11 < 3 }",
-    "per head": "attention heads_(rates = [1, 2, 3, 5]) { attend causal and (q - k) % rates[h] == 0 }",
-    "affine head": "attention slopes { attend 0 <= q - k <= 10 * h }",
-    "start": "attention start { align start attend k <= q }",
-    "tail": "attention tail { attend k >= n - 7  attend q == k }",
-}
+from tests.support.patterns import PATTERNS
 
 
 @pytest.mark.parametrize("name", PATTERNS)

@@ -20,47 +20,9 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from tests.support.oracle import agree, close, tensors
 from tests.support.pass_strategies import choosing, laid_cases
+from tests.support.patterns import MIXTURES
 from tests.support.strategies import Case
 
-LONGNET = """
-attention longnet(branches = [(16, 1), (32, 2), (64, 4)]) {
-    mix (w, r) in branches%s {
-        let taken(i) = i %% w %% r == h %% r
-        attend causal and segment(w) and taken(q) and taken(k)
-    }
-}
-"""
-MIXTURES = {
-    "longnet": LONGNET % "",
-    "longnet detached": LONGNET % " weights detached",
-    "tuples": "attention a { mix (w, r) in [(40, 1), (20, 3)] { attend dilated(w, r) } }",
-    "branches": """
-        attention a {
-            within causal
-            mix {
-                branch { attend window(20)  attend strided(8) }
-                branch times 3 { attend k < 5 }
-                branch times 2 { attend q >= 100 and q < 110 and k >= 90 }
-            }
-        }""",
-    "overlapping, detached": """
-        attention a {
-            mix weights detached {
-                branch { attend window(20)  attend strided(8) }
-                branch times 2 { attend |q - k| <= 10 }
-                branch { attend q >= 30 and q < 40 and k < 3 }
-                within causal
-            }
-        }""",
-    "one branch, detached": "attention a { mix weights detached { branch times 2 { attend window(20) } } }",
-    "passes that differ by head": """
-        attention a(rates = [1, 2, 4, 3]) {
-            mix {
-                branch { attend (q - k) % rates[h] == 0 and h != 2  attend window(12) }
-                branch times 3 { attend 0 <= q - k < 30 }
-            }
-        }""",
-}
 SIZES = ((150, 150), (130, 70), (1, 1), (45, 1), (40, 90), (33, 33))
 
 

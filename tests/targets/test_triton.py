@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import attnspec
 from tests.support.oracle import agree, tensors
+from tests.support.patterns import PATTERNS
 from tests.support.strategies import Case, cases
-from tests.targets.test_kernels import PATTERNS
 
 pytest.importorskip("triton")
 

@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attnspec
-from tests.plan.test_passes import KERNELS
+from tests.support.clauses import CLAUSES, HEADS
 from tests.support.oracle import agree, tensors
 from tests.support.pass_strategies import choosing, laid_cases
+from tests.support.patterns import LAYOUTS, MIXTURES
 from tests.support.strategies import Case, cases
-from tests.targets.test_clauses_in_kernels import CLAUSES, HEADS
-from tests.targets.test_mixtures import MIXTURES
 
 pytest.importorskip("triton")
 
@@ -63,11 +62,11 @@ def test_names_of_inputs_never_meet() -> None:
     agree(attend, *tensors(n), inputs=inputs)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", LAYOUTS)
 def test_layouts(name: str) -> None:
-    clause, number, _ = KERNELS[name]
+    clause, number, _ = LAYOUTS[name]
     text = f"# way {number}\nattention a(rates = [1, 2, 4, 3]) {{ {clause} }}"
-    attend = attnspec.compile(text, target="triton", tile=None if "grid" in str(KERNELS[name]) else TILE)
+    attend = attnspec.compile(text, target="triton", tile=None if "grid" in str(LAYOUTS[name]) else TILE)
     with choosing(number):
         for n, n_q, kv_heads in ((130, 130, 2), (70, 31, 4), (40, 70, 1)):
             agree(attend, *tensors(n, n_q, heads=4, kv_heads=kv_heads))
@@ -95,7 +94,7 @@ def test_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clear()
     monkeypatch.setattr(module, "UNWIELDY", -1)
     monkeypatch.setenv("ATTNSPEC_CACHE", str(Path(os.environ["ATTNSPEC_CACHE"]) / "tables"))
-    clause, number, _ = KERNELS[name]
+    clause, number, _ = LAYOUTS[name]
     try:
         text = f"# tables {number}\nattention a(rates = [1, 2, 4, 3]) {{ {clause} }}"
         attend = attnspec.compile(text, target="triton", tile=TILE)

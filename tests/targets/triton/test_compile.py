@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import attnspec
 from attnspec.codegen.cost.gpus import GPUS, Usage
 from attnspec.codegen.plan.plan import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
-from tests.spec.test_specs import NAMES
 
 pytest.importorskip("triton")
 
@@ -42,7 +42,7 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES if DEEP else SOME)
+@pytest.mark.parametrize("name", attnspec.shipped() if DEEP else SOME)
 def test_nothing_spills(name: str) -> None:
     """Under the deep profile every shipped spec, for every GPU, at two head sizes."""
     arches = [word for arch in (ARCHES if DEEP else ("sm_90",)) for word in ("--arch", arch)]

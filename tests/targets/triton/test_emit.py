@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import settings
 
+import attnspec
 from attnspec.cli import group
-from tests.spec.test_specs import NAMES
 
 pytest.importorskip("triton")
 
@@ -53,7 +53,7 @@ def run(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_files_run_alone_and_agree(tmp_path: Path) -> None:
-    names = NAMES if settings().max_examples > 1000 else SOME
+    names = attnspec.shipped() if settings().max_examples > 1000 else SOME
     done = run(tmp_path, *(emitted(tmp_path, name) for name in names))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("out:") == len(names)

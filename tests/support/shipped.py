@@ -1,0 +1,54 @@
+"""The shipped specs in tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attnspec.spec.real import Score
+from attnspec.spec.spec import Spec
+
+# Parameters that make every kind of tile occur at a length of about a hundred.
+SMALL: dict[str, dict[str, Any]] = {
+    "alibi_window": {"width": 40},
+    "axial": {"width": 8},
+    "bigbird": {"block": 16, "randoms": 2},
+    "bigbird_mixture": {"block": 16, "randoms": 2},
+    "block_diffusion": {"block": 8},
+    "block_table": {"block": 32},
+    "block_topk": {"block": 32, "count": 2},
+    "blockwise_causal": {"block": 24},
+    "chunked": {"size": 48},
+    "dilated": {"width": 24, "rate": 3},
+    "etc": {"globals": 9, "radius": 20},
+    "gpt_oss": {"width": 40},
+    "hierarchical": {"segment": 24, "slots": 3},
+    "logsparse": {"levels": 6},
+    "longformer": {"width": 40, "globals": 5},
+    "longformer_axes": {"width": 40, "globals": 5},
+    "longformer_dilated": {"width": 16, "dilations": [1, 2, 3, 4]},
+    "longnet": {"branches": [[24, 1], [48, 2], [96, 3]]},
+    "longnet_branch": {"segment_size": 48, "rate": 3},
+    "memory": {"slots": 7},
+    "neighborhood_2d": {"width": 16, "radius": 2},
+    "neighborhood_2d_shifted": {"height": 8, "width": 16, "radius": 2},
+    "packed_window": {"start": 2, "recent": 24},
+    "prefix_lm": {"length": 20},
+    "reformer": {"buckets": 8, "rounds": 2, "chunk": 16},
+    "reformer_bucket": {"buckets": 8, "rounds": 2, "chunk": 16},
+    "segments": {"size": 40},
+    "shared_question": {"question": 30, "answer": 17},
+    "sinks": {"start": 3, "recent": 40},
+    "softcap": {"width": 40, "cap": 5},
+    "sparse_fixed": {"stride": 16, "summary": 4},
+    "sparse_strided": {"stride": 12},
+    "streaming": {"start": 3, "recent": 40},
+    "t5_bias": {"buckets": 8, "furthest": 32},
+    "window": {"width": 40},
+    "yarn": {"original": 32},
+}
+
+
+def is_a_mask(spec: Spec) -> bool:
+    """Whether a spec says which pairs there are and nothing more, of positions in order."""
+    more = (spec.inputs, spec.mixture, spec.axes, spec.order, spec.rotations, spec.sink, spec.normalized)
+    return not any(more) and spec.score == Score()
