@@ -14,7 +14,7 @@ from attnspec.analysis.reach import Reach, reach
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
 from attnspec.relation.sizes import Sizes
-from tests.cli.test_cli import read_json, run
+from tests.support.command import read_json, run
 
 WINDOW, LONGER = "attention a { attend window(3) }", "attention a { attend window(6) }"
 STRIDED = "attention a { attend (q - k) % 5 == 0 and k <= q }"
