@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields
 from typing import Any as Any_
 from typing import Union
 
+from attnspec.spec import writing
+
 Nested = Union[int, tuple["Nested", ...]]
 """An integer or a nested tuple of them: a list parameter."""
 
@@ -24,6 +26,8 @@ SLOTS = frozenset({"q_slot", "k_slot"})
 """Places in a computed order (DESIGN 2.8), where a pattern has one."""
 CONSTANTS = frozenset({"h", "heads", "kv_heads", "batch"})
 """Variables that are constant within one head of one call (DESIGN 2.13): they may be factors, divisors and indices."""
+_WRITTEN = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot"}
+"""Variables that the language writes otherwise."""
 
 
 class Node:
@@ -42,10 +46,21 @@ class Node:
             elif isinstance(value, tuple):
                 yield from (item for item in value if isinstance(item, Node))
 
-    def __str__(self) -> str:
-        from attnspec.show import show
+    def _write(self) -> writing.Text:
+        """The text in the language, and how tightly it binds."""
+        raise NotImplementedError
 
-        return show(self)
+    def _at(self, strength: int) -> str:
+        """The text, in brackets if it binds less tightly than the place it stands in."""
+        text, own = self._write()
+        return text if own >= strength else f"({text})"
+
+    def _opposite(self) -> Node | None:
+        """What follows the minus of an expression that is written with one."""
+        return None
+
+    def __str__(self) -> str:
+        return self._write()[0]
 
 
 class IntExpr(Node):
@@ -66,6 +81,12 @@ class Int(IntExpr):
 
     value: int
 
+    def _write(self) -> writing.Text:
+        return writing.number(self.value)
+
+    def _opposite(self) -> Int | None:
+        return Int(-self.value) if self.value < 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Var(IntExpr):
@@ -73,12 +94,18 @@ class Var(IntExpr):
 
     name: str
 
+    def _write(self) -> writing.Text:
+        return _WRITTEN.get(self.name, self.name), writing.ATOM
+
 
 @dataclass(frozen=True, slots=True)
 class Add(IntExpr):
     """The sum of all terms; ``a - b`` is ``Add((a, Mul(Int(-1), b)))``."""
 
     terms: tuple[IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.total(self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +115,14 @@ class Mul(IntExpr):
     left: IntExpr
     right: IntExpr
 
+    def _write(self) -> writing.Text:
+        if self.left == Int(-1):
+            return writing.negative(self.right)
+        return writing.product(self.left, "*", self.right)
+
+    def _opposite(self) -> IntExpr | None:
+        return self.right if self.left == Int(-1) else None
+
 
 @dataclass(frozen=True, slots=True)
 class FloorDiv(IntExpr):
@@ -95,6 +130,9 @@ class FloorDiv(IntExpr):
 
     left: IntExpr
     right: IntExpr
+
+    def _write(self) -> writing.Text:
+        return writing.product(self.left, "//", self.right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +142,9 @@ class Mod(IntExpr):
     left: IntExpr
     right: IntExpr
 
+    def _write(self) -> writing.Text:
+        return writing.product(self.left, "%", self.right)
+
 
 @dataclass(frozen=True, slots=True)
 class Pow(IntExpr):
@@ -112,12 +153,18 @@ class Pow(IntExpr):
     base: IntExpr
     exponent: IntExpr
 
+    def _write(self) -> writing.Text:
+        return f"{self.base._at(writing.ATOM)} ** {self.exponent._at(writing.NEGATIVE)}", writing.POWER
+
 
 @dataclass(frozen=True, slots=True)
 class Min(IntExpr):
     """The smallest of one or more integers."""
 
     args: tuple[IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.call("min", self.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +173,18 @@ class Max(IntExpr):
 
     args: tuple[IntExpr, ...]
 
+    def _write(self) -> writing.Text:
+        return writing.call("max", self.args)
+
 
 @dataclass(frozen=True, slots=True)
 class Abs(IntExpr):
     """An absolute value."""
 
     arg: IntExpr
+
+    def _write(self) -> writing.Text:
+        return writing.absolute(self.arg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +194,9 @@ class If(IntExpr):
     cond: Pred
     then: IntExpr
     other: IntExpr
+
+    def _write(self) -> writing.Text:
+        return writing.choice(self.cond, self.then, self.other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +208,9 @@ class Index(IntExpr):
 
     items: tuple[Nested, ...]
     indices: tuple[IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.entry(self.items, self.indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +224,9 @@ class Read(IntExpr):
     name: str
     indices: tuple[IntExpr, ...]
 
+    def _write(self) -> writing.Text:
+        return writing.read(self.name, self.indices)
+
 
 @dataclass(frozen=True, slots=True)
 class Range(Node):
@@ -173,6 +235,9 @@ class Range(Node):
     low: IntExpr
     high: IntExpr
 
+    def _write(self) -> writing.Text:
+        return f"{self.low._at(writing.SUM)}..{self.high._at(writing.SUM)}", writing.ATOM
+
 
 @dataclass(frozen=True, slots=True)
 class Values(Node):
@@ -180,6 +245,9 @@ class Values(Node):
 
     items: tuple[Nested, ...]
     indices: tuple[IntExpr, ...] = ()
+
+    def _write(self) -> writing.Text:
+        return writing.entry(self.items, self.indices)
 
 
 Domain = Union[Range, Values]
@@ -193,12 +261,18 @@ class Sum(IntExpr):
     domain: Domain
     body: IntExpr
 
+    def _write(self) -> writing.Text:
+        return writing.over("sum", self.var, self.domain, self.body)
+
 
 @dataclass(frozen=True, slots=True)
 class Bool(Pred):
     """``true`` or ``false``."""
 
     value: bool
+
+    def _write(self) -> writing.Text:
+        return str(self.value).lower(), writing.ATOM
 
 
 COMPARE: Mapping[str, Callable[[Any_, Any_], Any_]] = {
@@ -220,12 +294,20 @@ class Cmp(Pred):
     left: IntExpr
     right: IntExpr
 
+    def _write(self) -> writing.Text:
+        return f"{self.left._at(writing.SUM)} {self.op} {self.right._at(writing.SUM)}", writing.COMPARE
+
 
 @dataclass(frozen=True, slots=True)
 class And(Pred):
     """True where all arguments are; true when there are none."""
 
     args: tuple[Pred, ...]
+
+    def _write(self) -> writing.Text:
+        return " and ".join(
+            arg._at(writing.NOT) for arg in self.args
+        ) or "true", writing.AND if self.args else writing.ATOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,12 +316,20 @@ class Or(Pred):
 
     args: tuple[Pred, ...]
 
+    def _write(self) -> writing.Text:
+        return " or ".join(
+            arg._at(writing.AND) for arg in self.args
+        ) or "false", writing.OR if self.args else writing.ATOM
+
 
 @dataclass(frozen=True, slots=True)
 class Not(Pred):
     """True where the argument is false."""
 
     arg: Pred
+
+    def _write(self) -> writing.Text:
+        return f"not {self.arg._at(writing.NOT)}", writing.NOT
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +338,9 @@ class Iff(Pred):
 
     left: Pred
     right: Pred
+
+    def _write(self) -> writing.Text:
+        return f"({self.left}) == ({self.right})", writing.COMPARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +351,9 @@ class Any(Pred):
     domain: Domain
     body: Pred
 
+    def _write(self) -> writing.Text:
+        return writing.over("any", self.var, self.domain, self.body)
+
 
 @dataclass(frozen=True, slots=True)
 class All(Pred):
@@ -267,6 +363,9 @@ class All(Pred):
     domain: Domain
     body: Pred
 
+    def _write(self) -> writing.Text:
+        return writing.over("all", self.var, self.domain, self.body)
+
 
 @dataclass(frozen=True, slots=True)
 class Flag(Pred):
@@ -274,6 +373,9 @@ class Flag(Pred):
 
     name: str
     indices: tuple[IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.read(self.name, self.indices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +388,9 @@ class Among(Pred):
     item: IntExpr
     name: str
     indices: tuple[IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return f"{self.item._at(writing.SUM)} in {writing.read(self.name, self.indices)[0]}", writing.COMPARE
 
 
 def walk(node: Node) -> Iterator[Node]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnspec.spec import expr as e
+from attnspec.spec import writing
 
 FUNCTIONS = frozenset({"tanh", "exp", "log", "sqrt", "abs"})
 """Functions of one real."""
@@ -29,10 +30,19 @@ class Real(RealExpr):
 
     value: float
 
+    def _write(self) -> writing.Text:
+        return writing.number(self.value)
+
+    def _opposite(self) -> Real | None:
+        return Real(-self.value) if self.value < 0 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Score(RealExpr):
     """``s``: the score so far, ``scale * dot(q, k)`` before the first score line."""
+
+    def _write(self) -> writing.Text:
+        return "s", writing.ATOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +50,12 @@ class Cast(RealExpr):
     """An integer as a real."""
 
     arg: e.IntExpr
+
+    def _write(self) -> writing.Text:
+        return self.arg._write()
+
+    def _opposite(self) -> e.Node | None:
+        return self.arg._opposite()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +65,18 @@ class RealRead(RealExpr):
     name: str
     indices: tuple[e.IntExpr, ...]
 
+    def _write(self) -> writing.Text:
+        return writing.read(self.name, self.indices)
+
 
 @dataclass(frozen=True, slots=True)
 class Total(RealExpr):
     """The sum of all terms."""
 
     terms: tuple[RealExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.total(self.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +86,14 @@ class Product(RealExpr):
     left: RealExpr
     right: RealExpr
 
+    def _write(self) -> writing.Text:
+        if self.left == Real(-1.0):
+            return writing.negative(self.right)
+        return writing.product(self.left, "*", self.right)
+
+    def _opposite(self) -> RealExpr | None:
+        return self.right if self.left == Real(-1.0) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Quotient(RealExpr):
@@ -71,6 +101,9 @@ class Quotient(RealExpr):
 
     left: RealExpr
     right: RealExpr
+
+    def _write(self) -> writing.Text:
+        return writing.product(self.left, "/", self.right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +113,9 @@ class Apply(RealExpr):
     function: str
     arg: RealExpr
 
+    def _write(self) -> writing.Text:
+        return writing.absolute(self.arg) if self.function == "abs" else writing.call(self.function, (self.arg,))
+
 
 @dataclass(frozen=True, slots=True)
 class Choose(RealExpr):
@@ -88,3 +124,6 @@ class Choose(RealExpr):
     cond: e.Pred
     then: RealExpr
     other: RealExpr
+
+    def _write(self) -> writing.Text:
+        return writing.choice(self.cond, self.then, self.other)

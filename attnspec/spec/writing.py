@@ -1,0 +1,92 @@
+"""How expressions are written: how tightly each form binds, and what integers, predicates and reals write alike.
+
+A node's ``_write`` gives its text and how tightly it binds; text that binds less tightly than its place asks for gets
+brackets there, so that there are as few as can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+# Binding strengths, loosest first (Python's order; `if` binds loosest of all).
+IF, OR, AND, NOT, COMPARE, SUM, PRODUCT, NEGATIVE, POWER, ATOM = range(10)
+
+Text = tuple[str, int]
+"""The text of a node, and how tightly it binds."""
+
+
+class Written(Protocol):
+    """What has a text: any node."""
+
+    def _at(self, strength: int) -> str: ...
+    def _opposite(self) -> Written | None: ...
+
+
+def number(value: float) -> Text:
+    """An integer or a real constant."""
+    return repr(value), ATOM if value >= 0 else NEGATIVE
+
+
+def total(terms: Sequence[Written]) -> Text:
+    """``a + b - c``."""
+    if not terms:
+        return "0", SUM
+    text = terms[0]._at(PRODUCT)
+    for term in terms[1:]:
+        opposite = term._opposite()
+        text += f" + {term._at(PRODUCT)}" if opposite is None else f" - {opposite._at(PRODUCT)}"
+    return text, SUM
+
+
+def product(left: Written, sign: str, right: Written) -> Text:
+    """``a * b`` and what binds like it."""
+    return f"{left._at(PRODUCT)} {sign} {right._at(NEGATIVE)}", PRODUCT
+
+
+def negative(arg: Written) -> Text:
+    """``-x``."""
+    return f"-{arg._at(POWER)}", NEGATIVE
+
+
+def absolute(arg: Written) -> Text:
+    """``|x|``; bars inside stand in brackets."""
+    inner = str(arg)
+    return (f"|({inner})|" if "|" in inner else f"|{inner}|"), ATOM
+
+
+def choice(cond: Written, then: Written, other: Written) -> Text:
+    """``if cond then then else other``."""
+    return f"if {cond._at(OR)} then {then._at(OR)} else {other}", IF
+
+
+def over(word: str, var: str, domain: Written, body: Written) -> Text:
+    """``any x in domain: body``."""
+    return f"{word} {var} in {domain}: {body}", IF
+
+
+def call(name: str, args: Sequence[Written]) -> Text:
+    """``name(a, b)``."""
+    return f"{name}({', '.join(map(str, args))})", ATOM
+
+
+def read(name: str, indices: Sequence[Written]) -> Text:
+    """An entry of an input, and of what is derived from one, for which the language has other words."""
+    base, _, part = name.partition(".")
+    places = list(map(str, indices))
+    if part in ("first", "last"):
+        return f"{part}({base}, {places[-1]})", ATOM
+    if part == "bucket":
+        return f"{'q' if places[-1] == 'q.slot' else 'k'}.bucket", ATOM
+    if name == "alibi.slope":
+        return f"alibi_slope({places[0]}, heads)", ATOM
+    return (f"{name}[{', '.join(places)}]" if places else name), ATOM
+
+
+def entry(items: object, indices: Sequence[Written]) -> Text:
+    """``[1, 2][i]``: an entry of a list of integers or lists."""
+    return _items(items) + "".join(f"[{index}]" for index in indices), ATOM
+
+
+def _items(items: object) -> str:
+    return f"[{', '.join(map(_items, items))}]" if isinstance(items, tuple) else str(items)
