@@ -23,6 +23,7 @@ from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.prepare.rotate import half_turned, turned
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
@@ -107,7 +108,7 @@ def dense(
 
 def score_inputs(spec: Spec) -> frozenset[str]:
     """The float inputs that score lines read."""
-    return frozenset(node.name for node in e.walk(spec.score) if isinstance(node, RealRead))
+    return frozenset(node.name for node in contents.walk(spec.score) if isinstance(node, RealRead))
 
 
 def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:

@@ -24,9 +24,9 @@ from attnspec.errors.syntax import MAX_NESTING
 from attnspec.errors.values import not_known, too_large, wrong_type
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_value
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.parts import Value
 from attnspec.spec.real import RealExpr
 
@@ -82,7 +82,7 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default 
             whole = el.constant(tree, scope, name)
             return None if whole is None else Default(whole, Bound(e.Int(whole), 1, 1))
         case e.Node():
-            names = s.names(found)
+            names = contents.names(found)
             if "?" not in names:
                 el.wrong(not_known(tree.span, name, names))
         case _ if found is not UNKNOWN:

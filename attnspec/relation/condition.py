@@ -8,6 +8,7 @@ from itertools import count
 from math import lcm
 
 from attnspec.relation.presburger import TooHard
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.bind import bind
 from attnspec.spec.evaluate import domain_values
@@ -45,12 +46,12 @@ def head_constants(node: e.Node) -> frozenset[str]:
     moving = e.POSITIONS | e.SIZES | e.SLOTS | e.CONSTANTS
 
     def constant(side: e.Node) -> bool:
-        return e.free(side) & moving <= e.CONSTANTS and not _reads(side)
+        return contents.free(side) & moving <= e.CONSTANTS and not _reads(side)
 
     def visit(item: e.Node) -> None:
         places: tuple[e.Node, ...] = ()
         match item:
-            case e.Mul(left, right) if e.free(left) and e.free(right):
+            case e.Mul(left, right) if contents.free(left) and contents.free(right):
                 places = tuple(side for side in (left, right) if constant(side))
             case e.FloorDiv(_, right) | e.Mod(_, right):
                 places = (right,)
@@ -61,7 +62,7 @@ def head_constants(node: e.Node) -> frozenset[str]:
             case e.Any(_, domain, _) | e.All(_, domain, _) | e.Sum(_, domain, _):
                 places = (domain,)
         for place in places:
-            found.update(e.free(place) & e.CONSTANTS)
+            found.update(contents.free(place) & e.CONSTANTS)
         for child in item.children():
             visit(child)
 
@@ -145,17 +146,17 @@ class _Translation:
         return " and ".join([*(f"({self.pred(c, most)})" for c in conditions), self._compare(cmp, whole, most)])
 
     def _compare(self, cmp: e.Cmp, whole: e.Cmp, most: bool) -> str:
-        if _reads(cmp, self._scalars) or e.free(cmp) & self._hidden:
+        if _reads(cmp, self._scalars) or contents.free(cmp) & self._hidden:
             return self._open(whole, most)
         try:
             return f"{self.term(cmp.left)} {'=' if cmp.op == '==' else cmp.op} {self.term(cmp.right)}"
         except _Product as product:
-            if e.free(product.node) & {v.name for v in self._written if isinstance(v, e.Var)}:
+            if contents.free(product.node) & {v.name for v in self._written if isinstance(v, e.Var)}:
                 raise  # a factor is a bound name: its values may be taken one by one
             return self._open(whole, most)
 
     def _some(self, var: str, domain: e.Domain, body: e.Pred, whole: e.Pred, most: bool) -> str:
-        if e.free(domain):
+        if contents.free(domain):
             raise NotAffine(whole, "a choice from a range that is not constant")
         if isinstance(domain, e.Range):
             fresh = e.Var(f"v{next(self._fresh)}")
@@ -181,9 +182,9 @@ class _Translation:
         for fact in flat:
             match fact:
                 case e.Cmp("==", e.FloorDiv(a, e.Int(c)), e.FloorDiv(b, e.Int(d))) if c == d:
-                    if key in e.free(a) and row in e.free(b):
+                    if key in contents.free(a) and row in contents.free(b):
                         a, b = b, a
-                    if key not in e.free(b) or key in e.free(a) or _reads(fact):
+                    if key not in contents.free(b) or key in contents.free(a) or _reads(fact):
                         continue
                     base = e.FloorDiv(a, e.Int(c))
                     rest = e.Add((b, e.Mul(e.Int(-c), base)))
@@ -217,7 +218,7 @@ class _Translation:
                 inner = self.term(arg)
                 return f"max({inner}, -{inner})"
             case e.Sum(var, domain, body):
-                if e.free(domain):
+                if contents.free(domain):
                     raise NotAffine(node, "a sum over a range that is not constant")
                 parts = [self.term(bind(body, {var: v})) for v in domain_values(domain, {})]
                 return f"({' + '.join(parts)})" if parts else "0"
@@ -239,11 +240,11 @@ def common_divisor(pred: e.Node) -> int:
         nonlocal found
         if isinstance(node, (e.FloorDiv, e.Mod)):
             known = [node.right.value] if isinstance(node.right, e.Int) else []
-            for name in e.free(node.right):
+            for name in contents.free(node.right):
                 known += bound.get(name, ())
             for value in known:
                 found = lcm(found, abs(value) or 1)
-        if isinstance(node, (e.Any, e.All, e.Sum)) and not e.free(node.domain):
+        if isinstance(node, (e.Any, e.All, e.Sum)) and not contents.free(node.domain):
             bound = {**bound, node.var: domain_values(node.domain, {})}
         for child in node.children():
             visit(child, bound)

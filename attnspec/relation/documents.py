@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.rewrite import rebuild, replace
@@ -49,9 +50,9 @@ def _edges(fact: e.Pred) -> Iterator[tuple[e.Node, e.Node]]:
     """What may replace what because of an equality of two entries of one input."""
     match fact:
         case e.Cmp("==", e.Read(name, left), e.Read(other, right)) if name == other and left[:-1] == right[:-1]:
-            if "k" in e.free(left[-1]):
+            if "k" in contents.free(left[-1]):
                 left, right = right, left
-            if "k" in e.free(right[-1]) and "k" not in e.free(left[-1]):
+            if "k" in contents.free(right[-1]) and "k" not in contents.free(left[-1]):
                 for edge in _DERIVED:
                     yield e.Read(f"{name}.{edge}", right), e.Read(f"{name}.{edge}", left)
 

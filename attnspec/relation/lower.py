@@ -17,6 +17,7 @@ from attnspec.relation.condition import NotAffine, common_divisor, condition, he
 from attnspec.relation.documents import plain
 from attnspec.relation.presburger import LARGE, Pairs, TooHard, budget
 from attnspec.relation.relation import HeadClass, Part, Relation, scalar_reads, union
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, OutsideList, bind
 from attnspec.spec.parts import Branch, Clause
@@ -64,7 +65,7 @@ def _needed(spec: Spec) -> frozenset[str]:
 
 def listed_heads(spec: Spec) -> int | None:
     """The number of heads that the pattern's lists (those indexed by ``h``) are written for; None if there are none."""
-    nodes = (node for clause in _clauses(spec) for node in e.walk(clause.pred))
+    nodes = (node for clause in _clauses(spec) for node in contents.walk(clause.pred))
     lists = (node for node in nodes if isinstance(node, (e.Index, e.Values)))
     lengths = (len(node.items) for node in lists if node.indices and node.indices[0] == e.Var("h"))
     return min(lengths, default=None)

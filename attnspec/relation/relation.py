@@ -15,6 +15,7 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.relations import depends_on_inputs
 from attnspec.relation.presburger import SCALARS, Pairs, budget
 from attnspec.relation.sizes import Scalar, Sizes
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
@@ -277,7 +278,7 @@ def scalars(spec: Spec, inputs: Mapping[str, Any]) -> tuple[Scalar | None, ...]:
 
 def inputs_of(atoms: Iterable[e.Node]) -> tuple[str, ...]:
     """The names of the inputs that some nodes read, in order; what is derived from an input counts as that input."""
-    reads = (node for atom in atoms for node in e.walk(atom) if isinstance(node, (e.Read, e.Flag, e.Among)))
+    reads = (node for atom in atoms for node in contents.walk(atom) if isinstance(node, (e.Read, e.Flag, e.Among)))
     return tuple(dict.fromkeys(node.name.split(".")[0] for node in reads))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from attnspec.analysis.picture import EMPTY, FULL, PARTIAL
 from attnspec.relation.relation import scalars
 from attnspec.relation.sizes import Sizes, resized
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
@@ -141,7 +142,7 @@ def _work(rows: Rows) -> int:
     def visit(node: e.Node) -> int:
         own = 1
         if isinstance(node, (e.Read, e.Flag)):
-            own = 12 if {"q", "k"} <= e.free(node) else 1
+            own = 12 if {"q", "k"} <= contents.free(node) else 1
         elif isinstance(node, e.Among):
             own = 4 * rows.arrays[node.name].shape[-1]
         return own + sum(visit(child) for child in node.children())

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Axis
@@ -140,4 +141,4 @@ def _direction(node: e.IntExpr) -> int | None:
             return None if inner is None else inner * (1 if value > 0 else -1 if value < 0 else 0)
         case e.FloorDiv(left, _):
             return _direction(left)
-    return None if "m" in e.free(node) else 0
+    return None if "m" in contents.free(node) else 0

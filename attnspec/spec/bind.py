@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
-from attnspec.spec.make import reads_list
+from attnspec.spec.contents import reads_list
 from attnspec.spec.rewrite import rebuild
 
 N = TypeVar("N", bound=e.Node)

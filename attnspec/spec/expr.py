@@ -391,19 +391,3 @@ class Among(Pred):
 
     def _write(self) -> writing.Text:
         return f"{self.item._at(writing.SUM)} in {writing.read(self.name, self.indices)[0]}", writing.COMPARE
-
-
-def walk(node: Node) -> Iterator[Node]:
-    """A node and all its parts, each before its own parts."""
-    yield node
-    for child in node.children():
-        yield from walk(child)
-
-
-def free(node: Node) -> frozenset[str]:
-    """The names of the variables that a node reads and does not bind itself."""
-    if isinstance(node, Var):
-        return frozenset({node.name})
-    if isinstance(node, (Any, All, Sum)):
-        return free(node.domain) | (free(node.body) - {node.var})
-    return frozenset().union(*(free(child) for child in node.children()))

@@ -14,9 +14,8 @@ from collections.abc import Iterable
 
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
-from attnspec.spec.real import RealRead
+from attnspec.spec.contents import reads_list
 
-_VARIES = e.POSITIONS | e.SIZES | e.SLOTS
 _FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -180,63 +179,3 @@ def equivalence(a: e.Pred, b: e.Pred) -> e.Pred:
     if isinstance(b, e.Bool):
         return a if b.value else negation(a)
     return e.Iff(a, b)
-
-
-def reads_list(node: e.Node) -> bool:
-    """Whether an expression reads an entry of a list or of an input."""
-    work = [node]
-    while work:
-        node = work.pop()
-        if isinstance(node, (e.Index, e.Read)):
-            return True
-        work.extend(node.children())
-    return False
-
-
-def varies(node: e.Node) -> frozenset[str]:
-    """What in an expression is not constant in the sense of DESIGN 2.13: positions, lengths and inputs, by name."""
-    found = set()
-    work = [node]
-    while work:
-        node = work.pop()
-        if isinstance(node, e.Var):
-            if node.name in _VARIES:
-                found.add(node.name)
-            continue
-        if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
-            found.add(node.name.partition(".")[0])
-        work.extend(node.children())
-    return frozenset(found)
-
-
-def variables(node: e.Node) -> frozenset[str]:
-    """The free variables of an expression; as ``expr.free``, but for expressions of any depth."""
-    found = set()
-    work: list[tuple[e.Node, frozenset[str]]] = [(node, frozenset())]
-    while work:
-        node, bound = work.pop()
-        if isinstance(node, e.Var):
-            if node.name not in bound:
-                found.add(node.name)
-        elif isinstance(node, (e.Any, e.All, e.Sum)):
-            work += [(node.domain, bound), (node.body, bound | {node.var})]
-        else:
-            work.extend((child, bound) for child in node.children())
-    return frozenset(found)
-
-
-def names(node: e.Node) -> tuple[str, ...]:
-    """Everything that an expression reads, for messages: variables and inputs, in the order of the alphabet."""
-    return tuple(sorted(varies(node) | variables(node)))
-
-
-def measure(node: e.Node) -> tuple[int, int]:
-    """How many nodes an expression has, and how many levels."""
-    size, depth = 0, 0
-    work = [(node, 1)]
-    while work:
-        node, level = work.pop()
-        size += 1
-        depth = max(depth, level)
-        work.extend((child, level + 1) for child in node.children())
-    return size, depth

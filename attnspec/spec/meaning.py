@@ -14,6 +14,7 @@ from attnspec.spec import expr as e
 from attnspec.spec.arrays import derive, slots
 from attnspec.spec.bind import BadDivisor
 from attnspec.spec.bounds import fits
+from attnspec.spec.contents import walk
 from attnspec.spec.evaluate import holds, table
 from attnspec.spec.parts import Branch, Pattern
 from attnspec.spec.rewrite import replace
@@ -66,19 +67,9 @@ def _fits(pred: e.Pred, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -
     """Whether 64 bits hold every value (Python's integers are slow, and always right)."""
     most = [abs(int(end)) for a in arrays.values() if a.size and a.dtype.kind == "i" for end in (a.min(), a.max())]
     names = [e.Var(name) for name in ("m", *e.SLOTS)]
-    small: dict[e.Node, e.Node] = {node: e.Var("q") for node in (*_reads(pred), *names)}
+    reads = [node for node in walk(pred) if isinstance(node, e.Read)]
+    small: dict[e.Node, e.Node] = {node: e.Var("q") for node in (*reads, *names)}
     length = max(sizes["n"], sizes["n_q"], sizes["m"], *most, *(a.shape[-1] for a in arrays.values() if a.ndim))
     without = replace(pred, small)
     assert isinstance(without, e.Pred)
     return fits(without, length, 64)
-
-
-def _reads(node: e.Node) -> set[e.Node]:
-    found: set[e.Node] = set()
-    work = [node]
-    while work:
-        node = work.pop()
-        if isinstance(node, e.Read):
-            found.add(node)
-        work.extend(node.children())
-    return found

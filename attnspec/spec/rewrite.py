@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 
 
@@ -12,7 +13,7 @@ def replace(node: e.Node, table: dict[e.Node, e.Node]) -> e.Node:
     if any(type(key) is type(node) for key in table) and node in table:  # (hashing takes as long as a node is large)
         return table[node]
     if isinstance(node, (e.Any, e.All, e.Sum)):
-        inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in e.free(v)}
+        inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in contents.free(v)}
         domain = replace(node.domain, table)
         return type(node)(node.var, domain, replace(node.body, inner))  # type: ignore[arg-type]
     return rebuild(node, [replace(c, table) for c in node.children()])

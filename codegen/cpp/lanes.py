@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from attnspec.codegen.cpp.scalars import NO_NAMES, Printer, literal
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 
 
@@ -40,7 +41,7 @@ def cxx_syntax(names: Mapping[str, int], sizes: str = "z") -> Syntax:
         return lambda body, name, places: f"{function}({', '.join([f'{sizes}.inputs[{names[name]}]', *places])})"
 
     def lanewise(body: Statements, pred: e.Any | e.All) -> str:
-        variables = sorted(e.free(pred) & (e.POSITIONS | e.SLOTS))
+        variables = sorted(contents.free(pred) & (e.POSITIONS | e.SLOTS))
         arguments = ", ".join(f"pos {name}" for name in variables)
         test = Printer(names, sizes).predicate(pred)
         return body.named(f"lanewise({', '.join([f'[&]({arguments}) {{ return {test}; }}', *variables])})")

@@ -8,6 +8,7 @@ from math import log2
 from attnspec.codegen.cpp import lanes as cxx_lanes
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.plan.plan import Pass, Sweep
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 
 # The same for W pairs at once: compilers do not see vectors through the guards around what is read.
@@ -25,7 +26,7 @@ def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapp
     """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
     queries_listed, keys_listed = item.layout.listed
     rest = item.tests.rest(item.pred)
-    inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in e.walk(rest))
+    inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in contents.walk(rest))
     lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
     return f"""\
 // {item.title}

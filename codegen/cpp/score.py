@@ -20,6 +20,7 @@ from attnspec.codegen.cpp.lanes import cxx_syntax
 from attnspec.codegen.cpp.scalars import NO_NAMES
 from attnspec.codegen.expressions.slopes import Entry, Slopes, contribution, scaled, slopes
 from attnspec.codegen.expressions.statements import Statements
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
@@ -30,7 +31,7 @@ _PLACES = "const auto q = positions(q_at);\n        const auto k = positions(k_a
 
 def score(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
     """The text of ``struct Score``. ``names`` gives the place of each input that is read in ``Sizes::inputs``."""
-    if e.free(real) & e.SLOTS:
+    if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     by = slopes(real)
     sums = [entry for entry in by.entries if not entry.moves]

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from attnspec.codegen.expressions.statements import Statements
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.derive import derivatives
@@ -28,7 +29,7 @@ class Entry:
     @property
     def moves(self) -> frozenset[str]:
         """Which of ``q`` and ``k`` the entry's place depends on: none, if it is the same for all pairs of a head."""
-        return frozenset().union(*map(e.free, self.indices)) & e.POSITIONS
+        return frozenset().union(*map(contents.free, self.indices)) & e.POSITIONS
 
 
 @dataclass(frozen=True)

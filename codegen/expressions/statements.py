@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import domain_values
@@ -313,8 +314,8 @@ class Statements:
 
 def written_out(var: str, domain: e.Domain, body: e.Pred) -> bool:
     """Whether there is no loop over the values of a bound variable: they are few, or choose the values of another."""
-    inner = (node.domain for node in e.walk(body) if isinstance(node, (e.Any, e.All, e.Sum)))
-    return len(domain_values(domain, {})) <= UNROLL or any(var in e.free(other) for other in inner)
+    inner = (node.domain for node in contents.walk(body) if isinstance(node, (e.Any, e.All, e.Sum)))
+    return len(domain_values(domain, {})) <= UNROLL or any(var in contents.free(other) for other in inner)
 
 
 def negative(text: str) -> str:

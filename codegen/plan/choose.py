@@ -23,6 +23,7 @@ from attnspec.relation.count import TooIrregular, count, runs
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import HeadClass, Part, Relation, box, scalar_reads
 from attnspec.relation.sizes import Scalar, Sizes
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 
@@ -184,7 +185,7 @@ def _widths(pred: e.Node) -> list[int]:
     """Row lengths of grids: constants by which positions are both divided and reduced."""
     divided: set[int] = set()
     reduced: set[int] = set()
-    for node in e.walk(pred):
+    for node in contents.walk(pred):
         match node:
             case e.FloorDiv(e.Var("q" | "k"), e.Int(value)):
                 divided.add(value)
@@ -196,7 +197,7 @@ def _widths(pred: e.Node) -> list[int]:
 def _combs(pred: e.Node) -> list[tuple[int, int]]:
     """Segments and rates of ``q % segment % rate``, where the rate does not divide the segment."""
     found: set[tuple[int, int]] = set()
-    for node in e.walk(pred):
+    for node in contents.walk(pred):
         match node:
             case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if (
                 1 < rate < segment and rate <= _MOST_RESIDUES and segment % rate
@@ -207,7 +208,9 @@ def _combs(pred: e.Node) -> list[tuple[int, int]]:
 
 def _columns(pred: e.Pred, pairs: Pairs) -> Columns | None:
     """The layout that gathers the keys of a term, if they are few of each period."""
-    moduli = {node.right.value for node in e.walk(pred) if isinstance(node, e.Mod) and isinstance(node.right, e.Int)}
+    moduli = {
+        node.right.value for node in contents.walk(pred) if isinstance(node, e.Mod) and isinstance(node.right, e.Int)
+    }
     for period in sorted(moduli, reverse=True):
         if not 2 <= period <= _MOST_COLUMNS:
             continue
@@ -267,7 +270,7 @@ def _weigh(way: Way, live: int, sizes: Sizes, h: int) -> Candidate:
 
 
 def _length(pred: e.Node) -> int:
-    largest = max((abs(node.value) for node in e.walk(pred) if isinstance(node, e.Int)), default=1)
+    largest = max((abs(node.value) for node in contents.walk(pred) if isinstance(node, e.Int)), default=1)
     n = _LEAST
     while n < 4 * largest and n < _MOST:
         n *= 2

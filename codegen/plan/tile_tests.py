@@ -13,6 +13,7 @@ from math import gcd
 
 from attnspec.codegen.layouts.residue import IDENTITY, Layout, Residue, Slots
 from attnspec.codegen.plan.plan import Tile
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.rewrite import replace
@@ -98,7 +99,7 @@ def block_tile(unknown: tuple[e.Pred, ...], tile: Tile) -> Tile:
 def _run(atom: e.Pred, sorted_: set[str]) -> SameRun | None:
     match atom:
         case e.Cmp("==", e.Read(name, left) as a, e.Read(other, right) as b) if name == other and name in sorted_:
-            if left[:-1] != right[:-1] or e.free(e.Add(left[:-1])) & (e.POSITIONS | e.SLOTS):
+            if left[:-1] != right[:-1] or contents.free(e.Add(left[:-1])) & (e.POSITIONS | e.SLOTS):
                 return None
             if left[-1] in _QUERY and right[-1] in _KEY:
                 return SameRun(atom, a, b)
@@ -124,7 +125,7 @@ def _sides(atom: e.Pred) -> tuple[set[int], set[int]] | None:
                 rows.add(size)
             case e.FloorDiv(e.Var("k"), e.Int(size)):
                 columns.add(size)
-            case _ if e.free(part) & (e.POSITIONS | e.SLOTS):
+            case _ if contents.free(part) & (e.POSITIONS | e.SLOTS):
                 return None
     return rows, columns
 

@@ -29,6 +29,7 @@ from attnspec.codegen.expressions.statements import Statements
 from attnspec.codegen.triton.names import argument, size
 from attnspec.codegen.triton.syntax import inside, offset, triton_syntax
 from attnspec.codegen.triton.syntax import row as row_of
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import value_real
@@ -80,7 +81,7 @@ def allowed(pred: e.Pred, name: str) -> Function:
     """Where a predicate holds."""
     body = _body(pred)
     truth = body.predicate(pred)
-    varies = e.free(pred) or any(_inputs(pred))
+    varies = contents.free(pred) or any(_inputs(pred))
     return _function(name, pred, body, [truth if varies else f"tl.cast({truth}, tl.int1)"])
 
 
@@ -110,13 +111,13 @@ def value(real: r.RealExpr, name: str = "score") -> Function:
     folded = _folded(real)
     body = _body(folded)
     result = body.real(folded)
-    reads_score = any(isinstance(node, r.Score) for node in e.walk(folded))
+    reads_score = any(isinstance(node, r.Score) for node in contents.walk(folded))
     return _function(name, real, body, [result if reads_score else f"tl.zeros_like(s) + {result}"])
 
 
 def gradient(real: r.RealExpr, name: str = "score_gradient") -> Gradient:
     """The gradients by ``s`` and by the entries of float inputs, given the incoming ``g``: 0 where that is 0."""
-    if e.free(real) & e.SLOTS:
+    if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     by = slopes.slopes(_folded(real))
     body = _body(real)
@@ -139,7 +140,7 @@ def _place(entry: slopes.Entry, name: str) -> Function:
 
 
 def _body(node: e.Node) -> Statements:
-    return Statements(triton_syntax(next((name for name in _VARIABLES if name in e.free(node)), None)))
+    return Statements(triton_syntax(next((name for name in _VARIABLES if name in contents.free(node)), None)))
 
 
 def _folded(real: r.RealExpr) -> r.RealExpr:
@@ -157,7 +158,7 @@ def _folded(real: r.RealExpr) -> r.RealExpr:
 
 def _inputs(node: e.Node) -> Iterator[tuple[str, int]]:
     """The inputs that a node reads, and their dimensions, in order of reading."""
-    for part in e.walk(node):
+    for part in contents.walk(node):
         if isinstance(part, (e.Read, e.Flag, r.RealRead)):
             yield part.name, len(part.indices)
         elif isinstance(part, e.Among):

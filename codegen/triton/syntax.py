@@ -22,6 +22,7 @@ from textwrap import indent
 
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
 from attnspec.codegen.triton.names import argument, size
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import domain_values
 from attnspec.spec.rewrite import replace
@@ -181,7 +182,7 @@ def _loop(body: Statements, pred: e.Any | e.All) -> str:
 
 def _start(pred: e.Any | e.All, joined: type[e.Or] | type[e.And]) -> str:
     """What a loop begins with: false (or true) in the shape of what it finds."""
-    positions = sorted(e.free(pred) & (e.POSITIONS | e.SLOTS))
+    positions = sorted(contents.free(pred) & (e.POSITIONS | e.SLOTS))
     if not positions:
         return f"tl.full((), {joined is e.And}, tl.int1)"
     op, join = ("!=", " | ") if joined is e.Or else ("==", " & ")

@@ -19,7 +19,7 @@ from torch.nn.functional import pad
 from attnspec.codegen.plan.plan import Tile
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.expressions.functions import mask_function, why_not
-from attnspec.spec import expr as e
+from attnspec.spec import contents
 from attnspec.spec.spec import Spec
 
 LIMIT = 1 << 36
@@ -40,7 +40,7 @@ def live(spec: Spec, sizes: Sizes, tables: Mapping[str, Tensor], tiles: Sequence
 
     Tiles lie on positions in their order: a layout of another kind may need fewer.
     """
-    names = e.free(spec.pred)
+    names = contents.free(spec.pred)
     batch, heads = (size if name in names else 1 for name, size in (("b", sizes.batch), ("h", sizes.heads)))
     often = (sizes.batch // max(1, batch)) * (sizes.heads // max(1, heads))
     if why_not(spec) in ("cannot express a computed order", "cannot express a mixture"):

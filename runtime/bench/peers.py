@@ -21,6 +21,7 @@ from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.inputs import prepare
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import table
 from attnspec.spec.real import RealExpr, Score, Total
@@ -89,7 +90,7 @@ def bias(spec: Spec) -> tuple[RealExpr, ...] | None:
     if isinstance(spec.score, Total) and Score() in spec.score.terms:
         terms = list(spec.score.terms)
         terms.remove(Score())
-        return tuple(terms) if not any(Score() in e.walk(term) for term in terms) else None
+        return tuple(terms) if not any(Score() in contents.walk(term) for term in terms) else None
     return None
 
 
@@ -194,7 +195,7 @@ def _biased(sizes: Sizes, ready: Mapping[str, Tensor], added: tuple[RealExpr, ..
 
 def _shared(spec: Spec, sizes: Sizes) -> tuple[int | None, int | None]:
     """How many batch entries and heads a mask needs: None where all share one."""
-    names = e.free(spec.pred)
+    names = contents.free(spec.pred)
     return sizes.batch if "b" in names else None, sizes.heads if "h" in names else None
 
 
@@ -225,7 +226,7 @@ def flex(making: Making) -> Peer:
         )
 
     # A table of blocks of 64 has tiles without a mask only if FlexAttention's blocks are as small.
-    tabled = any(isinstance(node, (e.Flag, e.Among)) for node in e.walk(spec.pred))
+    tabled = any(isinstance(node, (e.Flag, e.Among)) for node in contents.walk(spec.pred))
     tried = [(mode, block) for mode in modes for block in ((128, 64) if tabled else (128,))]
     if len(tried) == 1:
         return ready(*tried[0])

@@ -16,6 +16,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, facts, spec
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.load import Native, native
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 
@@ -187,7 +188,7 @@ def _buffers(program: Program, t: Tensor, number: int, q: Tensor, k: Tensor) -> 
 
     own = spec(program)
     name = next(n for n, at in names(own).items() if at == number)
-    reads = [node for node in e.walk(own.score) if isinstance(node, RealRead) and node.name == name]
+    reads = [node for node in contents.walk(own.score) if isinstance(node, RealRead) and node.name == name]
     alone = [any(read.indices[d] == e.Var(v) for d in range(len(read.indices))) for v in ("b", "h") for read in reads]
     by_entry, by_head = all(alone[: len(reads)]), all(alone[len(reads) :])
     copies = 1 if by_entry else q.shape[0], 1 if by_head else k.shape[1]

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.relation.sizes import Sizes
-from attnspec.spec import expr as e
+from attnspec.spec import contents
 from attnspec.spec.evaluate import holds, table
 from attnspec.spec.spec import Spec
 
@@ -76,4 +76,4 @@ class Rows:
         """Whether the pattern reads ``h`` or ``b``: whether heads or batch entries may differ."""
         if self.slots is not None:
             return True
-        return any(name in e.free(branch.pred) for branch in self.spec.branches)
+        return any(name in contents.free(branch.pred) for branch in self.spec.branches)

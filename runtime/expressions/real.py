@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import Env, holds, value_of
@@ -80,7 +81,7 @@ def real(
             return value(then, env, score)
         if not where.any():
             return value(other, env, score)
-        arrays = {name: env[name] for name in e.free(node) if np.ndim(env[name])}
+        arrays = {name: env[name] for name in contents.free(node) if np.ndim(env[name])}
         shape = np.broadcast_shapes(where.shape, *map(np.shape, arrays.values()), () if score is None else score.shape)
         where = np.broadcast_to(where, shape)
         result = torch.empty(shape, dtype=dtype, device=device)

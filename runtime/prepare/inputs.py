@@ -21,6 +21,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
 from attnspec.runtime.prepare.runs import numbers, run_ends
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import drawn, slopes
@@ -100,7 +101,7 @@ def roots(spec: Spec) -> list[e.Node]:
 def reads(spec: Spec) -> frozenset[str]:
     """The names of the inputs that a spec reads, and of what is derived from them."""
     kinds = (e.Read, e.Flag, e.Among, RealRead)
-    return frozenset(node.name for root in roots(spec) for node in e.walk(root) if isinstance(node, kinds))
+    return frozenset(node.name for root in roots(spec) for node in contents.walk(root) if isinstance(node, kinds))
 
 
 def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
@@ -248,7 +249,7 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
     last = {"q": sizes.n_q - 1 + sizes.first, "k": sizes.n - 1, "q_slot": sizes.n - 1, "k_slot": sizes.n - 1}
     env = {**sizes.parameters(0, 0), **last}
     for root in roots(spec):
-        for node in e.walk(root):
+        for node in contents.walk(root):
             others: list[e.IntExpr] = []
             if isinstance(node, e.Among) and node.name == name:
                 others = [node.item]
@@ -256,8 +257,8 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
                 sides = (node.left, node.right)
                 others = [b for a, b in (sides, sides[::-1]) if isinstance(a, e.Read) and a.name == name]
             for other in others:
-                if any(isinstance(n, e.Read) for n in e.walk(other)):
+                if any(isinstance(n, e.Read) for n in contents.walk(other)):
                     return 0, 8
-                if e.free(other) <= env.keys():
+                if contents.free(other) <= env.keys():
                     return 0, int(value_of(other, env)[0]) + 1
     return 1, sizes.n + 1

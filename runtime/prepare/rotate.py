@@ -35,6 +35,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
 from attnspec.runtime.cpp.turn import turn, turns
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import table, value_of
 from attnspec.spec.parts import Rotation
@@ -154,8 +155,8 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
     rows = range(sizes.first, sizes.first + sizes.n_q) if side == "q" else range(sizes.n)
     if expr == e.Var(side):
         return rows
-    names, device = e.free(expr), None
-    reads = [inputs[node.name] for node in e.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among))]
+    names, device = contents.free(expr), None
+    reads = [inputs[node.name] for node in contents.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among))]
     if any(t.device.type != "cpu" for t in reads):
         return places_on_device(expr, side, sizes, inputs)
     env: dict[str, Any] = {**sizes.parameters(0, 0), side: np.arange(rows.start, rows.stop)}
@@ -163,7 +164,7 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
         env["b"] = np.arange(sizes.batch).reshape((-1, 1, 1) if "h" in names else (-1, 1))
     if "h" in names:
         env["h"] = np.arange(sizes.heads)[:, None]
-    for node in e.walk(expr):
+    for node in contents.walk(expr):
         if isinstance(node, (e.Read, e.Flag, e.Among)):
             env[table(node.name)] = inputs[node.name].numpy(force=True)
             device = inputs[node.name].device
@@ -177,8 +178,10 @@ def places_on_device(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[s
     """The same in torch operations, without waiting for the device that the inputs are on."""
     from attnspec.runtime.expressions.functions import index_function
 
-    names = e.free(expr)
-    device = next(inputs[node.name].device for node in e.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among)))
+    names = contents.free(expr)
+    device = next(
+        inputs[node.name].device for node in contents.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among))
+    )
     first, count = (sizes.first, sizes.n_q) if side == "q" else (0, sizes.n)
     rows = torch.arange(first, first + count, device=device)
     heads = torch.arange(sizes.heads, device=device)[:, None]

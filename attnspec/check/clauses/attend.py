@@ -11,6 +11,7 @@ from attnspec.errors.clauses import misplaced
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.parts import Axis, Branch, Clause
@@ -73,7 +74,7 @@ def _moves(value: object) -> bool:
     """Whether a value depends on the positions."""
     if isinstance(value, ListValue):
         return any(_moves(index) for index in value.indices)
-    return isinstance(value, e.Node) and bool(s.variables(value) & (e.POSITIONS | e.SLOTS))
+    return isinstance(value, e.Node) and bool(contents.free(value) & (e.POSITIONS | e.SLOTS))
 
 
 def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], axes: Axes) -> list[Clause]:
@@ -105,7 +106,7 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
         arrows.no_attend(el, span, axes)
         attend = [Clause(e.Bool(True), span)]
     for pred in within:
-        el.spend(s.measure(pred)[0] * len(attend), node.span)
+        el.spend(contents.measure(pred)[0] * len(attend), node.span)
     return [Clause(s.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
 
 
@@ -136,8 +137,8 @@ def _heads(el: Elaborator, node: t.Heads, scope: Scope) -> e.Pred:
     h = e.Var("h")
     if isinstance(over, ListValue):
         el.wrong(misplaced(node.domain.span, "a list of heads holds integers", "this is a list of lists"))
-    elif isinstance(over, e.Values) and s.varies(over):
-        el.wrong(not_known(node.domain.span, "the heads of a group", sorted(s.varies(over))))
+    elif isinstance(over, e.Values) and contents.varies(over):
+        el.wrong(not_known(node.domain.span, "the heads of a group", sorted(contents.varies(over))))
     elif isinstance(over, e.Values):
         if not over.indices:
             return s.disjunction([s.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])

@@ -10,6 +10,7 @@ from attnspec.errors.clauses import axes_mistake, one_sided_axis, unknown_axis
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import axes as solver
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec.parts import Axis, Clause
@@ -23,11 +24,11 @@ def axis(el: Elaborator, node: t.Axis, scope: Scope, seen: dict[str, Span], befo
     """The axes after one more is declared."""
     define(node.name, f"`{node.name.name}`", seen, el.report)
     size = el.integer(node.size, scope)
-    names = sorted((s.varies(size) | s.variables(size)) - {"m", "?"})
+    names = sorted((contents.varies(size) | contents.free(size)) - {"m", "?"})
     if names:
         title = "the size of an axis must follow from `n` and the parameters"
         el.wrong(axes_mistake(node.size.span, title, f"depends on {listed(names)}"))
-    elif "?" not in s.variables(size):
+    elif "?" not in contents.free(size):
         if not solver.grows(size):
             title = "the size of an axis must never decrease when `n` grows"
             note = "`n` is solved for from the lengths of the tensors"
@@ -45,7 +46,7 @@ def arrow(el: Elaborator, node: t.Arrow, scope: Scope, axes: Axes) -> list[Claus
     """The clause of a line between axes; none after a mistake in their names."""
     by_name = {axis.name: (axis, span) for axis, span in axes}
     local = el.pred(node.pred, scope)
-    size, _ = s.measure(local)
+    size, _ = contents.measure(local)
     el.spend(size, node.span)
     fine = True
     for name, has, other in ((node.source, "queries", "keys"), (node.target, "keys", "queries")):

@@ -8,8 +8,8 @@ from attnspec.check.expressions.scope import HOLE, Scope
 from attnspec.errors.clauses import MAX_DIMENSIONS, bad_input, size_reads
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.parts import Input, Random
 
 _OF_SIZES = frozenset({"batch", "heads", "kv_heads", "n", "n_q", "m", "?"})
@@ -65,7 +65,7 @@ def _random(el: Elaborator, node: t.Random, scope: Scope) -> Random:
 def _of_sizes(el: Elaborator, tree: t.Expr, scope: Scope, what: str) -> e.IntExpr:
     """An expression over the sizes of the call."""
     found = el.integer(tree, scope)
-    if names := sorted((s.varies(found) | s.variables(found)) - _OF_SIZES):
+    if names := sorted((contents.varies(found) | contents.free(found)) - _OF_SIZES):
         el.wrong(size_reads(tree.span, what, names))
         return HOLE
     return found

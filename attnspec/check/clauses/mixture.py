@@ -13,8 +13,8 @@ from attnspec.errors.clauses import MAX_BRANCHES, MAX_TIMES, bad_mixture
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.parts import Branch, Clause
 
 
@@ -85,7 +85,7 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
     values = list(over.items) if isinstance(over, ListValue) else lists.over_values(over)
     if values is None or (isinstance(over, ListValue) and over.indices):
         unknown = over if isinstance(over, e.Node) else over.indices[0]
-        el.wrong(not_known(tree.span, "what a mixture runs over", s.names(unknown)))
+        el.wrong(not_known(tree.span, "what a mixture runs over", contents.names(unknown)))
         return
     if not values:
         el.wrong(bad_mixture(tree.span, "a mixture without branches", "nothing to run over"))

@@ -13,8 +13,8 @@ from attnspec.check.expressions.scope import Bound, Scope
 from attnspec.errors.clauses import bad_option, may_not_read, misplaced, not_finite, score_name_taken
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec import real as r
 from attnspec.spec.parts import Rotation
 
@@ -49,7 +49,7 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
     found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
     value = reals.real(found)
     el.bound(value, node.span)
-    if names := sorted(s.variables(value) & e.SLOTS):
+    if names := sorted(contents.free(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
         el.wrong(may_not_read(node.value.span, "a score", names, help))
     return value
@@ -59,7 +59,7 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     """The logit of a sink: of the head, the batch entry and float inputs only."""
     value = reals.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
     el.bound(value, node.span)
-    names = [*(set(s.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
+    names = [*(set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
     names = sorted([*names, *(["s"] if _reads_score(value) else [])])
     if names:
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
@@ -73,7 +73,7 @@ def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, t
         use = next((name for name in uses(tree) if name.name == "s"), None)
         if use is not None:
             el.wrong(score_name_taken(use.span, taken))
-    return scope.bind({"s": Bound(value, *s.measure(value))})
+    return scope.bind({"s": Bound(value, *contents.measure(value))})
 
 
 def _reads_score(node: e.Node) -> bool:
@@ -105,7 +105,7 @@ def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     except reals.NotFinite:
         el.wrong(not_finite(node.value.span))
         return None
-    names = s.names(found)
+    names = contents.names(found)
     if value is None and "?" not in names:
         el.wrong(may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
     return value
@@ -155,7 +155,7 @@ def _position(el: Elaborator, tree: t.Expr, scope: Scope, other: str, whose: str
     """The position by which queries or keys turn: it may not read the other's."""
     found = el.integer(tree, scope)
     el.bound(found, tree.span)
-    names = sorted(s.variables(found) & {other, *e.SLOTS})
+    names = sorted(contents.free(found) & {other, *e.SLOTS})
     if names:
         el.wrong(may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
     return found

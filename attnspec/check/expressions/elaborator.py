@@ -42,9 +42,9 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
 
 _MAX_CASES = 100_000
@@ -91,7 +91,7 @@ class Elaborator:
 
     def bound(self, node: e.IntExpr | e.Pred | RealExpr, span: Span) -> Bound:
         """A value ready for use by name."""
-        size, depth = s.measure(node)
+        size, depth = contents.measure(node)
         self.spend(size // 8, span)
         if depth > MAX_DEPTH:
             raise Stop(too_deep_inside(self.report.outermost(span)))
@@ -115,7 +115,7 @@ class Elaborator:
         try:
             return known.integer(value, {})
         except known.Unknown:
-            names = s.names(value)
+            names = contents.names(value)
             if names and "?" not in names:
                 self.wrong(not_known(node.span, name, names))
             return None
@@ -177,7 +177,7 @@ class Elaborator:
                     with self.report.inside(span):
                         return self.expr(body, own.at(scope))
                 if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
-                    self.spend(s.measure(value)[0], span)
+                    self.spend(contents.measure(value)[0], span)
                 return value
         return entry
 
@@ -199,14 +199,14 @@ class Elaborator:
 
     def cases(self, node: e.Node, span: Span) -> Iterator[dict[str, int]]:
         """All values of the bound names in an expression; nothing if it also reads what is not known yet."""
-        needed = set(s.variables(node))
+        needed = set(contents.free(node))
         chosen: list[tuple[str, e.Domain]] = []
         for name, domain in reversed(self.binders):
             if name in needed:
                 if domain is None:
                     return
                 chosen.insert(0, (name, domain))
-                needed |= s.variables(domain)
+                needed |= contents.free(domain)
         if needed - {name for name, _ in chosen}:
             return
         for count, env in enumerate(_environments(chosen, {})):

@@ -17,6 +17,7 @@ from attnspec.errors.clauses import bad_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known, wrong_type
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 from attnspec.spec import real as r
@@ -76,7 +77,7 @@ def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     known = reals.value(cap)
     if known is not None and known <= 0:
         return el.wrong(bad_option(node.args[1].span, "cap", "positive"))
-    el.spend(s.measure(cap)[0], node.span)
+    el.spend(contents.measure(cap)[0], node.span)
     return reals.product(cap, reals.apply("tanh", reals.quotient(x, cap)))
 
 
@@ -95,8 +96,8 @@ def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     if buckets is None or furthest is None or distance == HOLE:
         return HOLE
     if not isinstance(both, e.Bool):
-        if "?" not in s.variables(both):
-            return el.wrong(not_known(trees[2].span, "an argument of `t5_bucket`", s.names(both)))
+        if "?" not in contents.free(both):
+            return el.wrong(not_known(trees[2].span, "an argument of `t5_bucket`", contents.names(both)))
         return HOLE
     half = buckets // 2 if both.value else buckets
     if not 4 <= buckets <= _MAX_BUCKETS or buckets % (4 if both.value else 2):
@@ -106,7 +107,7 @@ def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
         return el.wrong(bad_option(trees[1].span, "max_distance", f"above {half // 2} and up to 2 ** 31"))
     exact, further = steps(buckets, furthest, both.value)
     past = s.absolute(distance) if both.value else s.maximum((s.negative(distance), e.Int(0)))
-    el.spend(3 * s.measure(distance)[0] + len(further), node.span)
+    el.spend(3 * contents.measure(distance)[0] + len(further), node.span)
     parts = [s.minimum((past, e.Int(exact)))]
     if further:
         with el.binding(t.Name(node.span, "d"), None, scope) as (name, _):

@@ -19,6 +19,7 @@ from attnspec.errors.values import (
     wrong_type,
 )
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -44,8 +45,8 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
                 items.append(known.integer(value, {}))
             except known.Unknown:
                 unknown = True
-                if "?" not in s.names(value):
-                    el.wrong(not_known(place.span, "an entry of a list", s.names(value)))
+                if "?" not in contents.names(value):
+                    el.wrong(not_known(place.span, "an entry of a list", contents.names(value)))
         else:
             unknown = True
             el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
@@ -143,7 +144,7 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
     found: e.Pred
     if isinstance(node.domain, t.Range):
         low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
-        el.spend(s.measure(x)[0], node.item.span)
+        el.spend(contents.measure(x)[0], node.item.span)
         found = s.conjunction([s.compare("<=", low, x), s.compare("<", x, high)])
     elif (ref := _input_behind(el, node.domain, scope)) is not None:
         among = reads.among(el, ref, x, node.domain, scope)
@@ -157,17 +158,17 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
         if not _flat(values):
             return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
         assert isinstance(values, ListValue)
-        if any(s.varies(index) for index in values.indices):
+        if any(contents.varies(index) for index in values.indices):
             longest = max(map(len, _level(values.items, len(values.indices))), default=0)
             entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
             for entry in entries:
-                el.spend(s.measure(x)[0] + s.measure(entry)[0], node.span)
+                el.spend(contents.measure(x)[0] + contents.measure(entry)[0], node.span)
             found = s.disjunction([s.compare("==", x, entry) for entry in entries])
         elif values.indices or len(values.items) > _FEW:
             with el.binding(t.Name(node.span, "v"), None, scope) as (name, _):
                 found = e.Any(name, e.Values(values.items, values.indices), s.compare("==", x, e.Var(name)))
         else:
-            el.spend(s.measure(x)[0] * len(values.items), node.item.span)
+            el.spend(contents.measure(x)[0] * len(values.items), node.item.span)
             found = s.disjunction([s.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
     return s.negation(found) if node.negated else found
 
@@ -199,11 +200,11 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
     if isinstance(node, t.Range):
         low, high = el.integer(node.low, scope), el.integer(node.high, scope)
         for end, place in ((low, node.low), (high, node.high)):
-            if names := s.varies(end):
+            if names := contents.varies(end):
                 el.wrong(not_known(place.span, "the ends of a range", sorted(names)))
                 return None
         found = e.Range(low, high)
-        if "?" in s.variables(found):
+        if "?" in contents.free(found):
             return None
         for env in el.cases(found, node.span):
             size = known.integer(high, env) - known.integer(low, env)
@@ -225,7 +226,7 @@ def bind(el: Elaborator, node: t.Bind, scope: Scope) -> Value:
     over = domain(el, node.domain, scope)
     if isinstance(over, ListValue):
         return _unroll(el, node, over, scope)
-    if isinstance(over, e.Values) and s.varies(over):
+    if isinstance(over, e.Values) and contents.varies(over):
         return _moving(el, node, over, scope)
     with el.binding(node.var, over, scope) as (name, inner):
         _combinations(el, node.span)
@@ -240,7 +241,7 @@ def bind(el: Elaborator, node: t.Bind, scope: Scope) -> Value:
         return e.Bool(node.word == "all")
     if isinstance(body, e.Bool) and body.value == (node.word == "all"):
         return body  # even when there are no values
-    if values is not None and name not in s.variables(body):
+    if values is not None and name not in contents.free(body):
         return body
     return e.Any(name, over, body) if node.word == "any" else e.All(name, over, body)
 
@@ -257,7 +258,7 @@ def over_values(over: e.Domain) -> Sequence[int] | None:
 def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Value:
     """Run over the lists in a list: there is no variable for a list in the core, so each gets its own copy."""
     if over.indices:
-        return el.wrong(not_known(node.domain.span, "which lists to run over", s.names(over.indices[0])))
+        return el.wrong(not_known(node.domain.span, "which lists to run over", contents.names(over.indices[0])))
     scopes = [scope.bind({node.var.name: ListValue(x)}) for x in over.items if isinstance(x, tuple)]
     if node.word == "sum":
         return s.add([el.integer(node.body, inner) for inner in scopes])

@@ -12,9 +12,9 @@ from attnspec.errors.clauses import bad_option, not_finite, unknown_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec import real as r
 
 Setting = float | int | str | tuple[int, ...]
@@ -96,7 +96,7 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
             el.wrong(bad_option(tree.span, key, option.wanted))
         return None
     value = el.expr(tree, scope)
-    if value is UNKNOWN or (isinstance(value, e.Node) and "?" in s.variables(value)):
+    if value is UNKNOWN or (isinstance(value, e.Node) and "?" in contents.free(value)):
         return None
     found: Setting | None = None
     if option.kind == "bool" and isinstance(value, e.Bool):
@@ -108,9 +108,9 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         value, e.IntExpr if option.kind in ("int", "ints") else (e.IntExpr, r.RealExpr)
     ):
         found = _number(el, value, tree)
-        if found is None and not s.names(value):
+        if found is None and not contents.names(value):
             return None
-    if found is None and isinstance(value, e.Node) and (names := s.names(value)):
+    if found is None and isinstance(value, e.Node) and (names := contents.names(value)):
         el.wrong(not_known(tree.span, f"`{key}`", names))
         return None
     each = found if isinstance(found, tuple) else (found,)

@@ -31,6 +31,7 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
+from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -92,7 +93,7 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
     """A product, quotient or remainder of integers; None after a mistake."""
     if op == "*":
         return s.multiply(a, x)
-    if names := s.varies(x):
+    if names := contents.varies(x):
         el.wrong(divisor_not_constant(place, sorted(names)))
         return None
     bad = next((case for case in el.constant_cases(x, place) if case[0] <= 0), None)
@@ -105,7 +106,7 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
 def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
     base, exponent = el.integer(node.base, scope), el.integer(node.exponent, scope)
     for part, where in ((base, node.base), (exponent, node.exponent)):
-        if names := s.varies(part):
+        if names := contents.varies(part):
             return el.wrong(power_not_constant(where.span, sorted(names)))
     bad = next((case for case in el.constant_cases(exponent, node.exponent.span) if case[0] < 0), None)
     if bad is not None:
@@ -129,7 +130,7 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
     for i, (op, _) in enumerate(node.rest):
         a, b = values[i], values[i + 1]
         if i:  # the middle of a chain is written twice
-            el.spend(s.measure(a)[0] if isinstance(a, e.Node) else 0, places[i].span)
+            el.spend(contents.measure(a)[0] if isinstance(a, e.Node) else 0, places[i].span)
         if isinstance(a, e.IntExpr) and isinstance(b, e.IntExpr):
             parts.append(s.compare(op, a, b))
         elif isinstance(a, e.Pred) and isinstance(b, e.Pred):
@@ -172,7 +173,7 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
     if isinstance(cond, e.Bool):
         return then if cond.value else other
     if isinstance(then, e.Pred) and isinstance(other, e.Pred):
-        el.spend(s.measure(cond)[0], node.cond.span)  # the condition is written twice
+        el.spend(contents.measure(cond)[0], node.cond.span)  # the condition is written twice
         return s.choose_pred(cond, then, other)
     return el.wrong(wrong_type(node.then.span, "an integer or a predicate", what(then)))
 

@@ -120,7 +120,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     from attnspec.runtime.bench.setup import examples, inputs
     from attnspec.runtime.bench.verify import block_rows, heads_of, verify
     from attnspec.runtime.prepare.inputs import roots
-    from attnspec.spec.expr import free
+    from attnspec.spec.contents import free
 
     s = setup.sizes
     share, relation = s.heads // s.kv_heads, attend.relation_for(heads=s.heads, kv_heads=s.kv_heads, batch=s.batch)
