@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnspec.codegen.plan.plan import Tile
+
+@dataclass(frozen=True)
+class Tile:
+    """The size of a tile: query positions by keys."""
+
+    rows: int
+    columns: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} x {self.columns}"
+
 
 Rectangles = tuple[tuple[int, int], tuple[int, int]]
 """Grid rows by grid columns, of a tile of queries and of one of keys."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from attnspec.check.check import Signature
-    from attnspec.codegen.plan.plan import Tile
+    from attnspec.codegen.tiles import Tile
     from attnspec.relation.sizes import Sizes
     from attnspec.spec.spec import Spec
 
@@ -137,7 +137,7 @@ def plan_options(function: F) -> F:
 
 def tile_of(options: dict[str, Any]) -> Tile | None:
     """The tile that ``--tile`` asks for."""
-    from attnspec.codegen.plan.plan import Tile
+    from attnspec.codegen.tiles import Tile
 
     return None if options["tile"] is None else Tile(*options["tile"])
 

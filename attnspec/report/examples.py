@@ -18,7 +18,7 @@ from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
-    from attnspec.codegen.plan.plan import Tile
+    from attnspec.codegen.tiles import Tile
     from attnspec.runtime.dense.counts import Rows
 
 _MOST_NUMBERS = 1 << 24

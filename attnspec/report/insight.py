@@ -18,8 +18,8 @@ from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
 from attnspec.codegen.cost.roofline import Prediction, predict
 from attnspec.codegen.devices import DEVICES
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Plan, Tile
-from attnspec.codegen.tiles import REASON, TILE
+from attnspec.codegen.plan.plan import Plan
+from attnspec.codegen.tiles import REASON, TILE, Tile
 from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.errors.diagnostic import SpecError
 from attnspec.relation.count import TooIrregular

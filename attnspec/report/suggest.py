@@ -10,7 +10,8 @@ from typing import Any
 from attnspec.check.check import check_text
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Plan, Tile
+from attnspec.codegen.plan.plan import Plan
+from attnspec.codegen.tiles import Tile
 from attnspec.errors.diagnostic import SpecError
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.roofline import Device, Prediction
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Tile
-from attnspec.codegen.tiles import square
+from attnspec.codegen.tiles import Tile, square
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE, Schedule
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes

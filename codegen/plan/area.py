@@ -10,8 +10,8 @@ import numpy as np
 
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import Grid, Layout, tiles_of
-from attnspec.codegen.plan.plan import Tile
 from attnspec.codegen.plan.tiling import Tiles
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import Piece, TooIrregular, count, row_counts, runs
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes

@@ -13,11 +13,11 @@ from functools import cached_property, lru_cache
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Residue, Slots
 from attnspec.codegen.plan.area import Area, area
-from attnspec.codegen.plan.plan import Candidate, Choice, ClassPlan, Pass, Plan, Tile
+from attnspec.codegen.plan.plan import Candidate, Choice, ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tile_tests import block_tile, tests
 from attnspec.codegen.plan.tiling import Region, Tiles, make_pass, tiles
 from attnspec.codegen.terms import terms
-from attnspec.codegen.tiles import CPU, Rectangles, TileSizes
+from attnspec.codegen.tiles import CPU, Rectangles, Tile, TileSizes
 from attnspec.relation.condition import NotAffine, condition
 from attnspec.relation.count import TooIrregular, count, runs
 from attnspec.relation.presburger import Pairs, TooHard, budget

@@ -7,38 +7,18 @@ Tiles are cut on positions, not on rows, so a plan does not depend on the number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Slots, tiles_of
+from attnspec.codegen.plan.tile_tests import Tests
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
 from attnspec.relation.presburger import Pairs
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import expr as e
-from attnspec.spec.evaluate import holds
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from attnspec.codegen.plan.tile_tests import Tests
-
-UNWIELDY = 2000
-"""Nodes from which on a loop nest is replaced by a table of tiles that is built for each length."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The size of a tile: query positions by keys."""
-
-    rows: int
-    columns: int
-
-    def __str__(self) -> str:
-        return f"{self.rows} x {self.columns}"
 
 
 @dataclass(frozen=True)
@@ -97,22 +77,6 @@ class Pass:
     def key_tiles(self, sizes: Sizes, c: int = 0) -> range:
         """The key tiles that hold a key of the call."""
         return tiles_of(self.layout.key_slots(sizes, c, self.tile.columns), self.tile.columns)
-
-    def visits(self, sizes: Sizes, h: int, b: int, c: int, transposed: bool = False) -> Iterator[tuple[int, int, bool]]:
-        """The tiles (i, j) of one residue of one head, and whether each is full; ``maybe`` ones count as partial."""
-        from attnspec.codegen.plan.table import table
-
-        sweep = self.backward if transposed else self.forward
-        outer, name = (self.key_tiles(sizes, c), "j") if transposed else (self.query_tiles(sizes, c), "i")
-        if sweep.full is None or sweep.maybe is None or sweep.partial is None:
-            lists = table(self, sizes, h, b, transposed)
-            found = ((o, t, full) for row, o in enumerate(outer) for t, full in lists.row(row))
-        else:
-            kinds = ((sweep.full, True), (sweep.maybe, False), (sweep.partial, False))
-            env = {**sizes.parameters(h, b), "c": c, "lo": -(1 << 40), "hi": 1 << 40}
-            found = ((o, t, full) for o in outer for loops, full in kinds for t in loops.points({**env, name: o}))
-        for o, t, full in found:
-            yield (t, o, full) if transposed else (o, t, full)
 
 
 @dataclass(frozen=True)
@@ -191,27 +155,6 @@ class Plan:
         """Whether a kernel needs nothing at a call but the tensors: no tables, no lists of positions."""
         return not self.tabled and not any(any(p.layout.listed) for p in self.passes)
 
-    def counts(
-        self, sizes: Sizes, transposed: bool = False, inputs: Mapping[str, Any] | None = None
-    ) -> NDArray[np.int64]:
-        """How often a kernel counts each pair, (batch, heads, n_q, n): full tiles whole, partial ones by predicate.
-
-        ``transposed`` walks the loops of the backward pass.
-        """
-        import numpy as np
-
-        out = np.zeros((sizes.batch, sizes.heads, sizes.n_q, sizes.n), dtype=np.int64)
-        for b in range(sizes.batch):
-            for h in range(sizes.heads):
-                for item in self.of_head(h).passes:
-                    _add(item, out[b, h], sizes, h, b, transposed, inputs or {})
-        return out
-
-    def mask(self, sizes: Sizes, transposed: bool = False) -> NDArray[Any]:
-        """The same as a mask: bool, or integers where there is a mixture."""
-        counts = self.counts(sizes, transposed)
-        return counts if self.relation.spec.mixture else counts.astype(bool)
-
     def __str__(self) -> str:
         lines = [f"plan {self.relation.spec.name}"]
         for item in self.classes:
@@ -222,21 +165,6 @@ class Plan:
             for number, one in enumerate(item.passes):
                 lines += [f"    {line}" for line in _lines(one, number)]
         return "\n".join(lines)
-
-
-def _add(
-    item: Pass, out: NDArray[np.int64], sizes: Sizes, h: int, b: int, transposed: bool, inputs: Mapping[str, Any]
-) -> None:
-    env = {**inputs, **sizes.parameters(h, b)}
-    for c in range(item.layout.residues):
-        for i, j, full in item.visits(sizes, h, b, c, transposed):
-            q = item.layout.query_positions(i, sizes, c, item.tile.rows)
-            k = item.layout.key_positions(j, sizes, c, item.tile.columns)
-            if full:
-                out[(q - sizes.first)[:, None], k[None, :]] += item.times
-            else:
-                allowed = holds(item.pred, {**env, "q": q[:, None], "k": k[None, :]})
-                out[(q - sizes.first)[:, None], k[None, :]] += item.times * allowed
 
 
 def _lines(item: Pass, number: int) -> Iterator[str]:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attnspec.codegen.plan.plan import Pass, Plan
 from attnspec.relation.count import runs
 from attnspec.relation.presburger import PARAMETERS, Pairs, budget
 from attnspec.relation.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from attnspec.codegen.plan.plan import Pass, Plan
 
 
 @dataclass(frozen=True, eq=False)

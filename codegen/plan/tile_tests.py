@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from attnspec.codegen.layouts.residue import IDENTITY, Layout, Residue, Slots
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import Layout
-from attnspec.codegen.plan.plan import UNWIELDY, Pass, Sweep, Tile
+from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.codegen.plan.tile_tests import NO_TESTS, Tests
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.spec import expr as e
+
+UNWIELDY = 2000
+"""Nodes from which on a loop nest is replaced by a table of tiles that is built for each length."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 
 KINDS = ("forward", "queries", "keys")
 """The kernels: forward, backward by query tile (dQ) and backward by key tile (dK, dV)."""

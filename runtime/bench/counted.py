@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.expressions.functions import mask_function, why_not
 from attnspec.spec import contents

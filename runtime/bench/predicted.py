@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.roofline import Device, Prediction
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.presburger import TooHard

@@ -33,7 +33,7 @@ def relation(program: Program, sizes: tuple[tuple[str, int], ...]) -> Relation:
 def plan(program: Program, sizes: tuple[tuple[str, int], ...]) -> Plan:
     """The plan of a program; ``sizes`` are those it needs, by name."""
     from attnspec.codegen.plan.choose import plan as choose
-    from attnspec.codegen.plan.plan import Tile
+    from attnspec.codegen.tiles import Tile
 
     return choose(relation(program, sizes), Tile(*program.tile) if program.tile else None, program.layout)
 

@@ -45,8 +45,7 @@ class Made:
 def plans(program: Program, sizes: Needed, schedule: Schedule) -> Plans:
     """The plans of the three kinds of kernels; a tile that the user asked for holds for all of them."""
     from attnspec.codegen.plan.choose import plan
-    from attnspec.codegen.plan.plan import Tile
-    from attnspec.codegen.tiles import square
+    from attnspec.codegen.tiles import Tile, square
     from attnspec.codegen.triton.module import Plans
 
     if program.tile is not None:

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import FEW, KINDS, Candidates, Schedule, Shape, bucket, candidates, schedule_for
 from attnspec.runtime.core.program import Program, fingerprint
 from attnspec.runtime.core.store import Cache

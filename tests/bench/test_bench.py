@@ -10,7 +10,7 @@ import attnspec
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.cost.roofline import Device, predict
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.bench.clock import race

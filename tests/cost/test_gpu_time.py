@@ -13,7 +13,7 @@ from attnspec.codegen.cost import gpu_time
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.cost.roofline import Device
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import Schedule, Shape, schedule_for
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes

@@ -15,8 +15,9 @@ from attnspec.codegen.layouts.base import EMPTY, Listing
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Residue, Slots, tiles_of
 from attnspec.codegen.plan.area import area, residues
-from attnspec.codegen.plan.plan import Tile
 from attnspec.codegen.plan.tiling import Region, make_pass, tiles
+from attnspec.codegen.plan.visits import visits
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import runs
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import Pairs, TooHard
@@ -260,7 +261,7 @@ def test_areas_are_counted_as_by_hand(laid: Laid, condition: str) -> None:
         return  # never chosen: a table is of one residue
     full = partial = computed = masked = 0
     for c in range(layout.residues):
-        for i, j, whole in item.visits(sizes, 0, 0, c):
+        for i, j, whole in visits(item, sizes, 0, 0, c):
             q = layout.query_positions(i, sizes, c, tile.rows)
             k = layout.key_positions(j, sizes, c, tile.columns)
             if len(q) and len(k):

@@ -17,7 +17,8 @@ import attnspec
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Residue
 from attnspec.codegen.plan.choose import plan, ways
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.plan.visits import counts, visits
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
@@ -40,7 +41,7 @@ def check_ways(case: Case, tile: Tile) -> None:
         if any(item.tabled and item.layout.residues > 1 for item in made.passes):
             continue  # never chosen
         for transposed in (False, True):
-            assert (made.counts(sizes, transposed) == want).all(), f"way {number}, transposed {transposed}"
+            assert (counts(made, sizes, transposed) == want).all(), f"way {number}, transposed {transposed}"
 
 
 @settings(max_examples=max(14, settings().max_examples // 5))
@@ -68,8 +69,8 @@ def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, ti
     spec, sizes = case.spec(), case.sizes()
     made = plan(lower(spec, 4), tile)
     want = spec.mask(case.n, case.n_q, case.heads)
-    assert (made.counts(sizes) == want).all()
-    assert (made.counts(sizes, transposed=True) == want).all()
+    assert (counts(made, sizes) == want).all()
+    assert (counts(made, sizes, transposed=True) == want).all()
     try:
         found = cost(made, sizes, 8, 8, 4)
     except TooIrregular:
@@ -79,7 +80,7 @@ def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, ti
     for h in range(case.heads):
         for item in made.of_head(h).passes:
             for c in range(item.layout.residues):
-                for i, j, _ in item.visits(sizes, h, 0, c):
+                for i, j, _ in visits(item, sizes, h, 0, c):
                     q = item.layout.query_positions(i, sizes, c, item.tile.rows)
                     k = item.layout.key_positions(j, sizes, c, item.tile.columns)
                     computed += len(q) * len(k)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import attnspec
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Tile
 from attnspec.codegen.plan.table import table
+from attnspec.codegen.plan.visits import counts
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import TooIrregular, count, row_counts
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
@@ -36,8 +37,8 @@ def test_plan_means_the_spec_in_both_directions(case: Case, size: Tile) -> None:
     sizes = case.sizes()
     made = plan(lower(spec, case.heads), size)
     want = spec.mask(case.n, case.n_q, case.heads)
-    assert (made.counts(sizes) == want).all()
-    assert (made.counts(sizes, transposed=True) == want).all()
+    assert (counts(made, sizes) == want).all()
+    assert (counts(made, sizes, transposed=True) == want).all()
 
 
 @given(cases(), TILES)
@@ -180,7 +181,7 @@ def test_the_solver_budget_bounds_a_plan() -> None:
     made = plan(lower(spec), Tile(64, 64))
     assert not made.passes[0].proven
     assert "not proven" in str(made)
-    assert (made.counts(Sizes(200, 200)) == spec.mask(200)).all()
+    assert (counts(made, Sizes(200, 200)) == spec.mask(200)).all()
 
 
 @example(case=Case("attention a { attend q <= k }", {}, 3, 3, 1))

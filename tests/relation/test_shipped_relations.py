@@ -12,7 +12,8 @@ import torch
 import attnspec
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.plan.visits import counts, visits
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.lower import lower
 from attnspec.relation.relation import scalars
 from attnspec.relation.sizes import Sizes
@@ -49,8 +50,8 @@ def test_shipped_specs(name: str) -> None:
         want = spec.mask(sizes.n, sizes.n_q, heads, inputs=arrays)
         named = derive(spec, arrays, spec.sizes(sizes.n, sizes.n_q, heads))
         given = {table_of(name): array for name, array in named.items()}
-        assert (made.counts(sizes, inputs=given) == want).all()
-        assert (made.counts(sizes, transposed=True, inputs=given) == want).all()
+        assert (counts(made, sizes, inputs=given) == want).all()
+        assert (counts(made, sizes, transposed=True, inputs=given) == want).all()
         if relation.exact:
             assert (relation.mask(sizes) == want).all()
             assert cost(made, sizes, 64, 64, 4).pairs == want.sum()
@@ -80,6 +81,6 @@ def test_tiles_of_shipped_specs_are_tight(name: str) -> None:
             assert item.proven
             for c in range(item.layout.residues):
                 kinds = tile_kinds(item, sizes, h, c, whole=Sizes(1 << 16, 1 << 16))
-                visited = {(i, j): full for i, j, full in item.visits(sizes, h, 0, c)}
+                visited = {(i, j): full for i, j, full in visits(item, sizes, h, 0, c)}
                 assert set(visited) == {ij for ij, (some, _) in kinds.items() if some}
                 assert {ij for ij, full in visited.items() if full} == {ij for ij, (_, every) in kinds.items() if every}

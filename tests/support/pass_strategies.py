@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from attnspec.codegen.plan import choose
 from attnspec.codegen.plan.choose import Way, ways
-from attnspec.codegen.plan.plan import ClassPlan, Pass, Plan, Tile
+from attnspec.codegen.plan.plan import ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tiling import make_pass, tiles
+from attnspec.codegen.tiles import Tile
 from attnspec.relation.relation import HeadClass, Relation
 from tests.support.strategies import HEADS, Case
 

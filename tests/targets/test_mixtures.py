@@ -15,6 +15,7 @@ from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import IDENTITY, Residue
 from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.plan.visits import counts
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
@@ -89,7 +90,7 @@ def test_layouts_of_longnet() -> None:
         want = spec.mask(n, n_q, 4)
         assert n < 16 or want.max() == 3
         for transposed in (False, True):
-            assert (made.counts(Sizes(n, n_q, 4, 4), transposed) == want).all()
+            assert (counts(made, Sizes(n, n_q, 4, 4), transposed) == want).all()
 
 
 def longnet_by_hand(n: int, h: int, branches: list[tuple[int, int]]) -> np.ndarray[Any, Any]:
@@ -111,8 +112,8 @@ def test_longnet_as_published(branches: list[tuple[int, int]]) -> None:
     want = np.stack([longnet_by_hand(150, h, branches) for h in range(4)])
     assert (spec.mask(150, heads=4)[0] == want).all()
     made = plan(lower(spec))
-    assert (made.counts(Sizes(150, 150, 4, 4))[0] == want).all()
-    assert (made.counts(Sizes(150, 150, 4, 4), transposed=True)[0] == want).all()
+    assert (counts(made, Sizes(150, 150, 4, 4))[0] == want).all()
+    assert (counts(made, Sizes(150, 150, 4, 4), transposed=True)[0] == want).all()
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -15,7 +15,7 @@ from hypothesis import settings
 
 import attnspec
 from attnspec.codegen.cost.gpus import GPUS, Usage
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
 

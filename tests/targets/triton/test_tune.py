@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from attnspec.codegen.plan.plan import Tile
+from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Shape, candidates, schedule_for
 from attnspec.runtime.triton import tune as triton_tune
 
