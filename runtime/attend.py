@@ -15,7 +15,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
-from attnspec.runtime.cpp.run import Extra, is_wide
+from attnspec.runtime.core.request import Extra, is_wide
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.expressions.real import real

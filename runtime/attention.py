@@ -15,7 +15,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime.core.arguments import CallError, check_call, check_tile
-from attnspec.runtime.core.program import Facts, Program, facts, spec
+from attnspec.runtime.core.program import Facts, Program, facts, plan, relation, spec
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.cost import Cost
@@ -159,15 +159,11 @@ class Attention:
         self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None
     ) -> Relation:
         """The relation for given numbers of heads and batch entries."""
-        from attnspec.runtime.cpp import load as native
-
-        return native.relation(self.program, self._sizes(heads, kv_heads, batch))
+        return relation(self.program, self._sizes(heads, kv_heads, batch))
 
     def plan_for(self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Plan:
         """The plan for given numbers of heads and batch entries."""
-        from attnspec.runtime.cpp import load as native
-
-        return native.plan(self.program, self._sizes(heads, kv_heads, batch))
+        return plan(self.program, self._sizes(heads, kv_heads, batch))
 
     def cost(
         self,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.program import Program, decode, facts
+from attnspec.runtime.core.request import Extra, Turn
 from attnspec.runtime.cpp import run as call
 
 _EXTRA = "Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m"
@@ -67,7 +68,7 @@ def _attend(
 
     The last are needed for gradients only, and empty unless ``keep``.
     """
-    own, extra = decode(program), call.Extra(tuple(inputs), order, sink, m)
+    own, extra = decode(program), Extra(tuple(inputs), order, sink, m)
     found: tuple[Tensor, Tensor, Tensor] = _calls(own, q).forward(own, q, k, v, extra, scale, keep)
     return found
 
@@ -87,8 +88,8 @@ def _attend_turning(
     program: str,
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp, where the kernel turns the queries by these angles; without gradients."""
-    extra = call.Extra(tuple(inputs), order, sink, m)
-    return call.forward(decode(program), q, k, v, extra, scale, False, call.Turn(cos, sin, pairs))[:2]
+    extra = Extra(tuple(inputs), order, sink, m)
+    return call.forward(decode(program), q, k, v, extra, scale, False, Turn(cos, sin, pairs))[:2]
 
 
 def _attend_backward(
@@ -109,7 +110,7 @@ def _attend_backward(
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
-    own, extra = decode(program), call.Extra(tuple(inputs), order, sink, m)
+    own, extra = decode(program), Extra(tuple(inputs), order, sink, m)
     dq, dk, dv, dsink, dinputs = _calls(own, q).backward(
         own, q, k, v, extra, out, lse, parts, dout, dlse, scale, wanted
     )

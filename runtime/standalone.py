@@ -17,10 +17,9 @@ from attnspec.codegen.triton import module as triton_kernel
 from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
-from attnspec.runtime.core.program import Program, spec
-from attnspec.runtime.cpp.load import needed
-from attnspec.runtime.cpp.run import scalars_of
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.core.program import Program, needed, spec
+from attnspec.runtime.core.request import scalars_of
+from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.triton import tables as triton_data
 from attnspec.runtime.triton.module import plans

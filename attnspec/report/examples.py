@@ -76,7 +76,7 @@ def example(spec: Spec, sizes: Sizes) -> Example:
         return Example(sizes, {}, text)
     import torch
 
-    from attnspec.runtime.prepare.inputs import example as draw
+    from attnspec.runtime.prepare.example import example as draw
     from attnspec.runtime.prepare.inputs import shape_of
 
     numbers = sum(int(np.prod([float(x) for x in shape_of(item, sizes)])) for item in spec.inputs)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.bench.clock import Clock, wall
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.example import example
 from attnspec.spec.spec import Spec
 
 CPU = torch.device("cpu")

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 from attnspec.runtime.core.store import Cache
 
 if TYPE_CHECKING:
+    from attnspec.codegen.plan.plan import Plan
+    from attnspec.relation.relation import Relation
     from attnspec.spec.spec import Spec
+
+Needed = tuple[tuple[str, int], ...]
+"""The sizes that a program's relation depends on (of heads, kv_heads, batch), by name."""
 
 
 @dataclass(frozen=True)
@@ -140,3 +145,26 @@ def spec(program: Program) -> Spec:
     from attnspec.check.check import check_text
 
     return check_text(program.text, program.name, json.loads(program.params), program.filename)
+
+
+@functools.lru_cache(maxsize=64)
+def relation(program: Program, sizes: Needed) -> Relation:
+    """The relation of a program; ``sizes`` are those it needs, by name."""
+    from attnspec.relation.lower import lower
+
+    return lower(spec(program), **dict(sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def plan(program: Program, sizes: Needed) -> Plan:
+    """The plan of a program; ``sizes`` are those it needs, by name."""
+    from attnspec.codegen.plan.choose import plan as choose
+    from attnspec.codegen.tiles import Tile
+
+    return choose(relation(program, sizes), Tile(*program.tile) if program.tile else None, program.layout)
+
+
+def needed(program: Program, heads: int, kv_heads: int, batch: int) -> Needed:
+    """The sizes that a program's relation depends on, by name."""
+    given = {"heads": heads, "kv_heads": kv_heads, "batch": batch}
+    return tuple((name, given[name]) for name in facts(program).needs)

@@ -12,30 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.key import KernelKey
-from attnspec.runtime.core.program import Program, facts, spec
+from attnspec.runtime.core.program import Needed, Program, needed, plan
 from attnspec.runtime.core.store import Cache
 from attnspec.runtime.cpp.compiler import Compiler, compiler
 
 if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Plan
-    from attnspec.relation.relation import Relation
-
-
-@functools.lru_cache(maxsize=64)
-def relation(program: Program, sizes: tuple[tuple[str, int], ...]) -> Relation:
-    """The relation of a program; ``sizes`` are those it needs, by name."""
-    from attnspec.relation.lower import lower
-
-    return lower(spec(program), **dict(sizes))
-
-
-@functools.lru_cache(maxsize=64)
-def plan(program: Program, sizes: tuple[tuple[str, int], ...]) -> Plan:
-    """The plan of a program; ``sizes`` are those it needs, by name."""
-    from attnspec.codegen.plan.choose import plan as choose
-    from attnspec.codegen.tiles import Tile
-
-    return choose(relation(program, sizes), Tile(*program.tile) if program.tile else None, program.layout)
 
 
 @dataclass(frozen=True)
@@ -59,14 +41,8 @@ def native(program: Program, key: KernelKey, heads: int, kv_heads: int, batch: i
     return _native(program, key, needed(program, heads, kv_heads, batch))
 
 
-def needed(program: Program, heads: int, kv_heads: int, batch: int) -> tuple[tuple[str, int], ...]:
-    """The sizes that a program's relation depends on, by name."""
-    given = {"heads": heads, "kv_heads": kv_heads, "batch": batch}
-    return tuple((name, given[name]) for name in facts(program).needs)
-
-
 @functools.lru_cache(maxsize=512)
-def _native(program: Program, key: KernelKey, sizes: tuple[tuple[str, int], ...]) -> Native:
+def _native(program: Program, key: KernelKey, sizes: Needed) -> Native:
     cache, tool = Cache.default(), compiler()
     note_key = sha256(f"{program.digest}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
     note = cache.note(note_key)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from attnspec.relation.sizes import Sizes as CallSizes
-from attnspec.runtime.core.program import Program
-from attnspec.runtime.cpp.load import Native, needed, plan
+from attnspec.runtime.core.program import Program, needed, plan
+from attnspec.runtime.cpp.load import Native
 
 if TYPE_CHECKING:
     from attnspec.codegen.layouts.base import Listing

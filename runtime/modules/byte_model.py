@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.example import example
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import drawn, slopes
-from attnspec.spec.evaluate import value_of
 from attnspec.spec.parts import Input
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
@@ -211,54 +210,3 @@ def _check_offsets(where: str, offsets: Tensor, n: int) -> None:
         raise CallError(f"{where} must end with offset {n}, not {int(last.reshape(-1)[last.reshape(-1) != n][0])}")
     if not bool((offsets[..., 1:] >= offsets[..., :-1]).all()):
         raise CallError(f"{where} holds offsets that decrease")
-
-
-# Plausible inputs
-
-
-def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
-    """Plausible inputs for a spec, as a call would give them; ``random`` inputs are left to be drawn.
-
-    Documents of 500 positions on average; booleans of which one in eight is true; numbers around 0.1. Integers that a
-    position, a block or the like is compared with are spread evenly over what that takes on; what is only compared
-    with itself gets one of eight values; other integers are between 1 and n, as lengths are.
-    """
-    found: dict[str, Tensor] = {}
-    for declared in spec.inputs:
-        if declared.random is not None:
-            continue
-        shape = shape_of(declared, sizes)
-        if declared.form != "plain":
-            count = max(1, round(shape[-1] / 500))
-            cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
-            ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
-            offsets = torch.cat(ends, dim=-1)
-            found[declared.name] = offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
-        elif declared.kind == "bool":
-            found[declared.name] = torch.rand(shape, generator=generator) < 0.125
-        elif declared.kind == "float":
-            found[declared.name] = torch.randn(shape, generator=generator) * 0.1
-        else:
-            low, high = _spread(spec, declared.name, sizes)
-            found[declared.name] = torch.randint(low, max(high, low + 1), shape, generator=generator)
-    return found
-
-
-def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
-    """From where to where (excluded) the values of an integer input should lie."""
-    last = {"q": sizes.n_q - 1 + sizes.first, "k": sizes.n - 1, "q_slot": sizes.n - 1, "k_slot": sizes.n - 1}
-    env = {**sizes.parameters(0, 0), **last}
-    for root in roots(spec):
-        for node in contents.walk(root):
-            others: list[e.IntExpr] = []
-            if isinstance(node, e.Among) and node.name == name:
-                others = [node.item]
-            elif isinstance(node, e.Cmp) and node.op in ("==", "!="):
-                sides = (node.left, node.right)
-                others = [b for a, b in (sides, sides[::-1]) if isinstance(a, e.Read) and a.name == name]
-            for other in others:
-                if any(isinstance(n, e.Read) for n in contents.walk(other)):
-                    return 0, 8
-                if contents.free(other) <= env.keys():
-                    return 0, int(value_of(other, env)[0]) + 1
-    return 1, sizes.n + 1

@@ -19,9 +19,9 @@ from attnspec.codegen.cost.gpus import Gpu, Usage
 from attnspec.codegen.triton.module import TritonKey, is_wide, module
 from attnspec.codegen.triton.schedule import KINDS, Candidates, Schedule, Shape, likely
 from attnspec.codegen.triton.signature import DTYPES, Types
-from attnspec.runtime.core.program import Program
+from attnspec.runtime.core.program import Needed, Program
 from attnspec.runtime.core.store import Cache
-from attnspec.runtime.triton.module import Needed, TritonError, load, plans, require
+from attnspec.runtime.triton.module import TritonError, load, plans, require
 
 _KERNEL = re.compile(rf"({'|'.join(KINDS)})_\d+")
 

@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING
 
 from attnspec.codegen.triton.schedule import Schedule
 from attnspec.runtime.core.arguments import check_tile
-from attnspec.runtime.core.program import Program, spec
+from attnspec.runtime.core.program import Needed, Program, relation, spec
 from attnspec.runtime.core.store import Cache
-from attnspec.runtime.cpp.load import relation
 
 if TYPE_CHECKING:
     from attnspec.codegen.triton.module import Plans, TritonKey
-
-Needed = tuple[tuple[str, int], ...]
 
 
 class TritonError(RuntimeError):

@@ -11,10 +11,8 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.names import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.program import Program, facts, spec
-from attnspec.runtime.cpp import run as call
-from attnspec.runtime.cpp.load import needed
-from attnspec.runtime.cpp.run import Extra
+from attnspec.runtime.core.program import Program, facts, needed, spec
+from attnspec.runtime.core.request import Extra, check_length, is_wide, scalars_of
 from attnspec.runtime.triton import tables as triton_data
 from attnspec.runtime.triton import tune as triton_tune
 from attnspec.runtime.triton.module import Made, made, plans
@@ -74,18 +72,16 @@ def _prepare(program: Program, q: Tensor, k: Tensor, v: Tensor, extra: Extra) ->
 
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         schedule = triton_tune.schedule(q, v)
-    key = TritonKey(q.shape[3], v.shape[3], call.is_wide(q, k))
+    key = TritonKey(q.shape[3], v.shape[3], is_wide(q, k))
     which = needed(program, q.shape[1], k.shape[1], q.shape[0])
     own = made(program, key, which, schedule)
-    call.check_length(program, own.longest, q, k)
+    check_length(program, own.longest, q, k)
     given = given_of(program, extra, own.wide)
     rest = tuple(name for name in own.given if name not in given)
     if rest:
         end = facts(program).align == "end"
         m = None if extra.m < 0 else extra.m
-        sizes = Sizes(
-            k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, call.scalars_of(program, extra)
-        )
+        sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m, scalars_of(program, extra))
         given |= triton_data.cached(program, plans(program, which, schedule), rest, sizes, own.wide, q.device)
     return own, given
 

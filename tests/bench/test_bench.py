@@ -22,7 +22,8 @@ from attnspec.runtime.dense.softmax import dense
 from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.modules.byte_model import train
-from attnspec.runtime.prepare.inputs import example, prepare
+from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.inputs import prepare
 from attnspec.spec.real import Score, Total
 from tests.support.strategies import Case, cases
 

@@ -16,7 +16,8 @@ from attnspec.check.check import check_text
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare import runs
-from attnspec.runtime.prepare.inputs import example, prepare, reads
+from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.inputs import prepare, reads
 from attnspec.spec.arrays import derive
 from attnspec.spec.spec import Spec
 

@@ -21,7 +21,8 @@ from attnspec.runtime.bench import gpu_ceilings
 from attnspec.runtime.bench.counted import live
 from attnspec.runtime.bench.predicted import on_device
 from attnspec.runtime.bench.setup import Setup, examples
-from attnspec.runtime.prepare.inputs import example, prepare
+from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.inputs import prepare
 from tests.support.command import read_json, run
 
 FAST = Device("a GPU", {"bfloat16": 8e12}, 1e18, "invented for this test", units=8)

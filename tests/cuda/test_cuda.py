@@ -20,7 +20,7 @@ from attnspec.runtime.bench.kernel_checks import BASE
 from attnspec.runtime.bench.race import bench
 from attnspec.runtime.bench.setup import Setup
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.example import example
 from attnspec.spec.axes import lengths
 from tests.support.oracle import TOLERANCE, agree, tensors
 from tests.support.shipped import SMALL

@@ -258,11 +258,12 @@ def test_against_the_identity_layout(name: str, params: dict[str, Any]) -> None:
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
     from attnspec.codegen.plan import tiling as module
+    from attnspec.runtime.core.program import plan
     from attnspec.runtime.cpp import load as native
     from attnspec.runtime.cpp import structures as problem
 
     def clear() -> None:
-        for cache in (native._native, native.plan, problem._fixed):
+        for cache in (native._native, plan, problem._fixed):
             cache.cache_clear()
 
     clear()

@@ -11,7 +11,7 @@ import torch
 import attnspec
 from attnspec.check.check import check_text
 from attnspec.runtime import attend as around
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.order import hash_buckets
 from tests.published.comparing import TOLERANCE, close, random
 from tests.support.shipped import is_a_mask

@@ -17,7 +17,7 @@ from attnspec.codegen.tiles import Tile
 from attnspec.relation.lower import lower
 from attnspec.relation.relation import scalars
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.prepare.inputs import example as draw
+from attnspec.runtime.prepare.example import example as draw
 from attnspec.spec import axes
 from attnspec.spec.arrays import derive
 from attnspec.spec.evaluate import table as table_of

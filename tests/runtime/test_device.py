@@ -9,7 +9,8 @@ import attnspec
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import DeviceError, capturing, device_of, versions
-from attnspec.runtime.prepare.inputs import example, prepare
+from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.rotate import places, places_on_device
 from tests.support.command import read_json, run
 

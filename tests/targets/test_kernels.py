@@ -132,10 +132,11 @@ def test_a_new_length_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same patterns with every loop nest declared unwieldy."""
     from attnspec.codegen.plan import tiling as module
+    from attnspec.runtime.core.program import plan
     from attnspec.runtime.cpp import load as native
     from attnspec.runtime.cpp import structures as problem
 
-    caches = (native._native, native.plan, problem._fixed)
+    caches = (native._native, plan, problem._fixed)
     for cache in caches:
         cache.cache_clear()
     monkeypatch.setattr(module, "UNWIELDY", -1)
@@ -152,9 +153,9 @@ def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_wide_kernels_compute_positions_in_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chosen for lengths over 2**28, which no test can hold: here the limit is lowered."""
-    from attnspec.runtime.cpp import run as call
+    from attnspec.runtime.core import request
 
-    monkeypatch.setattr(call, "NARROW_LENGTH", 100)
+    monkeypatch.setattr(request, "NARROW_LENGTH", 100)
     attend = attnspec.compile("attention a { attend |q - k| * 3 < 120 }")
     agree(attend, *tensors(150))
     (made,) = [n for n in Path(os.environ["ATTNSPEC_CACHE"]).glob("*/kernel.cpp") if _is_wide_forward(n.read_text())]

@@ -83,12 +83,12 @@ def test_mixtures(name: str) -> None:
 def test_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
     from attnspec.codegen.plan import tiling as module
-    from attnspec.runtime.cpp import load as native
+    from attnspec.runtime.core.program import plan
     from attnspec.runtime.triton import module as triton_module
     from attnspec.runtime.triton import tables as triton_data
 
     def clear() -> None:
-        for cache in (native.plan, triton_module.made, triton_module.plans, triton_data.cached):
+        for cache in (plan, triton_module.made, triton_module.plans, triton_data.cached):
             cache.cache_clear()
 
     clear()

@@ -9,7 +9,7 @@ import torch
 
 import attnspec
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.prepare.inputs import example
+from attnspec.runtime.prepare.example import example
 from attnspec.spec.axes import lengths
 from tests.support.oracle import agree, tensors
 from tests.support.shipped import SMALL

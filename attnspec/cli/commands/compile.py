@@ -57,9 +57,8 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
     from attnspec.cli.options import read_params
     from attnspec.codegen.cost.gpus import GPUS
     from attnspec.language.load import load
-    from attnspec.runtime.core.program import Program
+    from attnspec.runtime.core.program import Program, needed
     from attnspec.runtime.core.program import spec as spec_of
-    from attnspec.runtime.cpp.load import needed
     from attnspec.runtime.triton.ahead import build
 
     text, filename, name = load(spec)
