@@ -9,6 +9,8 @@ from importlib import import_module
 
 import click
 
+from attnspec.errors.diagnostic import AttnspecError, SpecError, render
+
 _COMMANDS = {
     "bench": "Time a pattern against SDPA and compiled FlexAttention.",
     "check": "Check spec files; print nothing if they are right.",
@@ -86,8 +88,6 @@ def main() -> None:
 
 def _explain(error: Exception, json_wanted: bool) -> None:
     """Say what the user can do about an error; re-raise one that is not the user's."""
-    from attnspec.errors.diagnostic import SpecError, render
-
     if isinstance(error, SpecError):
         if json_wanted:
             click.echo(json.dumps(error.to_dict(), indent=2))
@@ -98,9 +98,7 @@ def _explain(error: Exception, json_wanted: bool) -> None:
         if count > 1:
             click.echo(f"\n{count} errors", err=True)
         return
-    own = {"CallError", "CompilerError", "CacheError", "TritonError", "TooHard", "TooIrregular"}
-    expected = own | {"FileNotFoundError"}
-    if type(error).__name__ not in expected and not isinstance(error, (OSError, MemoryError)):
+    if not isinstance(error, (AttnspecError, OSError, MemoryError)):
         raise error
     message = str(error)
     if isinstance(error, OSError) and error.strerror:

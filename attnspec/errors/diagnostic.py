@@ -1,7 +1,7 @@
 """Errors as data (a code, a title, labelled places in the source, a note and a help), and how they are drawn.
 
-A user's mistake is a :class:`SpecError`, which carries every mistake found in one run. Anything else that escapes is a
-bug of ours.
+A mistake in a spec is a :class:`SpecError`, which carries every mistake found in one run. Of what else escapes, an
+:class:`AttnspecError` says what the user can do about it; the rest are bugs of ours.
 
 >>> from attnspec.errors.source import Source, Span
 >>> source = Source("demo.attn", "attend q < widht")
@@ -58,7 +58,11 @@ class Diagnostic:
         return render(self)
 
 
-class SpecError(Exception):
+class AttnspecError(Exception):
+    """Something that is not a bug of ours: its text says what the user can do about it."""
+
+
+class SpecError(AttnspecError):
     """The spec is wrong: all mistakes found, in the order of the source."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:

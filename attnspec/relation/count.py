@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attnspec.errors.diagnostic import AttnspecError
+
 Ints = NDArray[np.int64]
 _WORK = 20_000_000
 """Residue pairs that a count may visit: about two seconds."""
 _CHUNK = 1 << 15
 
 
-class TooIrregular(Exception):
+class TooIrregular(AttnspecError):
     """The divisors of a pattern have too large a common multiple, or its numbers are too large, for exact counts."""
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import islpy as isl
 
+from attnspec.errors.diagnostic import AttnspecError
 from attnspec.relation import loops
 from attnspec.relation.count import Floor, Piece
 
@@ -42,7 +43,7 @@ LARGE = 1 << 16
 """Factors and common multiples of divisors from which on numbers count as large."""
 
 
-class TooHard(Exception):
+class TooHard(AttnspecError):
     """isl reached its operation limit: the pattern is too irregular for this question."""
 
 

@@ -7,13 +7,15 @@ import os
 import torch
 from torch import Tensor
 
+from attnspec.errors.diagnostic import AttnspecError
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIM = 256
 DEVICES = {"auto": ("cpu", "cuda"), "cpp": ("cpu",), "triton": ("cpu", "cuda"), "dense": ("cpu", "cuda")}
 """On which kinds of devices the tensors of each target may be (the CPU of ``"triton"`` is its interpreter)."""
 
 
-class CallError(ValueError):
+class CallError(AttnspecError, ValueError):
     """The tensors of a call do not fit the pattern or each other."""
 
 

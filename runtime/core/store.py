@@ -21,11 +21,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from attnspec.errors.diagnostic import AttnspecError
+
 LIMIT = 512 * 1024 * 1024
 """Bytes on disk from which on the entries unused for longest are removed; ``ATTNSPEC_CACHE_LIMIT`` overrides it."""
 
 
-class CacheError(RuntimeError):
+class CacheError(AttnspecError, RuntimeError):
     """The folder cannot be used."""
 
 

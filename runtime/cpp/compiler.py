@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from attnspec.errors.diagnostic import AttnspecError
+
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -26,7 +28,7 @@ FLAGS = (
 )
 
 
-class CompilerError(RuntimeError):
+class CompilerError(AttnspecError, RuntimeError):
     """There is no C++ compiler, or it failed."""
 
 

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from attnspec.codegen.triton.schedule import Schedule
+from attnspec.errors.diagnostic import AttnspecError
 from attnspec.runtime.core.arguments import check_tile
 from attnspec.runtime.core.program import Needed, Program, relation, spec
 from attnspec.runtime.core.store import Cache
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from attnspec.codegen.triton.module import Plans, TritonKey
 
 
-class TritonError(RuntimeError):
+class TritonError(AttnspecError, RuntimeError):
     """Triton is not there, or cannot run here."""
 
 
