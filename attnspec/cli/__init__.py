@@ -9,6 +9,7 @@ from importlib import import_module
 
 import click
 
+from attnspec.errors.catalogue import nearest
 from attnspec.errors.diagnostic import AttnspecError, SpecError, render
 
 _COMMANDS = {
@@ -46,10 +47,8 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
+            close = nearest(args[0], _COMMANDS)
+            hint = f" Did you mean {close!r}?" if close else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -1,42 +1,12 @@
-"""The tree of a source file as it was written: brackets, strings and places are kept; nothing is resolved.
-
-Chains (`a + b - c`, `p and q and r`, `0 <= x < y`) are flat, so that long ones are not deep.
-"""
+"""The tree of a source file as it was written: brackets, strings and places are kept; nothing is resolved."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from attnspec.errors.source import Source, Span
-from attnspec.language.expressions import (
-    And,
-    Argument,
-    Arithmetic,
-    At,
-    Bars,
-    Bind,
-    Bracket,
-    Call,
-    Compare,
-    Decimal,
-    Domain,
-    Expr,
-    Field,
-    If,
-    Item,
-    ListOf,
-    Member,
-    Name,
-    Negative,
-    Node,
-    Not,
-    Number,
-    Or,
-    Power,
-    Range,
-    Truth,
-    TupleOf,
-)
+from attnspec.language.expressions import *  # noqa: F403  # a tree has both: `t.Name`, `t.Attend`
+from attnspec.language.expressions import Call, Domain, Expr, Name, Node, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,57 +236,3 @@ class File:
     def attentions(self) -> tuple[Attention, ...]:
         """The attentions that the file defines."""
         return tuple(i for i in self.items if isinstance(i, Attention))
-
-
-__all__ = [
-    "Align",
-    "And",
-    "Argument",
-    "Arithmetic",
-    "Arrow",
-    "At",
-    "Attend",
-    "Attention",
-    "Axis",
-    "Bars",
-    "Bind",
-    "Bracket",
-    "Branch",
-    "Call",
-    "Clause",
-    "Compare",
-    "Decimal",
-    "Doc",
-    "Domain",
-    "Expr",
-    "Field",
-    "File",
-    "Heads",
-    "If",
-    "Input",
-    "Item",
-    "Let",
-    "ListOf",
-    "Member",
-    "Mix",
-    "Name",
-    "Negative",
-    "Node",
-    "Normalize",
-    "Not",
-    "Number",
-    "Or",
-    "Order",
-    "Parameter",
-    "Pattern",
-    "Power",
-    "Random",
-    "Range",
-    "Rotate",
-    "Scale",
-    "Score",
-    "Sink",
-    "Truth",
-    "TupleOf",
-    "Within",
-]
