@@ -15,8 +15,7 @@ from attnspec.analysis.reach import Reach, reach
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.gpu_time import costs
 from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
-from attnspec.codegen.cost.roofline import Prediction, predict
-from attnspec.codegen.devices import DEVICES
+from attnspec.codegen.cost.roofline import DEVICES, Prediction, predict
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.plan import Plan
 from attnspec.codegen.tiles import REASON, TILE, Tile

@@ -23,6 +23,17 @@ class Device:
     units: int = 0
 
 
+DEVICES = (
+    Device(
+        "AMD EPYC (Zen 5), 2 cores",
+        {"float32": 548e9, "bfloat16": 1.10e12, "float16": 548e9},
+        71.5e9,
+        "attnspec bench --ceilings, 24 November 2026; the copy ranged from 46 to 72 GB/s over six runs",
+    ),
+)
+"""Processors whose ceilings were measured, for floors of the time a pattern takes."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """Seconds, and what bounds the forward pass: ``"compute"``, ``"memory"`` or, on a GPU, ``"occupancy"``."""

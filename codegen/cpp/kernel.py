@@ -5,9 +5,8 @@ from __future__ import annotations
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
-from attnspec.codegen.cpp.unit import DTYPES, define, read, without_plan
+from attnspec.codegen.cpp.unit import DTYPES, KernelKey, define, read, without_plan
 from attnspec.codegen.expressions.reads import names
-from attnspec.codegen.key import KernelKey
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.relation import scalar_reads

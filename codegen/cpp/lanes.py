@@ -14,7 +14,8 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 
-from attnspec.codegen.cpp.scalars import NO_NAMES, Printer, literal
+from attnspec.codegen.cpp.loops import literal
+from attnspec.codegen.cpp.scalars import NO_NAMES, Printer
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
 from attnspec.spec import contents
 from attnspec.spec import expr as e

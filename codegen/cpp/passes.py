@@ -7,6 +7,7 @@ from math import log2
 
 from attnspec.codegen.cpp import lanes as cxx_lanes
 from attnspec.codegen.cpp import scalars as cxx
+from attnspec.codegen.cpp.loops import statements
 from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -74,7 +75,7 @@ def _body(
         which = "rows" if outer == "i" else "columns"
         return text + f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, {full}, {partial});"
     kinds = ((sweep.full, full), (sweep.maybe, maybe), (sweep.partial, partial))
-    return text + "\n".join(filter(None, (cxx.statements(loops, visit, 2) for loops, visit in kinds)))
+    return text + "\n".join(filter(None, (statements(loops, visit, 2) for loops, visit in kinds)))
 
 
 def _decisions(item: Pass, own_type: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:

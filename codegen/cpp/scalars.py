@@ -1,4 +1,4 @@
-"""Predicates and loops as C++ text.
+"""Predicates as C++ text.
 
 Predicates are printed without short circuits (``&`` and ``|``), so that a compiler can evaluate one for many positions
 at once. Divisions round downwards, as in the language.
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
+from attnspec.codegen.cpp.loops import SIZES, literal
 from attnspec.codegen.expressions.statements import negative, nest_calls, written_out
-from attnspec.relation import loops as nest
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, OutsideList, bind
 from attnspec.spec.evaluate import domain_values
@@ -21,7 +21,6 @@ from attnspec.spec.rewrite import cases, rebuild, replace
 N = TypeVar("N", bound=e.Node)
 
 NO_NAMES: Mapping[str, int] = MappingProxyType({})
-_SIZES = frozenset({"n", "n_q", "heads", "kv_heads", "batch", "m"})
 HELPERS = """\
 // Division and remainder that round downwards; the divisor is positive.
 template <class I> static inline I floor_div(I a, I b) { return a / b - (a % b < 0); }
@@ -106,7 +105,7 @@ class Printer:
 
     def variable(self, name: str) -> str:
         """A variable, of type pos."""
-        return f"(pos){self.sizes}.{name}" if name in _SIZES else _local(name)
+        return f"(pos){self.sizes}.{name}" if name in SIZES else _local(name)
 
     def term(self, node: e.IntExpr) -> str:
         """An expression of type pos."""
@@ -186,60 +185,6 @@ def _with(body: N, var: str, value: int) -> N:
         return replace(body, {e.Var(var): e.Int(value)})  # type: ignore[return-value]
 
 
-def literal(value: int, kind: str) -> str:
-    """A literal; plain where C++ reads it as an int, which every kind of ours can hold."""
-    if abs(value) < 1 << 31:
-        return str(value) if value >= 0 else f"({value})"
-    return f"({kind})({value}LL)"
-
-
 def _local(name: str) -> str:
     """A name that cannot clash with a C++ keyword or one of ours."""
     return name if name in ("q", "k", "h", "b", *e.SLOTS) else f"{name}_"
-
-
-def statements(loops: nest.Loops, visit: str, depth: int) -> str:
-    """Statements that call ``visit(tile)`` for each point, computing in int64_t."""
-    return "\n".join(_statements(loops.body, visit, depth))
-
-
-def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int) -> Iterator[str]:
-    pad = "    " * depth
-    for stmt in body:
-        match stmt:
-            case nest.Visit(point):
-                yield f"{pad}{visit}({index(point)});"
-            case nest.For(var, low, high, step, inner):
-                yield (
-                    f"{pad}for (int64_t {var} = {index(low)}, {var}_end = {index(high)}; {var} <= {var}_end; "
-                    f"{var} += {index(step)}) {{"
-                )
-                yield from _statements(inner, visit, depth + 1)
-                yield f"{pad}}}"
-            case nest.When(cond, inner, other):
-                yield f"{pad}if ({index(cond)}) {{"
-                yield from _statements(inner, visit, depth + 1)
-                if other:
-                    yield f"{pad}}} else {{"
-                    yield from _statements(other, visit, depth + 1)
-                yield f"{pad}}}"
-
-
-def index(node: nest.Expr) -> str:
-    """A C++ expression of type int64_t."""
-    match node:
-        case nest.Lit(value):
-            return literal(value, "int64_t")
-        case nest.Name(name):
-            return f"s.{name}" if name in _SIZES else name
-        case nest.Op("neg", (arg,)):
-            return f"(-{index(arg)})"
-        case nest.Op("min" | "max" as op, args):
-            return nest_calls("least<int64_t>" if op == "min" else "most<int64_t>", [index(a) for a in args])
-        case nest.Op("select", (cond, then, other)):
-            return f"({index(cond)} ? {index(then)} : {index(other)})"
-        case nest.Op("//" | "%" as op, (left, right)):
-            return f"{'floor_div' if op == '//' else 'floor_mod'}<int64_t>({index(left)}, {index(right)})"
-        case nest.Op(op, (left, right)):
-            return f"({index(left)} {({'and': '&&', 'or': '||'}).get(op, op)} {index(right)})"
-    raise TypeError(f"not a loop expression: {node!r}")

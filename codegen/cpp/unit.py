@@ -1,12 +1,31 @@
-"""Pieces of translation units: definitions, and the files of the C++ library. Imports nothing that is slow to load."""
+"""What a kernel is specialised for, and the pieces of translation units. Imports nothing that is slow to load."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 _HEADER = "#include <cstdint>\n"
+
+
+@dataclass(frozen=True)
+class KernelKey:
+    """The direction and types of a kernel.
+
+    ``direction`` is ``"forward"`` or ``"backward"``; ``dtype`` float32, bfloat16 or float16; ``dim`` and ``dim_v`` the
+    head sizes of query and value; ``wide`` asks for positions in 64 bits (beyond ``NARROW_LENGTH``). A forward kernel
+    turns ``turn`` elements of each query (0: none) by its position when it loads it; ``pairs`` is that of ``rotate``.
+    """
+
+    direction: str
+    dtype: str
+    dim: int
+    dim_v: int
+    wide: bool = False
+    turn: int = 0
+    pairs: bool = False
 
 
 def define(values: Mapping[str, int | str]) -> str:

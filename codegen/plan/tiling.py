@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.residue import Layout
@@ -15,6 +17,8 @@ from attnspec.spec import expr as e
 
 UNWIELDY = 2000
 """Nodes from which on a loop nest is replaced by a table of tiles that is built for each length."""
+MOST_VISITS = 12
+"""Places in a loop nest where a tile is visited: each is a copy of the tile's code. With more, a table is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +88,6 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
 
     Where ``tests`` bound them, loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
     """
-    bounded = tests.bounded
-    first = "n - n_q" if align == "end" else "0"
-    keys, rows = layout.key_bounds(size.columns), layout.query_bounds(size.rows, first)
-    known = f"n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch and {layout.known()}"
-    forward = sweep(cut, keys, "i", "j", f"{known} and {rename(rows, 'x', 'i')}", bounded)
-    turned = Tiles(cut.full.transpose(), cut.maybe.transpose(), cut.partial.transpose(), cut.proven)
-    backward = sweep(turned, rename(rows, "x", "y"), "j", "i", f"{known} and {rename(keys, 'y', 'j')}", bounded)
     return Pass(
         region.title,
         region.branch,
@@ -105,27 +102,28 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
         cut.partial,
         cut.proven,
         tests,
-        forward,
-        backward,
+        _sweep(cut, layout, size, align, False, tests.bounded),
+        _sweep(cut, layout, size, align, True, tests.bounded),
     )
 
 
-def rename(text: str, old: str, new: str) -> str:
-    """A condition with another name for a variable."""
-    import re
-
-    return re.sub(rf"\b{old}\b", new, text)
-
-
-def sweep(cut: Tiles, bounds: str, outer: str, inner: str, known: str, bounded: bool) -> Sweep:
-    """The loops over the tiles of one outer tile within ``bounds``, and if ``bounded`` from ``lo`` to ``hi``.
-
-    ``known`` is what holds for the parameters and the outer tile.
-    """
+def _sweep(cut: Tiles, layout: Layout, size: Tile, align: str, transposed: bool, bounded: bool) -> Sweep:
+    """The loops over the tiles of one query tile (``transposed``: of one key tile)."""
+    keys = layout.key_bounds(size.columns)
+    rows = layout.query_bounds(size.rows, "n - n_q" if align == "end" else "0")
+    kinds: tuple[Pairs, ...] = (cut.full, cut.maybe, cut.partial)
+    outer, inner, bounds, beyond = "i", "j", keys, _rename(rows, "x", "i")
+    if transposed:
+        kinds = tuple(tiles.transpose() for tiles in kinds)
+        outer, inner, bounds, beyond = "j", "i", _rename(rows, "x", "y"), _rename(keys, "y", "j")
+    known = f"n >= 1 and n_q >= 1 and 0 <= h < heads and kv_heads >= 1 and 0 <= b < batch and {layout.known()}"
     box = Pairs.read(f"{bounds} and lo <= y <= hi" if bounded else bounds)
-    return Sweep(
-        *(_loops(tiles.intersection(box), outer, inner, known) for tiles in (cut.full, cut.maybe, cut.partial))
-    )
+    return Sweep(*(_loops(tiles.intersection(box), outer, inner, f"{known} and {beyond}") for tiles in kinds))
+
+
+def _rename(text: str, old: str, new: str) -> str:
+    """A condition with another name for a variable."""
+    return re.sub(rf"\b{old}\b", new, text)
 
 
 def _loops(tiles: Pairs, outer: str, inner: str, known: str) -> Loops | None:
@@ -135,3 +133,30 @@ def _loops(tiles: Pairs, outer: str, inner: str, known: str) -> Loops | None:
     except TooHard:
         return None
     return loops if loops.size <= UNWIELDY else None
+
+
+@lru_cache(maxsize=64)
+def ragged(item: Pass, align: str, transposed: bool = False) -> Sweep:
+    """The loops of a pass for kernels that mask nothing in full tiles: none of these may reach beyond the keys.
+
+    A full tile that does counts as partial. Loops keep between the tiles ``lo`` and ``hi``, so that a kernel can walk a
+    part of them (a window found in sorted inputs, a share of the keys). Remembered: a kernel that takes too many
+    registers is written again with other tiles, the others as they were.
+    """
+    found = _sweep(_whole(item), item.layout, item.tile, align, transposed, bounded=True)
+    if found.tabled or sum(loops.visits for loops in (found.full, found.maybe, found.partial) if loops) > MOST_VISITS:
+        return Sweep(None, None, None)
+    return found
+
+
+def _whole(item: Pass) -> Tiles:
+    """The tiles of a pass; those that may be cut short by the last key count as partial."""
+    cut, nothing = Tiles(item.full, item.maybe, item.partial, item.proven), Pairs.read("false")
+    box = Pairs.read(item.layout.whole(item.tile.columns))
+    try:
+        with budget(cut.full, cut.maybe, cut.partial):
+            full, maybe = cut.full.intersection(box), cut.maybe.intersection(box)
+            rest = cut.full.difference(box).union(cut.maybe.difference(box))
+            return Tiles(full, maybe, cut.partial.union(rest), cut.proven)
+    except TooHard:
+        return Tiles(nothing, nothing, cut.full.union(cut.maybe).union(cut.partial), False)

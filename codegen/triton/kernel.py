@@ -10,12 +10,11 @@ from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.codegen.triton import decide
 from attnspec.codegen.triton.context import FORWARD, KEYS, NEVER_SPECIALISED, QUERIES, SCALARS, Context, Kind, names_in
 from attnspec.codegen.triton.functions import Function
-from attnspec.codegen.triton.loops import statements
+from attnspec.codegen.triton.loops import Run, renamed, runs, statements, walk
 from attnspec.codegen.triton.names import is_data, sized
 from attnspec.codegen.triton.softmax.backward import Keys, Queries
 from attnspec.codegen.triton.softmax.body import Body
 from attnspec.codegen.triton.softmax.forward import Forward
-from attnspec.codegen.triton_runs import Run, renamed, runs, walk
 from attnspec.relation.loops import Loops
 
 

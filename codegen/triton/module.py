@@ -14,7 +14,7 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.layouts.residue import Columns, Slots
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
-from attnspec.codegen.ragged import ragged
+from attnspec.codegen.plan.tiling import ragged
 from attnspec.codegen.triton import decide as triton_decide
 from attnspec.codegen.triton import functions as triton_values
 from attnspec.codegen.triton import launch as triton_launch

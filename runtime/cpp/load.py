@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnspec.codegen.key import KernelKey
+from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.runtime.core.program import Needed, Program, needed, plan
 from attnspec.runtime.core.store import Cache
 from attnspec.runtime.cpp.compiler import Compiler, compiler

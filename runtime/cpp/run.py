@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attnspec.codegen.key import KernelKey
+from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import Program, facts, spec
 from attnspec.runtime.core.request import Extra, Turn, check_length, is_wide, scalars_of

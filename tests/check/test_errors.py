@@ -17,7 +17,7 @@ from attnspec.analysis.reach import reach
 from attnspec.check.check import check_text, problems_of
 from attnspec.check.parameters import read_value
 from attnspec.codegen.cpp.kernel import kernel
-from attnspec.codegen.key import KernelKey
+from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.triton.module import Plans, TritonKey, module
 from attnspec.codegen.triton.schedule import schedule_for

@@ -9,7 +9,7 @@ import pytest
 
 import attnspec
 from attnspec.codegen.cpp.kernel import kernel
-from attnspec.codegen.key import KernelKey
+from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.plan.choose import plan
 from attnspec.relation.lower import lower
 

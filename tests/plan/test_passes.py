@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import attnspec
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Residue
-from attnspec.codegen.plan.choose import plan, ways
+from attnspec.codegen.plan.candidates import ways
+from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.visits import counts, visits
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import TooIrregular

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from attnspec.codegen.plan import choose
-from attnspec.codegen.plan.choose import Way, ways
+from attnspec.codegen.plan.candidates import Way, ways
 from attnspec.codegen.plan.plan import ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tiling import make_pass, tiles
 from attnspec.codegen.tiles import Tile
@@ -82,7 +82,9 @@ def laid_cases(draw: Draw, mixtures: bool = True) -> Case:
 def candidates(relation: Relation, tile: Tile) -> int:
     """How many ways the branch with the most ways has."""
     return max(
-        len(ways(relation, part, branch, tile)) for item in relation.classes for branch, part in enumerate(item.parts)
+        len(list(ways(relation, part, branch, tile)))
+        for item in relation.classes
+        for branch, part in enumerate(item.parts)
     )
 
 
@@ -94,7 +96,7 @@ def forced(relation: Relation, tile: Tile, number: int) -> Plan:
 def _class(relation: Relation, item: HeadClass, tile: Tile, number: int) -> ClassPlan:
     found: list[Pass] = []
     for branch, part in enumerate(item.parts):
-        every = ways(relation, part, branch, tile)
+        every = list(ways(relation, part, branch, tile))
         found += passes(relation, every[number % len(every)])
     return ClassPlan(item.heads, tuple(found), (None,) * len(item.parts))
 

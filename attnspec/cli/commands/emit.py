@@ -46,7 +46,7 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
         click.echo(str(relation))
         return
     from attnspec.codegen.cpp.kernel import kernel
-    from attnspec.codegen.key import KernelKey
+    from attnspec.codegen.cpp.unit import KernelKey
     from attnspec.codegen.plan.choose import plan
 
     dtype, dim = options["dtype"], options["dim"]
