@@ -6,17 +6,27 @@ read outside the list is false whatever the read is multiplied with.
 >>> from attnspec.spec.expr import Int, Var
 >>> str(add([Var("q"), negative(Var("k")), Int(2), Int(-2)]))
 'q - k'
+>>> print(quotient(r.Score(), product(r.Real(2.0), r.Real(4.0))))
+s / 8.0
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
+from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
 
+Number = e.IntExpr | r.RealExpr
 _FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+
+
+class NotFinite(Exception):
+    """Raised where a real constant is infinite or undefined."""
 
 
 def add(parts: Iterable[e.IntExpr]) -> e.IntExpr:
@@ -37,13 +47,22 @@ def add(parts: Iterable[e.IntExpr]) -> e.IntExpr:
     return terms[0] if len(terms) == 1 else e.Add(tuple(terms))
 
 
-def negative(x: e.IntExpr) -> e.IntExpr:
+@overload
+def negative(x: e.IntExpr) -> e.IntExpr: ...
+@overload
+def negative(x: Number) -> Number: ...
+def negative(x: Number) -> Number:
     """``-x``."""
-    if isinstance(x, e.Int):
-        return e.Int(-x.value)
-    if isinstance(x, e.Mul) and x.left == e.Int(-1):
-        return x.right
-    return e.Mul(e.Int(-1), x)
+    match x:
+        case e.Int(value):
+            return e.Int(-value)
+        case e.Mul(e.Int(-1), right):
+            return right
+        case e.IntExpr():
+            return e.Mul(e.Int(-1), x)
+        case r.Real(value):
+            return r.Real(-value)
+    return r.Product(r.Real(-1.0), x)
 
 
 def multiply(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
@@ -111,11 +130,19 @@ def absolute(x: e.IntExpr) -> e.IntExpr:
     return e.Int(abs(x.value)) if isinstance(x, e.Int) else e.Abs(x)
 
 
-def choose(cond: e.Pred, then: e.IntExpr, other: e.IntExpr) -> e.IntExpr:
-    """``if cond then then else other`` for integers."""
+@overload
+def choose(cond: e.Pred, then: e.IntExpr, other: e.IntExpr) -> e.IntExpr: ...
+@overload
+def choose(cond: e.Pred, then: Number, other: Number) -> Number: ...
+def choose(cond: e.Pred, then: Number, other: Number) -> Number:
+    """``if cond then then else other`` for numbers: a real where one of them is."""
+    if isinstance(then, e.IntExpr) and isinstance(other, e.IntExpr):
+        if isinstance(cond, e.Bool):
+            return then if cond.value else other
+        return e.If(cond, then, other)
     if isinstance(cond, e.Bool):
-        return then if cond.value else other
-    return e.If(cond, then, other)
+        return real(then if cond.value else other)
+    return r.Choose(cond, real(then), real(other))
 
 
 def choose_pred(cond: e.Pred, then: e.Pred, other: e.Pred) -> e.Pred:
@@ -179,3 +206,104 @@ def equivalence(a: e.Pred, b: e.Pred) -> e.Pred:
     if isinstance(b, e.Bool):
         return a if b.value else negation(a)
     return e.Iff(a, b)
+
+
+def real(x: Number) -> r.RealExpr:
+    """A number as a real."""
+    return r.Cast(x) if isinstance(x, e.IntExpr) else x
+
+
+def literal(text: str) -> r.Real:
+    """A literal of the language."""
+    return _constant(float(text.replace("_", "")))
+
+
+def value(x: Number) -> float | None:
+    """The value of a constant."""
+    match x:
+        case r.Real(number):
+            return number
+        case e.Int(whole) | r.Cast(e.Int(whole)):
+            return float(whole)
+    return None
+
+
+def constant(x: Number) -> float | None:
+    """The value of an expression that reads nothing, folded or not; None if it reads something."""
+    try:
+        return float(known.integer(x, {})) if isinstance(x, e.IntExpr) else _constant(_value(x)).value
+    except known.Unknown:
+        return None
+    except (known.TooLarge, ZeroDivisionError, ValueError, OverflowError):
+        raise NotFinite from None
+
+
+def _value(x: r.RealExpr) -> float:
+    match x:
+        case r.Real(number):
+            return number
+        case r.Cast(arg):
+            return float(known.integer(arg, {}))
+        case r.Total(terms):
+            return sum(map(_value, terms))
+        case r.Product(left, right):
+            return _value(left) * _value(right)
+        case r.Quotient(left, right):
+            return _value(left) / _value(right)
+        case r.Apply(function, arg):
+            return abs(_value(arg)) if function == "abs" else float(getattr(math, function)(_value(arg)))
+        case r.Choose(cond, then, other):
+            return _value(then if known.truth(cond, {}) else other)
+    raise known.Unknown
+
+
+def total(terms: Sequence[Number]) -> Number:
+    """A sum; its integers are added as such, where the first of them stands."""
+    whole = [x for x in terms if isinstance(x, e.IntExpr)]
+    if len(whole) == len(terms):
+        return add(whole)
+    parts: list[r.RealExpr] = []
+    for x in terms:
+        if isinstance(x, r.RealExpr):
+            parts.append(x)
+        elif x is whole[0]:
+            parts.append(r.Cast(add(whole)))
+    values = [value(x) for x in parts]
+    if len(parts) == 1:
+        return parts[0]
+    if None not in values:
+        return _constant(sum(v for v in values if v is not None))
+    return r.Total(tuple(parts))
+
+
+def product(a: Number, b: Number) -> r.RealExpr:
+    """``a * b``."""
+    x, y = value(a), value(b)
+    return r.Product(real(a), real(b)) if x is None or y is None else _constant(x * y)
+
+
+def quotient(a: Number, b: Number) -> r.RealExpr:
+    """``a / b``."""
+    x, y = value(a), value(b)
+    if y == 0:
+        raise NotFinite
+    return r.Quotient(real(a), real(b)) if x is None or y is None else _constant(x / y)
+
+
+def apply(function: str, arg: Number) -> Number:
+    """One of FUNCTIONS; ``abs`` of an integer is an integer."""
+    if function == "abs" and isinstance(arg, e.IntExpr):
+        return absolute(arg)
+    x = value(arg)
+    if x is None:
+        return r.Apply(function, real(arg))
+    try:
+        return _constant(abs(x) if function == "abs" else getattr(math, function)(x))
+    except (ValueError, OverflowError):
+        raise NotFinite from None
+
+
+def _constant(x: float) -> r.Real:
+    if not math.isfinite(x):
+        raise NotFinite
+    return r.Real(x)

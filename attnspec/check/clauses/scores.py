@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from attnspec import reals
 from attnspec.check.expressions import options
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.options import Option
@@ -13,7 +12,7 @@ from attnspec.check.expressions.scope import Bound, Scope
 from attnspec.errors.clauses import bad_option, may_not_read, misplaced, not_finite, score_name_taken
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.parts import Rotation
@@ -47,7 +46,7 @@ ROTATIONS = {
 def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:
     """The score after a line, given the score before it; ``taken`` is where the attention defines a name ``s``."""
     found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
-    value = reals.real(found)
+    value = make.real(found)
     el.bound(value, node.span)
     if names := sorted(contents.free(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
@@ -57,7 +56,7 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
 
 def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.RealExpr:
     """The logit of a sink: of the head, the batch entry and float inputs only."""
-    value = reals.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
+    value = make.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
     el.bound(value, node.span)
     names = [*(set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
     names = sorted([*names, *(["s"] if _reads_score(value) else [])])
@@ -77,32 +76,20 @@ def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, t
 
 
 def _reads_score(node: e.Node) -> bool:
-    work = [node]
-    while work:
-        node = work.pop()
-        if isinstance(node, r.Score):
-            return True
-        work.extend(node.children())
-    return False
+    return any(isinstance(part, r.Score) for part in contents.walk(node))
 
 
 def _floats(node: e.Node) -> set[str]:
     """The float inputs that an expression reads."""
-    work, found = [node], set()
-    while work:
-        node = work.pop()
-        if isinstance(node, r.RealRead):
-            found.add(node.name.partition(".")[0])
-        work.extend(node.children())
-    return found
+    return {part.name.partition(".")[0] for part in contents.walk(node) if isinstance(part, r.RealRead)}
 
 
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     """The factor of the dot product."""
     found = el.number(node.value, scope)
     try:
-        value = reals.constant(found)
-    except reals.NotFinite:
+        value = make.constant(found)
+    except make.NotFinite:
         el.wrong(not_finite(node.value.span))
         return None
     names = contents.names(found)

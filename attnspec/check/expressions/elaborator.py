@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from attnspec import reals
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.scope import (
     HOLE,
@@ -42,7 +41,7 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr
@@ -147,7 +146,7 @@ class Elaborator:
             return self.rules[type(node)](self, node, scope)
         except known.TooLarge:
             return self.wrong(too_large(node.span))
-        except reals.NotFinite:
+        except make.NotFinite:
             return self.wrong(not_finite(node.span))
         finally:
             self._depth -= 1

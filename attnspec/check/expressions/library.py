@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from attnspec import reals
 from attnspec.check.expressions import inputs as reads
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
@@ -66,19 +65,16 @@ def input_of(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
 
 
 def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
-    x = el.number(node.args[0].value, scope)
-    if node.callee.name == "abs" and isinstance(x, e.IntExpr):
-        return s.absolute(x)
-    return reals.apply(node.callee.name, x)
+    return s.apply(node.callee.name, el.number(node.args[0].value, scope))
 
 
 def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     x, cap = (el.number(arg.value, scope) for arg in node.args)
-    known = reals.value(cap)
+    known = s.value(cap)
     if known is not None and known <= 0:
         return el.wrong(bad_option(node.args[1].span, "cap", "positive"))
     el.spend(contents.measure(cap)[0], node.span)
-    return reals.product(cap, reals.apply("tanh", reals.quotient(x, cap)))
+    return s.product(cap, s.apply("tanh", s.quotient(x, cap)))
 
 
 def _alibi_slope(el: Elaborator, node: t.Call, scope: Scope) -> Value:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from attnspec import reals
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import UNKNOWN, ListValue, Scope
 from attnspec.errors.clauses import bad_option, not_finite, unknown_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -120,13 +119,13 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
     return found
 
 
-def _number(el: Elaborator, value: reals.Number, tree: t.Expr) -> float | int | None:
+def _number(el: Elaborator, value: make.Number, tree: t.Expr) -> float | int | None:
     """The value of a constant; integers stay integers."""
     try:
-        return known.integer(value, {}) if isinstance(value, e.IntExpr) else reals.constant(value)
+        return known.integer(value, {}) if isinstance(value, e.IntExpr) else make.constant(value)
     except known.Unknown:
         return None
-    except (known.TooLarge, reals.NotFinite):
+    except (known.TooLarge, make.NotFinite):
         el.wrong(not_finite(tree.span))
         return None
 

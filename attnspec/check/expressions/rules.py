@@ -5,7 +5,6 @@ Here are the rules for operators and names; those for calls, lists and fields ha
 
 from __future__ import annotations
 
-from attnspec import reals
 from attnspec.check.expressions import calls, lists
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Rules
@@ -57,21 +56,18 @@ def _name(el: Elaborator, node: t.Name, scope: Scope) -> Value:
 
 
 def _negative(el: Elaborator, node: t.Negative, scope: Scope) -> Value:
-    return reals.negative(el.number(node.inner, scope))
+    return s.negative(el.number(node.inner, scope))
 
 
 def _bars(el: Elaborator, node: t.Bars, scope: Scope) -> Value:
-    inner = el.number(node.inner, scope)
-    return s.absolute(inner) if isinstance(inner, e.IntExpr) else reals.apply("abs", inner)
+    return s.apply("abs", el.number(node.inner, scope))
 
 
 def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
     first = el.number(node.first, scope)
     if node.rest[0][0] in ("+", "-"):
         rest = [(op, el.number(x, scope)) for op, x in node.rest]
-        terms = [first, *(x if op == "+" else reals.negative(x) for op, x in rest)]
-        whole = [x for x in terms if isinstance(x, e.IntExpr)]
-        return s.add(whole) if len(whole) == len(terms) else reals.total(terms)
+        return s.total([first, *(x if op == "+" else s.negative(x) for op, x in rest)])
     result = first
     for op, operand in node.rest:
         x = el.number(operand, scope)
@@ -81,7 +77,7 @@ def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
                 return UNKNOWN
             result = found
         elif op in ("*", "/"):
-            result = reals.product(result, x) if op == "*" else reals.quotient(result, x)
+            result = s.product(result, x) if op == "*" else s.quotient(result, x)
         else:
             place = operand.span if isinstance(x, RealExpr) else node.first.span
             help = "a quotient of real numbers is written `/`" if op == "//" else ""
@@ -163,9 +159,7 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
     if UNKNOWN in (then, other):
         return UNKNOWN
     if isinstance(then, (e.IntExpr, RealExpr)) and isinstance(other, (e.IntExpr, RealExpr)):
-        if isinstance(then, e.IntExpr) and isinstance(other, e.IntExpr):
-            return s.choose(cond, then, other)
-        return reals.choose(cond, then, other)
+        return s.choose(cond, then, other)
     if what(then) != what(other):
         return el.wrong(
             wrong_type(node.other.span, f"{what(then)}, as after `then`", what(other), help="bracket the `if`")
@@ -190,7 +184,7 @@ def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
 
 RULES: Rules = {
     t.Number: _number,
-    t.Decimal: lambda el, node, scope: reals.literal(node.span.text),
+    t.Decimal: lambda el, node, scope: s.literal(node.span.text),
     t.Truth: lambda el, node, scope: e.Bool(node.value),
     t.Name: _name,
     t.ListOf: lists.literal,
