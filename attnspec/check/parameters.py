@@ -24,8 +24,7 @@ from attnspec.errors.syntax import MAX_NESTING
 from attnspec.errors.values import not_known, too_large, wrong_type
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_value
-from attnspec.spec import contents
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Value
 from attnspec.spec.real import RealExpr
@@ -142,7 +141,7 @@ def _override(el: Elaborator, parameter: t.Parameter, default: Default | None, g
     if not _well_formed(value):
         el.wrong(unusable_parameter(span, name, "a list of different things"))
         return None
-    if _largest(value) > known.LIMIT:
+    if _largest(value) > exact.LIMIT:
         el.wrong(too_large(span))
         return None
     if isinstance(value, bool):

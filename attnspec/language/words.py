@@ -6,9 +6,10 @@ VARIABLES = frozenset({"q", "k", "h", "b", "n", "n_q", "heads", "kv_heads", "bat
 """What a predicate may read without declaring it."""
 
 BUILTINS = frozenset({"min", "max", "clamp", "len"})
+"""Functions whose names nothing else may have."""
 
 LIBRARY = frozenset({"first", "last", "tanh", "exp", "log", "sqrt", "abs", "softcap", "alibi_slope", "t5_bucket"})
-"""Functions that every spec may call, and whose names it may give to things of its own."""
+"""Functions that a spec may call, unless it gives their names to things of its own."""
 
 SYNTAX = frozenset({"and", "or", "not", "any", "all", "sum", "in", "if", "then", "else", "at", "true", "false"})
 

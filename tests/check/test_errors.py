@@ -60,7 +60,7 @@ def _triton(spec: Spec, heads: int | None) -> None:
 
 
 def _reach(spec: Spec, heads: int | None) -> None:
-    reach(lower(spec, heads), Sizes(16, 16))
+    reach((lower(spec, heads), Sizes(16, 16)))
 
 
 WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach}

@@ -11,9 +11,8 @@ from attnspec.errors.clauses import misplaced
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.parts import Axis, Branch, Clause
 from attnspec.spec.real import RealExpr
 
@@ -107,7 +106,7 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
         attend = [Clause(e.Bool(True), span)]
     for pred in within:
         el.spend(contents.measure(pred)[0] * len(attend), node.span)
-    return [Clause(s.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
+    return [Clause(make.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
 
 
 def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
@@ -115,7 +114,7 @@ def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
     if clause.arrow is None:
         return None
     source, target, pred = clause.arrow
-    return source, target, s.conjunction([heads, pred])
+    return source, target, make.conjunction([heads, pred])
 
 
 def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
@@ -141,8 +140,8 @@ def _heads(el: Elaborator, node: t.Heads, scope: Scope) -> e.Pred:
         el.wrong(not_known(node.domain.span, "the heads of a group", sorted(contents.varies(over))))
     elif isinstance(over, e.Values):
         if not over.indices:
-            return s.disjunction([s.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])
+            return make.disjunction([make.compare("==", h, e.Int(v)) for v in over.items if isinstance(v, int)])
         return e.Any("v", over, e.Cmp("==", h, e.Var("v")))
     elif over is not None:
-        return s.conjunction([s.compare("<=", over.low, h), s.compare("<", h, over.high)])
+        return make.conjunction([make.compare("<=", over.low, h), make.compare("<", h, over.high)])
     return e.Bool(True)

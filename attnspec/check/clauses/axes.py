@@ -10,9 +10,8 @@ from attnspec.errors.clauses import axes_mistake, one_sided_axis, unknown_axis
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import axes as solver
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.parts import Axis, Clause
 from attnspec.spec.rewrite import replace
 
@@ -64,7 +63,7 @@ def arrow(el: Elaborator, node: t.Arrow, scope: Scope, axes: Axes) -> list[Claus
     k, k_inside = _place("k", target, [axis for axis, _ in axes if axis.keys])
     pred = replace(local, {e.Var("q"): q, e.Var("k"): k})
     assert isinstance(pred, e.Pred)
-    whole = s.conjunction([*q_inside, *k_inside, pred])
+    whole = make.conjunction([*q_inside, *k_inside, pred])
     el.bound(whole, node.span)
     return [Clause(whole, node.span, (node.source.name, node.target.name, local))]
 
@@ -72,14 +71,14 @@ def arrow(el: Elaborator, node: t.Arrow, scope: Scope, axes: Axes) -> list[Claus
 def _place(name: str, axis: Axis, axes: list[Axis]) -> tuple[e.IntExpr, list[e.Pred]]:
     """A position counted from the beginning of its axis, and the conditions that it is in the axis."""
     at = axes.index(axis)
-    start = s.add([a.size for a in axes[:at]])
+    start = make.add([a.size for a in axes[:at]])
     here = e.Var(name)
     inside: list[e.Pred] = []
     if at > 0:
-        inside.append(s.compare(">=", here, start))
+        inside.append(make.compare(">=", here, start))
     if at < len(axes) - 1:
-        inside.append(s.compare("<", here, s.add([start, axis.size])))
-    return s.add([here, s.negative(start)]) if start != e.Int(0) else here, inside
+        inside.append(make.compare("<", here, make.add([start, axis.size])))
+    return make.add([here, make.negative(start)]) if start != e.Int(0) else here, inside
 
 
 def no_attend(el: Elaborator, span: Span, axes: Axes) -> None:

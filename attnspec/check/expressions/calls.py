@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from attnspec.check.expressions import inputs as reads
-from attnspec.check.expressions import library as functions
+from attnspec.check.expressions import inputs, library
 from attnspec.check.expressions.elaborator import Elaborator
-from attnspec.check.expressions.lists import length
 from attnspec.check.expressions.scope import (
-    HOLE,
     HOLE_PRED,
     UNKNOWN,
     Bound,
@@ -28,19 +25,17 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.language import words
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
 
 
 def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     """``name(arguments)``."""
     name = node.callee.name
-    if name in words.BUILTINS:
-        return _builtin(el, node, scope)
     if name in words.VARIABLES:
         return el.wrong(not_callable(node.callee.span, name, "an integer"))
-    if name in words.LIBRARY and name not in scope.names and scope.module.find(name) is None:
-        return functions.call(el, node, scope)
+    free = name not in scope.names and scope.module.find(name) is None
+    if name in words.BUILTINS or (free and name in words.LIBRARY):
+        return library.call(el, node, scope)
     entry = el.lookup(node.callee, scope)
     if isinstance(entry, PatternRef):
         return _pattern(el, entry, node.args, node.span, scope)
@@ -63,7 +58,7 @@ def apply_bare(el: Elaborator, node: t.Name, entry: Entry, scope: Scope) -> Valu
     if isinstance(entry, PatternRef):
         return _pattern(el, entry, (), node.span, scope)
     if isinstance(entry, InputRef):
-        return reads.bare(el, entry, node.span)
+        return inputs.bare(el, entry, node.span)
     return el.force(entry, scope, node.span)
 
 
@@ -165,27 +160,3 @@ def _function(el: Elaborator, function: Function, node: t.Call, scope: Scope) ->
         return UNKNOWN
     with el.report.inside(node.span):
         return el.expr(let.value, own.bind(bound))
-
-
-def _builtin(el: Elaborator, node: t.Call, scope: Scope) -> Value:
-    name = node.callee.name
-    keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
-    if keyword is not None:
-        return el.wrong(wrong_arguments(keyword.span, f"the arguments of `{name}` have no names", "remove this"))
-    wanted = {"clamp": 3, "len": 1}.get(name)
-    count = len(node.args)
-    if (wanted is None and count == 0) or (wanted is not None and count != wanted):
-        takes = {"clamp": "three arguments: clamp(x, low, high)", "len": "one argument: len(list)"}
-        title = f"`{name}` takes {takes.get(name, f'one argument or more: {name}(a, b)')}"
-        return el.wrong(wrong_arguments(node.span, title, f"{count or 'none'} given"))
-    if name == "len":
-        return length(el, node.args[0].value, scope)
-    values = [el.integer(a.value, scope) for a in node.args]
-    if HOLE in values:
-        return HOLE
-    if name == "min":
-        return s.minimum(tuple(values))
-    if name == "max":
-        return s.maximum(tuple(values))
-    x, low, high = values
-    return s.minimum((s.maximum((x, low)), high))

@@ -41,8 +41,7 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
-from attnspec.spec import contents, make
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr
 
@@ -112,8 +111,8 @@ class Elaborator:
         """An integer that must be known at compile time; None if it is not (or not yet)."""
         value = self.integer(node, scope)
         try:
-            return known.integer(value, {})
-        except known.Unknown:
+            return exact.integer(value, {})
+        except exact.Unknown:
             names = contents.names(value)
             if names and "?" not in names:
                 self.wrong(not_known(node.span, name, names))
@@ -144,7 +143,7 @@ class Elaborator:
         self._depth += 1
         try:
             return self.rules[type(node)](self, node, scope)
-        except known.TooLarge:
+        except exact.TooLarge:
             return self.wrong(too_large(node.span))
         except make.NotFinite:
             return self.wrong(not_finite(node.span))
@@ -219,8 +218,8 @@ class Elaborator:
         """All values that a constant expression takes, each with the condition under which it does, as text."""
         for env in self.cases(node, span):
             try:
-                value = known.integer(node, env)
-            except known.Unknown:
+                value = exact.integer(node, env)
+            except exact.Unknown:
                 continue  # a mistake inside, reported where it is
             reason = " and ".join(f"`{name}` is {v}" for name, v in env.items())
             yield value, f" when {reason}" if reason else ""
@@ -232,9 +231,9 @@ def _environments(binders: list[tuple[str, e.Domain]], env: dict[str, int]) -> I
         return
     (name, domain), *rest = binders
     try:
-        for value in known.values(domain, env):
+        for value in exact.values(domain, env):
             yield from _environments(rest, {**env, name: value})
-    except known.Unknown:
+    except exact.Unknown:
         return
 
 

@@ -11,11 +11,22 @@ from attnspec.errors.source import Span
 from attnspec.errors.values import index_outside
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
+from attnspec.spec import make
 from attnspec.spec.real import RealRead
 
 _LEADING = {"batch": "b", "heads": "h"}
 Index = tuple[e.IntExpr, Span]
+
+
+def value_or_input(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
+    """An input by its name alone, and otherwise the value of an expression."""
+    while isinstance(node, t.Bracket):
+        node = node.inner
+    if isinstance(node, t.Name):
+        entry = scope.names.get(node.name)
+        if isinstance(entry, InputRef):
+            return entry
+    return el.expr(node, scope)
 
 
 def bare(el: Elaborator, ref: InputRef, span: Span) -> Value:
@@ -57,7 +68,7 @@ def run(el: Elaborator, word: str, ref: InputRef, x: Index, span: Span) -> Value
         return UNKNOWN
     place: e.IntExpr = e.Read(f"{name}.{word}", found)
     if _by_row(ref, len(found) - 1):
-        place = s.add([place, e.Var("n"), s.negative(e.Var("n_q"))])
+        place = make.add([place, e.Var("n"), make.negative(e.Var("n_q"))])
     return place
 
 
@@ -115,7 +126,7 @@ def _complete(
                 el.wrong(index_outside(place, bad[0], size.value, bad[1], "input"))
                 return None
         if _by_row(ref, i):
-            index = s.add([index, s.negative(e.Var("n")), e.Var("n_q")])
+            index = make.add([index, make.negative(e.Var("n")), e.Var("n_q")])
         indices.append(index)
     return tuple(indices)
 

@@ -1,4 +1,4 @@
-"""The functions that every spec may call; a name of the user's own takes the place of one of these.
+"""The functions that every spec may call.
 
 >>> steps(32, 128, True)
 (8, (12, 16, 23, 32, 46, 64, 91))
@@ -9,16 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from attnspec.check.expressions import inputs as reads
+from attnspec.check.expressions import inputs
 from attnspec.check.expressions.elaborator import Elaborator
+from attnspec.check.expressions.lists import length
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
 from attnspec.errors.clauses import bad_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known, wrong_type
 from attnspec.language import tree as t
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec import real as r
 
 _MAX_BUCKETS = 1024
@@ -29,12 +29,14 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     """The value of a library function."""
     name = node.callee.name
     rule, takes = LIBRARY[name]
+    any_number = name in ("min", "max")
     keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
     if keyword is not None:
         title = f"the arguments of `{name}` have no names"
         return el.wrong(wrong_arguments(keyword.span, title, "remove this"))
-    if len(node.args) != len(takes):
-        title = f"`{name}` takes {_COUNTS[len(takes)]}: {name}({', '.join(takes)})"
+    if not node.args if any_number else len(node.args) != len(takes):
+        wanted = "one argument or more" if any_number else _COUNTS[len(takes)]
+        title = f"`{name}` takes {wanted}: {name}({', '.join(takes)})"
         return el.wrong(wrong_arguments(node.span, title, f"{len(node.args) or 'none'} given"))
     return rule(el, node, scope)
 
@@ -42,39 +44,40 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
 _COUNTS = ("no arguments", "one argument", "two arguments", "three arguments", "four arguments")
 
 
+def _extreme(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    values = tuple(el.integer(arg.value, scope) for arg in node.args)
+    if HOLE in values:
+        return HOLE
+    if node.callee.name == "min":
+        return make.minimum(values)
+    if node.callee.name == "max":
+        return make.maximum(values)
+    x, low, high = values
+    return make.minimum((make.maximum((x, low)), high))
+
+
 def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     of, at = (arg.value for arg in node.args)
-    found = input_of(el, of, scope)
+    found = inputs.value_or_input(el, of, scope)
     index = el.integer(at, scope)
     if found is UNKNOWN:
         return UNKNOWN
     if not isinstance(found, InputRef):
         return el.wrong(wrong_type(of.span, "the name of an input", what(found)))
-    return reads.run(el, node.callee.name, found, (index, at.span), node.span)
-
-
-def input_of(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
-    """An input by its name alone, and otherwise the value of an expression."""
-    while isinstance(node, t.Bracket):
-        node = node.inner
-    if isinstance(node, t.Name):
-        entry = scope.names.get(node.name)
-        if isinstance(entry, InputRef):
-            return entry
-    return el.expr(node, scope)
+    return inputs.run(el, node.callee.name, found, (index, at.span), node.span)
 
 
 def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
-    return s.apply(node.callee.name, el.number(node.args[0].value, scope))
+    return make.apply(node.callee.name, el.number(node.args[0].value, scope))
 
 
 def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     x, cap = (el.number(arg.value, scope) for arg in node.args)
-    known = s.value(cap)
+    known = make.value(cap)
     if known is not None and known <= 0:
         return el.wrong(bad_option(node.args[1].span, "cap", "positive"))
     el.spend(contents.measure(cap)[0], node.span)
-    return s.product(cap, s.apply("tanh", s.quotient(x, cap)))
+    return make.product(cap, make.apply("tanh", make.quotient(x, cap)))
 
 
 def _alibi_slope(el: Elaborator, node: t.Call, scope: Scope) -> Value:
@@ -102,16 +105,16 @@ def _t5_bucket(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     if not half // 2 < furthest <= _MAX_DISTANCE:
         return el.wrong(bad_option(trees[1].span, "max_distance", f"above {half // 2} and up to 2 ** 31"))
     exact, further = steps(buckets, furthest, both.value)
-    past = s.absolute(distance) if both.value else s.maximum((s.negative(distance), e.Int(0)))
+    past = make.absolute(distance) if both.value else make.maximum((make.negative(distance), e.Int(0)))
     el.spend(3 * contents.measure(distance)[0] + len(further), node.span)
-    parts = [s.minimum((past, e.Int(exact)))]
+    parts = [make.minimum((past, e.Int(exact)))]
     if further:
         with el.binding(t.Name(node.span, "d"), None, scope) as (name, _):
-            step = s.choose(s.compare(">=", past, e.Var(name)), e.Int(1), e.Int(0))
+            step = make.choose(make.compare(">=", past, e.Var(name)), e.Int(1), e.Int(0))
             parts.append(e.Sum(name, e.Values(further), step))
     if both.value:
-        parts.append(s.choose(s.compare(">", distance, e.Int(0)), e.Int(half), e.Int(0)))
-    return s.add(parts)
+        parts.append(make.choose(make.compare(">", distance, e.Int(0)), e.Int(half), e.Int(0)))
+    return make.add(parts)
 
 
 def steps(buckets: int, furthest: int, both: bool) -> tuple[int, tuple[int, ...]]:
@@ -144,6 +147,10 @@ def steps(buckets: int, furthest: int, both: bool) -> tuple[int, tuple[int, ...]
 Rule = Callable[[Elaborator, t.Call, Scope], Value]
 
 LIBRARY: dict[str, tuple[Rule, tuple[str, ...]]] = {
+    "min": (_extreme, ("a", "b")),
+    "max": (_extreme, ("a", "b")),
+    "clamp": (_extreme, ("x", "low", "high")),
+    "len": (lambda el, node, scope: length(el, node.args[0].value, scope), ("list",)),
     "first": (_run, ("input", "x")),
     "last": (_run, ("input", "x")),
     **dict.fromkeys(sorted(r.FUNCTIONS), (_of_real, ("x",))),
@@ -151,4 +158,4 @@ LIBRARY: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "alibi_slope": (_alibi_slope, ("h", "heads")),
     "t5_bucket": (_t5_bucket, ("distance", "buckets", "max_distance", "both_sides")),
 }
-"""Each function with its rule and the names of its arguments."""
+"""Each function with its rule and the names of its arguments; `min` and `max` take any number of them."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnspec.check.expressions import inputs as reads
-from attnspec.check.expressions import library as functions
+from attnspec.check.expressions import inputs
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
 from attnspec.errors.source import Span
@@ -19,10 +18,8 @@ from attnspec.errors.values import (
     wrong_type,
 )
 from attnspec.language import tree as t
-from attnspec.spec import contents
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 
 _FEW = 16  # `x in list` is written as comparisons up to this many
 _MAX_COMBINATIONS = 100_000
@@ -42,8 +39,8 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
             unknown = True
         elif isinstance(value, e.IntExpr):
             try:
-                items.append(known.integer(value, {}))
-            except known.Unknown:
+                items.append(exact.integer(value, {}))
+            except exact.Unknown:
                 unknown = True
                 if "?" not in contents.names(value):
                     el.wrong(not_known(place.span, "an entry of a list", contents.names(value)))
@@ -83,9 +80,9 @@ def _compatible(a: e.Nested, b: e.Nested) -> bool:
 
 def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
     """``list[index]``, ``input[index, ...]``."""
-    base = functions.input_of(el, node.base, scope)
+    base = inputs.value_or_input(el, node.base, scope)
     if isinstance(base, InputRef):
-        return reads.item(el, base, node, scope)
+        return inputs.item(el, base, node, scope)
     index = el.integer(node.index, scope)
     for more in node.more:
         el.integer(more, scope)
@@ -145,9 +142,9 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
     if isinstance(node.domain, t.Range):
         low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
         el.spend(contents.measure(x)[0], node.item.span)
-        found = s.conjunction([s.compare("<=", low, x), s.compare("<", x, high)])
+        found = make.conjunction([make.compare("<=", low, x), make.compare("<", x, high)])
     elif (ref := _input_behind(el, node.domain, scope)) is not None:
-        among = reads.among(el, ref, x, node.domain, scope)
+        among = inputs.among(el, ref, x, node.domain, scope)
         if not isinstance(among, e.Pred):
             return HOLE_PRED
         found = among
@@ -163,14 +160,14 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
             entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
             for entry in entries:
                 el.spend(contents.measure(x)[0] + contents.measure(entry)[0], node.span)
-            found = s.disjunction([s.compare("==", x, entry) for entry in entries])
+            found = make.disjunction([make.compare("==", x, entry) for entry in entries])
         elif values.indices or len(values.items) > _FEW:
             with el.binding(t.Name(node.span, "v"), None, scope) as (name, _):
-                found = e.Any(name, e.Values(values.items, values.indices), s.compare("==", x, e.Var(name)))
+                found = e.Any(name, e.Values(values.items, values.indices), make.compare("==", x, e.Var(name)))
         else:
             el.spend(contents.measure(x)[0] * len(values.items), node.item.span)
-            found = s.disjunction([s.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
-    return s.negation(found) if node.negated else found
+            found = make.disjunction([make.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
+    return make.negation(found) if node.negated else found
 
 
 def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None:
@@ -179,7 +176,7 @@ def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None
         node = node.inner
     base = node.base if isinstance(node, t.Item) else node
     if isinstance(base, t.Name):
-        found = functions.input_of(el, base, scope) if base.name in scope.names else None
+        found = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
         return found if isinstance(found, InputRef) else None
     return None
 
@@ -207,7 +204,7 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
         if "?" in contents.free(found):
             return None
         for env in el.cases(found, node.span):
-            size = known.integer(high, env) - known.integer(low, env)
+            size = exact.integer(high, env) - exact.integer(low, env)
             if size > MAX_RANGE:
                 el.wrong(range_too_large(node.span, size))
                 return None
@@ -261,9 +258,9 @@ def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Valu
         return el.wrong(not_known(node.domain.span, "which lists to run over", contents.names(over.indices[0])))
     scopes = [scope.bind({node.var.name: ListValue(x)}) for x in over.items if isinstance(x, tuple)]
     if node.word == "sum":
-        return s.add([el.integer(node.body, inner) for inner in scopes])
+        return make.add([el.integer(node.body, inner) for inner in scopes])
     parts = [el.pred(node.body, inner) for inner in scopes]
-    return s.disjunction(parts) if node.word == "any" else s.conjunction(parts)
+    return make.disjunction(parts) if node.word == "any" else make.conjunction(parts)
 
 
 def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value:
@@ -274,15 +271,15 @@ def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value
     places = e.Range(e.Int(0), e.Int(longest))
     with el.binding(node.var, places, scope) as (name, inner):
         place = e.Var(name)
-        inside = s.compare("<", place, e.Index(lengths, over.indices))
+        inside = make.compare("<", place, e.Index(lengths, over.indices))
         entry = el.bound(e.Index(over.items, (*over.indices, place)), node.span)
         inner = inner.bind({node.var.name: entry})
         if node.word == "sum":
-            return e.Sum(name, places, s.choose(inside, el.integer(node.body, inner), e.Int(0)))
+            return e.Sum(name, places, make.choose(inside, el.integer(node.body, inner), e.Int(0)))
         body = el.pred(node.body, inner)
     if node.word == "any":
-        return e.Any(name, places, s.conjunction([inside, body]))
-    return e.All(name, places, s.disjunction([s.negation(inside), body]))
+        return e.Any(name, places, make.conjunction([inside, body]))
+    return e.All(name, places, make.disjunction([make.negation(inside), body]))
 
 
 def _combinations(el: Elaborator, span: Span) -> None:

@@ -11,8 +11,7 @@ from attnspec.errors.clauses import bad_option, not_finite, unknown_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known
 from attnspec.language import tree as t
-from attnspec.spec import contents, make
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
@@ -122,10 +121,10 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
 def _number(el: Elaborator, value: make.Number, tree: t.Expr) -> float | int | None:
     """The value of a constant; integers stay integers."""
     try:
-        return known.integer(value, {}) if isinstance(value, e.IntExpr) else make.constant(value)
-    except known.Unknown:
+        return exact.integer(value, {}) if isinstance(value, e.IntExpr) else make.constant(value)
+    except exact.Unknown:
         return None
-    except (known.TooLarge, make.NotFinite):
+    except (exact.TooLarge, make.NotFinite):
         el.wrong(not_finite(tree.span))
         return None
 

@@ -30,18 +30,16 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
-from attnspec.spec import contents
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.real import RealExpr
 
 
 def _number(el: Elaborator, node: t.Number, scope: Scope) -> Value:
     digits = node.span.text.replace("_", "").lstrip("0")
     if len(digits) > 19:  # int() of very many digits is slow, and refused by Python
-        raise known.TooLarge
-    return e.Int(known.limited(int(digits or "0")))
+        raise exact.TooLarge
+    return e.Int(exact.limited(int(digits or "0")))
 
 
 def _name(el: Elaborator, node: t.Name, scope: Scope) -> Value:
@@ -56,18 +54,18 @@ def _name(el: Elaborator, node: t.Name, scope: Scope) -> Value:
 
 
 def _negative(el: Elaborator, node: t.Negative, scope: Scope) -> Value:
-    return s.negative(el.number(node.inner, scope))
+    return make.negative(el.number(node.inner, scope))
 
 
 def _bars(el: Elaborator, node: t.Bars, scope: Scope) -> Value:
-    return s.apply("abs", el.number(node.inner, scope))
+    return make.apply("abs", el.number(node.inner, scope))
 
 
 def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
     first = el.number(node.first, scope)
     if node.rest[0][0] in ("+", "-"):
         rest = [(op, el.number(x, scope)) for op, x in node.rest]
-        return s.total([first, *(x if op == "+" else s.negative(x) for op, x in rest)])
+        return make.total([first, *(x if op == "+" else make.negative(x) for op, x in rest)])
     result = first
     for op, operand in node.rest:
         x = el.number(operand, scope)
@@ -77,7 +75,7 @@ def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
                 return UNKNOWN
             result = found
         elif op in ("*", "/"):
-            result = s.product(result, x) if op == "*" else s.quotient(result, x)
+            result = make.product(result, x) if op == "*" else make.quotient(result, x)
         else:
             place = operand.span if isinstance(x, RealExpr) else node.first.span
             help = "a quotient of real numbers is written `/`" if op == "//" else ""
@@ -88,7 +86,7 @@ def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
 def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> e.IntExpr | None:
     """A product, quotient or remainder of integers; None after a mistake."""
     if op == "*":
-        return s.multiply(a, x)
+        return make.multiply(a, x)
     if names := contents.varies(x):
         el.wrong(divisor_not_constant(place, sorted(names)))
         return None
@@ -96,7 +94,7 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
     if bad is not None:
         el.wrong(divisor_not_positive(place, *bad))
         return None
-    return s.divide(a, x) if op == "//" else s.modulo(a, x)
+    return make.divide(a, x) if op == "//" else make.modulo(a, x)
 
 
 def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
@@ -107,7 +105,7 @@ def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
     bad = next((case for case in el.constant_cases(exponent, node.exponent.span) if case[0] < 0), None)
     if bad is not None:
         return el.wrong(negative_exponent(node.exponent.span, *bad))
-    result = s.power(base, exponent)
+    result = make.power(base, exponent)
     for _ in el.constant_cases(result, node.span):
         pass  # each value is computed once, so that one that is too large shows now
     return result
@@ -128,29 +126,29 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
         if i:  # the middle of a chain is written twice
             el.spend(contents.measure(a)[0] if isinstance(a, e.Node) else 0, places[i].span)
         if isinstance(a, e.IntExpr) and isinstance(b, e.IntExpr):
-            parts.append(s.compare(op, a, b))
+            parts.append(make.compare(op, a, b))
         elif isinstance(a, e.Pred) and isinstance(b, e.Pred):
             if op not in ("==", "!="):
                 return el.wrong(order_of_predicates(places[i].span, op))
-            same = s.equivalence(a, b)
-            parts.append(same if op == "==" else s.negation(same))
+            same = make.equivalence(a, b)
+            parts.append(same if op == "==" else make.negation(same))
         elif what(a) == what(b):
             return el.wrong(wrong_type(places[i].span, "an integer", what(a)))
         else:
             return el.wrong(mixed_comparison(places[i].span, what(a), places[i + 1].span, what(b)))
-    return s.conjunction(parts)
+    return make.conjunction(parts)
 
 
 def _not(el: Elaborator, node: t.Not, scope: Scope) -> Value:
-    return s.negation(el.pred(node.inner, scope))
+    return make.negation(el.pred(node.inner, scope))
 
 
 def _and(el: Elaborator, node: t.And, scope: Scope) -> Value:
-    return s.conjunction([el.pred(x, scope) for x in node.args])
+    return make.conjunction([el.pred(x, scope) for x in node.args])
 
 
 def _or(el: Elaborator, node: t.Or, scope: Scope) -> Value:
-    return s.disjunction([el.pred(x, scope) for x in node.args])
+    return make.disjunction([el.pred(x, scope) for x in node.args])
 
 
 def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
@@ -159,7 +157,7 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
     if UNKNOWN in (then, other):
         return UNKNOWN
     if isinstance(then, (e.IntExpr, RealExpr)) and isinstance(other, (e.IntExpr, RealExpr)):
-        return s.choose(cond, then, other)
+        return make.choose(cond, then, other)
     if what(then) != what(other):
         return el.wrong(
             wrong_type(node.other.span, f"{what(then)}, as after `then`", what(other), help="bracket the `if`")
@@ -168,7 +166,7 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
         return then if cond.value else other
     if isinstance(then, e.Pred) and isinstance(other, e.Pred):
         el.spend(contents.measure(cond)[0], node.cond.span)  # the condition is written twice
-        return s.choose_pred(cond, then, other)
+        return make.choose_pred(cond, then, other)
     return el.wrong(wrong_type(node.then.span, "an integer or a predicate", what(then)))
 
 
@@ -184,7 +182,7 @@ def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
 
 RULES: Rules = {
     t.Number: _number,
-    t.Decimal: lambda el, node, scope: s.literal(node.span.text),
+    t.Decimal: lambda el, node, scope: make.literal(node.span.text),
     t.Truth: lambda el, node, scope: e.Bool(node.value),
     t.Name: _name,
     t.ListOf: lists.literal,
