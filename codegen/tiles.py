@@ -1,4 +1,4 @@
-"""How large the tiles are that a kernel walks in."""
+"""How large the tiles are that a kernel walks in, and what a caller may say of their layout."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class TileSizes:
     tile: Tile
     grids: tuple[Rectangles, ...]
 
+
+LAYOUTS = ("auto", "identity")
+"""The compiler's choice, or positions in their order."""
 
 TILE = Tile(128, 64)
 """The tile of the C++ target, for every element type and head size."""

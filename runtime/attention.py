@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
+from attnspec.codegen.tiles import LAYOUTS
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from attnspec.spec.spec import Spec
 
 TARGETS = ("auto", "cpp", "triton", "dense")
-LAYOUTS = ("auto", "identity")
 
 
 def compile(

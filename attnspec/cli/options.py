@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from attnspec.codegen.tiles import LAYOUTS
+
 if TYPE_CHECKING:
     import torch
 
@@ -127,7 +129,7 @@ def plan_options(function: F) -> F:
     tile = click.option("--tile", type=_TileType(), help="Tile size, queries x keys.  [default: chosen]")
     layout = click.option(
         "--layout",
-        type=click.Choice(["auto", "identity"]),
+        type=click.Choice(LAYOUTS),
         default="auto",
         show_default=True,
         help="Let the compiler choose layouts and passes, or one pass over positions in their order.",

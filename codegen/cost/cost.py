@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.plan.area import Area, area, residues
 from attnspec.codegen.plan.plan import Plan
-from attnspec.codegen.plan.tiling import Tiles
 from attnspec.relation.count import count
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import HeadClass

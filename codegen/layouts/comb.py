@@ -11,19 +11,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnspec.codegen.layouts.base import Listing, Lists, ordered
+from attnspec.codegen.layouts.base import Layout, Listing, Lists, Proposals, ordered
+from attnspec.codegen.layouts.region import Region, Tiles
+from attnspec.codegen.tiles import Rectangles, Tile
 from attnspec.relation.condition import condition
-from attnspec.relation.presburger import Pairs
+from attnspec.relation.count import TooIrregular
+from attnspec.relation.presburger import Pairs, TooHard, budget
+from attnspec.relation.relation import Part
 from attnspec.relation.sizes import Sizes
+from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.rewrite import replace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+MOST_RESIDUES = 4096
+"""Residues beyond which each would hold too few positions to fill a tile."""
+_MOST_TILES = 1 << 15
+
 
 @dataclass(frozen=True)
-class Comb:
+class Comb(Layout):
     """Slot ``M * s + a`` of residue c is position ``segment * s + rate * a + c``; M, ``room``, holds whole tiles."""
 
     segment: int
@@ -72,9 +81,14 @@ class Comb:
         text = condition(replace(pred, table)).text  # type: ignore[arg-type]
         return Pairs.read(f"y >= 0 and ({text})").intersection(self.all_slots())
 
-    def known(self) -> str:
-        """What holds for the parameter c."""
-        return f"0 <= c < {self.rate}"
+    def cut(self, region: Region, tile: Tile) -> Tiles:
+        """The same, where the set of slots follows from the predicate. Raises TooHard and NotAffine."""
+        with budget(region.pairs):
+            slots = self.slots(region.pred)
+        with budget(slots):
+            touched = slots.tiles(tile.rows, tile.columns)
+            full = touched.difference(self.all_slots().difference(slots).tiles(tile.rows, tile.columns))
+            return Tiles(full, Pairs.read("false"), touched.difference(full), True)
 
     def key_bounds(self, columns: int) -> str:
         """Which key tiles ``y`` hold a key of the call."""
@@ -140,5 +154,36 @@ class Comb:
         gone = (inside >= self.segment) | (at < low) | (at >= high)
         return Listing(span.start, ordered(at, gone, size), len(span))
 
+    def cut_tiles(self, tiles: range, side: int) -> int:
+        """All: the last tile of every segment may be cut."""
+        if len(tiles) > _MOST_TILES:
+            raise TooIrregular
+        return len(tiles)
+
     def __str__(self) -> str:
         return f"comb(every {self.rate}-th of segments of {self.segment})"
+
+
+def proposals(part: Part, tile: Tile, grids: tuple[Rectangles, ...]) -> Proposals:
+    """Combs that hold all pairs, by segments and rates of ``q % segment % rate``; residues do, where rates divide."""
+    for segment, rate in _combs(part.pred):
+        comb = Comb.of(segment, rate, tile.rows)
+        try:
+            with budget(part.pairs):
+                fits = part.pairs.within(comb.universe())
+        except TooHard:
+            continue
+        if fits and part.exact and comb.room % tile.columns == 0:
+            yield comb, tile
+
+
+def _combs(pred: e.Node) -> list[tuple[int, int]]:
+    """Segments and rates of ``q % segment % rate``, where the rate does not divide the segment."""
+    found: set[tuple[int, int]] = set()
+    for node in contents.walk(pred):
+        match node:
+            case e.Mod(e.Mod(_, e.Int(segment)), e.Int(rate)) if (
+                1 < rate < segment and rate <= MOST_RESIDUES and segment % rate
+            ):
+                found.add((segment, rate))
+    return sorted(found)

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.codegen.layouts.comb import Comb
-from attnspec.codegen.layouts.residue import Grid, Layout, tiles_of
-from attnspec.codegen.plan.tiling import Tiles
+from attnspec.codegen.layouts.base import Layout, tiles_of
+from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import Piece, TooIrregular, count, row_counts, runs
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes
 
 _MOST_RESIDUES = 1024
-_MOST_TILES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
             return 0, 0
         pieces, turned = inside.pieces(), inside.transpose().pieces()
     number = count(pieces, len(rows), rows.start)
-    per_row = _edge(layout, rows, 0)
-    per_column = _edge(layout, columns, 1)
+    per_row = layout.cut_tiles(rows, 0)
+    per_column = layout.cut_tiles(columns, 1)
     short_rows = _short(rows, per_row, size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows)))
     short_columns = _short(
         columns, per_column, size.columns, lambda j: len(layout.key_positions(j, sizes, c, size.columns))
@@ -115,17 +113,6 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
             column = inside.intersection(Pairs.read(f"y = {j}")).pieces()
         number += _weighted(column, empty_rows)
     return number, held
-
-
-def _edge(layout: Layout, tiles: range, side: int) -> int:
-    """How many tiles at either end may be cut."""
-    if isinstance(layout, Grid):
-        return layout.width // (layout.query, layout.key)[side][1]
-    if isinstance(layout, Comb):  # the last tile of every segment
-        if len(tiles) > _MOST_TILES:
-            raise TooIrregular
-        return len(tiles)
-    return 1
 
 
 def _short(tiles: range, edge: int, size: int, held: Callable[[int], int]) -> dict[int, int]:

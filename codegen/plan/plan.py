@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attnspec.codegen.layouts.comb import Comb
-from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Slots, tiles_of
+from attnspec.codegen.layouts.base import Layout, tiles_of
+from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.tile_tests import Tests
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
@@ -146,8 +146,8 @@ class Plan:
         """Whether passes add to results that are there already, and not each row is written once by one pass."""
         several = any(len(item.passes) > 1 for item in self.classes)
         layouts = {(item.layout, item.tile) for item in self.passes}
-        listed = (Columns, Slots) if len(self.classes) == 1 else (Columns, Slots, Grid, Comb)
-        scattered = len(layouts) > 1 or any(isinstance(layout, listed) for layout, _ in layouts)
+        alone = len(self.classes) == 1
+        scattered = len(layouts) > 1 or any(x.scattered or (not alone and any(x.listed)) for x, _ in layouts)
         return several or scattered or self.relation.spec.sink is not None
 
     @property

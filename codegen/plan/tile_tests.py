@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd
 
-from attnspec.codegen.layouts.residue import IDENTITY, Layout, Residue, Slots
+from attnspec.codegen.layouts.base import Layout
+from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.tiles import Tile
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -76,7 +77,7 @@ NO_TESTS = Tests((), (), frozenset(), False)
 
 def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout, tile: Tile) -> Tests:
     """What can be told of a tile of a layout."""
-    if not unknown or not isinstance(layout, (Residue, Slots)):
+    if not unknown or not layout.tests_tiles:
         return Tests((), (), frozenset(), False, unknown)
     sorted_ = {i.name for i in spec.inputs if i.form != "plain"} | {"order.bucket"}
     runs = tuple(run for atom in unknown if (run := _run(atom, sorted_)) is not None)

@@ -1,86 +1,22 @@
-"""From a set of pairs and a layout to a pass: prove which tiles are full, partial or empty, and write their loops."""
+"""From a set of pairs and the tiles that a layout cuts it into to a pass: the loops over them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
-from attnspec.codegen.layouts.comb import Comb
-from attnspec.codegen.layouts.residue import Layout
+from attnspec.codegen.layouts.base import Layout
+from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.codegen.plan.tile_tests import NO_TESTS, Tests
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
 from attnspec.relation.presburger import Pairs, TooHard, budget
-from attnspec.spec import expr as e
 
 UNWIELDY = 2000
 """Nodes from which on a loop nest is replaced by a table of tiles that is built for each length."""
 MOST_VISITS = 12
 """Places in a loop nest where a tile is visited: each is a copy of the tile's code. With more, a table is read."""
-
-
-@dataclass(frozen=True, eq=False)
-class Region:
-    """Pairs that one pass computes: as a predicate, and as the sets of those that are possible and certain."""
-
-    title: str
-    pred: e.Pred
-    pairs: Pairs
-    sure: Pairs
-    branch: int = 0
-    times: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class Tiles:
-    """Tiles of a region in a layout: full ones, those that are full if the inputs allow, and partial ones."""
-
-    full: Pairs
-    maybe: Pairs
-    partial: Pairs
-    proven: bool
-
-
-def tiles(region: Region, layout: Layout, size: Tile) -> Tiles:
-    """Tell full from partial tiles.
-
-    With ``T`` the map from pairs to tiles: touched tiles are ``T(R)``; full ones are touched and not in ``T`` of the
-    complement of R; the rest are partial. All in the unbounded grid, so that one plan serves every length.
-    """
-    nothing, universe = Pairs.read("false"), layout.universe()
-    if isinstance(layout, Comb):
-        return _comb(region, layout, size)
-
-    def cut(pairs: Pairs) -> Pairs:
-        return layout.tiles(pairs, size.rows, size.columns)
-
-    try:
-        with budget(region.pairs):
-            touched = cut(region.pairs)
-    except TooHard:
-        everything = Pairs.read("y >= 0")
-        return Tiles(nothing, nothing, everything, False)
-    try:
-        with budget(region.pairs, region.sure, touched):
-            possible = touched.difference(cut(universe.difference(region.pairs)))
-            if region.sure is region.pairs:
-                return Tiles(possible, nothing, touched.difference(possible), True)
-            full = touched.difference(cut(universe.difference(region.sure)))
-            return Tiles(full, possible.difference(full), touched.difference(possible), True)
-    except TooHard:
-        return Tiles(nothing, nothing, touched, False)
-
-
-def _comb(region: Region, layout: Comb, size: Tile) -> Tiles:
-    """The same where the set of slots follows from the predicate. Raises TooHard."""
-    with budget(region.pairs):
-        slots = layout.slots(region.pred)
-    with budget(slots):
-        touched = slots.tiles(size.rows, size.columns)
-        full = touched.difference(layout.all_slots().difference(slots).tiles(size.rows, size.columns))
-        return Tiles(full, Pairs.read("false"), touched.difference(full), True)
 
 
 def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str, tests: Tests = NO_TESTS) -> Pass:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from attnspec.codegen.layouts.residue import Slots
 from attnspec.codegen.plan.plan import Pass
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, SCALARS, Context, Kind
 from attnspec.codegen.triton.names import given, is_data, sized
@@ -94,8 +93,8 @@ def _tiles(one: Launch) -> str:
     """How many outer tiles a residue has at most."""
     layout, name = one.item.layout, one.kind.outer
     size = one.item.tile.rows if name == "q" else one.item.tile.columns
-    if isinstance(layout, Slots):
-        return f"n // {size} + 2" if name == "q" else f"triton.cdiv({layout.rounds} * n, {size})"
+    if layout.order:
+        return f"n // {size} + 2" if name == "q" else f"triton.cdiv({layout.order[1]} * n, {size})"
     if layout.listed[0 if name == "q" else 1]:
         own = f"{one.kind.name}_{one.number}.{name}"
         return f"triton.cdiv(given['{own}_count'], {size}) + 1"
@@ -117,7 +116,7 @@ def _launch(one: Launch, schedule: Schedule, own: Context, summed: bool) -> Iter
         yield "    sums = {name: q.new_zeros(shape, dtype=torch.float32) for name in totals}"
     if one.heads is not None:
         yield from _by_class(one, one.heads, shape)
-    elif kind is KEYS and not isinstance(layout, Slots):
+    elif kind is KEYS and not layout.order:
         yield "    group = heads // kv_heads"
         yield from _call(one, shape, "kv_heads", "    ")
     else:
@@ -134,7 +133,7 @@ def _by_class(one: Launch, heads: tuple[int, ...], shape: object) -> Iterator[st
         yield f"    own_heads, group = head_list({heads!r}, q.device), 1"
         yield from _call(one, shape, "own_heads.numel()", "    ")
         return
-    alone = isinstance(one.item.layout, Slots)
+    alone = one.item.layout.order is not None
     yield f"    for own_heads, group in head_groups({heads!r}, {'1' if alone else 'heads // kv_heads'}, q.device):"
     yield from _call(one, shape, "own_heads.numel() // group", "        ")
 
@@ -142,8 +141,8 @@ def _by_class(one: Launch, heads: tuple[int, ...], shape: object) -> Iterator[st
 def _keys(one: Launch) -> str:
     """How many slots the keys of a residue have at most."""
     layout = one.item.layout
-    if isinstance(layout, Slots):
-        return f"{layout.rounds} * n"
+    if layout.order:
+        return f"{layout.order[1]} * n"
     if layout.listed[1]:
         return f"given['{one.kind.name}_{one.number}.k_count']"
     return f"triton.cdiv(n, {layout.residues})"

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from attnspec.codegen.expressions.reads import names
-from attnspec.codegen.layouts.residue import Columns, Slots
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.codegen.plan.tiling import ragged
@@ -147,7 +146,7 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
             if read.name in reads
         },
         carry=carry,
-        adds=len(plans.keys.passes) > 1 or any(isinstance(p.layout, (Columns, Slots)) for p in plans.keys.passes),
+        adds=len(plans.keys.passes) > 1 or any(item.layout.scattered for item in plans.keys.passes),
         separate=spec.detached,
         shares=not carry and not spec.detached and not tabled,
         predicates=tuple(dict.fromkeys(pred for item in passes for pred in triton_decide.predicates(item))),

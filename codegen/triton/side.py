@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from attnspec.codegen.layouts.residue import Layout, Slots
+from attnspec.codegen.layouts.base import Layout
 
 LEAST = 16
 """The least width of an operand of a matrix product."""
@@ -74,10 +74,11 @@ class Side:
     def begin(self) -> Iterator[str]:
         """Once for each program: the list of the residue (of the head), and which slots it holds."""
         s = self.name
-        if isinstance(self.layout, Slots):
-            first, count = (self.layout.round, 1) if s == "q" else (0, self.layout.rounds)
+        if self.layout.order:
+            number, rounds = self.layout.order
+            first, count = (number, 1) if s == "q" else (0, rounds)
             start = f" + {first} * n" if first else ""
-            yield f"{s}_list = ORDER + (b * heads + h) * {self.layout.rounds} * n{start}"
+            yield f"{s}_list = ORDER + (b * heads + h) * {rounds} * n{start}"
             yield f"{s}_begin, {s}_end = {first} * n, {first + count} * n"
         elif self.listed:
             yield f"{s}_list = {s.upper()}_LIST{f' + c * {s}_count' if self.layout.residues > 1 else ''}"

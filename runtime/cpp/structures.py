@@ -197,12 +197,9 @@ def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: li
 
 def _ordered(program: Program, sizes: CallSizes, fixed: Fixed, order: torch.Tensor) -> Any:
     """The passes of a computed order: ``order`` (batch, heads, rounds * n) holds the position of each slot."""
-    from attnspec.codegen.layouts.residue import Slots
-
     made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
     passes = (PassData * len(fixed.passes))(*fixed.passes)
     for data, item in zip(passes, made.passes, strict=True):
-        assert isinstance(item.layout, Slots)
         strides = order.stride(0), order.stride(1)
         slots = item.layout.query_slots(sizes, 0, item.tile.rows)
         data.queries = List(order.data_ptr(), *strides, 0, slots.start, slots.stop)

@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnspec.check.check import check_text
-from attnspec.codegen.layouts.base import EMPTY, Listing
+from attnspec.codegen.layouts.base import EMPTY, Layout, Listing, tiles_of
+from attnspec.codegen.layouts.columns import Columns
 from attnspec.codegen.layouts.comb import Comb
-from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Layout, Residue, Slots, tiles_of
+from attnspec.codegen.layouts.grid import Grid
+from attnspec.codegen.layouts.region import Region
+from attnspec.codegen.layouts.residue import IDENTITY, Residue
+from attnspec.codegen.layouts.slots import Slots
 from attnspec.codegen.plan.area import area, residues
-from attnspec.codegen.plan.tiling import Region, make_pass, tiles
+from attnspec.codegen.plan.tiling import make_pass
 from attnspec.codegen.plan.visits import visits
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import runs
@@ -211,7 +215,7 @@ def test_sets_of_tiles_are_those_of_positions(laid: Laid, data: st.DataObject) -
     points = Pairs.read(" or ".join(f"(x = {q} and y = {k})" for q, k in pairs))
     assert points.within(layout.universe())
     try:
-        cut = tiles(Region("", pred, points, points), layout, tile)
+        cut = layout.cut(Region("", pred, points, points), tile)
     except TooHard:
         return
     found = cut.full.union(cut.partial).fix(c=c)
@@ -253,7 +257,7 @@ def test_areas_are_counted_as_by_hand(laid: Laid, condition: str) -> None:
     (part,) = lower(spec).classes[0].parts
     region = Region("", part.pred, part.pairs, part.pairs)
     try:
-        cut = tiles(region, layout, tile)
+        cut = layout.cut(region, tile)
     except TooHard:
         return
     item = make_pass(region, layout, tile, cut, "end" if sizes.aligned_end else "start")

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 import attnspec
 from attnspec.codegen.cost.cost import cost
-from attnspec.codegen.layouts.residue import IDENTITY, Columns, Grid, Residue
+from attnspec.codegen.layouts.columns import Columns
+from attnspec.codegen.layouts.grid import Grid
+from attnspec.codegen.layouts.residue import IDENTITY, Residue
 from attnspec.codegen.plan.candidates import ways
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.visits import counts, visits

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from attnspec.codegen.plan import choose
 from attnspec.codegen.plan.candidates import Way, ways
 from attnspec.codegen.plan.plan import ClassPlan, Pass, Plan
-from attnspec.codegen.plan.tiling import make_pass, tiles
+from attnspec.codegen.plan.tiling import make_pass
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.relation import HeadClass, Relation
 from tests.support.strategies import HEADS, Case
@@ -103,10 +103,7 @@ def _class(relation: Relation, item: HeadClass, tile: Tile, number: int) -> Clas
 
 def passes(relation: Relation, way: Way) -> list[Pass]:
     """The passes of a way."""
-    return [
-        make_pass(step.region, step.layout, step.tile, tiles(step.region, step.layout, step.tile), relation.spec.align)
-        for step in way
-    ]
+    return [make_pass(step.region, step.layout, step.tile, step.cut, relation.spec.align) for step in way]
 
 
 @contextmanager

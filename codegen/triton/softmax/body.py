@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import log2
 
-from attnspec.codegen.layouts.residue import Slots
 from attnspec.codegen.plan.plan import Pass
 from attnspec.codegen.triton.context import Context, Kind
 from attnspec.codegen.triton.functions import Function
@@ -77,7 +76,7 @@ class Body:
     @property
     def repeats(self) -> bool:
         """Whether a key may stand in several slots: then gradients of keys lie by slot, not by position."""
-        return isinstance(self.item.layout, Slots)
+        return self.item.layout.order is not None
 
     def call(self, function: Function, **given: str) -> str:
         """A call for the pairs of a tile."""

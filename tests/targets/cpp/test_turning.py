@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import attnspec
-from attnspec.codegen.layouts.residue import Grid, Residue
+from attnspec.codegen.layouts.grid import Grid
+from attnspec.codegen.layouts.residue import Residue
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime.cpp.turn import turns

@@ -1,0 +1,30 @@
+"""What a layout cuts, and into what: a region of pairs, and the tiles that hold it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnspec.relation.presburger import Pairs
+from attnspec.spec import expr as e
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Pairs that one pass computes: as a predicate, and as the sets of those that are possible and certain."""
+
+    title: str
+    pred: e.Pred
+    pairs: Pairs
+    sure: Pairs
+    branch: int = 0
+    times: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Tiles of a region in a layout: full ones, those that are full if the inputs allow, and partial ones."""
+
+    full: Pairs
+    maybe: Pairs
+    partial: Pairs
+    proven: bool
