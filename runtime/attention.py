@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.tiles import LAYOUTS
+from attnspec.errors.catalogue import did_you_mean
+from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
     from attnspec.codegen.cost.cost import Cost
     from attnspec.codegen.plan.plan import Plan
     from attnspec.relation.relation import Relation
+    from attnspec.runtime.prepare.given import Given
     from attnspec.spec.spec import Spec
 
+_ARGUMENTS = ("n", "n_q", "heads", "kv_heads", "batch", "dim", "dim_v", "dtype", "inputs")
 TARGETS = ("auto", "cpp", "triton", "dense")
 
 
@@ -91,7 +96,8 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: Literal[False] = False,
-        **inputs: Tensor,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
     ) -> Tensor: ...
 
     @overload
@@ -103,7 +109,8 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: Literal[True],
-        **inputs: Tensor,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
     ) -> tuple[Tensor, Tensor]: ...
 
     def __call__(
@@ -114,7 +121,8 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: bool = False,
-        **inputs: Tensor,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
@@ -122,10 +130,12 @@ class Attention:
         (batch, heads, n_q), float32, natural logarithm; both are differentiable. float32, bfloat16 or float16;
         sums are float32. ``scale`` defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
         key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
-        name; float inputs are differentiable. Under autocast q, k and v are cast as SDPA's are.
+        name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast
+        q, k and v are cast as SDPA's are.
 
         Raises CallError for tensors that do not fit.
         """
+        inputs = self._named(inputs, more)
         device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
@@ -176,15 +186,43 @@ class Attention:
         dim: int = 64,
         dim_v: int | None = None,
         dtype: torch.dtype = torch.float32,
+        inputs: Mapping[str, Any] | str | None = None,
+        **more: Any,
     ) -> Cost:
-        """What a call of these sizes computes, before anything runs: exact pairs, tiles, operations and bytes."""
+        """What a call of these sizes computes, before anything runs: exact pairs, tiles, operations and bytes.
+
+        The pattern's inputs go by name, as in a call: tensors, arrays, lists, or one number for all entries; ``inputs``
+        holds them where a name collides with a size, and ``inputs="example"`` stands for plausible ones. Only those
+        that decide which pairs there are matter. Without them the figures are upper bounds, and say so; where not even
+        a bound is known (``length`` of ``padded``) they must be given.
+
+        >>> import attnspec
+        >>> attnspec.compile("padded").cost(n=4096, length=1000).pairs
+        4096000
+
+        Raises CallError where an input is missing or does not fit, TooMany where inputs leave too many tiles to count.
+        """
         from attnspec.codegen.cost.cost import cost
+        from attnspec.runtime.prepare.given import contents_of
 
         plan = self.plan_for(heads=heads, kv_heads=kv_heads, batch=batch)
-        n_q, kv_heads = n if n_q is None else n_q, heads if kv_heads is None else kv_heads
-        m = self.spec.sizes(n, n_q)["m"] if self.spec.axes else None
-        sizes = Sizes(n, n_q, heads, kv_heads, batch, self._facts.align == "end", m)
-        return cost(plan, sizes, dim, dim if dim_v is None else dim_v, dtype.itemsize)
+        given = self._asked(self._call_sizes(n, n_q, heads, kv_heads, batch), inputs, more)
+        asked = inputs is not None or more
+        contents = contents_of(self.spec, given) if asked and not plan.relation.exact else None
+        text = given.text if contents is not None or plan.relation.reads_scalars else ""
+        try:
+            return cost(plan, given.sizes, dim, dim if dim_v is None else dim_v, dtype.itemsize, contents, text)
+        except DependsOnInputs as error:
+            raise CallError(self._needs(error.names, n)) from None
+
+    def _needs(self, names: Sequence[str], n: int) -> str:
+        """Which inputs a cost needs, and how they are given."""
+        declared = ", ".join(f"`{item}`" for item in self.spec.inputs if item.name in names)
+        example = ", ".join(f"{name}=..." for name in names)
+        return (
+            f"{self._facts.name}: how many pairs there are depends on the values of {declared}. Give them by name, "
+            f'cost(n={n}, {example}): a tensor, or one number for all entries; or say inputs="example"'
+        )
 
     def axes(self, n: int) -> Mapping[str, tuple[slice | None, slice | None]]:
         """Where each axis lies among the queries and among the keys (None where it has none), in declared order.
@@ -203,12 +241,54 @@ class Attention:
         heads: int = 1,
         batch: int = 1,
         kv_heads: int | None = None,
-        inputs: Mapping[str, Tensor] | None = None,
+        inputs: Mapping[str, Any] | str | None = None,
+        **more: Any,
     ) -> Tensor:
-        """The definition as a mask, (batch, heads, n_q, n): bool; for a mixture or an order how often a pair counts."""
-        Sizes(n, n if n_q is None else n_q, heads, heads if kv_heads is None else kv_heads, batch)  # checks them
-        arrays = {name: t.numpy(force=True) for name, t in (inputs or {}).items()}
-        return torch.from_numpy(self.spec.mask(n, n_q, heads, batch, kv_heads, arrays))
+        """The definition as a mask, (batch, heads, n_q, n): bool; for a mixture or an order how often a pair counts.
+
+        The pattern's inputs go by name, as for :meth:`cost`. Raises CallError where one is missing or does not fit.
+        """
+        given = self._asked(self._call_sizes(n, n_q, heads, kv_heads, batch), inputs, more)
+        try:
+            return torch.from_numpy(self.spec.mask(n, n_q, heads, batch, kv_heads, given.arrays))
+        except ValueError as error:
+            raise CallError(str(error)) from None
+
+    def _asked(self, sizes: Sizes, inputs: Mapping[str, Any] | str | None, more: Mapping[str, Any]) -> Given:
+        """What a caller says of inputs by name, as a mapping or as ``"example"``."""
+        from attnspec.runtime.prepare.given import examples, given
+
+        if inputs == "example" and not more:
+            return examples(self.spec, sizes)
+        if isinstance(inputs, str):
+            raise CallError(
+                f'{self._facts.name}: inputs is a mapping from names to values, or "example" and nothing else'
+            )
+        named = self._named(inputs, more)
+        for name in named:
+            if name not in {declared.name for declared in self.spec.inputs} and (
+                hint := did_you_mean(name, _ARGUMENTS)
+            ):
+                raise CallError(f"{self._facts.name}: there is no argument or input `{name}`; {hint}")
+        return given(self.spec, sizes, named)
+
+    def _named(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a call: those in a mapping and those by keyword."""
+        if inputs is None:
+            return dict(more)
+        if not isinstance(inputs, Mapping):
+            raise CallError(
+                f"{self._facts.name}: inputs is a mapping from names to tensors, not {type(inputs).__name__}"
+            )
+        if twice := inputs.keys() & more.keys():
+            raise CallError(f"{self._facts.name}: given twice, in inputs and by keyword: {', '.join(sorted(twice))}")
+        return {**inputs, **more}
+
+    def _call_sizes(self, n: int, n_q: int | None, heads: int, kv_heads: int | None, batch: int) -> Sizes:
+        """The sizes of a call, checked, with what is solved for beside axes."""
+        n_q, kv_heads = n if n_q is None else n_q, heads if kv_heads is None else kv_heads
+        sizes = Sizes(n, n_q, heads, kv_heads, batch, self._facts.align == "end")
+        return replace(sizes, m=self.spec.sizes(n, n_q)["m"]) if self.spec.axes else sizes
 
     def __repr__(self) -> str:
         return f"<attnspec {self._facts.name}, target {self._target}>"

@@ -144,6 +144,44 @@ def tile_of(options: dict[str, Any]) -> Tile | None:
     return None if options["tile"] is None else Tile(*options["tile"])
 
 
+def input_option(function: F) -> F:
+    """``--input``, with which inputs are given."""
+    return click.option(
+        "--input",
+        "given",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="An input: a number for all entries, a list, or a .npy file; several times for several inputs.  "
+        "[default: examples]",
+    )(function)
+
+
+def read_inputs(words: tuple[str, ...]) -> dict[str, Any]:
+    """The values of ``--input``: integers, booleans and lists of the language, decimal numbers, arrays from files."""
+    import numpy as np
+
+    from attnspec.check.parameters import read_value
+
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise click.UsageError(f"inputs are given as name=value, not {word!r}")
+        if name in found:
+            raise click.UsageError(f"the input {name} is given twice")
+        if value.endswith(".npy"):
+            try:
+                found[name] = np.load(value, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise click.UsageError(f"{name}: {error}") from None
+            continue
+        try:
+            found[name] = float(value) if "." in value else read_value(value, f"{name}=")
+        except ValueError:
+            raise click.UsageError(f"{name} is a number, a list or a .npy file, not {value!r}") from None
+    return found
+
+
 def json_option(function: F) -> F:
     """The ``--json`` switch."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")(function)

@@ -1,43 +1,29 @@
-"""Patterns with inputs, shown with example inputs: the same ones whenever the sizes are the same."""
+"""Patterns with inputs, shown with those that are given, or with examples: the same whenever the sizes are the same."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.analysis.picture import EMPTY, FULL, PARTIAL
-from attnspec.relation.relation import scalars
+from attnspec.codegen.cost.counted import TooMany
 from attnspec.relation.sizes import Sizes, resized
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
     from attnspec.codegen.tiles import Tile
     from attnspec.runtime.dense.counts import Rows
+    from attnspec.runtime.prepare.given import Given
 
-_MOST_NUMBERS = 1 << 24
 _MOST_WORK = 1e9
 """Operations on single pairs, about a second of numpy."""
 _BLOCK = 1 << 22
-
-
-class NoExample(Exception):
-    """There is no looking at a pattern with example inputs; the message says why."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """The arrays of a call by name, the sizes with the values of its scalar inputs, and what they are in words."""
-
-    sizes: Sizes
-    arrays: Mapping[str, NDArray[Any]]
-    text: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +44,7 @@ class Seen:
 class Look:
     """What an example shows: of the first heads, at a shorter length where all would be too much work."""
 
-    example: Example
+    example: Given
     seen: tuple[Seen, ...]
     same: bool
     """Whether all heads are like the one that was looked at."""
@@ -69,70 +55,40 @@ class Look:
         return self.example.sizes
 
 
-def example(spec: Spec, sizes: Sizes) -> Example:
-    """Example inputs, drawn with a fixed seed. Raises NoExample where they would be too large."""
-    if not spec.inputs:
-        text = "" if spec.order is None else "random vectors in the order"
-        return Example(sizes, {}, text)
-    import torch
-
-    from attnspec.runtime.prepare.example import example as draw
-    from attnspec.runtime.prepare.inputs import shape_of
-
-    numbers = sum(int(np.prod([float(x) for x in shape_of(item, sizes)])) for item in spec.inputs)
-    if numbers > _MOST_NUMBERS:
-        raise NoExample(f"example inputs would hold {numbers:,} numbers")
-    tensors = draw(spec, sizes, torch.Generator().manual_seed(0))
-    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    text = ", ".join(f"{item.name} ({_kind(item, arrays.get(item.name))})" for item in spec.inputs)
-    return Example(replace(sizes, scalars=scalars(spec, arrays)), arrays, text)
-
-
-def _kind(item: Input, array: NDArray[Any] | None) -> str:
-    if array is None:
-        return "drawn from its seed"
-    if item.form == "offsets":
-        return f"documents of mean length {np.diff(array, axis=-1).mean():.0f}"
-    if item.form == "sorted":
-        runs = (np.diff(array, axis=-1) != 0).sum() + array.size // max(1, array.shape[-1])
-        return f"documents of mean length {array.size / max(1, runs):.0f}"
-    if item.kind == "bool":
-        return f"true for {array.mean():.0%}" if array.size else "empty"
-    if item.kind == "float":
-        return "normal, a tenth wide"
-    return f"integers from {array.min()} to {array.max()}" if array.size else "empty"
-
-
-def look(spec: Spec, sizes: Sizes, tile: Tile, most: int) -> Look:
+def look(spec: Spec, sizes: Sizes, tile: Tile, most: int, given: Given | None = None) -> Look:
     """Look at a pattern pair by pair with example inputs; at a shorter length where the whole would be too much work.
 
-    Raises NoExample where there is no length that is short enough.
+    With ``given`` inputs only at their own length. Raises TooMany where there is no length that is short enough.
     """
+    from attnspec.runtime.prepare.given import examples
+
     length = sizes.n if sizes.m is None else sizes.m
     rounds = 1 if spec.order is None else spec.order.rounds
     n = length
     while n:
         call = sizes if n == length else resized(spec, sizes, n)
         if call.n * call.n_q * rounds**2 <= _MOST_WORK:
-            shown = example(spec, call)
+            shown = examples(spec, call) if given is None else given
             rows = rows_of(spec, shown)
             work = call.n * call.n_q * rounds**2 * _work(rows)
             if work <= _MOST_WORK:
                 differ = rows.reads("h")
                 heads = range(min(sizes.heads, max(1, int(_MOST_WORK // work))) if differ else 1)
                 return Look(shown, tuple(_head(rows, h, tile, most) for h in heads), not differ)
+        if given is not None:
+            break
         n //= 2
-    raise NoExample("looking at its pairs would take too long")
+    raise TooMany("looking at its pairs would take too long")
 
 
-def draw(spec: Spec, shown: Example, h: int, most: int) -> NDArray[np.uint8]:
-    """The cells of one head with example inputs. Raises NoExample where there are too many pairs to look at."""
+def draw(spec: Spec, shown: Given, h: int, most: int) -> NDArray[np.uint8]:
+    """The cells of one head with example inputs. Raises TooMany where there are too many pairs to look at."""
     from attnspec.codegen.tiles import TILE
 
     s, rows = shown.sizes, rows_of(spec, shown)
     rounds = 1 if spec.order is None else spec.order.rounds
     if s.n * s.n_q * rounds**2 * _work(rows) > 10 * _MOST_WORK:
-        raise NoExample("looking at its pairs would take too long")
+        raise TooMany("looking at its pairs would take too long")
     return _head(rows, h, TILE, most).cells
 
 
@@ -150,23 +106,15 @@ def _work(rows: Rows) -> int:
     return 4 + sum(visit(branch.pred) for branch in rows.spec.branches)
 
 
-def rows_of(spec: Spec, shown: Example) -> Rows:
+def rows_of(spec: Spec, shown: Given) -> Rows:
     """The pattern with an example's inputs, ready to be looked at."""
     from attnspec.runtime.dense.counts import Rows
-    from attnspec.spec.arrays import derive, slots
+    from attnspec.runtime.prepare.given import contents_of, missing
 
-    s = shown.sizes
-    given = {**shown.arrays}
-    names = spec.sizes(s.n, s.n_q, s.heads, s.batch, s.kv_heads)
-    if spec.order is None:
-        return Rows(spec, s, derive(spec, given, names))
-    import torch
-
-    from attnspec.runtime.prepare.order import hash_buckets
-
-    vectors = torch.randn(s.batch, s.heads, s.n, 64, generator=torch.Generator().manual_seed(0))
-    given["buckets"] = hash_buckets(vectors, spec.order).numpy()
-    return Rows(spec, s, derive(spec, given, names), slots(spec, given, names)[0])
+    contents = contents_of(spec, shown)
+    if contents is None:
+        raise TooMany(f"without {missing(spec, shown)} there is no looking at its pairs")
+    return Rows(spec, shown.sizes, contents.arrays, contents.slots)
 
 
 def _head(rows: Rows, h: int, tile: Tile, most: int) -> Seen:

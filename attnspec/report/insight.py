@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from attnspec.analysis.cache_need import CacheNeed, cache_need
 from attnspec.analysis.empty_rows import EmptyRows, empty_rows
 from attnspec.analysis.picture import cells, text
 from attnspec.analysis.reach import Reach, reach
 from attnspec.codegen.cost.cost import Cost, cost
+from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.cost.gpu_time import costs
 from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
 from attnspec.codegen.cost.roofline import DEVICES, Prediction, predict
@@ -26,13 +27,16 @@ from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import MOST, Sizes, resized
-from attnspec.report.examples import Example, Look, NoExample, example, look
+from attnspec.report.examples import Look, look
 from attnspec.report.suggest import Suggestion, reason, suggest
 from attnspec.runtime.bench.ceilings import remembered
 from attnspec.runtime.bench.gpu_ceilings import remembered as remembered_gpus
 from attnspec.runtime.bench.remembered import Measured, recall
 from attnspec.spec.axes import lengths, slices
 from attnspec.spec.spec import Spec
+
+if TYPE_CHECKING:
+    from attnspec.runtime.prepare.given import Given
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
 _GROWTH = 16
@@ -54,7 +58,8 @@ class Picture:
 class Insight:
     """What is known of a pattern at given sizes; a question that has no answer holds the reason, a text, instead.
 
-    ``examples`` says with which example inputs pictures and cost were found (empty where none were needed). ``looked``
+    ``examples`` says with which inputs pictures and cost were found (empty where none were needed), which are examples
+    unless ``given`` says that they were asked for. ``looked``
     is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
     are possible, and is an upper bound. ``measured`` is the time on this machine's processor, ``measured_on`` that on
     its GPUs, by name.
@@ -66,6 +71,7 @@ class Insight:
     dtype: str
     tile_reason: str
     examples: str
+    given: bool
     looked: Look | str | None
     pictures: tuple[Picture, ...] | str
     cost: Cost | str
@@ -82,7 +88,7 @@ class Insight:
     @property
     def exact(self) -> bool:
         """Whether the cost is exact, and not an upper bound."""
-        return self.looked is None
+        return self.looked is None if isinstance(self.cost, str) else self.cost.exact
 
     @property
     def axes(self) -> dict[str, tuple[tuple[int, int] | None, tuple[int, int] | None]]:
@@ -109,6 +115,7 @@ class Insight:
             "decisions": _decisions(self.plan),
             "suggestions": _plain(self.suggestions),
             "examples": self.examples,
+            "given": self.given,
             "looked": _looked(self.looked),
             "pictures": _plain(self.pictures),
             "cost": self.cost if isinstance(self.cost, str) else self.cost.to_dict(),
@@ -175,25 +182,33 @@ def insight(
     given: Mapping[str, Any] | None = None,
     tile: Tile | None = None,
     layout: str = "auto",
+    inputs: Mapping[str, Any] | None = None,
 ) -> Insight:
-    """Ask everything of a pattern. Raises SpecError where it has no relation.
+    """Ask everything of a pattern. Raises SpecError where it has no relation, CallError where inputs do not fit.
 
-    ``given`` are the parameters that the user gave: what :class:`Suggestion` varies.
+    ``given`` are the parameters that the user gave: what :class:`Suggestion` varies. ``inputs`` are values of inputs in
+    place of examples.
     """
     relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
     made = plan(relation, tile, layout)
-    call, examples = sizes, ""
+    call, text = sizes, ""
     looked: Look | str | None = None
-    shown: Example | str | None = None
-    if relation.reads_scalars:
-        shown = _ask(lambda: example(spec, sizes))
-        if isinstance(shown, Example):
-            call, examples = shown.sizes, shown.text
+    shown: Given | str | None = None
+    contents: Contents | None = None
+    if inputs or relation.reads_scalars:
+        shown = _shown(spec, sizes, inputs)
+        if not isinstance(shown, str):
+            call, text = shown.sizes, shown.text
+    if inputs and not relation.exact and shown is not None and not isinstance(shown, str):
+        contents = _contents(spec, shown)
     if not relation.exact:
-        looked = _ask(lambda: look(spec, sizes, made.passes[0].tile, most_cells))
-        if isinstance(looked, Look):
-            examples = looked.example.text
-    found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, ITEMSIZE[dtype]))
+        size = made.passes[0].tile
+        own = None if contents is None or isinstance(shown, str) else shown
+        looked = _ask(lambda: look(spec, sizes, size, most_cells, own))
+        if isinstance(looked, Look) and contents is None:
+            text = looked.example.text
+    itemsize = ITEMSIZE[dtype]
+    found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, itemsize, contents))
     growth = _ask(lambda: tuple(_growth(made, sizes, dim, dtype, relation.reads_scalars)))
     suggestions: tuple[Suggestion, ...] = ()
     if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str):
@@ -204,7 +219,8 @@ def insight(
         made,
         dtype,
         "as asked for" if tile else REASON if {one.tile for one in made.passes} == {TILE} else _OTHER_TILES,
-        examples,
+        text,
+        bool(inputs),
         looked,
         _ask(lambda: tuple(_pictures(relation, call, most_cells, looked))),
         found_cost,
@@ -226,6 +242,19 @@ def insight(
     )
 
 
+def _shown(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any] | None) -> Given | str:
+    """The inputs that are given, or examples; in a few words why there are none."""
+    from attnspec.runtime.prepare.given import examples, whole  # with torch, which few patterns need here
+
+    return whole(spec, sizes, inputs) if inputs else _ask(lambda: examples(spec, sizes))
+
+
+def _contents(spec: Spec, shown: Given) -> Contents | None:
+    from attnspec.runtime.prepare.given import contents_of
+
+    return contents_of(spec, shown)
+
+
 def _ask(question: Callable[[], T]) -> T | str:
     """The answer, or in a few words why there is none."""
     try:
@@ -236,7 +265,7 @@ def _ask(question: Callable[[], T]) -> T | str:
         return "the pattern's periods are too large for an exact count"
     except SpecError as error:
         return "; ".join(d.title for d in error.diagnostics)
-    except NoExample as error:
+    except TooMany as error:
         return str(error)
 
 
@@ -270,6 +299,8 @@ def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> li
     rows: list[tuple[int, int, int]] = []
     until = time.monotonic() + _GROWTH_SECONDS  # longer lengths are left out where counting is slow
     spec, base = made.relation.spec, sizes.n if sizes.m is None else sizes.m
+    if scalars:
+        from attnspec.runtime.prepare.given import examples
     for factor in (1, 4, 16, 64, 256):
         n = base * factor // _GROWTH
         if len(rows) > 1 and time.monotonic() > until:
@@ -277,7 +308,7 @@ def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> li
         if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
             grown = resized(spec, sizes, n)
             if scalars:
-                grown = example(spec, grown).sizes
+                grown = examples(spec, grown).sizes
             found = cost(made, grown, dim, dim, ITEMSIZE[dtype])
             rows.append((n, found.pairs, found.flops))
     return rows

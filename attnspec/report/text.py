@@ -54,7 +54,7 @@ def pictures(found: Insight, console: Console) -> None:
         console.print(f"picture: what the inputs decide is left open, as {found.looked}", soft_wrap=True)
     elif found.examples:
         n = found.sizes.n if found.looked is None else found.looked.sizes.n
-        console.print(f"picture at n = {n:,}, with example inputs: {found.examples}", soft_wrap=True)
+        console.print(f"picture at n = {n:,}, {_inputs(found)}", soft_wrap=True)
     for picture in found.pictures:
         if len(found.pictures) > 1 or len(picture.heads) < found.sizes.heads:
             console.print(f"heads {ranges(picture.heads)}", style="bold")
@@ -63,13 +63,17 @@ def pictures(found: Insight, console: Console) -> None:
         console.print(f"██ every pair  ▒▒ some  ·· none{left_open}  (rows: queries, columns: keys)\n", style="dim")
 
 
+def _inputs(found: Insight) -> str:
+    return f"with {'' if found.given else 'example '}inputs: {found.examples}"
+
+
 def figures(cost: Cost, found: Insight, console: Console) -> None:
     """Pairs, tiles, operations, bytes."""
     s = cost.sizes
     what = f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
     groups = f" ({s.kv_heads} for keys)" if s.kv_heads != s.heads else ""
     most = "" if found.exact else "at most "
-    inputs = f", with example inputs: {found.examples}" if found.exact and found.examples else ""
+    inputs = f", {_inputs(found)}" if found.exact and found.examples else ""
     console.print(
         f"cost  {what}, {s.heads} heads{groups}, batch {s.batch}, dim {cost.dim}, {found.dtype}{inputs}",
         style="bold",
@@ -102,7 +106,7 @@ def figures(cost: Cost, found: Insight, console: Console) -> None:
 
 def looked(found: Insight, console: Console) -> None:
     """What was counted pair by pair with example inputs."""
-    if found.looked is None:
+    if found.looked is None or found.exact:
         return
     if isinstance(found.looked, str):
         console.print(f"  what the inputs leave of this is not counted: {found.looked}", soft_wrap=True)

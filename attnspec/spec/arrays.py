@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,19 @@ Array = NDArray[Any]
 _KINDS = {"int": ("iu", np.int64, "integers"), "bool": ("b", np.bool_, "booleans"), "float": ("f", np.float64, "reals")}
 
 
-def derive(spec: Pattern, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Array]:
-    """The arrays under all names that core expressions read, from the arrays of a call.
+def derive(
+    spec: Pattern, inputs: Mapping[str, Any], sizes: Mapping[str, int], only: Collection[str] | None = None
+) -> dict[str, Array]:
+    """The arrays under all names that core expressions read, from the arrays of a call; of ``only`` some inputs.
 
     ``sizes`` are those of :meth:`attnspec.spec.spec.Spec.sizes`. An input declared ``random`` is drawn where it is not
     given. Raises ValueError, with the name and the shapes, where an input is missing, unknown or does not fit.
     """
-    known_names = [declared.name for declared in spec.inputs] + (["buckets"] if spec.order else [])
-    for name in inputs:
-        if name not in known_names:
-            has = "its inputs are " + ", ".join(f"`{x}`" for x in known_names) if known_names else "it has no inputs"
-            raise ValueError(f"`{spec.name}` has no input `{name}`: {did_you_mean(name, known_names) or has}")
+    check_names(spec, inputs)
     found: dict[str, Array] = {"alibi.slope": slopes(sizes["heads"])}
     for declared in spec.inputs:
+        if only is not None and declared.name not in only:
+            continue
         array = _given(spec, declared, inputs, sizes)
         if declared.form == "offsets":
             array = documents(_name(spec, declared), array, sizes["m"])
@@ -54,21 +54,47 @@ def _name(spec: Pattern, declared: Input) -> str:
     return f"the input `{declared.name}` of `{spec.name}`"
 
 
+def check_names(spec: Pattern, inputs: Mapping[str, Any]) -> None:
+    """Refuse what a spec has no input for. Raises ValueError."""
+    known_names = [declared.name for declared in spec.inputs] + (["buckets"] if spec.order else [])
+    for name in inputs:
+        if name not in known_names:
+            has = "its inputs are " + ", ".join(f"`{x}`" for x in known_names) if known_names else "it has no inputs"
+            raise ValueError(f"`{spec.name}` has no input `{name}`: {did_you_mean(name, known_names) or has}")
+
+
 def _given(spec: Pattern, declared: Input, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -> Array:
     """The array of an input, of the declared shape and kind."""
-    where = _name(spec, declared)
+    if declared.name in inputs:
+        return array_of(spec, declared, inputs[declared.name], sizes)
+    if declared.random is not None:
+        return drawn_for(spec, declared, sizes)
+    raise ValueError(
+        f"{_name(spec, declared)} is missing: `{declared}`, here of the shape {_shape(spec, declared, sizes)}"
+    )
+
+
+def _shape(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> tuple[int, ...]:
     try:
-        shape = tuple(known.integer(size, sizes) for size in declared.sizes)
+        return tuple(known.integer(size, sizes) for size in declared.sizes)
     except (known.Unknown, known.TooLarge):
-        raise ValueError(f"{where} has no size in this call: `{declared}`") from None
-    if declared.name not in inputs:
-        if declared.random is None:
-            raise ValueError(f"{where} is missing: `{declared}`, here of the shape {shape}")
-        low, high = (known.integer(end, sizes) for end in (declared.random.low, declared.random.high))
-        if low >= high and 0 not in shape:
-            raise ValueError(f"{where} cannot be drawn from the empty range {low}..{high}")
-        return drawn(shape, low, high, declared.random.seed)
-    array = np.asarray(inputs[declared.name])
+        raise ValueError(f"{_name(spec, declared)} has no size in this call: `{declared}`") from None
+
+
+def drawn_for(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> Array:
+    """What an input declared ``random`` holds where a call does not give it. Raises ValueError for an empty range."""
+    assert declared.random is not None
+    shape = _shape(spec, declared, sizes)
+    low, high = (known.integer(end, sizes) for end in (declared.random.low, declared.random.high))
+    if low >= high and 0 not in shape:
+        raise ValueError(f"{_name(spec, declared)} cannot be drawn from the empty range {low}..{high}")
+    return drawn(shape, low, high, declared.random.seed)
+
+
+def array_of(spec: Pattern, declared: Input, value: Any, sizes: Mapping[str, int]) -> Array:
+    """What is given for an input, as an array of the declared kind. Raises ValueError where it does not fit."""
+    where, shape = _name(spec, declared), _shape(spec, declared, sizes)
+    array = np.asarray(value)
     kinds, dtype, word = _KINDS[declared.kind]
     if array.dtype.kind not in kinds:
         raise ValueError(f"{where} holds {word}, but was given {array.dtype}")

@@ -24,7 +24,10 @@ Array = NDArray[Any]
 
 def mask(spec: Pattern, sizes: Mapping[str, int], inputs: Mapping[str, Any]) -> Array:
     """Which query row may attend to which key (and how often), (batch, heads, n_q, n)."""
-    arrays = derive(spec, inputs, sizes)
+    kinds = (e.Read, e.Flag, e.Among)
+    nodes = (node for branch in spec.branches for node in walk(branch.pred))
+    read = {node.name.partition(".")[0] for node in nodes if isinstance(node, kinds)}
+    arrays = derive(spec, inputs, sizes, only=read | inputs.keys())  # not those that only scores read
     if spec.order is not None and sizes["n"] != sizes["n_q"]:
         raise ValueError(f"`{spec.name}` orders positions: n_q must be n, {sizes['n']}, not {sizes['n_q']}")
     counted = bool(spec.mixture) or spec.order is not None

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attnspec.codegen.cost.counted import Contents, counted
 from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.plan.area import Area, area, residues
 from attnspec.codegen.plan.plan import Plan
-from attnspec.relation.count import count
+from attnspec.relation.blocks import count_pairs
 from attnspec.relation.presburger import Pairs, budget
-from attnspec.relation.relation import HeadClass
+from attnspec.relation.relation import HeadClass, Part, Relation
 from attnspec.relation.sizes import Sizes
+from attnspec.spec.contents import free
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Cost:
     tiles; backward recomputes the scores (five products where forward has two). ``bytes`` are what must cross the
     memory bus at least once: inputs, outputs, log-sum-exp and gradients. ``rows`` are the query tiles of all passes,
     heads and batch entries, ``columns`` the key tiles of all query heads, ``visited`` the pairs of whole visited tiles.
+
+    ``exact`` says that pairs and tiles are those of the call; otherwise they are what is possible, whatever inputs (or
+    a computed order) hold: upper bounds. ``inputs`` says in words which inputs they were counted with.
     """
 
     sizes: Sizes
@@ -60,6 +65,8 @@ class Cost:
     visited: int
     rows: int
     columns: int
+    exact: bool = True
+    inputs: str = ""
 
     @property
     def density(self) -> float:
@@ -92,26 +99,42 @@ class Cost:
         return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
     def __str__(self) -> str:
-        s = self.sizes
+        s, most = self.sizes, "" if self.exact else "at most "
         return "\n".join(
             [
                 f"cost at n = {s.n:,}, n_q = {s.n_q:,}, {s.heads} heads, batch {s.batch}, dim {self.dim}",
-                f"    pairs     {self.pairs:,} of {self.dense:,} ({self.density:.3%})",
-                f"    tiles     {self.full:,} full, {self.partial:,} partial, {self.skipped:,} skipped",
-                f"    waste     {self.waste:.2f} computed pairs for each live one",
-                f"    forward   {self.flops:.3e} operations, {self.bytes:,} bytes ({self.intensity:.0f} per byte)",
-                f"    backward  {self.backward_flops:.3e} operations, {self.backward_bytes:,} bytes"
+                *([f"    inputs    {self.inputs}"] if self.inputs else []),
+                f"    pairs     {most}{self.pairs:,} of {self.dense:,} ({self.density:.3%})",
+                f"    tiles     {most}{self.full:,} full, {self.partial:,} partial, {self.skipped:,} skipped",
+                *([f"    waste     {self.waste:.2f} computed pairs for each live one"] if self.exact else []),
+                f"    forward   {most}{self.flops:.3e} operations, {self.bytes:,} bytes"
+                f" ({self.intensity:.0f} per byte)",
+                f"    backward  {most}{self.backward_flops:.3e} operations, {self.backward_bytes:,} bytes"
                 f" ({self.backward_intensity:.0f} per byte)",
             ]
         )
 
 
-def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
+def cost(
+    plan: Plan,
+    sizes: Sizes,
+    dim: int,
+    dim_v: int,
+    itemsize: int,
+    contents: Contents | None = None,
+    inputs: str = "",
+) -> Cost:
     """The cost of one call; ``itemsize`` is the size of an element in bytes.
 
-    Raises TooIrregular where the pattern's periods are too large for its pairs to be counted.
+    ``sizes`` have the values of the scalar inputs on which the sets of pairs depend. Where these are not exact,
+    ``contents`` hold the other inputs, and tiles and pairs are looked at one by one; without them what is counted is
+    what is possible. ``inputs`` says in words which they are.
+
+    Raises TooIrregular where the pattern's periods are too large for its pairs to be counted, DependsOnInputs where
+    ``sizes`` lack a scalar input, TooMany where there is too much to look at.
     """
-    groups = _groups(plan, sizes)
+    contents = None if plan.relation.exact else contents
+    groups = _groups(plan, sizes, contents)
     pairs = sum(c.pairs * times for c, times in groups)
     full = sum(c.full * times for c, times in groups)
     partial = sum(c.partial * times for c, times in groups)
@@ -141,10 +164,12 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
         sum(c.visited * times for c, times in groups),
         rows,
         columns,
+        plan.relation.exact or contents is not None,
+        inputs,
     )
 
 
-def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
+def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[HeadCost, int]]:
     """The cost of each group of equal heads, and how many (head, batch entry) pairs it stands for."""
     relation, found = plan.relation, []
     if relation.heads is not None and sizes.heads > relation.heads:
@@ -153,42 +178,65 @@ def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
         members = item.members(sizes.heads)
         if not members:
             continue
-        by_head = [(h,) for h in members] if item.pairs.depends_on("h") else [members]
-        entries = range(sizes.batch) if item.pairs.depends_on("b") else range(min(1, sizes.batch))
+        by_head = [(h,) for h in members] if _differ(relation, item, "h", contents) else [members]
+        entries = range(sizes.batch if _differ(relation, item, "b", contents) else min(1, sizes.batch))
         for heads in by_head:
             for b in entries:
                 times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
-                found.append((_head(plan, item, sizes, heads, b), times))
+                found.append((_head(plan, item, sizes, heads, b, contents), times))
     return found
 
 
-def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int) -> HeadCost:
+def _differ(relation: Relation, item: HeadClass, by: str, contents: Contents | None) -> bool:
+    """Whether heads of a class (``"h"``) or batch entries (``"b"``) differ."""
+    if relation.varies(item, by):
+        return True
+    if contents is None:
+        return False
+    read = (name for part in item.parts for name in free(part.pred))
+    return contents.slots is not None or by in read
+
+
+def _head(
+    plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int, contents: Contents | None
+) -> HeadCost:
     relation, chosen, h = plan.relation, plan.of_head(heads[0]), heads[0]
+    relation.parameters(sizes, h, b, *(s for part in item.parts for s in (part.pairs, part.sure)))
+    if contents is not None:
+        seen = counted(relation.spec, chosen.passes, sizes, h, b, contents)
+        held = seen.area
+        return HeadCost(heads, seen.pairs, held.full, held.partial, held.computed, seen.clauses, seen.visited)
 
     order = relation.spec.order
     slots = sizes.n * order.rounds if order else 0
 
     def pairs(which: Pairs) -> int:
-        if order is None:
-            return count(relation.at(sizes, h, b, which), sizes.n_q, sizes.first)
         with budget(which):
-            box = Pairs.read(f"0 <= x < {slots} and 0 <= y < {slots}")
-            return count(which.intersection(box).fix(**relation.parameters(sizes, h, b, which)).pieces(), slots)
+            fixed = which.fix(**relation.parameters(sizes, h, b, which))
+        if order is None:
+            return count_pairs(fixed, range(sizes.first, sizes.first + sizes.n_q), sizes.n)
+        return count_pairs(fixed, range(slots), slots)
 
-    clauses = []
-    for clause in item.attend:
-        with budget(clause, *item.within):
-            for restriction in item.within:
-                clause = clause.intersection(restriction)
-        clauses.append(pairs(clause))
+    live, clauses = 0, []
+    for part in item.parts:
+        own = pairs(part.pairs)
+        live += part.times * own
+        clauses += [own] if len(part.attend) == 1 else [pairs(_inside(clause, part)) for clause in part.attend]
     total, visited = Area(0, 0, 0, 0), 0
     for one in chosen.passes:
         cut = Tiles(one.full, one.maybe, one.partial, one.proven)
-        own = area(cut, one.layout, one.tile, sizes, h, b)
-        total += own
-        visited += (own.full + own.partial) * one.tile.rows * one.tile.columns
-    live = sum(part.times * pairs(part.pairs) for part in item.parts)
+        held = area(cut, one.layout, one.tile, sizes, h, b)
+        total += held
+        visited += (held.full + held.partial) * one.tile.rows * one.tile.columns
     return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
+
+
+def _inside(clause: Pairs, part: Part) -> Pairs:
+    """The pairs of a clause inside the ``within`` lines of its part."""
+    with budget(clause, *part.within):
+        for restriction in part.within:
+            clause = clause.intersection(restriction)
+    return clause
 
 
 def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:

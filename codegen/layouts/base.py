@@ -142,6 +142,10 @@ class Layout:
         """What a kernel reads to find positions, residue after residue."""
         return None, None
 
+    def block(self, tile: Tile) -> tuple[int, int, int] | None:
+        """How many positions, query tiles and key tiles it takes until the layout repeats; None if it does not."""
+        return None
+
     def cut_tiles(self, tiles: range, side: int) -> int:
         """How many of the tiles of queries (``side`` 0) or keys (1) at either end may hold fewer positions than fit.
 

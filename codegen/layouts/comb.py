@@ -154,6 +154,10 @@ class Comb(Layout):
         gone = (inside >= self.segment) | (at < low) | (at >= high)
         return Listing(span.start, ordered(at, gone, size), len(span))
 
+    def block(self, tile: Tile) -> tuple[int, int, int]:
+        """A segment."""
+        return self.segment, self.room // tile.rows, self.room // tile.columns
+
     def cut_tiles(self, tiles: range, side: int) -> int:
         """All: the last tile of every segment may be cut."""
         if len(tiles) > _MOST_TILES:

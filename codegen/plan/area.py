@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from attnspec.codegen.layouts.base import Layout, tiles_of
 from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import Piece, TooIrregular, count, row_counts, runs
-from attnspec.relation.presburger import Pairs, budget
+from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.sizes import Sizes
 
 _MOST_RESIDUES = 1024
@@ -47,6 +47,52 @@ def area(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int)
 
     Raises TooIrregular where the sets have too large a period to be counted.
     """
+    total = Area(0, 0, 0, 0)
+    for part, often in _parts(tiles, layout, size, sizes):
+        total += _of_call(tiles, layout, size, part, h, b).times(often)
+    return total
+
+
+def _parts(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes) -> Iterator[tuple[Sizes, int]]:
+    """Short calls that together visit the tiles of a long one, and how often each occurs.
+
+    Where no pair leaves its block of the layout, blocks are alike but for those that a call cuts at its ends.
+    """
+    block = layout.block(size)
+    if block is None or sizes.n <= 4 * block[0] or not _blocked(tiles, block[1], block[2]):
+        yield sizes, 1
+        return
+    length, first = block[0], max(0, sizes.first)
+    end = max(first, min(sizes.first + sizes.n_q, -(-sizes.n // length) * length))
+    low, high = -(-first // length), min(end, sizes.n) // length
+    if high <= low:
+        yield sizes, 1
+        return
+    yield replace(sizes, n=length, n_q=length, m=None), high - low
+    if first < low * length:  # the call begins inside a block: its last rows
+        yield replace(sizes, n=length, n_q=low * length - first, aligned_end=True, m=None), 1
+    if end > high * length and sizes.n > high * length:  # it ends inside one: its first rows and keys
+        keys = min(sizes.n - high * length, length)
+        yield replace(sizes, n=keys, n_q=end - high * length, aligned_end=False, m=None), 1
+
+
+def _blocked(tiles: Tiles, rows: int, columns: int) -> bool:
+    """Whether tiles lie in blocks of so many query and key tiles, the same ones in each, whatever the call's sizes."""
+    inside = Pairs.read(f"floor(x / {rows}) = floor(y / {columns}) and x >= 0")
+    later = Pairs.read(f"x >= {rows}")
+    try:
+        for kind in (tiles.full, tiles.maybe, tiles.partial):
+            with budget(kind):
+                if any(kind.depends_on(name) for name in ("n", "n_q", "m")) or not kind.within(inside):
+                    return False
+                if not kind.image(f"x + {rows}", f"y + {columns}").equals(kind.intersection(later)):
+                    return False
+    except TooHard:
+        return False
+    return True
+
+
+def _of_call(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int) -> Area:
     total = Area(0, 0, 0, 0)
     for c, often in residues(layout, (tiles.full, tiles.maybe, tiles.partial), size, sizes):
         full, filled = _area(tiles.full, layout, size, sizes, h, b, c)

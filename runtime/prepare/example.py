@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -19,12 +21,17 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
 
     Documents of 500 positions on average; booleans of which one in eight is true; numbers around 0.1. Integers that a
     position, a block or the like is compared with are spread evenly over what that takes on; what is only compared
-    with itself gets one of eight values; other integers are between 1 and n, as lengths are.
+    with itself gets one of eight values; other integers are between 1 and what they bound, or n, as lengths are.
+
+    Each input has draws of its own, and integers keep their place in their range: the same inputs at twice the length
+    are twice as large, whatever else has grown, so that calls of several lengths can be compared.
     """
     found: dict[str, Tensor] = {}
-    for declared in spec.inputs:
+    seeds = torch.randint(0, 1 << 31, (len(spec.inputs),), generator=generator).tolist()
+    for declared, seed in zip(spec.inputs, seeds, strict=True):
         if declared.random is not None:
             continue
+        generator = torch.Generator().manual_seed(seed)
         shape = shape_of(declared, sizes)
         if declared.form != "plain":
             count = max(1, round(shape[-1] / 500))
@@ -38,25 +45,31 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
             found[declared.name] = torch.randn(shape, generator=generator) * 0.1
         else:
             low, high = _spread(spec, declared.name, sizes)
-            found[declared.name] = torch.randint(low, max(high, low + 1), shape, generator=generator)
+            place = torch.rand(shape, generator=generator, dtype=torch.float64)
+            found[declared.name] = low + (place * max(1, high - low)).long()
     return found
 
 
 def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
     """From where to where (excluded) the values of an integer input should lie."""
-    last = {"q": sizes.n_q - 1 + sizes.first, "k": sizes.n - 1, "q_slot": sizes.n - 1, "k_slot": sizes.n - 1}
-    env = {**sizes.parameters(0, 0), **last}
+    ends = product((sizes.first, sizes.n_q - 1 + sizes.first), (0, sizes.n - 1))
+    envs = [{**sizes.parameters(0, 0), "q": q, "k": k, "q_slot": q, "k_slot": k} for q, k in ends]
     for root in roots(spec):
         for node in contents.walk(root):
             others: list[e.IntExpr] = []
+            bound = False
             if isinstance(node, e.Among) and node.name == name:
                 others = [node.item]
-            elif isinstance(node, e.Cmp) and node.op in ("==", "!="):
-                sides = (node.left, node.right)
+            elif isinstance(node, e.Cmp):
+                sides, bound = (node.left, node.right), node.op not in ("==", "!=")
                 others = [b for a, b in (sides, sides[::-1]) if isinstance(a, e.Read) and a.name == name]
             for other in others:
                 if any(isinstance(n, e.Read) for n in contents.walk(other)):
-                    return 0, 8
-                if contents.free(other) <= env.keys():
-                    return 0, int(value_of(other, env)[0]) + 1
+                    if not bound:
+                        return 0, 8
+                elif contents.free(other) <= envs[0].keys() and (
+                    not bound or contents.free(other) & (e.POSITIONS | e.SLOTS)
+                ):
+                    highest = max(int(value_of(other, env)[0]) for env in envs)
+                    return (1, max(1, highest + 1) + 1) if bound else (0, highest + 1)
     return 1, sizes.n + 1

@@ -68,7 +68,9 @@ def test_inspect_shows_example_inputs(many: Path) -> None:
     assert found["cost"]["pairs"] == 8 * 1024 * 1025 // 2
     padded = read_json("inspect", f"{many}:padded", "-n", "1024")
     assert padded["exact"]
-    assert padded["cost"]["pairs"] == 8 * 1024 * int(padded["examples"].split()[-1].rstrip(")"))
+    assert padded["cost"]["pairs"] == 8 * 1024 * int(padded["examples"].split()[-1].strip("()").replace(",", ""))
+    given = read_json("inspect", f"{many}:padded", "-n", "1024", "--input", "length=77")
+    assert (given["given"], given["examples"], given["cost"]["pairs"]) == (True, "length (77)", 8 * 1024 * 77)
     axes = read_json("inspect", f"{many}:memory", "-n", "1024")
     assert axes["axes"]["memory"] == [[1024, 1028], [1024, 1028]]
     assert axes["cost"]["sizes"]["n"] == 1028

@@ -12,9 +12,11 @@ from attnspec.cli.console import console
 from attnspec.cli.options import (
     call_sizes,
     checked,
+    input_option,
     json_option,
     params_of,
     plan_options,
+    read_inputs,
     read_params,
     size_options,
     spec_argument,
@@ -29,9 +31,12 @@ from attnspec.cli.options import (
     "--cells", type=click.IntRange(4, 64), default=24, show_default=True, help="Cells in a row of the picture."
 )
 @plan_options
+@input_option
 @click.option("--stack", is_flag=True, help="Several patterns, layer upon layer: how far information travels in them.")
 @json_option
-def command(spec: str, params: tuple[str, ...], cells: int, stack: bool, as_json: bool, **options: Any) -> None:
+def command(
+    spec: str, params: tuple[str, ...], cells: int, given: tuple[str, ...], stack: bool, as_json: bool, **options: Any
+) -> None:
     """Show what a pattern looks like and what it costs, without running it.
 
     With --stack: the reach of `SPEC SPEC ... --stack`, layers that follow one another again and again, the first of
@@ -57,6 +62,7 @@ def command(spec: str, params: tuple[str, ...], cells: int, stack: bool, as_json
         read_params(params),
         tile_of(options),
         options["layout"],
+        read_inputs(given),
     )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
@@ -67,7 +73,7 @@ def command(spec: str, params: tuple[str, ...], cells: int, stack: bool, as_json
 def _stack(specs: tuple[str, ...], params: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
     from attnspec.report.stack import show, stack
 
-    for name in ("cells", "queries", "dim", "dtype", "tile", "layout"):
+    for name in ("cells", "given", "queries", "dim", "dtype", "tile", "layout"):
         if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name} says nothing about a stack: leave it out")
     patterns = [checked(spec, params_of(i, params, len(specs))) for i, spec in enumerate(specs, 1)]

@@ -1,0 +1,71 @@
+"""Counting pairs that repeat from block to block of positions: one block is counted, whatever the length.
+
+A pattern inside segments may divide by large numbers in each of them, so that its period is as long as a segment.
+Inside one segment most of these divisions are constant.
+
+>>> from attnspec.relation.presburger import Pairs
+>>> inside = Pairs.read("floor(x / 3000) = floor(y / 3000) and (x mod 3000) mod 7 = 2 and 0 <= y <= x")
+>>> count_pairs(inside, range(6000), 6000) == 2 * sum(range(429 + 1))
+True
+"""
+
+from __future__ import annotations
+
+from math import lcm
+
+from attnspec.relation.count import Piece, count
+from attnspec.relation.presburger import Pairs, TooHard, budget
+
+_CHEAP = 1 << 16
+"""Residues of pairs that are counted at once."""
+
+
+def count_pairs(pairs: Pairs, rows: range, keys: int) -> int:
+    """How many pairs without parameters there are with x in ``rows`` (which follow one another) and y below ``keys``.
+
+    Raises TooIrregular where there are too many kinds of them, TooHard where the solver gives up.
+    """
+    if not rows or not keys:
+        return 0
+    pieces = _cut(pairs, rows, keys)
+    if sum(_residues(piece) for piece in pieces) <= _CHEAP:
+        return count(pieces, len(rows), rows.start)
+    size = _block(pairs, pieces)
+    low, high = 0, 0
+    if size is not None:  # then a row below 0 has no pair, and one beyond the last key's block neither
+        rows = range(max(0, rows.start), min(rows.stop, -(-keys // size) * size))
+        low, high = -(-rows.start // size), min(rows.stop, keys) // size
+    if size is None or high - low < 1 or len(rows) <= size:
+        return count(pieces, len(rows), rows.start) if rows else 0
+    ends = (range(rows.start, low * size), range(high * size, rows.stop))
+    whole = _count(pairs, range(low * size, low * size + size), keys)
+    return (high - low) * whole + sum(_count(pairs, end, keys) for end in ends if end)
+
+
+def _count(pairs: Pairs, rows: range, keys: int) -> int:
+    return count(_cut(pairs, rows, keys), len(rows), rows.start)
+
+
+def _cut(pairs: Pairs, rows: range, keys: int) -> tuple[Piece, ...]:
+    box = Pairs.read(f"{rows.start} <= x < {rows.stop} and 0 <= y < {keys}")
+    with budget(pairs):
+        return pairs.intersection(box).pieces()
+
+
+def _residues(piece: Piece) -> int:
+    return piece.period(1)[0] * piece.period(2)[0]
+
+
+def _block(pairs: Pairs, pieces: tuple[Piece, ...]) -> int | None:
+    """The size of blocks, from 0 on, such that pairs lie in one block and each block has the same; None if unknown."""
+    size = lcm(*(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
+    inside = Pairs.read(f"floor(x / {size}) = floor(y / {size}) and y >= 0")
+    try:
+        with budget(pairs):
+            start = pairs.intersection(Pairs.read("x >= 0 and y >= 0"))
+            if not start.within(inside):
+                return None
+            moved = start.image(f"x + {size}", f"y + {size}")
+            return size if moved.equals(start.intersection(Pairs.read(f"x >= {size}"))) else None
+    except TooHard:
+        return None

@@ -1,0 +1,65 @@
+"""Pairs and tiles that repeat from block to block are counted once, and right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import attnspec
+from attnspec.codegen.layouts.comb import Comb
+from attnspec.codegen.layouts.region import Region, Tiles
+from attnspec.codegen.plan import area as areas
+from attnspec.codegen.tiles import Tile
+from attnspec.relation import blocks
+from attnspec.relation.count import count
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
+
+
+@given(
+    st.integers(2, 9), st.integers(1, 9), st.booleans(), st.integers(0, 60), st.integers(0, 60), st.integers(-20, 60)
+)
+def test_blocks_are_counted_as_pairs_are(size: int, rate: int, causal: bool, rows: int, keys: int, first: int) -> None:
+    text = f"attention a {{ attend segment({size}) and q % {size} % {rate} == k % {size} % {rate} }}"
+    spec = attnspec.read(text.replace(" }", "  within causal }") if causal else text)
+    pairs = lower(spec).classes[0].pairs.fix(**Sizes(0, 0).parameters(0, 0))
+    want = count(blocks._cut(pairs, range(first, first + rows), keys), rows, first) if rows and keys else 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_CHEAP", 0)
+        assert blocks.count_pairs(pairs, range(first, first + rows), keys) == want
+
+
+@pytest.mark.parametrize("align", ["end", "start"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("n", "n_q"), [(500, 500), (517, 517), (517, 400), (300, 517), (517, 3), (480, 519)])
+def test_areas_of_blocks_add_up(align: str, causal: bool, n: int, n_q: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = "segment(40) and q % 40 % 3 == 1 and k % 40 % 3 == 1"
+    text = f"attention a {{ align {align}  attend {inside}{' and k <= q' if causal else ''} }}"
+    part = lower(attnspec.read(text)).classes[0].parts[0]
+    tile, layout = Tile(8, 4), Comb.of(40, 3, 8)
+    cut: Tiles = layout.cut(Region("all pairs", part.pred, part.pairs, part.sure), tile)
+    sizes = Sizes(n, n_q, aligned_end=align == "end")
+    assert sum(often for _, often in areas._parts(cut, layout, tile, sizes)) > 1 or n_q == 3
+    found = areas.area(cut, layout, tile, sizes, 0, 0)
+    monkeypatch.setattr(areas, "_blocked", lambda *_: False)
+    assert found == areas.area(cut, layout, tile, sizes, 0, 0)
+
+
+def test_longnet_at_a_billion_tokens() -> None:
+    """Exact at every length: within each segment of w, heads see every r-th position, causally."""
+    attend = attnspec.compile("longnet", branches=[[2048, 1], [32768, 12]])
+    for n, heads in ((10**6, 2), (10**9, 2)):
+        want = 0
+        for w, r in ((2048, 1), (32768, 12)):
+            for h in range(heads):
+                whole, rest = (len(range(h % r, size, r)) for size in (w, n % w))
+                want += n // w * (whole * (whole + 1) // 2) + rest * (rest + 1) // 2
+        found = attend.cost(n=n, heads=heads)
+        assert found.pairs == want
+        assert 1 < found.waste < 1.1
+
+
+def test_clauses_of_a_branch_are_restricted_by_its_own_lines() -> None:
+    branches = "branch { attend k < 8  attend k < 4  within q < 2 } branch { attend k < 6  within q >= 2 }"
+    assert attnspec.compile(f"attention a {{ mix {{ {branches} }} }}").cost(n=16).heads[0].clauses == (16, 8, 84)
