@@ -14,7 +14,6 @@ from attnspec.language import tree as t
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Axis, Branch, Clause
-from attnspec.spec.real import RealExpr
 
 Axes = tuple[tuple[Axis, Span], ...]
 
@@ -53,7 +52,7 @@ def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Sco
     entry: Entry
     if node.parameters is None:
         value = el.expr(node.value, scope)
-        if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
+        if isinstance(value, e.Node):
             el.bound(value, node.span)
         entry = Let(node.value, scope, value, _moves(value))
     else:

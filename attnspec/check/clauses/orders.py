@@ -12,13 +12,7 @@ from attnspec.errors.clauses import bad_option
 from attnspec.language import tree as t
 from attnspec.spec.parts import Order
 
-_LSH = {
-    "lsh": {
-        "buckets": Option("ints", None, 2),
-        "rounds": Option("int", 1, 1),
-        "seed": Option("int", 0, 0),
-    }
-}
+_LSH = {"lsh": {"buckets": Option("ints", None, 2), "rounds": Option("int", 1, 1), "seed": Option("int", 0, 0)}}
 _MAX_BUCKETS = 2**20
 _MAX_ROUNDS = 64
 

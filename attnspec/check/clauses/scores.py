@@ -23,10 +23,7 @@ _WHICH = {
     "layout": Option("half|pairs", "half"),
 }
 ROTATIONS = {
-    "rope": {
-        "theta": _THETA,
-        **_WHICH,
-    },
+    "rope": {"theta": _THETA, **_WHICH},
     "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_WHICH},
     "yarn": {
         "theta": _THETA,
@@ -114,10 +111,7 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
     call, q, k = node.value, e.Var("q"), e.Var("k")
     positions: tuple[e.IntExpr, e.IntExpr] = (q, k)
     if isinstance(call, t.At):
-        positions = (
-            _position(el, call.q, scope, "k", "queries"),
-            _position(el, call.k, scope, "q", "keys"),
-        )
+        positions = (_position(el, call.q, scope, "k", "queries"), _position(el, call.k, scope, "q", "keys"))
         call = call.pattern
     if not isinstance(call, t.Call):
         el.wrong(bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
