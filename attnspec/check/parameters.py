@@ -45,12 +45,12 @@ def read_value(text: str, name: str = "<value>") -> Value:
     report = Report(source)
     el = elaborator(report)
     try:
-        found = _constant(el, tree, Scope(Module({})), "a value")
+        default = _constant(el, tree, Scope(Module({})), "a value")
     except Stop as stop:
         raise SpecError([stop.diagnostic]) from None
     report.check()
-    assert found is not None
-    return found.value
+    assert default is not None
+    return default.value
 
 
 def write(value: e.Nested) -> str:
@@ -66,26 +66,26 @@ def default_of(el: Elaborator, parameter: t.Parameter, scope: Scope) -> Default 
 
 
 def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default | None:
-    found = el.expr(tree, scope)
-    match found:
-        case e.Int(value):
-            return Default(value, Bound(found, 1, 1))
+    value = el.expr(tree, scope)
+    match value:
+        case e.Int(number):
+            return Default(number, Bound(value, 1, 1))
         case e.Bool(truth):
-            return Default(truth, Bound(found, 1, 1))
+            return Default(truth, Bound(value, 1, 1))
         case ListValue(items, ()):
-            return Default(items, found)
+            return Default(items, value)
         case RealExpr():
             help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value), help))
         case e.IntExpr():
             whole = el.constant(tree, scope, name)
             return None if whole is None else Default(whole, Bound(e.Int(whole), 1, 1))
         case e.Node():
-            names = contents.names(found)
+            names = contents.names(value)
             if "?" not in names:
                 el.wrong(not_known(tree.span, name, names))
-        case _ if found is not UNKNOWN:
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found)))
+        case _ if value is not UNKNOWN:
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value)))
     return None
 
 
@@ -116,8 +116,8 @@ def bind_parameters(
     bound: dict[str, Default] = {}
     for parameter in tree.parameters:
         name = parameter.name.name
-        own = scope.bind({n: bound[n].entry if n in bound else UNKNOWN for n in names[: names.index(name)]})
-        default = default_of(el, parameter, own)
+        earlier = scope.bind({n: bound[n].entry if n in bound else UNKNOWN for n in names[: names.index(name)]})
+        default = default_of(el, parameter, earlier)
         if name in params:
             given = _override(el, parameter, default, params[name])
             if given is not None:

@@ -55,7 +55,7 @@ def _starts(file: t.File) -> dict[int, int]:
 def _clauses(clauses: tuple[t.Clause, ...], level: int, starts: dict[int, int]) -> None:
     for clause in clauses:
         starts[clause.span.start] = level
-        if isinstance(clause, (t.Heads, t.Mix, t.Branch)):
+        if isinstance(clause, t.Group):
             if clause.doc:
                 starts[clause.doc.span.start] = level + 1
             starts[clause.span.end - 1] = level
@@ -68,7 +68,7 @@ def _columns(file: t.File) -> dict[int, int]:
     work = [attention.clauses for attention in file.attentions]
     while work:
         clauses = work.pop()
-        work += [c.clauses for c in clauses if isinstance(c, (t.Heads, t.Mix, t.Branch))]
+        work += [c.clauses for c in clauses if isinstance(c, t.Group)]
         for together, group in groupby(clauses, lambda c: isinstance(c, t.Arrow)):
             if together:
                 _align([c for c in group if isinstance(c, t.Arrow)], added)

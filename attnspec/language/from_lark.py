@@ -149,13 +149,8 @@ def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
 def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
     """The clauses of a mixture that is written as branches, without what means nothing there."""
     allowed = (t.Branch, t.Let, t.Within)
-    at.problems.extend(no_branch(_heading(c)) for c in clauses if not isinstance(c, allowed))
+    at.problems.extend(no_branch(t.heading(c)) for c in clauses if not isinstance(c, allowed))
     return tuple(c for c in clauses if isinstance(c, allowed))
-
-
-def _heading(clause: t.Clause) -> Span:
-    """What stands for a clause in a message: not its whole body."""
-    return clause.heading if isinstance(clause, (t.Heads, t.Mix)) else clause.span
 
 
 def _without_branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:

@@ -186,6 +186,15 @@ Clause = (
 )
 
 
+Group = Heads | Mix | Branch
+"""Clauses that have clauses inside."""
+
+
+def heading(clause: Clause) -> Span:
+    """What stands for a clause in a message: not its whole body."""
+    return clause.heading if isinstance(clause, Group) else clause.span
+
+
 @dataclass(frozen=True, slots=True)
 class Doc(Node):
     """A string that documents what it stands at."""

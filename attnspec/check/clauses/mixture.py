@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.check.clauses.attend import branch, let, out_of_place, predicate
+from attnspec.check.clauses.attend import branch, let, line, out_of_place
 from attnspec.check.expressions import lists
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
@@ -20,32 +20,32 @@ from attnspec.spec.parts import Branch, Clause
 
 def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:
     """The branches of a mixture."""
-    found = (
+    branches = (
         _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
     )
-    if len(found) > MAX_BRANCHES:
+    if len(branches) > MAX_BRANCHES:
         label = f"the limit is {MAX_BRANCHES}"
         el.wrong(bad_mixture(node.heading, "a mixture with too many branches", label))
-    return tuple(found)
+    return tuple(branches)
 
 
 def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
     """``mix { branch { ... } branch times 2 { ... } }``."""
     common: list[Clause] = []
-    found: list[Branch] = []
+    branches: list[Branch] = []
     for part in node.clauses:
         match part:
             case t.Branch():
-                found.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
-            case t.Within(span, tree):
-                common.append(Clause(predicate(el, tree, scope), span))
+                branches.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
+            case t.Within():
+                common.append(line(el, part, scope))
             case t.Let():
                 scope = let(el, part, scope, seen)
             case _:
                 out_of_place(el, part, "belongs to no branch", "expected `branch`, `let` or `within`")
-    if not found and not el.report.found:
+    if not branches and not el.report.mistakes:
         el.wrong(bad_mixture(node.heading, "a mixture without branches", "nothing to mix"))
-    return [Branch(b.attend, (*b.within, *common), b.times) for b in found]
+    return [Branch(b.attend, (*b.within, *common), b.times) for b in branches]
 
 
 def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
@@ -65,16 +65,16 @@ def _listed(
     names = dict(seen)
     for name in node.names:
         define(name, f"`{name.name}`", names, el.report)
-    found = []
+    branches = []
     unknown = True
     for count, entries in enumerate(_entries(el, node, tree, scope)):
         if count > MAX_BRANCHES:
             break  # too many; said by the caller
         unknown = False
-        found.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
+        branches.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
     if unknown:  # the names and types inside can be checked all the same
         branch(el, node.clauses, scope.bind({name.name: UNKNOWN for name in node.names}), dict(names))
-    return found
+    return branches
 
 
 def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Iterator[dict[str, Entry]]:

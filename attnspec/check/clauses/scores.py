@@ -42,8 +42,7 @@ ROTATIONS = {
 
 def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:
     """The score after a line, given the score before it; ``taken`` is where the attention defines a name ``s``."""
-    found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
-    value = make.real(found)
+    value = make.real(el.number(node.value, _with_score(el, node.value, scope, before, taken)))
     el.bound(value, node.span)
     if names := sorted(contents.free(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
@@ -83,13 +82,13 @@ def _floats(node: e.Node) -> set[str]:
 
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     """The factor of the dot product."""
-    found = el.number(node.value, scope)
+    factor = el.number(node.value, scope)
     try:
-        value = make.constant(found)
+        value = make.constant(factor)
     except make.NotFinite:
         el.wrong(not_finite(node.value.span))
         return None
-    names = contents.names(found)
+    names = contents.names(factor)
     if value is None and "?" not in names:
         el.wrong(may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
     return value
@@ -116,17 +115,17 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
     if not isinstance(call, t.Call):
         el.wrong(bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
         return None
-    found = options.read(el, call, ROTATIONS, "rotation", scope)
-    if found is None:
+    settings = options.read(el, call, ROTATIONS, "rotation", scope)
+    if settings is None:
         return None
     kind = call.callee.name
     if kind == "yarn":
-        factor = found["factor"]
+        factor = settings["factor"]
         assert isinstance(factor, (int, float))
-        found.setdefault("temperature", 0.1 * math.log(factor) + 1.0)
+        settings.setdefault("temperature", 0.1 * math.log(factor) + 1.0)
     settled: list[tuple[str, float | int | str]] = []
-    for key in sorted(found):
-        value = found[key]
+    for key in sorted(settings):
+        value = settings[key]
         assert not isinstance(value, tuple)
         settled.append((key, float(value) if ROTATIONS[kind][key].kind == "real" else value))
     return Rotation(kind, tuple(settled), *positions)
@@ -134,9 +133,9 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
 
 def _position(el: Elaborator, tree: t.Expr, scope: Scope, other: str, whose: str) -> e.IntExpr:
     """The position by which queries or keys turn: it may not read the other's."""
-    found = el.integer(tree, scope)
-    el.bound(found, tree.span)
-    names = sorted(contents.free(found) & {other, *e.SLOTS})
+    position = el.integer(tree, scope)
+    el.bound(position, tree.span)
+    names = sorted(contents.free(position) & {other, *e.SLOTS})
     if names:
         el.wrong(may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
-    return found
+    return position

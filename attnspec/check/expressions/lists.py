@@ -49,11 +49,10 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
             el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
     if unknown:
         return UNKNOWN
-    found = tuple(items)
-    for place, item_ in zip(node.items, found, strict=True):
-        if kind(item_) != kind(found[0]) and not _compatible(item_, found[0]):
-            return el.wrong(mixed_list(place.span, kind(found[0]), kind(item_)))
-    return ListValue(found)
+    for place, entry in zip(node.items, items, strict=True):
+        if kind(entry) != kind(items[0]) and not _compatible(entry, items[0]):
+            return el.wrong(mixed_list(place.span, kind(items[0]), kind(entry)))
+    return ListValue(tuple(items))
 
 
 def kind(value: e.Nested) -> str:
@@ -110,10 +109,10 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
 
 def _level(items: tuple[e.Nested, ...], depth: int) -> list[tuple[e.Nested, ...]]:
     """All lists that stand at a depth of a nested list."""
-    found = [items]
+    level = [items]
     for _ in range(depth):
-        found = [x for choice in found for x in choice if isinstance(x, tuple)]
-    return found
+        level = [x for choice in level for x in choice if isinstance(x, tuple)]
+    return level
 
 
 def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
@@ -138,16 +137,16 @@ def _lengths(items: e.Nested, depth: int) -> e.Nested:
 def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
     """``x in low..high`` and ``x in list``."""
     x = el.integer(node.item, scope)
-    found: e.Pred
+    pred: e.Pred
     if isinstance(node.domain, t.Range):
         low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
         el.spend(contents.measure(x)[0], node.item.span)
-        found = make.conjunction([make.compare("<=", low, x), make.compare("<", x, high)])
+        pred = make.conjunction([make.compare("<=", low, x), make.compare("<", x, high)])
     elif (ref := _input_behind(el, node.domain, scope)) is not None:
         among = inputs.among(el, ref, x, node.domain, scope)
         if not isinstance(among, e.Pred):
             return HOLE_PRED
-        found = among
+        pred = among
     else:
         values = el.expr(node.domain, scope)
         if values is UNKNOWN:
@@ -160,14 +159,14 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
             entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
             for entry in entries:
                 el.spend(contents.measure(x)[0] + contents.measure(entry)[0], node.span)
-            found = make.disjunction([make.compare("==", x, entry) for entry in entries])
+            pred = make.disjunction([make.compare("==", x, entry) for entry in entries])
         elif values.indices or len(values.items) > _FEW:
             with el.binding(t.Name(node.span, "v"), None, scope) as (name, _):
-                found = e.Any(name, e.Values(values.items, values.indices), make.compare("==", x, e.Var(name)))
+                pred = e.Any(name, e.Values(values.items, values.indices), make.compare("==", x, e.Var(name)))
         else:
             el.spend(contents.measure(x)[0] * len(values.items), node.item.span)
-            found = make.disjunction([make.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
-    return make.negation(found) if node.negated else found
+            pred = make.disjunction([make.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
+    return make.negation(pred) if node.negated else pred
 
 
 def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None:
@@ -176,8 +175,8 @@ def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None
         node = node.inner
     base = node.base if isinstance(node, t.Item) else node
     if isinstance(base, t.Name):
-        found = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
-        return found if isinstance(found, InputRef) else None
+        value = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
+        return value if isinstance(value, InputRef) else None
     return None
 
 
@@ -200,15 +199,15 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
             if names := contents.varies(end):
                 el.wrong(not_known(place.span, "the ends of a range", sorted(names)))
                 return None
-        found = e.Range(low, high)
-        if "?" in contents.free(found):
+        over = e.Range(low, high)
+        if "?" in contents.free(over):
             return None
-        for env in el.cases(found, node.span):
+        for env in el.cases(over, node.span):
             size = exact.integer(high, env) - exact.integer(low, env)
             if size > MAX_RANGE:
                 el.wrong(range_too_large(node.span, size))
                 return None
-        return found
+        return over
     value = el.expr(node, scope)
     if value is UNKNOWN:
         return None
