@@ -92,8 +92,7 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
     if node.more:
         help = "an entry of a list of lists is written `xs[i][j]`"
         return el.wrong(wrong_type(node.more[0].span, "one index", "several", help))
-    choices = _level(base.items, len(base.indices))
-    longest = max(map(len, choices), default=0)
+    longest = base.longest
     cases = el.constant_cases(index, node.index.span)
     bad = next((case for case in cases if not 0 <= case[0] < longest), None)
     if bad is not None:
@@ -103,16 +102,7 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
         return e.Int(entry) if isinstance(entry, int) else ListValue(entry)
     el.spend(len(base.items) // 16, node.span)
     indices = (*base.indices, index)
-    inner = [x for choice in choices for x in choice]
-    return ListValue(base.items, indices) if inner and isinstance(inner[0], tuple) else e.Index(base.items, indices)
-
-
-def _level(items: tuple[e.Nested, ...], depth: int) -> list[tuple[e.Nested, ...]]:
-    """All lists that stand at a depth of a nested list."""
-    level = [items]
-    for _ in range(depth):
-        level = [x for choice in level for x in choice if isinstance(x, tuple)]
-    return level
+    return e.Index(base.items, indices) if base.flat else ListValue(base.items, indices)
 
 
 def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
@@ -122,11 +112,12 @@ def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
         return HOLE
     if not isinstance(value, ListValue):
         return el.wrong(wrong_type(node.span, "a list", what(value)))
-    if not value.indices:
-        return e.Int(len(value.items))
+    return _length(value)
+
+
+def _length(value: ListValue) -> e.IntExpr:
     lengths = _lengths(value.items, len(value.indices))
-    assert isinstance(lengths, tuple)
-    return e.Index(lengths, value.indices)
+    return e.Int(lengths) if isinstance(lengths, int) else e.Index(lengths, value.indices)
 
 
 def _lengths(items: e.Nested, depth: int) -> e.Nested:
@@ -151,12 +142,11 @@ def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
         values = el.expr(node.domain, scope)
         if values is UNKNOWN:
             return HOLE_PRED
-        if not _flat(values):
-            return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
-        assert isinstance(values, ListValue)
+        if not isinstance(values, ListValue) or not values.flat:
+            got = "a list of lists" if isinstance(values, ListValue) else what(values)
+            return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", got))
         if any(contents.varies(index) for index in values.indices):
-            longest = max(map(len, _level(values.items, len(values.indices))), default=0)
-            entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
+            entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(values.longest)]
             for entry in entries:
                 el.spend(contents.measure(x)[0] + contents.measure(entry)[0], node.span)
             pred = make.disjunction([make.compare("==", x, entry) for entry in entries])
@@ -178,17 +168,6 @@ def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None
         value = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
         return value if isinstance(value, InputRef) else None
     return None
-
-
-def _flat(value: Value) -> bool:
-    """Whether a value is a list of integers."""
-    if not isinstance(value, ListValue):
-        return False
-    return not any(isinstance(x, tuple) for choice in _level(value.items, len(value.indices)) for x in choice)
-
-
-def _what_list(value: Value) -> str:
-    return "a list of lists" if isinstance(value, ListValue) else what(value)
 
 
 def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue | None:
@@ -214,7 +193,7 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
     if not isinstance(value, ListValue):
         el.wrong(wrong_type(node.span, "a range or a list", what(value), help="a range is written `0..n`"))
         return None
-    return e.Values(value.items, value.indices) if _flat(value) else value
+    return e.Values(value.items, value.indices) if value.flat else value
 
 
 def bind(el: Elaborator, node: t.Bind, scope: Scope) -> Value:
@@ -264,13 +243,11 @@ def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Valu
 
 def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value:
     """Run over a list that depends on the position: over its places, as far as the list at hand reaches."""
-    lengths = _lengths(over.items, len(over.indices))
-    assert isinstance(lengths, tuple)
-    longest = max(map(len, _level(over.items, len(over.indices))), default=0)
-    places = e.Range(e.Int(0), e.Int(longest))
+    values = ListValue(over.items, over.indices)
+    places = e.Range(e.Int(0), e.Int(values.longest))
     with el.binding(node.var, places, scope) as (name, inner):
         place = e.Var(name)
-        inside = make.compare("<", place, e.Index(lengths, over.indices))
+        inside = make.compare("<", place, _length(values))
         entry = el.bound(e.Index(over.items, (*over.indices, place)), node.span)
         inner = inner.bind({node.var.name: entry})
         if node.word == "sum":

@@ -34,6 +34,24 @@ class ListValue:
     items: tuple[e.Nested, ...]
     indices: tuple[e.IntExpr, ...] = ()
 
+    @property
+    def choices(self) -> list[tuple[e.Nested, ...]]:
+        """The lists from which the indices select one."""
+        level = [self.items]
+        for _ in self.indices:
+            level = [x for choice in level for x in choice if isinstance(x, tuple)]
+        return level
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest of them."""
+        return max(map(len, self.choices), default=0)
+
+    @property
+    def flat(self) -> bool:
+        """Whether they hold integers, not lists."""
+        return not any(isinstance(x, tuple) for choice in self.choices for x in choice)
+
 
 @dataclass(frozen=True, slots=True)
 class PatternRef:
