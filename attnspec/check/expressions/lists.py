@@ -49,9 +49,12 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
             el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
     if unknown:
         return UNKNOWN
+    first: e.Nested = items[0] if items else ()
+    if first == ():  # which fits beside any other list, so the next one says what the others must be
+        first = next((x for x in items if isinstance(x, tuple) and x), ())
     for place, entry in zip(node.items, items, strict=True):
-        if kind(entry) != kind(items[0]) and not _compatible(entry, items[0]):
-            return el.wrong(mixed_list(place.span, kind(items[0]), kind(entry)))
+        if kind(entry) != kind(first) and not _compatible(entry, first):
+            return el.wrong(mixed_list(place.span, kind(first), kind(entry)))
     return ListValue(tuple(items))
 
 
@@ -70,7 +73,7 @@ def kind(value: e.Nested) -> str:
     first = next((v for v in value if v != ()), value[0])  # an empty list fits beside any other
     if isinstance(first, int):
         return "a list of integers"
-    return "a list of lists" + kind(first).removeprefix("a list").removeprefix("n empty list")
+    return "a list of lists" + kind(first).removeprefix("a list").removeprefix("an empty list")
 
 
 def _compatible(a: e.Nested, b: e.Nested) -> bool:
