@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
-from attnspec.spec.rewrite import rebuild, replace
+from attnspec.spec.rewrite import replace
 
 _DERIVED = ("first", "last")
 
@@ -30,14 +30,14 @@ def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
         for part in fact.args if isinstance(fact, e.And) else (fact,):
             edges = dict(_edges(part))
             if edges:
-                pred = _cancelled(replace(pred, edges))  # type: ignore[arg-type]
+                pred = _cancelled(replace(pred, edges))
     match pred:
         case e.And(args):
             flat = [plain(a) for a in args]
             for fact in flat:
                 edges = dict(_edges(fact))
                 if edges:
-                    flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]  # type: ignore[arg-type]
+                    flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]
             return s.conjunction(flat)
         case e.Or(args):
             return s.disjunction([plain(a) for a in args])
@@ -63,7 +63,7 @@ def _cancelled(node: e.Pred) -> e.Pred:
 
 
 def _collect(node: e.Node) -> e.Node:
-    inner = rebuild(node, [_collect(c) for c in node.children()])
+    inner = node.map(_collect)
     if not isinstance(inner, e.Add):
         return inner
     factors: dict[e.IntExpr, int] = {}

@@ -78,7 +78,7 @@ class Comb(Layout):
                 e.Mod(x, w): inside,
                 x: e.Add((e.Mul(w, e.FloorDiv(x, room)), inside)),
             }
-        text = condition(replace(pred, table)).text  # type: ignore[arg-type]
+        text = condition(replace(pred, table)).text
         return Pairs.read(f"y >= 0 and ({text})").intersection(self.all_slots())
 
     def cut(self, region: Region, tile: Tile) -> Tiles:

@@ -33,7 +33,6 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import value_real
-from attnspec.spec.rewrite import rebuild
 
 _VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -150,9 +149,8 @@ def _folded(real: r.RealExpr) -> r.RealExpr:
             return r.Real(float(whole))
         case r.RealRead() | r.Cast():
             return real
-    parts: list[e.Node] = [_folded(x) if isinstance(x, r.RealExpr) else x for x in real.children()]
-    made = rebuild(real, parts)
-    assert isinstance(made, r.RealExpr)
+    made = real.map(lambda part: _folded(part) if isinstance(part, r.RealExpr) else part)
+    parts = list(made.children())
     return r.Real(float(value_real(made, {}))) if parts and all(isinstance(x, r.Real) for x in parts) else made
 
 

@@ -164,14 +164,14 @@ def _loop(body: Statements, pred: e.Any | e.All) -> str:
     joined = e.Or if isinstance(pred, e.Any) else e.And
     if values != list(range(values[0], values[-1] + 1, step)):
         parts = tuple(replace(pred.body, {e.Var(pred.var): e.Int(v)}) for v in values)
-        return body.predicate(joined(parts))  # type: ignore[arg-type]
+        return body.predicate(joined(parts))
     key = repr(pred)
     if key in body.known:
         return body.known[key]
     found = body.known[key] = f"t{len(body.known)}"
     each = e.Var(f"each.{found}")
     inner = with_(body, lines=[], known=dict(body.known))
-    test = inner.predicate(replace(pred.body, {e.Var(pred.var): each}))  # type: ignore[arg-type]
+    test = inner.predicate(replace(pred.body, {e.Var(pred.var): each}))
     join = body.syntax.either if joined is e.Or else body.syntax.both
     steps = "\n".join([*inner.lines, f"{found} = {join(found, test)}"])
     head = f"for {body.syntax.variable(each.name)} in range({values[0]}, {values[-1] + 1}, {step}):"
