@@ -21,7 +21,7 @@ from dataclasses import replace as with_
 from textwrap import indent
 
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
-from attnspec.codegen.triton.names import argument, size
+from attnspec.codegen.triton.parameters import argument, size
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import domain_values

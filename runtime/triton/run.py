@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
-from attnspec.codegen.triton.names import argument
+from attnspec.codegen.triton.parameters import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import Program, facts, needed, spec

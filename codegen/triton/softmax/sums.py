@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.codegen.triton.context import SCALARS, Context
+from attnspec.codegen.triton.context import Context
 from attnspec.codegen.triton.functions import Entry
-from attnspec.codegen.triton.names import given
+from attnspec.codegen.triton.parameters import SCALARS
 
 
 def _entries(own: Context) -> list[tuple[int, Entry]]:
@@ -20,7 +20,7 @@ def _entries(own: Context) -> list[tuple[int, Entry]]:
 def kernels(own: Context) -> Iterator[str]:
     """The kernels that add sums to entries."""
     for n, entry in _entries(own):
-        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
+        extra = [p.name for p in entry.place.inputs]
         given = {name: f"{name}.to({own.pos})" for name in (*SCALARS, "h", "b")}
         arguments = ", ".join(given.get(a, a) for a in entry.place.arguments)
         yield "\n".join(
@@ -55,7 +55,7 @@ def allocate(own: Context) -> list[str]:
 def flush(own: Context) -> Iterator[str]:
     """Add the totals to the gradients."""
     for n, entry in _entries(own):
-        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
+        extra = [p.host for p in entry.place.inputs]
         yield f"if 'SUM{n}' in totals:"
-        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *map(given, extra), *SCALARS])
+        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *extra, *SCALARS])
         yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"
