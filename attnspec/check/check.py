@@ -17,7 +17,7 @@ from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.patterns import define, module
 from attnspec.check.expressions.rules import elaborator
-from attnspec.check.expressions.scope import UNKNOWN, Entry, Module, Scope
+from attnspec.check.expressions.scope import UNKNOWN, Module, Scope, as_entry
 from attnspec.check.parameters import bind_parameters, default_of, holes, write
 from attnspec.errors.diagnostic import Diagnostic, SpecError
 from attnspec.errors.names import defined_twice, which_attention
@@ -117,8 +117,8 @@ def signature(file: t.File, name: str | None = None) -> Signature:
     parameters = []
     for parameter in attention.parameters:
         default = default_of(el, parameter, scope)
-        scope = scope.bind({parameter.name.name: default.entry if default else UNKNOWN})
-        parameters.append(Parameter(parameter.name.name, default.value if default else None))
+        scope = scope.bind({parameter.name.name: UNKNOWN if default is None else as_entry(default)})
+        parameters.append(Parameter(parameter.name.name, default))
     report.check()
     return Signature(attention.name.name, tuple(parameters), _doc(file, attention))
 
@@ -162,8 +162,8 @@ def _attention(
     before = len(el.report.mistakes)
     try:
         values = bind_parameters(el, tree, Scope(patterns), params)
-        entries: dict[str, Entry] = {p: v.entry for p, v in values.items()}
-        entries |= {p.name.name: UNKNOWN for p in tree.parameters if p.name.name not in entries}
+        names = [p.name.name for p in tree.parameters]
+        entries = {name: as_entry(values[name]) if name in values else UNKNOWN for name in names}
         seen = {p.name.name: p.name.span for p in tree.parameters}
         parts = body(el, tree.clauses, Scope(patterns).bind(entries), seen)
     except Stop as stop:
@@ -173,7 +173,7 @@ def _attention(
         return None
     return Spec(
         name=tree.name.name,
-        params=tuple((name, value.value) for name, value in values.items()),
+        params=tuple(values.items()),
         attend=tuple(parts.attend),
         within=tuple(parts.within),
         align=parts.align,

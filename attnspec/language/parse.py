@@ -61,8 +61,8 @@ def parse_all(source: Source) -> Parsed:
     torn = False
     while True:
         outline = Outline(text, source)
-        found = outline.bad_tokens(_MAX_ERRORS)
-        if not found:
+        bad = outline.bad_tokens(_MAX_ERRORS)
+        if not bad:
             result = _attempt("file", text, source, outline)
             if not isinstance(result, SyntaxProblem):
                 file, late = result
@@ -70,11 +70,11 @@ def parse_all(source: Source) -> Parsed:
                 guessed = any(d.code == "E002" for d in problems)
                 problems += [d for d in late if not (guessed and d.code == "E032")][:_MAX_ERRORS]
                 break
-            found = [result]
+            bad = [result]
         # A string that is never closed hides the brace behind it.
-        problems += [p.diagnostic for p in found if not (p.repair == "close" and torn)]
-        torn = torn or any(p.diagnostic.code == "E004" for p in found)
-        text, names, whole = outline.blank(found)
+        problems += [p.diagnostic for p in bad if not (p.repair == "close" and torn)]
+        torn = torn or any(p.diagnostic.code == "E004" for p in bad)
+        text, names, whole = outline.blank(bad)
         lost |= names
         complete = complete and not whole
         work += len(text)

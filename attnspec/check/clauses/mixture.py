@@ -8,7 +8,7 @@ from attnspec.check.clauses.attend import branch, let, line, out_of_place
 from attnspec.check.expressions import lists
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
-from attnspec.check.expressions.scope import UNKNOWN, Bound, Entry, ListValue, Scope
+from attnspec.check.expressions.scope import UNKNOWN, Entry, ListValue, Scope, as_entry
 from attnspec.errors.clauses import MAX_BRANCHES, MAX_TIMES, bad_mixture
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
@@ -93,7 +93,7 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
     wanted = len(node.names)
     for value in values:
         if wanted == 1:
-            yield {node.names[0].name: _entry(value)}
+            yield {node.names[0].name: as_entry(value)}
             continue
         if isinstance(value, int) or len(value) != wanted:
             got = "an integer" if isinstance(value, int) else f"{len(value)} value{'' if len(value) == 1 else 's'}"
@@ -102,8 +102,4 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
             help = f"write `({', '.join(str(i + 1) for i in range(wanted))})` for `({listed})`"
             el.wrong(bad_mixture(tree.span, title, f"has an entry with {got}", help))
             return
-        yield {name.name: _entry(item) for name, item in zip(node.names, value, strict=True)}
-
-
-def _entry(value: e.Nested) -> Entry:
-    return Bound(e.Int(value), 1, 1) if isinstance(value, int) else ListValue(value)
+        yield {name.name: as_entry(item) for name, item in zip(node.names, value, strict=True)}

@@ -166,6 +166,13 @@ class Scope:
         return self.q is Q and self.k is K
 
 
+def as_entry(value: e.Nested) -> Bound | ListValue:
+    """A constant, as a name stands for it."""
+    if isinstance(value, tuple):
+        return ListValue(value)
+    return Bound(e.Bool(value) if isinstance(value, bool) else e.Int(value), 1, 1)
+
+
 def what(value: Value) -> str:
     """A value's type, for messages.
 
