@@ -85,8 +85,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.first.setdefault("mix", span)
             out.mixture = mixture.mix(el, clause, scope, seen)
             out.detached = clause.detached
-        case t.Align(span, where):
-            _align(el, span, where, out)
+        case t.Align(_, where):
+            _align(el, where, out)
         case t.Axis(span):
             if "->" in out.first:
                 title, note = "an axis is declared after a line between axes", "axes lie in the order of declaration"
@@ -115,7 +115,7 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
     return scope
 
 
-def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
+def _align(el: Elaborator, where: t.Name, out: Body) -> None:
     if where.name not in ("start", "end"):
         close = did_you_mean(where.name, ["start", "end"])
         title = f"there is no `align {where.name}`"

@@ -58,9 +58,7 @@ def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
     return times or 1
 
 
-def _listed(
-    el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]
-) -> list[Branch]:  # fmt: skip
+def _listed(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
     """``mix (w, r) in [(2048, 1), (4096, 2)] { ... }``."""
     names = dict(seen)
     for name in node.names:

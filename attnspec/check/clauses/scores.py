@@ -18,13 +18,13 @@ from attnspec.spec import real as r
 from attnspec.spec.parts import Rotation
 
 _THETA = Option("real", 10000.0, 0, above=True)
-_WHICH = {
+_DIMENSIONS = {
     "dims": Option("int", 0, 0, even=True),  # 0: all
     "layout": Option("half|pairs", "half"),
 }
 ROTATIONS = {
-    "rope": {"theta": _THETA, **_WHICH},
-    "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_WHICH},
+    "rope": {"theta": _THETA, **_DIMENSIONS},
+    "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_DIMENSIONS},
     "yarn": {
         "theta": _THETA,
         "factor": Option("real", None, 1),
@@ -34,7 +34,7 @@ ROTATIONS = {
         "ramp": Option("index|rotations", "index"),
         "truncate": Option("bool", True),
         "temperature": Option("real", None, 0, above=True, optional=True),  # 0.1 * log(factor) + 1
-        **_WHICH,
+        **_DIMENSIONS,
     },
 }
 """The rotations and their options (SYSTEMS.md, section 11)."""
@@ -54,11 +54,14 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     """The logit of a sink: of the head, the batch entry and float inputs only."""
     value = make.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
     el.bound(value, node.span)
-    names = [*(set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
-    names = sorted([*names, *(["s"] if _reads_score(value) else [])])
+    parts = list(contents.walk(value))
+    floats = {part.name.partition(".")[0] for part in parts if isinstance(part, r.RealRead)}
+    names = set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - floats
+    if any(isinstance(part, r.Score) for part in parts):
+        names.add("s")
     if names:
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
-        el.wrong(may_not_read(node.value.span, "a sink", names, help))
+        el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
     return value
 
 
@@ -69,15 +72,6 @@ def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, t
         if use is not None:
             el.wrong(score_name_taken(use.span, taken))
     return scope.bind({"s": Bound(value, *contents.measure(value))})
-
-
-def _reads_score(node: e.Node) -> bool:
-    return any(isinstance(part, r.Score) for part in contents.walk(node))
-
-
-def _floats(node: e.Node) -> set[str]:
-    """The float inputs that an expression reads."""
-    return {part.name.partition(".")[0] for part in contents.walk(node) if isinstance(part, r.RealRead)}
 
 
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:

@@ -68,13 +68,13 @@ def argument(el: Elaborator, node: t.Expr, scope: Scope) -> Entry:
         entry = el.lookup(inner, scope)
         if isinstance(entry, (PatternRef, Thunk, Function, InputRef)) or (isinstance(entry, Bound) and scope.unmoved):
             return entry
-    if el.shallow or not is_predicate(el, inner, scope):
+    if el.shallow or not _is_predicate(inner, scope):
         value = el.expr(node, scope)
         return el.bound(value, node.span) if isinstance(value, e.Node) else value
     return Thunk(node, scope)
 
 
-def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
+def _is_predicate(node: t.Expr, scope: Scope) -> bool:
     """Whether an expression is a predicate, without working it out."""
     match node:
         case t.Compare() | t.Member() | t.Not() | t.And() | t.Or() | t.At():
@@ -82,9 +82,9 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
         case t.Bind(word=word):
             return word != "sum"
         case t.Bracket(inner=inner):
-            return is_predicate(el, inner, scope)
+            return _is_predicate(inner, scope)
         case t.If(then=then, other=other):
-            return is_predicate(el, then, scope) or is_predicate(el, other, scope)
+            return _is_predicate(then, scope) or _is_predicate(other, scope)
         case t.Item(base=t.Name(name=name)):
             entry = scope.names.get(name)
             base = entry.value if isinstance(entry, Let) else entry
@@ -96,7 +96,7 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
     return False
 
 
-def bind_arguments(
+def _bind_arguments(
     el: Elaborator, name: str, parameters: tuple[t.Parameter, ...], args: tuple[t.Argument, ...], use: Span,
     scope: Scope, home: Scope,
 ) -> dict[str, Entry] | None:  # fmt: skip
@@ -143,7 +143,7 @@ def bind_arguments(
 
 def _pattern(el: Elaborator, ref: PatternRef, args: tuple[t.Argument, ...], use: Span, scope: Scope) -> Value:
     home = Scope(ref.module).at(scope)
-    bound = bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, home)
+    bound = _bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, home)
     if bound is None or el.shallow:
         return HOLE_PRED
     with el.report.inside(use):
@@ -152,7 +152,7 @@ def _pattern(el: Elaborator, ref: PatternRef, args: tuple[t.Argument, ...], use:
 
 def _function(el: Elaborator, function: Function, node: t.Call, scope: Scope) -> Value:
     let, home = function.tree, function.scope.at(scope)
-    bound = bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, home)
+    bound = _bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, home)
     if bound is None:
         return UNKNOWN
     with el.report.inside(node.span):
