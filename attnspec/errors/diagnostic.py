@@ -26,6 +26,9 @@ _WIDTH = 100  # columns of a source line that are shown; longer lines are clippe
 _TAB = 4
 _RED, _BLUE, _CYAN, _BOLD, _OFF = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[1m", "\x1b[0m"
 
+MAX_ERRORS = 20
+"""Mistakes of a kind that are told of one text: a screenful or two."""
+
 Label = tuple[Span, str]
 
 

@@ -166,28 +166,12 @@ class Normalize(Node):
     what: Name
 
 
-Clause = (
-    Attend
-    | Within
-    | Let
-    | Align
-    | Heads
-    | Mix
-    | Branch
-    | Axis
-    | Arrow
-    | Input
-    | Order
-    | Score
-    | Rotate
-    | Sink
-    | Scale
-    | Normalize
-)
-
-
 Group = Heads | Mix | Branch
 """Clauses that have clauses inside."""
+
+Clause = (
+    Attend | Within | Let | Align | Group | Axis | Arrow | Input | Order | Score | Rotate | Sink | Scale | Normalize
+)
 
 
 def heading(clause: Clause) -> Span:

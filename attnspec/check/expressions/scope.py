@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Union
 
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
@@ -100,10 +99,10 @@ class InputRef:
     by_row: bool
 
 
-Value = Union[e.IntExpr, e.Pred, RealExpr, ListValue, PatternRef, Function, InputRef, Unknown]
+Value = e.IntExpr | e.Pred | RealExpr | ListValue | PatternRef | Function | InputRef | Unknown
 """What an expression can be."""
 
-Entry = Union[Value, Bound, Thunk, Let]
+Entry = Value | Bound | Thunk | Let
 """What a name can stand for."""
 
 UNKNOWN = Unknown()
