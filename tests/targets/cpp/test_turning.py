@@ -87,7 +87,7 @@ def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
 def test_head_sizes(dim: int, dtype: torch.dtype, turning: list[Any]) -> None:
     for name in ("some dimensions", "some dimensions, half", *(("half", "pairs") if dim % 2 == 0 else ())):
         same(compiled(name), *tensors(130, heads=2, dim=dim, dtype=dtype))
-        assert turning.pop()[3].shape[-1] == (3 if name.startswith("some") else dim // 2)
+        assert turning.pop()[-3].shape[-1] == (3 if name.startswith("some") else dim // 2)
 
 
 def test_what_the_patterns_stand_for() -> None:
@@ -182,7 +182,7 @@ def test_operator() -> None:
     attend = compiled("half")
     q, k, v = (t.detach() for t in tensors(40))
     cos, sin, pairs = angles(q, range(40), attend.spec.rotations[0], "q")
-    arguments: tuple[Any, ...] = (k, v, cos, sin, pairs, [], None, None, -1, 0.25, attend.program.encoded)
+    arguments: tuple[Any, ...] = (k, v, [], None, None, -1, 0.25, attend.program.encoded, cos, sin, pairs)
     torch.library.opcheck(operator.attend_turning, (q, *arguments))
     out, _ = operator.attend_turning(q.clone().requires_grad_(), *arguments)
     with pytest.raises(NotImplementedError, match="attend_turning has no gradients"):
