@@ -20,6 +20,7 @@ from attnspec.runtime.attention import compile
 from attnspec.runtime.bench.setup import Setup, examples, inputs
 from attnspec.runtime.bench.verify import verify
 from attnspec.runtime.core.device import device_of
+from attnspec.runtime.triton.module import does_not_fit
 from attnspec.spec.axes import lengths
 from attnspec.spec.spec import Spec
 
@@ -137,11 +138,9 @@ def checks(device: str = "cuda") -> tuple[list[Check], list[Check]]:
 
 def run(check: Check) -> Found:
     """Make a check in this process."""
-    from triton.runtime.errors import OutOfResources
-
     try:
         return _compare(check)
-    except OutOfResources as error:
+    except does_not_fit() as error:
         return Found("does not fit", str(error).splitlines()[0])
     except Exception as error:
         return Found("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")

@@ -96,7 +96,7 @@ def show(rows: list[Row], threads: int) -> None:
 
 
 def _gpu(setup: Setup) -> str:
-    from attnspec.runtime.core.device import versions
+    from attnspec.runtime.bench.versions import versions
 
     known = versions(setup.device)
     return f"{known['device']} (driver {known['driver']}, CUDA {known['cuda']}, torch {known['torch']})"
