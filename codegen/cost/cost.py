@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.plan.area import Area, area, residues
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.count import count
@@ -183,8 +182,7 @@ def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: 
         clauses.append(pairs(clause))
     total, visited = Area(0, 0, 0, 0), 0
     for one in chosen.passes:
-        cut = Tiles(one.full, one.maybe, one.partial, one.proven)
-        own = area(cut, one.layout, one.tile, sizes, h, b)
+        own = area(one.cut, one.layout, one.tile, sizes, h, b)
         total += own
         visited += (own.full + own.partial) * one.tile.rows * one.tile.columns
     live = sum(part.times * pairs(part.pairs) for part in item.parts)

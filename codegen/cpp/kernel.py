@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
-from attnspec.codegen.cpp.unit import DTYPES, KernelKey, define, read, without_plan
+from attnspec.codegen.cpp.unit import DTYPES, KernelKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
@@ -76,10 +76,6 @@ def _defines(plan: Plan, key: KernelKey) -> str:
     return define(values)
 
 
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
 def _pattern(plan: Plan) -> str:
     """The dispatch over classes of heads and their passes; inner loops are instantiated for each."""
     numbers = range(len(plan.classes))
@@ -104,10 +100,10 @@ def _pattern(plan: Plan) -> str:
         )
     return f"""\
 struct Pattern {{
-    static constexpr bool align_end = {_bool(plan.relation.spec.align == "end")};
+    static constexpr bool align_end = {boolean(plan.relation.spec.align == "end")};
     static constexpr int INPUTS = {len(names(plan.relation.spec))};
     static constexpr int PASSES = {max(len(item.passes) for item in plan.classes)};
-    static constexpr bool REPEATS = {_bool(plan.relation.spec.order is not None)};  // a key may have several slots
+    static constexpr bool REPEATS = {boolean(plan.relation.spec.order is not None)};  // a key may have several slots
     // Calls f with a pass of a head, if it has that many: its loops and its predicate are then known at compile time.
     template <class F> static inline void visit(int64_t h, int number, F&& f) {{
 {dispatch}

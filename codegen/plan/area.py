@@ -48,7 +48,7 @@ def area(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int)
     Raises TooIrregular where the sets have too large a period to be counted.
     """
     total = Area(0, 0, 0, 0)
-    for c, often in residues(layout, (tiles.full, tiles.maybe, tiles.partial), size, sizes):
+    for c, often in residues(layout, tiles.kinds, size, sizes):
         full, filled = _area(tiles.full, layout, size, sizes, h, b, c)
         some, masked = 0, 0
         for kind in (tiles.maybe, tiles.partial):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnspec.codegen.layouts.base import Layout, tiles_of
+from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.tile_tests import Tests
 from attnspec.codegen.tiles import Tile
@@ -44,9 +45,8 @@ class Pass:
     """A set of pairs, cut into tiles in one layout.
 
     ``pred`` are its pairs as partial tiles evaluate them, ``pairs`` those that are possible and ``sure`` those that are
-    certain; ``full``, ``maybe`` and ``partial`` the sets of tiles, for the residue ``c`` of the layout. ``proven`` is
-    False where the solver's budget did not suffice to tell full from partial tiles. ``branch`` is the softmax that the
-    pass belongs to, each of whose pairs counts ``times`` times.
+    certain; ``cut`` are the sets of tiles, for the residue ``c`` of the layout. ``branch`` is the softmax that the pass
+    belongs to, each of whose pairs counts ``times`` times.
     """
 
     title: str
@@ -57,10 +57,7 @@ class Pass:
     sure: Pairs
     layout: Layout
     tile: Tile
-    full: Pairs
-    maybe: Pairs
-    partial: Pairs
-    proven: bool
+    cut: Tiles
     tests: Tests
     forward: Sweep
     backward: Sweep
@@ -172,7 +169,7 @@ def _lines(item: Pass, number: int) -> Iterator[str]:
     branch = f", branch {item.branch}" if item.branch else ""
     often = f", counted {item.times} times" if item.times > 1 else ""
     yield f"pass {number}{branch}{often}: {item.title}; tiles of {item.tile} (queries x keys){layout}"
-    if not item.proven:
+    if not item.cut.proven:
         yield "    full tiles not proven within the solver's budget"
     if item.layout.residues > 1:
         r = item.layout.residues

@@ -43,7 +43,7 @@ def table(item: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
     box = Pairs.read(f"{queries.start} <= x < {queries.stop} and {keys.start} <= y < {keys.stop}")
     outer = keys if transposed else queries
     rows, tiles, kinds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for kind, tile_set in ((0, item.full), (1, item.maybe), (1, item.partial)):
+    for kind, tile_set in ((0, item.cut.full), (1, item.cut.maybe), (1, item.cut.partial)):
         with budget(tile_set):
             bounded = tile_set.intersection(box).fix(**sizes.parameters(h, b))
             pieces = (bounded.transpose() if transposed else bounded).pieces()
@@ -67,8 +67,7 @@ def tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool) -> tuple[list
 
     Heads that share a set of tiles share a table.
     """
-    sets = (item.full, item.maybe, item.partial)
-    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in sets)]
+    matter = [name for name in PARAMETERS if any(tiles.depends_on(name) for tiles in item.cut.kinds)]
     known: dict[tuple[int | None, ...], int] = {}
     found: list[Table] = []
     which = np.full((sizes.batch, sizes.heads), -1, dtype=np.int64)

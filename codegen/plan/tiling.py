@@ -33,10 +33,7 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
         region.sure,
         layout,
         size,
-        cut.full,
-        cut.maybe,
-        cut.partial,
-        cut.proven,
+        cut,
         tests,
         _sweep(cut, layout, size, align, False, tests.bounded),
         _sweep(cut, layout, size, align, True, tests.bounded),
@@ -47,7 +44,7 @@ def _sweep(cut: Tiles, layout: Layout, size: Tile, align: str, transposed: bool,
     """The loops over the tiles of one query tile (``transposed``: of one key tile)."""
     keys = layout.key_bounds(size.columns)
     rows = layout.query_bounds(size.rows, "n - n_q" if align == "end" else "0")
-    kinds: tuple[Pairs, ...] = (cut.full, cut.maybe, cut.partial)
+    kinds: tuple[Pairs, ...] = cut.kinds
     outer, inner, bounds, beyond = "i", "j", keys, _rename(rows, "x", "i")
     if transposed:
         kinds = tuple(tiles.transpose() for tiles in kinds)
@@ -87,10 +84,10 @@ def ragged(item: Pass, align: str, transposed: bool = False) -> Sweep:
 
 def _whole(item: Pass) -> Tiles:
     """The tiles of a pass; those that may be cut short by the last key count as partial."""
-    cut, nothing = Tiles(item.full, item.maybe, item.partial, item.proven), Pairs.read("false")
+    cut, nothing = item.cut, Pairs.read("false")
     box = Pairs.read(item.layout.whole(item.tile.columns))
     try:
-        with budget(cut.full, cut.maybe, cut.partial):
+        with budget(*cut.kinds):
             full, maybe = cut.full.intersection(box), cut.maybe.intersection(box)
             rest = cut.full.difference(box).union(cut.maybe.difference(box))
             return Tiles(full, maybe, cut.partial.union(rest), cut.proven)

@@ -25,7 +25,7 @@ from textwrap import indent, shorten
 
 from attnspec.codegen.expressions import slopes
 from attnspec.codegen.expressions.statements import Statements
-from attnspec.codegen.triton.parameters import Parameter, argument, inputs, size
+from attnspec.codegen.triton.parameters import SCALARS, Parameter, argument, inputs, size
 from attnspec.codegen.triton.syntax import inside, offset, triton_syntax
 from attnspec.codegen.triton.syntax import row as row_of
 from attnspec.codegen.triton.usage import mentioned
@@ -34,7 +34,7 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import value_real
 
-_VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
+_VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", *SCALARS)
 
 
 @dataclass(frozen=True)

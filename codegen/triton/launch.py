@@ -24,7 +24,7 @@ class Launch:
     """A kernel with what decides how it is launched."""
 
     kind: Kind
-    item: Pass
+    pass_: Pass
     number: int
     heads: tuple[int, ...] | None
     parameters: tuple[Parameter, ...]
@@ -35,10 +35,10 @@ class Launch:
         return f"{self.kind.name}_{self.number}"
 
 
-def launches(found: Sequence[Launch], schedule: Schedule, own: Context) -> str:
+def launches(found: Sequence[Launch], schedule: Schedule, context: Context) -> str:
     """The functions ``launch_forward``, ``launch_queries`` and ``launch_keys``."""
     return "\n\n\n".join(
-        "\n".join(_function(kind, [one for one in found if one.kind is kind], schedule, own))
+        "\n".join(_function(kind, [one for one in found if one.kind is kind], schedule, context))
         for kind in (FORWARD, QUERIES, KEYS)
     )
 
@@ -48,12 +48,12 @@ def given_names(found: Sequence[Launch]) -> list[str]:
     return list(dict.fromkeys(p.given.format(kernel=one.name) for one in found for p in one.parameters if p.given))
 
 
-def _function(kind: Kind, found: list[Launch], schedule: Schedule, own: Context) -> Iterator[str]:
+def _function(kind: Kind, found: list[Launch], schedule: Schedule, context: Context) -> Iterator[str]:
     yield f"def launch_{kind.name}({_SIGNATURES[kind.name]}):"
-    yield from (f"    {line}" for line in without_idle(list(_lines(kind, found, schedule, own))))
+    yield from (f"    {line}" for line in without_idle(list(_lines(kind, found, schedule, context))))
 
 
-def _lines(kind: Kind, found: list[Launch], schedule: Schedule, own: Context) -> Iterator[str]:
+def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context) -> Iterator[str]:
     yield f'"""Launch the {kind.name} kernels, pass after pass."""'
     yield "batch, heads, n_q = q.shape[:3]"
     yield "kv_heads, n = k.shape[1:3]"
@@ -63,20 +63,20 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, own: Context) ->
         yield "    if not CARRY:"
         yield "        out.zero_(), lse.fill_(float('-inf'))"
     yield "    return"
-    offset = "n - n_q" if own.align == "end" else "0"
+    offset = "n - n_q" if context.align == "end" else "0"
     yield f"offset = {offset}"
-    sums = triton_sums.allocate(own) if kind is QUERIES else ()
+    sums = triton_sums.allocate(context) if kind is QUERIES else ()
     yield from sums
     for one in found:
-        yield from _launch(one, schedule, own, bool(sums))
+        yield from _launch(one, schedule, context, bool(sums))
     if sums:
-        yield from triton_sums.flush(own)
+        yield from triton_sums.flush(context)
 
 
 def _tiles(one: Launch) -> str:
     """How many outer tiles a residue has at most."""
-    layout, name = one.item.layout, one.kind.outer
-    size = one.item.tile.rows if name == "q" else one.item.tile.columns
+    layout, name = one.pass_.layout, one.kind.outer
+    size = one.pass_.tile.rows if name == "q" else one.pass_.tile.columns
     if layout.order:
         return f"n // {size} + 2" if name == "q" else f"triton.cdiv({layout.order[1]} * n, {size})"
     if layout.listed[0 if name == "q" else 1]:
@@ -85,15 +85,15 @@ def _tiles(one: Launch) -> str:
     return f"(offset + n_q - 1) // {span} - offset // {span} + 1" if name == "q" else f"triton.cdiv(n, {span})"
 
 
-def _launch(one: Launch, schedule: Schedule, own: Context, summed: bool) -> Iterator[str]:
-    kind, layout = one.kind, one.item.layout
+def _launch(one: Launch, schedule: Schedule, context: Context, summed: bool) -> Iterator[str]:
+    kind, layout = one.kind, one.pass_.layout
     shape = schedule.of(kind.name)
     yield f"tiles = {_tiles(one)}"
     if kind is FORWARD:
-        branch = one.item.branch if own.separate else 0
+        branch = one.pass_.branch if context.separate else 0
         yield f"own, line = out[{branch}], lse[{branch}]"
-        if own.shares:
-            yield f"share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {one.item.tile.columns}), shares)"
+        if context.shares:
+            yield f"share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {one.pass_.tile.columns}), shares)"
     if summed:
         yield f"shape = (batch, heads, {layout.residues} * tiles)"
         yield "sums = {name: q.new_zeros(shape, dtype=torch.float32) for name in totals}"
@@ -116,14 +116,14 @@ def _by_class(one: Launch, heads: tuple[int, ...], shape: object) -> Iterator[st
         yield f"own_heads, group = head_list({heads!r}, q.device), 1"
         yield from _call(one, shape, "own_heads.numel()", "")
         return
-    alone = one.item.layout.order is not None
+    alone = one.pass_.layout.order is not None
     yield f"for own_heads, group in head_groups({heads!r}, {'1' if alone else 'heads // kv_heads'}, q.device):"
     yield from _call(one, shape, "own_heads.numel() // group", "    ")
 
 
 def _keys(one: Launch) -> str:
     """How many slots the keys of a residue have at most."""
-    layout = one.item.layout
+    layout = one.pass_.layout
     if layout.order:
         return f"{layout.order[1]} * n"
     if layout.listed[1]:
@@ -132,7 +132,7 @@ def _keys(one: Launch) -> str:
 
 
 def _call(one: Launch, shape: object, rows: str, pad: str) -> Iterator[str]:
-    residues = one.item.layout.residues
+    residues = one.pass_.layout.residues
     count = [
         "tiles",
         *([str(residues)] if residues > 1 else []),

@@ -1,4 +1,4 @@
-r"""How Triton writes what predicates and scores compute. ``triton/values.py`` has the functions.
+r"""How Triton writes what predicates and scores compute. ``triton/functions.py`` has the functions.
 
 Operands are scalars or blocks that broadcast. Literals take the type of what they meet, so that integers stay int32 or
 int64, whichever positions are. Triton has no constant arrays: an entry of a list is chosen by comparisons.
