@@ -92,11 +92,10 @@ def _explain(error: Exception, json_wanted: bool) -> None:
         if json_wanted:
             click.echo(json.dumps(error.to_dict(), indent=2))
             return
-        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        click.echo("\n\n".join(render(d, color=colour) for d in error.diagnostics), err=True)
-        count = len(error.diagnostics)
-        if count > 1:
-            click.echo(f"\n{count} errors", err=True)
+        color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        click.echo("\n\n".join(render(d, color) for d in error.diagnostics), err=True)
+        if len(error.diagnostics) > 1:
+            click.echo(f"\n{len(error.diagnostics)} errors", err=True)
         return
     if not isinstance(error, (AttnspecError, OSError, MemoryError)):
         raise error
