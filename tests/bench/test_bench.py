@@ -112,6 +112,7 @@ def test_the_score_function_for_flex_is_the_score_line(line: str) -> None:
     torch.testing.assert_close(written(score, *grid(sizes)), real(spec.score, env, tables, score))
 
 
+@pytest.mark.slow  # FlexAttention takes seconds to compile
 @pytest.mark.parametrize(
     "body",
     [
