@@ -17,8 +17,8 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.source import Source
 from attnspec.language.format import format_source
 from attnspec.language.scan import scan
+from tests.support.marks import slow
 from tests.support.strategies import Case, cases
-from tests.support.targets import slow
 
 SHIPPED = [f.read_text(encoding="utf-8") for f in files("attnspec.specs").iterdir() if f.name.endswith(".attn")]
 SHIPPED += [files("attnspec.language").joinpath("prelude.attn").read_text(encoding="utf-8")]

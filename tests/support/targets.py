@@ -11,6 +11,7 @@ import torch
 
 import attnspec
 from attnspec.runtime.attention import Attention
+from tests.support.marks import slow
 
 TARGETS = ("cpp", "triton")
 
@@ -25,11 +26,6 @@ def compiled(text: str, target: str, **options: Any) -> Attention:
         pytest.importorskip("triton")
         options = {"tile": (32, 32), **options}
     return attnspec.compile(text, target=target, **options)
-
-
-def slow(*values: Any) -> Any:
-    """Values of parameters that only slow tests try."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 MOSTLY_CPP = ("cpp", slow("triton"))

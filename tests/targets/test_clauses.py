@@ -7,8 +7,9 @@ import torch
 
 from attnspec.runtime.core.arguments import CallError
 from tests.support.clauses import CLAUSES, HEADS, documents, slopes
+from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
-from tests.support.targets import TARGETS, compiled, slow
+from tests.support.targets import TARGETS, compiled
 
 CALLS = [
     ("cpp", ((200, HEADS, 2), (65, 2, 1), (330, 1, 2))),

@@ -9,10 +9,11 @@ import torch
 
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.runtime.attention import Attention
+from tests.support.marks import slow
 from tests.support.oracle import agree, close, tensors
 from tests.support.pass_strategies import choosing
 from tests.support.patterns import LAYOUTS
-from tests.support.targets import compiled, results, same_bits, slow, threads
+from tests.support.targets import compiled, results, same_bits, threads
 
 Calls = tuple[tuple[int, int, int, int, int], ...]
 # Threads, keys, queries, key heads and batch.

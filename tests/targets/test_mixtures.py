@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.marks import slow
 from tests.support.oracle import agree, close, tensors
 from tests.support.pass_strategies import choosing
 from tests.support.patterns import MIXTURES
-from tests.support.targets import MOSTLY_CPP, TARGETS, compiled, results, slow, threads
+from tests.support.targets import MOSTLY_CPP, TARGETS, compiled, results, threads
 
 # Threads, keys, queries, key heads and batch.
 CPP = (

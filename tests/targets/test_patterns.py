@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
 from tests.support.patterns import PATTERNS
-from tests.support.targets import MOSTLY_CPP, TARGETS, compiled, same_bits, slow, threads
+from tests.support.targets import MOSTLY_CPP, TARGETS, compiled, same_bits, threads
 
 LENGTHS = [
     *(("cpp", n, n_q) for n, n_q in ((1, 1), (7, 7), (64, 64), (200, 200), (333, 70), (130, 1), (40, 150))),

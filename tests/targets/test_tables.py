@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from tests.support.clauses import CLAUSES, HEADS
+from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
 from tests.support.pass_strategies import choosing
 from tests.support.patterns import LAYOUTS, PATTERNS
-from tests.support.targets import compiled, slow
+from tests.support.targets import compiled
 
 CPP = ((300, 300, 4, 2), (200, 70, 1, 1), (40, 150, 2, 1), (1, 1, 4, 1))
 CALLS = {"cpp": CPP, "triton": ((60, 40, 2, 1),), "triton, more": ((130, 130, 4, 2), (90, 40, 1, 1), (40, 70, 2, 1))}

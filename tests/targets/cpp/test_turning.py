@@ -17,8 +17,9 @@ from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.prepare.rotate import angles
+from tests.support.marks import slow
 from tests.support.oracle import close, tensors
-from tests.support.targets import slow, threads
+from tests.support.targets import threads
 
 PATTERNS = {
     "half": "attend window(50)  rotate rope()",

@@ -12,8 +12,8 @@ from attnspec.codegen.triton.module import TritonKey, module
 from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.triton.module import load, plans
+from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
-from tests.support.targets import slow
 
 pytest.importorskip("triton")
 

@@ -18,7 +18,7 @@ from attnspec.codegen.cost.gpus import GPUS, Usage
 from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
-from tests.support.targets import slow
+from tests.support.marks import slow
 
 pytest.importorskip("triton")
 

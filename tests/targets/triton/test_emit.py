@@ -13,7 +13,7 @@ from hypothesis import settings
 
 import attnspec
 from attnspec.cli import group
-from tests.support.targets import slow
+from tests.support.marks import slow
 
 pytest.importorskip("triton")
 
