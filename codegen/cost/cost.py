@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 from attnspec.codegen.plan.area import Area, area, residues
@@ -112,34 +113,31 @@ def cost(plan: Plan, sizes: Sizes, dim: int, dim_v: int, itemsize: int) -> Cost:
     """
     groups = _groups(plan, sizes)
     pairs = sum(c.pairs * times for c, times in groups)
-    full = sum(c.full * times for c, times in groups)
-    partial = sum(c.partial * times for c, times in groups)
     computed = sum(c.computed * times for c, times in groups)
     grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in groups]
     rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
-    everything = sizes.heads * sizes.batch
     query = sizes.heads * sizes.n_q * sizes.batch
     key = sizes.kv_heads * sizes.n * sizes.batch
     moved = itemsize * (query * (dim + dim_v) + key * (dim + dim_v)) + 4 * query
     return Cost(
-        sizes,
-        dim,
-        dim_v,
-        tuple(c for c, _ in groups),
-        pairs,
-        sizes.n * sizes.n_q * everything,
-        full,
-        partial,
-        tiles,
-        computed,
-        2 * (dim + dim_v) * computed,
-        2 * (dim + dim_v) * pairs,
-        moved,
-        2 * (3 * dim + 2 * dim_v) * computed,
-        2 * moved + itemsize * query * dim_v,
-        sum(c.visited * times for c, times in groups),
-        rows,
-        columns,
+        sizes=sizes,
+        dim=dim,
+        dim_v=dim_v,
+        heads=tuple(c for c, _ in groups),
+        pairs=pairs,
+        dense=sizes.n * sizes.n_q * sizes.heads * sizes.batch,
+        full=sum(c.full * times for c, times in groups),
+        partial=sum(c.partial * times for c, times in groups),
+        tiles=tiles,
+        computed=computed,
+        flops=2 * (dim + dim_v) * computed,
+        useful=2 * (dim + dim_v) * pairs,
+        bytes=moved,
+        backward_flops=2 * (3 * dim + 2 * dim_v) * computed,
+        backward_bytes=2 * moved + itemsize * query * dim_v,
+        visited=sum(c.visited * times for c, times in groups),
+        rows=rows,
+        columns=columns,
     )
 
 
@@ -148,23 +146,21 @@ def _groups(plan: Plan, sizes: Sizes) -> list[tuple[HeadCost, int]]:
     relation, found = plan.relation, []
     if relation.heads is not None and sizes.heads > relation.heads:
         raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
-    for item in relation.classes:
-        members = item.members(sizes.heads)
+    for head_class in relation.classes:
+        members = head_class.members(sizes.heads)
         if not members:
             continue
-        by_head = [(h,) for h in members] if item.pairs.depends_on("h") else [members]
-        entries = range(sizes.batch) if item.pairs.depends_on("b") else range(min(1, sizes.batch))
+        by_head = [(h,) for h in members] if head_class.pairs.depends_on("h") else [members]
+        entries = range(sizes.batch) if head_class.pairs.depends_on("b") else range(min(1, sizes.batch))
         for heads in by_head:
             for b in entries:
                 times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
-                found.append((_head(plan, item, sizes, heads, b), times))
+                found.append((_head(plan, head_class, sizes, heads, b), times))
     return found
 
 
-def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int) -> HeadCost:
-    relation, chosen, h = plan.relation, plan.of_head(heads[0]), heads[0]
-
-    order = relation.spec.order
+def _head(plan: Plan, head_class: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int) -> HeadCost:
+    relation, order, h = plan.relation, plan.relation.spec.order, heads[0]
     slots = sizes.n * order.rounds if order else 0
 
     def pairs(which: Pairs) -> int:
@@ -175,25 +171,24 @@ def _head(plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: 
             return count(which.intersection(box).fix(**relation.parameters(sizes, h, b, which)).pieces(), slots)
 
     clauses = []
-    for clause in item.attend:
-        with budget(clause, *item.within):
-            for restriction in item.within:
-                clause = clause.intersection(restriction)
-        clauses.append(pairs(clause))
+    for clause in head_class.attend:
+        with budget(clause, *head_class.within):
+            restricted = reduce(Pairs.intersection, head_class.within, clause)
+        clauses.append(pairs(restricted))
     total, visited = Area(0, 0, 0, 0), 0
-    for one in chosen.passes:
-        own = area(one.cut, one.layout, one.tile, sizes, h, b)
-        total += own
-        visited += (own.full + own.partial) * one.tile.rows * one.tile.columns
-    live = sum(part.times * pairs(part.pairs) for part in item.parts)
+    for pass_ in plan.of_head(h).passes:
+        held = area(pass_.cut, pass_.layout, pass_.tile, sizes, h, b)
+        total += held
+        visited += held.tiles * pass_.tile.rows * pass_.tile.columns
+    live = sum(part.times * pairs(part.pairs) for part in head_class.parts)
     return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
 
 
 def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:
     """How many query tiles, key tiles and tiles there are in the layouts of a head's passes, visited or not."""
     rows, columns, tiles = 0, 0, 0
-    for one in plan.of_head(h).passes:
-        for c, often in residues(one.layout, (), one.tile, sizes):
-            down, across = len(one.query_tiles(sizes, c)), len(one.key_tiles(sizes, c))
+    for pass_ in plan.of_head(h).passes:
+        for c, often in residues(pass_.layout, (), pass_.tile, sizes):
+            down, across = len(pass_.query_tiles(sizes, c)), len(pass_.key_tiles(sizes, c))
             rows, columns, tiles = rows + often * down, columns + often * across, tiles + often * down * across
     return rows, columns, tiles

@@ -25,18 +25,18 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
     Where ``tests`` bound them, loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
     """
     return Pass(
-        region.title,
-        region.branch,
-        region.times,
-        region.pred,
-        region.pairs,
-        region.sure,
-        layout,
-        size,
-        cut,
-        tests,
-        _sweep(cut, layout, size, align, False, tests.bounded),
-        _sweep(cut, layout, size, align, True, tests.bounded),
+        title=region.title,
+        branch=region.branch,
+        times=region.times,
+        pred=region.pred,
+        pairs=region.pairs,
+        sure=region.sure,
+        layout=layout,
+        tile=size,
+        cut=cut,
+        tests=tests,
+        forward=_sweep(cut, layout, size, align, False, tests.bounded),
+        backward=_sweep(cut, layout, size, align, True, tests.bounded),
     )
 
 
