@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from textwrap import indent, shorten
 
 from attnspec.codegen.expressions import slopes
+from attnspec.codegen.expressions.reads import reads
 from attnspec.codegen.expressions.statements import Statements
 from attnspec.codegen.triton.parameters import SCALARS, Parameter, argument, inputs, size
 from attnspec.codegen.triton.syntax import inside, offset, triton_syntax
@@ -83,7 +84,7 @@ def allowed(pred: e.Pred, name: str) -> Function:
     """Where a predicate holds."""
     body = _body(pred)
     truth = body.predicate(pred)
-    varies = contents.free(pred) or inputs(pred)
+    varies = contents.free(pred) or reads(pred)
     return _function(name, pred, body, [truth if varies else f"tl.cast({truth}, tl.int1)"])
 
 
@@ -165,7 +166,7 @@ def _function(name: str, node: e.Node, body: Statements, results: Sequence[str])
         if line.split(" = ")[0] in used:
             used.update(mentioned(line))
             lines.append(line)
-    read = tuple(p for p in inputs(node) if p.name in used)
+    read = tuple(p for p in inputs(reads(node)) if p.name in used)
     arguments = (*(one for one in (*_VARIABLES, "s", "g") if one in used), *(p.name for p in read))
     text = "\n".join([f'"""{shorten(str(node), 400)}"""', *reversed(lines), f"return {', '.join(results)}"])
     return Function(

@@ -9,11 +9,8 @@ that never meet, whatever users call their inputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from attnspec.spec import contents
-from attnspec.spec import expr as e
-from attnspec.spec.real import RealRead
 
 SCALARS = ("n", "n_q", "heads", "kv_heads", "batch", "m")
 
@@ -73,6 +70,7 @@ NUMBERS = (
     Parameter("scale", "fp32", "scale"),
 )
 
+_KINDS = {"int": "whole", "bool": "*u8", "float": "*fp32"}
 CONSTANTS = (Parameter("GROUP", "constexpr", "group"), Parameter("PRECISION", "constexpr", "precision"))
 
 
@@ -87,31 +85,18 @@ def size(name: str, axis: int) -> str:
     return f"size{axis}_{argument(name)}"
 
 
-def inputs(*nodes: e.Node) -> tuple[Parameter, ...]:
-    """The data of the inputs that expressions read, each with its sizes, in order of reading.
+def inputs(reads: Mapping[str, tuple[str, int]]) -> tuple[Parameter, ...]:
+    """The data of what is read (see :mod:`attnspec.codegen.expressions.reads`), each followed by its sizes.
 
-    >>> from attnspec.spec.expr import Read, Var
-    >>> [(p.name, p.host) for p in inputs(Read("doc", (Var("q"),)))]
+    >>> [(p.name, p.host) for p in inputs({"doc": ("int", 1)})]
     [('in_doc', "given['in_doc']"), ('size0_in_doc', "given['in_doc'].shape[0]")]
     """
-    found: dict[str, tuple[str, int]] = {}
-    for node in nodes:
-        for part in contents.walk(node):
-            match part:
-                case e.Read(name, indices):
-                    found[name] = "whole", len(indices)
-                case e.Among(_, name, indices):
-                    found[name] = "whole", len(indices) + 1
-                case e.Flag(name, indices):
-                    found[name] = "*u8", len(indices)
-                case RealRead(name, indices):
-                    found[name] = "*fp32", len(indices)
-    parameters: list[Parameter] = []
-    for name, (type, dimensions) in found.items():
-        data = _given(argument(name), type, argument(name))
+    found: list[Parameter] = []
+    for name, (kind, dimensions) in reads.items():
+        data = _given(argument(name), _KINDS[kind], argument(name))
         sizes = (Parameter(size(name, axis), "i32", f"{data.host}.shape[{axis}]") for axis in range(dimensions))
-        parameters += [data, *sizes]
-    return tuple(parameters)
+        found += [data, *sizes]
+    return tuple(found)
 
 
 def gradient(data: str) -> Parameter:
