@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.attention import Attention
 from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.dense.softmax import Block, dense_block
 from attnspec.runtime.prepare.inputs import prepare
@@ -46,6 +47,20 @@ def heads_of(sizes: Sizes, groups: tuple[int, ...]) -> tuple[int, ...]:
     """The query heads of some key heads."""
     share = sizes.heads // sizes.kv_heads
     return tuple(h for g in groups for h in range(g * share, (g + 1) * share))
+
+
+def results_of(
+    attend: Attention, tensors: tuple[Tensor, Tensor, Tensor, Tensor], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Output and gradients of a call for ``tensors`` (q, k, v, dout), by the names that :func:`verify` has for them."""
+    *vectors, dout = tensors
+    learned = {name: t.clone().requires_grad_() for name, t in inputs.items() if t.is_floating_point()}
+    leaves = [t.clone().requires_grad_() for t in vectors]
+    call: Callable[..., Tensor] = attend
+    out = call(*leaves, **{**inputs, **learned})
+    gradients = torch.autograd.grad(out, [*leaves, *learned.values()], dout, allow_unused=True)
+    named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
+    return {"out": out.detach(), **{name: t for name, t in named if t is not None}}
 
 
 def verify(
