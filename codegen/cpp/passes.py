@@ -24,38 +24,38 @@ _LANES = """\
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
 
 
-def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
+def pass_struct(pass_: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
     """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
-    queries_listed, keys_listed = item.layout.listed
-    rest = item.tests.rest(item.pred)
+    queries_listed, keys_listed = pass_.layout.listed
+    rest = pass_.tests.rest(pass_.pred)
     inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in contents.walk(rest))
     lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
     return f"""\
-// {item.title}
+// {pass_.title}
 struct Pass{number} {{
-    static constexpr int NUMBER = {number}, BRANCH = {item.branch}, BM = {item.tile.rows}, BN = {item.tile.columns};
-    static constexpr int64_t STRIDE = {item.layout.residues};
+    static constexpr int NUMBER = {number}, BRANCH = {pass_.branch}, BM = {pass_.tile.rows}, BN = {pass_.tile.columns};
+    static constexpr int64_t STRIDE = {pass_.layout.residues};
     static constexpr bool LISTED_QUERIES = {boolean(queries_listed)}, LISTED_KEYS = {boolean(keys_listed)};
     static constexpr bool READS = {boolean(inputs)};  // the predicate reads inputs
-    static constexpr float TIMES = {log2(item.times)!r}f;  // log2 of {item.times}
+    static constexpr float TIMES = {log2(pass_.times)!r}f;  // log2 of {pass_.times}
     static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
         (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
         return {cxx.predicate(rest, reads)};
     }}
 {lanes}    template <class Full, class Partial>
     static void forward(int64_t i, {_ARGUMENTS}) {{
-{_body(item, f"Pass{number}", item.forward, "i", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.forward, "i", reads, scalars)}
     }}
     template <class Full, class Partial>
     static void backward(int64_t j, {_ARGUMENTS}) {{
-{_body(item, f"Pass{number}", item.backward, "j", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.backward, "j", reads, scalars)}
     }}
 }};
 """
 
 
 def _body(
-    item: Pass, struct: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
+    pass_: Pass, struct: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
 ) -> str:
     lines = ["const int64_t c = at.c;"]
     lines += [
@@ -63,9 +63,9 @@ def _body(
     ]
     unused = [outer, "c", "h", "b", "s", "full", "partial", *(n for r, n in scalars.items() if r.name in reads)]
     lines.append(" ".join(f"(void){name}," for name in unused).rstrip(",") + ";")
-    lines += _decisions(item, struct, outer, reads)
+    lines += _decisions(pass_, struct, outer, reads)
     full, maybe, partial = (
-        ("full", "maybe", "some") if item.tests.runs or item.tests.blocks else ("full",) + ("partial",) * 2
+        ("full", "maybe", "some") if pass_.tests.runs or pass_.tests.blocks else ("full",) + ("partial",) * 2
     )
     text = "\n".join(f"        {line}" for line in lines) + "\n"
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
@@ -75,9 +75,9 @@ def _body(
     return text + "\n".join(filter(None, (statements(loops, visit, 2) for loops, visit in kinds)))
 
 
-def _decisions(item: Pass, struct: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
+def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
     """The window of tiles that inputs leave, and what is asked of each tile in it."""
-    tests = item.tests
+    tests = pass_.tests
     if not tests.runs and not tests.blocks:
         return
     extents = {

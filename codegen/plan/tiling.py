@@ -69,23 +69,23 @@ def _loops(tiles: Pairs, outer: str, inner: str, known: str) -> Loops | None:
 
 
 @lru_cache(maxsize=64)
-def ragged(item: Pass, align: str, transposed: bool = False) -> Sweep:
+def ragged(pass_: Pass, align: str, transposed: bool = False) -> Sweep:
     """The loops of a pass for kernels that mask nothing in full tiles: none of these may reach beyond the keys.
 
     A full tile that does counts as partial. Loops keep between the tiles ``lo`` and ``hi``, so that a kernel can walk a
     part of them (a window found in sorted inputs, a share of the keys). Remembered: a kernel that takes too many
     registers is written again with other tiles, the others as they were.
     """
-    found = _sweep(_whole(item), item.layout, item.tile, align, transposed, bounded=True)
+    found = _sweep(_whole(pass_), pass_.layout, pass_.tile, align, transposed, bounded=True)
     if found.tabled or sum(loops.visits for loops in (found.full, found.maybe, found.partial) if loops) > MOST_VISITS:
         return Sweep(None, None, None)
     return found
 
 
-def _whole(item: Pass) -> Tiles:
+def _whole(pass_: Pass) -> Tiles:
     """The tiles of a pass; those that may be cut short by the last key count as partial."""
-    cut, nothing = item.cut, Pairs.read("false")
-    box = Pairs.read(item.layout.whole(item.tile.columns))
+    cut, nothing = pass_.cut, Pairs.read("false")
+    box = Pairs.read(pass_.layout.whole(pass_.tile.columns))
     try:
         with budget(*cut.kinds):
             full, maybe = cut.full.intersection(box), cut.maybe.intersection(box)
