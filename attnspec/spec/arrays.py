@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.errors.catalogue import did_you_mean
-from attnspec.spec import exact as known
+from attnspec.spec import exact
 from attnspec.spec.parts import Input, Pattern
 
 Array = NDArray[Any]
@@ -30,24 +30,24 @@ def derive(spec: Pattern, inputs: Mapping[str, Any], sizes: Mapping[str, int]) -
     ``sizes`` are those of :meth:`attnspec.spec.spec.Spec.sizes`. An input declared ``random`` is drawn where it is not
     given. Raises ValueError, with the name and the shapes, where an input is missing, unknown or does not fit.
     """
-    known_names = [declared.name for declared in spec.inputs] + (["buckets"] if spec.order else [])
+    names = [declared.name for declared in spec.inputs] + (["buckets"] if spec.order else [])
     for name in inputs:
-        if name not in known_names:
-            has = "its inputs are " + ", ".join(f"`{x}`" for x in known_names) if known_names else "it has no inputs"
-            raise ValueError(f"`{spec.name}` has no input `{name}`: {did_you_mean(name, known_names) or has}")
-    found: dict[str, Array] = {"alibi.slope": slopes(sizes["heads"])}
+        if name not in names:
+            has = "its inputs are " + ", ".join(f"`{x}`" for x in names) if names else "it has no inputs"
+            raise ValueError(f"`{spec.name}` has no input `{name}`: {did_you_mean(name, names) or has}")
+    arrays: dict[str, Array] = {"alibi.slope": slopes(sizes["heads"])}
     for declared in spec.inputs:
         array = _given(spec, declared, inputs, sizes)
         if declared.form == "offsets":
             array = documents(_name(spec, declared), array, sizes["m"])
         elif declared.form == "sorted" and bool((np.diff(array, axis=-1) < 0).any()):
             raise ValueError(f"{_name(spec, declared)} is declared sorted, but its values decrease somewhere")
-        found[declared.name] = array
+        arrays[declared.name] = array
         if declared.form != "plain":
-            found[f"{declared.name}.first"], found[f"{declared.name}.last"] = runs(array)
+            arrays[f"{declared.name}.first"], arrays[f"{declared.name}.last"] = runs(array)
     if spec.order is not None:
-        found["order.bucket"] = slots(spec, inputs, sizes)[1]
-    return found
+        arrays["order.bucket"] = slots(spec, inputs, sizes)[1]
+    return arrays
 
 
 def _name(spec: Pattern, declared: Input) -> str:
@@ -58,13 +58,13 @@ def _given(spec: Pattern, declared: Input, inputs: Mapping[str, Any], sizes: Map
     """The array of an input, of the declared shape and kind."""
     where = _name(spec, declared)
     try:
-        shape = tuple(known.integer(size, sizes) for size in declared.sizes)
-    except (known.Unknown, known.TooLarge):
+        shape = tuple(exact.integer(size, sizes) for size in declared.sizes)
+    except (exact.Unknown, exact.TooLarge):
         raise ValueError(f"{where} has no size in this call: `{declared}`") from None
     if declared.name not in inputs:
         if declared.random is None:
             raise ValueError(f"{where} is missing: `{declared}`, here of the shape {shape}")
-        low, high = (known.integer(end, sizes) for end in (declared.random.low, declared.random.high))
+        low, high = (exact.integer(end, sizes) for end in (declared.random.low, declared.random.high))
         if low >= high and 0 not in shape:
             raise ValueError(f"{where} cannot be drawn from the empty range {low}..{high}")
         return drawn(shape, low, high, declared.random.seed)
@@ -98,8 +98,8 @@ def documents(where: str, offsets: Array, n: int) -> Array:
     if (np.diff(offsets, axis=-1) < 0).any():
         raise ValueError(f"{where} holds offsets that decrease")
     begun = offsets[..., None, 1:-1] <= np.arange(n)[:, None]
-    found: Array = begun.sum(-1)
-    return found
+    numbers: Array = begun.sum(-1)
+    return numbers
 
 
 def runs(values: Array) -> tuple[Array, Array]:

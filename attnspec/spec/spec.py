@@ -68,8 +68,7 @@ class Spec:
     @cached_property
     def pred(self) -> e.Pred:
         """The whole pattern as one predicate."""
-        union = e.Or(tuple(c.pred for c in self.attend)) if self.attend else e.Bool(True)
-        return e.And((union, *(c.pred for c in self.within))) if self.within else union
+        return Branch(self.attend, self.within).pred
 
     def offset(self, n: int, n_q: int) -> int:
         """The position of query row 0."""

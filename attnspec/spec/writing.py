@@ -26,8 +26,8 @@ class Written:
 
     def _at(self, strength: int) -> str:
         """The text, in brackets if it binds less tightly than the place it stands in."""
-        text, own = self._write()
-        return text if own >= strength else f"({text})"
+        text, binds = self._write()
+        return text if binds >= strength else f"({text})"
 
     def _opposite(self) -> Written | None:
         """What follows the minus of an expression that is written with one."""
