@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
 from attnspec.spec.rewrite import replace
 
 _DERIVED = ("first", "last")
@@ -38,11 +37,11 @@ def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
                 edges = dict(_edges(fact))
                 if edges:
                     flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]
-            return s.conjunction(flat)
+            return make.conjunction(flat)
         case e.Or(args):
-            return s.disjunction([plain(a) for a in args])
+            return make.disjunction([plain(a) for a in args])
         case e.Not(arg):
-            return s.negation(plain(arg))
+            return make.negation(plain(arg))
     return pred
 
 
@@ -69,8 +68,8 @@ def _collect(node: e.Node) -> e.Node:
     factors: dict[e.IntExpr, int] = {}
     for factor, part in _parts(inner, 1):
         factors[part] = factors.get(part, 0) + factor
-    terms = [s.multiply(e.Int(f), part) for part, f in factors.items() if f]
-    return s.add(terms) if terms else e.Int(0)
+    terms = [make.multiply(e.Int(f), part) for part, f in factors.items() if f]
+    return make.add(terms) if terms else e.Int(0)
 
 
 def _parts(node: e.IntExpr, factor: int) -> Iterator[tuple[int, e.IntExpr]]:
