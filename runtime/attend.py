@@ -15,7 +15,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
-from attnspec.runtime.core.request import Extra, is_wide
+from attnspec.runtime.core.request import Call, is_wide, sizes_of
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.expressions.real import real
@@ -51,44 +51,44 @@ class Around:
         turns = len(spec.rotations) == 1 and decode(program).target != "triton"
         return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, turns)
 
-    def beside(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Sizes, dict[str, Tensor], Extra]:
-        """The sizes of a call, its inputs made ready, and what a kernel reads of them."""
+    def call(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+    ) -> tuple[Call, Sizes, dict[str, Tensor]]:
+        """A call of vectors that are not rotated yet, its sizes, and its inputs made ready."""
         spec = self.spec
-        sizes = sizes_of(spec, q, k)
+        sizes = solved(spec, q, k)
         if spec.order is not None and q.shape[2] != k.shape[2]:
             raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
         found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
-        tensors = tuple(found[name] for name in self.reads)
+        if scale is None:
+            scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+        tensors = [found[name] for name in self.reads]
         m = -1 if sizes.m is None else sizes.m
-        return sizes, found, Extra(tensors, found.get(ORDER), _sink(spec, sizes, found, q.device), m)
+        sink = _sink(spec, sizes, found, q.device)
+        return Call(q, k, v, tensors, found.get(ORDER), sink, m, float(scale), self.program), sizes, found
 
 
-def sizes_of(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
+def solved(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
     """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
     try:
         m = spec.sizes(k.shape[2], q.shape[2])["m"] if spec.axes else None
     except ValueError as error:
         raise CallError(f"{spec.name}: {error}") from None
-    return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
+    return sizes_of(q, k, spec.align, m)
 
 
 def attend(
-    own: Around, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+    around: Around, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a pattern that is more than a mask."""
-    spec = own.spec
-    sizes, found, extra = own.beside(q, k, inputs)
-    if scale is None:
-        scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-    tensors = list(extra.inputs)
-    keep = operator.keeps(q, k, v, extra.sink, *tensors)
-    if not keep and own.turns and turns(q) and not torch.compiler.is_compiling():
+    call, sizes, found = around.call(q, k, v, scale, inputs)
+    keep = operator.keeps(q, k, v, call.sink, *call.inputs)
+    if not keep and around.turns and turns(q) and not torch.compiler.is_compiling():
         # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
-        q, k, tables = half_turned(spec, q, k, sizes, found)
-        beside = (tensors, extra.order, extra.sink, extra.m)
-        return operator.attend_turning(q, k, v, *tables, *beside, float(scale), own.program)  # type: ignore[no-any-return]
-    q, k = turned(spec, q, k, sizes, found, compiled=True)
-    out, lse, _ = operator.attend(q, k, v, tensors, extra.order, extra.sink, extra.m, float(scale), own.program, keep)
+        q, k, tables = half_turned(around.spec, q, k, sizes, found)
+        return operator.attend_turning(q, k, *call[2:], *tables)  # type: ignore[no-any-return]
+    q, k = turned(around.spec, q, k, sizes, found, compiled=True)
+    out, lse, _ = operator.attend(q, k, *call[2:], keep)
     return out, lse
 
 
@@ -96,7 +96,7 @@ def dense(
     spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The same over the whole mask in plain PyTorch."""
-    sizes = sizes_of(spec, q, k)
+    sizes = solved(spec, q, k)
     found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
     given = dict(inputs)
     if spec.order is not None and "buckets" not in given:

@@ -19,7 +19,9 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime.core.arguments import CallError, check_call, check_tile
-from attnspec.runtime.core.program import Facts, Program, facts, plan, relation, spec
+from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation, spec
+from attnspec.runtime.core.request import Call
+from attnspec.runtime.targets import NAMES, kinds
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.cost import Cost
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from attnspec.spec.spec import Spec
 
 _ARGUMENTS = ("n", "n_q", "heads", "kv_heads", "batch", "dim", "dim_v", "dtype", "inputs")
-TARGETS = ("auto", "cpp", "triton", "dense")
 
 
 def compile(
@@ -60,8 +61,8 @@ def compile(
     """
     from attnspec.language.load import load
 
-    if target not in TARGETS:
-        raise ValueError(f"target must be one of {', '.join(TARGETS)}, not {target!r}")
+    if target not in NAMES:
+        raise ValueError(f"target must be one of {', '.join(NAMES)}, not {target!r}")
     if tile is not None and (len(tile) != 2 or any(t % 16 or not 16 <= t <= 512 for t in tile)):
         raise ValueError(f"tile must be two multiples of 16 between 16 and 512, not {tile!r}")
     if tile is not None and target == "triton":
@@ -82,9 +83,9 @@ class Attention:
     """
 
     def __init__(self, program: Program, target: str) -> None:
-        self.program, self._target = program, target
-        self._facts: Facts = facts(program)
-        self._encoded = program.encoded
+        self._target, self._kinds, self._encoded = target, kinds(target), program.encoded
+        self.program = decode(self._encoded)  # the object that calls find too: looking things up compares no texts
+        self._facts: Facts = facts(self.program)
         self._around = None if self._facts.bare else around.Around.of(self.spec, self._encoded)
 
     @overload
@@ -140,12 +141,13 @@ class Attention:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
-        check_call(self._facts.name, self._target, q, k, v)
+        check_call(self._facts.name, self._target, self._kinds, q, k, v)
         if self._target == "dense":
             out, lse = around.dense(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-            out, lse, _ = operator.attend(q, k, v, [], None, None, -1, scale, self._encoded, operator.keeps(q, k, v))
+            call = Call(q, k, v, (), None, None, -1, scale, self._encoded)
+            out, lse, _ = operator.attend(*call, operator.keeps(q, k, v))
         else:
             out, lse = around.attend(self._around or around.Around.of(self.spec, self._encoded), q, k, v, scale, inputs)
         return (out, lse) if return_lse else out

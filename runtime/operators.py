@@ -6,45 +6,31 @@ second of start-up, at the first call of an operator.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnspec.runtime.core.program import Program, decode, facts
-from attnspec.runtime.core.request import Extra, Turn
-from attnspec.runtime.cpp import run as call
+from attnspec.runtime.core.program import facts
+from attnspec.runtime.core.request import Call, Result, Turn
+from attnspec.runtime.cpp import run as cpp
+from attnspec.runtime.targets import target_of
 
-_EXTRA = "Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m"
+# The fields of a Call. (Schemas have no structures.)
+_CALL = "Tensor q, Tensor k, Tensor v, Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m, float scale, str program"
+_RESULT = "Tensor out, Tensor lse, Tensor parts"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    f"attend(Tensor q, Tensor k, Tensor v, {_EXTRA}, float scale, str program, bool keep) -> (Tensor, Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    f"attend_turning(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, bool pairs, {_EXTRA}, float scale, "
-    "str program) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    f"attend_backward(Tensor q, Tensor k, Tensor v, {_EXTRA}, Tensor out, Tensor lse, Tensor parts, Tensor dout, "
-    "Tensor? dlse, float scale, str program, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+for _schema in (
+    f"attend({_CALL}, bool keep) -> (Tensor, Tensor, Tensor)",
+    f"attend_turning({_CALL}, Tensor cos, Tensor sin, bool pairs) -> (Tensor, Tensor)",
+    f"attend_backward({_CALL}, {_RESULT}, Tensor dout, Tensor? dlse, bool[] wanted) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 attend = torch.ops.attnspec.attend.default
 attend_turning = torch.ops.attnspec.attend_turning.default
 attend_backward = torch.ops.attnspec.attend_backward.default
-
-
-def _calls(program: Program, q: Tensor) -> Any:
-    """Where forward and backward of a program are for the device of its tensors."""
-    if program.target == "triton" or (program.target == "auto" and q.device.type != "cpu"):
-        from attnspec.runtime.triton import run as triton_call
-
-        return triton_call
-    return call
 
 
 def keeps(*tensors: Tensor | None) -> bool:
@@ -52,70 +38,30 @@ def keeps(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    inputs: Sequence[Tensor],
-    order: Tensor | None,
-    sink: Tensor | None,
-    m: int,
-    scale: float,
-    program: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _attend(*arguments: Any) -> Result:
     """Output, log-sum-exp and (where weights are detached) the outputs of the branches of a program's attention.
 
     The last are needed for gradients only, and empty unless ``keep``.
     """
-    own, extra = decode(program), Extra(tuple(inputs), order, sink, m)
-    found: tuple[Tensor, Tensor, Tensor] = _calls(own, q).forward(own, q, k, v, extra, scale, keep)
-    return found
+    *fields, keep = arguments
+    call = Call(*fields)
+    return target_of(call.program.target, call.q.device.type).forward(call, keep)
 
 
-def _attend_turning(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    pairs: bool,
-    inputs: Sequence[Tensor],
-    order: Tensor | None,
-    sink: Tensor | None,
-    m: int,
-    scale: float,
-    program: str,
-) -> tuple[Tensor, Tensor]:
+def _attend_turning(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp, where the kernel turns the queries by these angles; without gradients."""
-    extra = Extra(tuple(inputs), order, sink, m)
-    return call.forward(decode(program), q, k, v, extra, scale, False, Turn(cos, sin, pairs))[:2]
+    *fields, cos, sin, pairs = arguments
+    return cpp.forward(Call(*fields), False, Turn(cos, sin, pairs))[:2]
 
 
-def _attend_backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    inputs: Sequence[Tensor],
-    order: Tensor | None,
-    sink: Tensor | None,
-    m: int,
-    out: Tensor,
-    lse: Tensor,
-    parts: Tensor,
-    dout: Tensor,
-    dlse: Tensor | None,
-    scale: float,
-    program: str,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def _attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
-    own, extra = decode(program), Extra(tuple(inputs), order, sink, m)
-    dq, dk, dv, dsink, dinputs = _calls(own, q).backward(
-        own, q, k, v, extra, out, lse, parts, dout, dlse, scale, wanted
-    )
-    none = q.new_empty(0, dtype=torch.float32)
-    return dq, dk, dv, none if dsink is None else dsink, [q.new_empty(0) if d is None else d for d in dinputs]
+    *fields, out, lse, parts, dout, dlse, wanted = arguments
+    call = Call(*fields)
+    target = target_of(call.program.target, call.q.device.type)
+    dq, dk, dv, dsink, dinputs = target.backward(call, Result(out, lse, parts), dout, dlse, wanted)
+    none = out.new_empty(0, dtype=torch.float32)
+    return dq, dk, dv, none if dsink is None else dsink, [out.new_empty(0) if d is None else d for d in dinputs]
 
 
 _LIBRARY.impl("attend_turning", _attend_turning, "CPU")  # type: ignore[no-untyped-call]
@@ -125,52 +71,43 @@ for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
 
 
 @torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(
-    q: Tensor, k: Tensor, v: Tensor, inputs: Any, order: Any, sink: Any, m: Any, scale: float, program: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    out = q.new_empty((q.shape[0], q.shape[1], q.shape[2], v.shape[3]))
-    lse = q.new_empty((q.shape[0], q.shape[1], q.shape[2]), dtype=torch.float32)
-    branches = facts(decode(program)).separate
-    return out, lse, q.new_empty((branches, *out.shape)) if branches and keep else q.new_empty(0)
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *fields, keep = arguments
+    call = Call(*fields)
+    out, lse = _empty(call.q, call.v)
+    branches = facts(call.program).separate
+    return out, lse, out.new_empty((branches, *out.shape)) if branches and keep else out.new_empty(0)
 
 
 @torch.library.register_fake("attnspec::attend_turning", lib=_LIBRARY)  # type: ignore[untyped-decorator]
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _empty(q, v)
+
+
+def _empty(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 @torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    inputs: Sequence[Tensor],
-    order: Any,
-    sink: Tensor | None,
-    m: Any,
-    out: Tensor,
-    lse: Tensor,
-    parts: Tensor,
-    dout: Tensor,
-    dlse: Tensor | None,
-    scale: float,
-    program: str,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    dsink = q.new_empty(0, dtype=torch.float32) if sink is None else sink.new_empty(sink.shape)
+def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    *fields, _, _, _, _, _, wanted = arguments
+    call = Call(*fields)
+    dq, dk, dv = (t.new_empty(t.shape) for t in (call.q, call.k, call.v))
+    dsink = dq.new_empty(0 if call.sink is None else call.sink.shape, dtype=torch.float32)
     dinputs = [
-        t.new_empty(t.shape, dtype=torch.float32) if want else q.new_empty(0)
-        for t, want in zip(inputs, wanted, strict=True)
+        t.new_empty(t.shape, dtype=torch.float32) if want else dq.new_empty(0)
+        for t, want in zip(call.inputs, wanted, strict=True)
     ]
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dsink, dinputs
+    return dq, dk, dv, dsink, dinputs
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, tensors, order, sink, m, scale, program, _ = inputs
-    ctx.save_for_backward(q, k, v, order, sink, *output, *tensors)
-    ctx.scale, ctx.program, ctx.m = scale, program, m
-    ctx.wanted = [t.requires_grad for t in tensors]
-    ctx.sinks = sink is not None and sink.requires_grad
+    *fields, _ = inputs
+    call = Call(*fields)
+    ctx.save_for_backward(call.q, call.k, call.v, call.order, call.sink, *output, *call.inputs)
+    ctx.scale, ctx.program, ctx.m = call.scale, call.encoded, call.m
+    ctx.wanted = [t.requires_grad for t in call.inputs]
+    ctx.sinks = call.sink is not None and call.sink.requires_grad
     ctx.set_materialize_grads(False)
 
 
@@ -180,11 +117,10 @@ def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, dparts: Tenso
         return None, None, None, [None] * len(inputs), None, None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
-    dq, dk, dv, dsink, dinputs = attend_backward(
-        q, k, v, inputs, order, sink, ctx.m, out, lse, parts, dout, dlse, ctx.scale, ctx.program, ctx.wanted
-    )
-    own = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
-    return dq, dk, dv, own, None, dsink if ctx.sinks else None, None, None, None, None
+    call = Call(q, k, v, inputs, order, sink, ctx.m, ctx.scale, ctx.program)
+    dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, parts, dout, dlse, ctx.wanted)
+    wanted = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
+    return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None, None
 
 
 def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:

@@ -18,7 +18,6 @@ from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime.core.program import Program, needed, spec
-from attnspec.runtime.core.request import scalars_of
 from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.triton import tables as triton_data
@@ -46,16 +45,14 @@ def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
     inputs = example(bare, sizes, torch.Generator().manual_seed(0))
     if bare.order is not None:
         inputs["buckets"] = hash_buckets(q, bare.order)
-    extra = around.Around.of(bare, program.encoded).beside(q.float(), k.float(), inputs)[2]
-    given = given_of(program, extra, wide)
+    call = around.Around.of(bare, program.encoded).call(q.float(), k.float(), v.float(), None, inputs)[0]
+    given = given_of(call, wide)
     rest = tuple(name for name in triton_kernel.given(own, key) if name not in given)
-    call = replace(sizes, scalars=scalars_of(program, extra))
-    given |= triton_data.data(own, rest, call, wide, torch.device("cpu"))
-    scale = 1.0 / math.sqrt(dim) if bare.scale is None else bare.scale
-    expected = dict(_expected(bare, (q, k, v, dout), scale, inputs))
+    given |= triton_data.data(own, rest, replace(sizes, scalars=call.scalars()), wide, torch.device("cpu"))
+    expected = dict(_expected(bare, (q, k, v, dout), call.scale, inputs))
     head = [
         f"DTYPE = torch.{dtype}",
-        f"SCALE = {scale!r}",
+        f"SCALE = {call.scale!r}",
         f"SHAPES = {shapes!r}  # of q, k, v and the gradient of the output",
         "# What the kernels read beside these: integers, and tensors as (type, shape, zlib, base 85).",
         *_mapping("DATA", {name: _packed(value) for name, value in given.items()}),

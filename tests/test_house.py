@@ -34,7 +34,7 @@ DOORS = {
     "rich": ("report", "cli"),
     "click": ("cli",),
     "torch": ("runtime", "report", "cli"),
-    "triton": ("runtime.triton", "runtime.core.device"),
+    "triton": ("runtime.triton",),
 }
 
 House = Mapping[str, str]

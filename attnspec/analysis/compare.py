@@ -134,7 +134,7 @@ class _Side:
         fits = e.And((e.Cmp("==", e.Var("n"), keys), e.Cmp("==", e.Var("n_q"), queries)))
         sizes = tuple(e.Cmp(">=", axis.size, e.Int(0)) for axis in axes)
         neighbours = (replace(fits, {e.Var("m"): e.Add((e.Var("m"), e.Int(by)))}) for by in (-1, 1))
-        below, above = (condition(other).text for other in neighbours)  # type: ignore[arg-type]
+        below, above = (condition(other).text for other in neighbours)
         text = condition(e.And((fits, *sizes))).text
         return Pairs.read(f"m >= 0 and {text} and not ({above}) and not (m >= 1 and ({below}))")
 

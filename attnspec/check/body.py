@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnspec.check.clauses import axes as arrows
 from attnspec.check.clauses import inputs, mixture, orders, scores
-from attnspec.check.clauses.attend import group, let, out_of_place, predicate, word
+from attnspec.check.clauses.attend import group, let, line, out_of_place, word
+from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import InputRef, Scope
 from attnspec.errors.catalogue import did_you_mean
@@ -14,7 +14,7 @@ from attnspec.errors.clauses import axes_mistake, beside_mixture, misplaced, ord
 from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
-from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
+from attnspec.spec.parts import Branch, Clause, Input, Order, Rotation
 from attnspec.spec.real import RealExpr, Score
 
 
@@ -27,7 +27,7 @@ class Body:
     align: str = "end"
     mixture: tuple[Branch, ...] = ()
     detached: bool = False
-    axes: tuple[tuple[Axis, Span], ...] = ()
+    axes: Axes = ()
     inputs: list[Input] = field(default_factory=list)
     order: Order | None = None
     score: RealExpr = field(default_factory=Score)
@@ -64,15 +64,15 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
 def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
     """Add what a clause comes to; the scope of the clauses after it."""
     match clause:
-        case t.Attend(span, tree):
-            arrows.no_attend(el, span, out.axes)
-            out.attend.append(Clause(predicate(el, tree, scope), span))
-        case t.Within(span, tree):
-            arrows.no_within(el, span, out.axes)
-            out.within.append(Clause(predicate(el, tree, scope), span))
+        case t.Attend():
+            no_attend(el, clause.span, out.axes)
+            out.attend.append(line(el, clause, scope))
+        case t.Within():
+            no_within(el, clause.span, out.axes)
+            out.within.append(line(el, clause, scope))
         case t.Arrow():
             out.first.setdefault("->", clause.span)
-            out.attend += arrows.arrow(el, clause, scope, out.axes)
+            out.attend += arrow(el, clause, scope, out.axes)
         case t.Let():
             return let(el, clause, scope, seen)
         case t.Heads():
@@ -85,18 +85,18 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.first.setdefault("mix", span)
             out.mixture = mixture.mix(el, clause, scope, seen)
             out.detached = clause.detached
-        case t.Align(span, where):
-            _align(el, span, where, out)
+        case t.Align(_, where):
+            _align(el, where, out)
         case t.Axis(span):
             if "->" in out.first:
                 title, note = "an axis is declared after a line between axes", "axes lie in the order of declaration"
                 label = (out.first["->"], "this line is before it")
                 el.wrong(axes_mistake(span, title, "move it up", label, note=note))
-            out.axes = arrows.axis(el, clause, scope, seen, out.axes)
+            out.axes = axis(el, clause, scope, seen, out.axes)
         case t.Input(span, name):
-            found = inputs.declare(el, clause, scope, seen)
-            out.inputs.append(found)
-            return scope.bind({name.name: InputRef(found, span, not el.from_start)})
+            declared = inputs.declare(el, clause, scope, seen)
+            out.inputs.append(declared)
+            return scope.bind({name.name: InputRef(declared, span, not el.from_start)})
         case t.Order():
             out.order = orders.order(el, clause, scope)
         case t.Score():
@@ -115,7 +115,7 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
     return scope
 
 
-def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
+def _align(el: Elaborator, where: t.Name, out: Body) -> None:
     if where.name not in ("start", "end"):
         close = did_you_mean(where.name, ["start", "end"])
         title = f"there is no `align {where.name}`"
@@ -126,20 +126,19 @@ def _align(el: Elaborator, span: Span, where: t.Name, out: Body) -> None:
 def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
     """What may not stand in one body."""
     mix, order = out.first.get("mix"), out.first.get("order")
-    axis = out.axes[0][1] if out.axes else None
+    first_axis = out.axes[0][1] if out.axes else None
     for clause in clauses:
-        if mix is not None and axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
-            span = clause.heading if isinstance(clause, t.Heads) else clause.span
-            el.wrong(beside_mixture(span, mix, word(clause)))
-    if mix is not None and axis is not None:
+        if mix is not None and first_axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
+            el.wrong(beside_mixture(t.heading(clause), mix, word(clause)))
+    if mix is not None and first_axis is not None:
         title = "axes and a mixture do not stand in one body"
-        el.wrong(axes_mistake(mix, title, "the mixture", (axis, "an axis")))
+        el.wrong(axes_mistake(mix, title, "the mixture", (first_axis, "an axis")))
     if order is not None:
-        for other, what in ((mix, "a mixture"), (axis, "axes")):
+        for other, what in ((mix, "a mixture"), (first_axis, "axes")):
             if other is not None:
                 title = f"an order and {what} do not stand in one body"
                 el.wrong(order_mistake(order, title, "the order", (other, "beside this")))
     align = out.first.get("align")
-    if axis is not None and align is not None and out.align == "end":
+    if first_axis is not None and align is not None and out.align == "end":
         title = "beside axes, query row i is position i: `align end` does not stand here"
-        el.wrong(axes_mistake(align, title, "remove this", (axis, "an axis")))
+        el.wrong(axes_mistake(align, title, "remove this", (first_axis, "an axis")))

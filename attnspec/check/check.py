@@ -17,14 +17,14 @@ from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.patterns import define, module
 from attnspec.check.expressions.rules import elaborator
-from attnspec.check.expressions.scope import UNKNOWN, Entry, Module, Scope
+from attnspec.check.expressions.scope import UNKNOWN, Module, Scope, as_entry
 from attnspec.check.parameters import bind_parameters, default_of, holes, write
 from attnspec.errors.diagnostic import Diagnostic, SpecError
 from attnspec.errors.names import defined_twice, which_attention
 from attnspec.errors.source import Source, Span
 from attnspec.errors.values import file_grows_too_large
 from attnspec.language import tree as t
-from attnspec.language.parse import parse_all
+from attnspec.language.parse import Parsed, parse_all
 from attnspec.spec.parts import Value
 from attnspec.spec.spec import Spec
 
@@ -59,19 +59,17 @@ def check_text(
     source = Source(filename, text)
     parsed = parse_all(source)
     report = Report(source)
-    spec = _check(parsed.file, name, params or {}, report, parsed.lost, parsed.complete)
-    if parsed.problems or report.found:
-        both = sorted((*parsed.problems, *report.diagnostics()), key=lambda d: d.span.start)
-        raise SpecError(both)
-    assert spec is not None
-    return spec
-
-
-def check(file: t.File, name: str | None = None, params: Mapping[str, object] | None = None) -> Spec:
-    """Check a tree: the spec of its attention (or of the one named), or a SpecError with all mistakes."""
-    report = Report(file.source)
-    spec = _check(file, name, params or {}, report)
-    report.check()
+    patterns = module(parsed.file, report, parsed.lost)
+    chosen: t.Attention | None = None
+    try:
+        chosen = attention_of(parsed.file, name)
+    except SpecError as error:
+        if parsed.complete:  # otherwise it may be in a part that did not parse
+            report.add(error.diagnostics[0])
+    _check_all(parsed.file, report, patterns, chosen)
+    spec = _attention(elaborator(report), parsed.file, chosen, patterns, params or {}) if chosen else None
+    if problems := _in_order(parsed, report):
+        raise SpecError(problems)
     assert spec is not None
     return spec
 
@@ -86,6 +84,11 @@ def problems_of(source: Source) -> tuple[Diagnostic, ...]:
     _check_all(parsed.file, report, module(parsed.file, report, parsed.lost), None)
     if not parsed.file.items and not parsed.problems:
         report.add(which_attention(Span(source, 0, 0), [], None))
+    return _in_order(parsed, report)
+
+
+def _in_order(parsed: Parsed, report: Report) -> tuple[Diagnostic, ...]:
+    """All mistakes, those of the syntax among the others, in the order of the source."""
     return tuple(sorted((*parsed.problems, *report.diagnostics()), key=lambda d: d.span.start))
 
 
@@ -114,32 +117,13 @@ def signature(file: t.File, name: str | None = None) -> Signature:
     parameters = []
     for parameter in attention.parameters:
         default = default_of(el, parameter, scope)
-        scope = scope.bind({parameter.name.name: default.entry if default else UNKNOWN})
-        parameters.append(Parameter(parameter.name.name, default.value if default else None))
+        scope = scope.bind({parameter.name.name: UNKNOWN if default is None else as_entry(default)})
+        parameters.append(Parameter(parameter.name.name, default))
     report.check()
     return Signature(attention.name.name, tuple(parameters), _doc(file, attention))
 
 
-def _check(
-    file: t.File,
-    name: str | None,
-    params: Mapping[str, object],
-    report: Report,
-    lost: frozenset[str] = frozenset(),
-    complete: bool = True,
-) -> Spec | None:
-    own = module(file, report, lost)
-    chosen: t.Attention | None = None
-    try:
-        chosen = attention_of(file, name)
-    except SpecError as error:
-        if complete:  # otherwise it may be in a part that did not parse
-            report.add(error.diagnostics[0])
-    _check_all(file, report, own, chosen)
-    return None if chosen is None else _attention(elaborator(report), file, chosen, own, params)
-
-
-def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | None) -> None:
+def _check_all(file: t.File, report: Report, patterns: Module, chosen: t.Attention | None) -> None:
     """Check the names, arguments and types of everything, and the values of all attentions with default parameters."""
     seen: dict[str, Span] = {}
     spent = 0
@@ -154,7 +138,7 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
         for parameter in item.parameters:
             define(parameter.name, f"the parameter `{parameter.name.name}`", names, report)
         try:
-            scope = holes(el, item, Scope(own))
+            scope = holes(el, item, Scope(patterns))
             if isinstance(item, t.Pattern):
                 el.pred(item.body, scope)
             else:
@@ -168,43 +152,43 @@ def _check_all(file: t.File, report: Report, own: Module, chosen: t.Attention | 
             report.add(file_grows_too_large(attention.name.span, _MAX_SPENT))
             break
         el = elaborator(report)
-        _attention(el, file, attention, own, {})
+        _attention(el, file, attention, patterns, {})
         spent += el.spent
 
 
 def _attention(
-    el: Elaborator, file: t.File, tree: t.Attention, own: Module, params: Mapping[str, object]
+    el: Elaborator, file: t.File, tree: t.Attention, patterns: Module, params: Mapping[str, object]
 ) -> Spec | None:
-    before = len(el.report.found)
+    before = len(el.report.mistakes)
     try:
-        values = bind_parameters(el, tree, Scope(own), params)
-        entries: dict[str, Entry] = {p: v.entry for p, v in values.items()}
-        entries |= {p.name.name: UNKNOWN for p in tree.parameters if p.name.name not in entries}
+        values = bind_parameters(el, tree, Scope(patterns), params)
+        names = [p.name.name for p in tree.parameters]
+        entries = {name: as_entry(values[name]) if name in values else UNKNOWN for name in names}
         seen = {p.name.name: p.name.span for p in tree.parameters}
-        found = body(el, tree.clauses, Scope(own).bind(entries), seen)
+        parts = body(el, tree.clauses, Scope(patterns).bind(entries), seen)
     except Stop as stop:
         el.report.add(stop.diagnostic)
         return None
-    if len(el.report.found) > before:
+    if len(el.report.mistakes) > before:
         return None
     return Spec(
         name=tree.name.name,
-        params=tuple((name, value.value) for name, value in values.items()),
-        attend=tuple(found.attend),
-        within=tuple(found.within),
-        align=found.align,
+        params=tuple(values.items()),
+        attend=tuple(parts.attend),
+        within=tuple(parts.within),
+        align=parts.align,
         doc=_doc(file, tree),
         span=tree.span,
-        mixture=found.mixture,
-        detached=found.detached,
-        axes=tuple(axis for axis, _ in found.axes),
-        inputs=tuple(found.inputs),
-        order=found.order,
-        score=found.score,
-        sink=found.sink,
-        scale=found.scale,
-        rotations=tuple(found.rotations),
-        normalized=found.normalized,
+        mixture=parts.mixture,
+        detached=parts.detached,
+        axes=tuple(axis for axis, _ in parts.axes),
+        inputs=tuple(parts.inputs),
+        order=parts.order,
+        score=parts.score,
+        sink=parts.sink,
+        scale=parts.scale,
+        rotations=tuple(parts.rotations),
+        normalized=parts.normalized,
     )
 
 

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Stop
 from attnspec.check.expressions.lists import kind
 from attnspec.check.expressions.rules import elaborator
-from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, Bound, Entry, ListValue, Module, Scope, what
+from attnspec.check.expressions.scope import (
+    HOLE,
+    HOLE_PRED,
+    UNKNOWN,
+    Bound,
+    Entry,
+    ListValue,
+    Module,
+    Scope,
+    as_entry,
+    what,
+)
 from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.names import missing_parameter, unknown_parameter, unusable_parameter, wrong_parameter_type
 from attnspec.errors.source import Source
@@ -30,14 +40,6 @@ from attnspec.spec.parts import Value
 from attnspec.spec.real import RealExpr
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
-    """A value as Python has it, and as the elaborator has it."""
-
-    value: Value
-    entry: Entry
-
-
 def read_value(text: str, name: str = "<value>") -> Value:
     """The value of a constant expression of the language: an integer, a boolean or a (nested) list."""
     source = Source(name, text)
@@ -45,12 +47,12 @@ def read_value(text: str, name: str = "<value>") -> Value:
     report = Report(source)
     el = elaborator(report)
     try:
-        found = _constant(el, tree, Scope(Module({})), "a value")
+        value = _constant(el, tree, Scope(Module({})), "a value")
     except Stop as stop:
         raise SpecError([stop.diagnostic]) from None
     report.check()
-    assert found is not None
-    return found.value
+    assert value is not None
+    return value
 
 
 def write(value: e.Nested) -> str:
@@ -60,32 +62,29 @@ def write(value: e.Nested) -> str:
     return str(value) if isinstance(value, int) else f"[{', '.join(map(write, value))}]"
 
 
-def default_of(el: Elaborator, parameter: t.Parameter, scope: Scope) -> Default | None:
+def default_of(el: Elaborator, parameter: t.Parameter, scope: Scope) -> Value | None:
     """The default of a parameter of an attention: it may read the parameters before it."""
     return None if parameter.default is None else _constant(el, parameter.default, scope, "a default")
 
 
-def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Default | None:
-    found = el.expr(tree, scope)
-    match found:
-        case e.Int(value):
-            return Default(value, Bound(found, 1, 1))
-        case e.Bool(truth):
-            return Default(truth, Bound(found, 1, 1))
+def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Value | None:
+    value = el.expr(tree, scope)
+    match value:
+        case e.Int() | e.Bool():
+            return value.value
         case ListValue(items, ()):
-            return Default(items, found)
+            return items
         case RealExpr():
             help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found), help))
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value), help))
         case e.IntExpr():
-            whole = el.constant(tree, scope, name)
-            return None if whole is None else Default(whole, Bound(e.Int(whole), 1, 1))
+            return el.constant(tree, scope, name)
         case e.Node():
-            names = contents.names(found)
+            names = contents.names(value)
             if "?" not in names:
                 el.wrong(not_known(tree.span, name, names))
-        case _ if found is not UNKNOWN:
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(found)))
+        case _ if value is not UNKNOWN:
+            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value)))
     return None
 
 
@@ -105,19 +104,17 @@ def holes(el: Elaborator, item: t.Pattern | t.Attention, scope: Scope) -> Scope:
     return scope.bind(names)
 
 
-def bind_parameters(
-    el: Elaborator, tree: t.Attention, scope: Scope, params: Mapping[str, object]
-) -> dict[str, Default]:
+def bind_parameters(el: Elaborator, tree: t.Attention, scope: Scope, params: Mapping[str, object]) -> dict[str, Value]:
     """The value of each parameter: the override if there is one, or the default."""
     names = [p.name.name for p in tree.parameters]
     for name in params:
         if name not in names:
             el.wrong(unknown_parameter(tree.name.span, tree.name.name, str(name), names))
-    bound: dict[str, Default] = {}
+    bound: dict[str, Value] = {}
     for parameter in tree.parameters:
         name = parameter.name.name
-        own = scope.bind({n: bound[n].entry if n in bound else UNKNOWN for n in names[: names.index(name)]})
-        default = default_of(el, parameter, own)
+        earlier = scope.bind({n: as_entry(bound[n]) if n in bound else UNKNOWN for n in names[: names.index(name)]})
+        default = default_of(el, parameter, earlier)
         if name in params:
             given = _override(el, parameter, default, params[name])
             if given is not None:
@@ -129,14 +126,14 @@ def bind_parameters(
     return bound
 
 
-def _override(el: Elaborator, parameter: t.Parameter, default: Default | None, given: object) -> Default | None:
+def _override(el: Elaborator, parameter: t.Parameter, default: Value | None, given: object) -> Value | None:
     name, span = parameter.name.name, parameter.span
     value = _plain(given)
     if value is None:
         el.wrong(unusable_parameter(span, name, _python_type(given)))
         return None
-    if default is not None and not _same_type(default.value, value):
-        el.wrong(wrong_parameter_type(span, name, kind(default.value), kind(value)))
+    if default is not None and not _same_type(default, value):
+        el.wrong(wrong_parameter_type(span, name, kind(default), kind(value)))
         return None
     if not _well_formed(value):
         el.wrong(unusable_parameter(span, name, "a list of different things"))
@@ -144,9 +141,7 @@ def _override(el: Elaborator, parameter: t.Parameter, default: Default | None, g
     if _largest(value) > exact.LIMIT:
         el.wrong(too_large(span))
         return None
-    if isinstance(value, bool):
-        return Default(value, Bound(e.Bool(value), 1, 1))
-    return Default(value, Bound(e.Int(value), 1, 1) if isinstance(value, int) else ListValue(value))
+    return value
 
 
 def _plain(given: object, depth: int = 0) -> Value | None:

@@ -1,4 +1,4 @@
-"""The command line. Each command is a module of this package and is imported only when it runs."""
+"""The command line. Each command is a file of ``commands`` and is imported only when it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from attnspec.errors.catalogue import nearest
 from attnspec.errors.diagnostic import AttnspecError, SpecError, render
 
-_COMMANDS = {
+COMMANDS = {
     "bench": "Time a pattern against SDPA and compiled FlexAttention.",
     "check": "Check spec files; print nothing if they are right.",
     "compile": "Compile a pattern's Triton kernels ahead of time, for a GPU that need not be there.",
@@ -25,29 +25,30 @@ _COMMANDS = {
     "list": "List the shipped specs.",
     "run": "Compile for this machine, run forward and backward, and compare with dense attention.",
 }
+"""Each command, a file of its name in ``commands``, with what ``--help`` says of it."""
 
 
 class _Lazy(click.Group):
     """A group that imports a command when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in _COMMANDS:
+        if name not in COMMANDS:
             return None
         command: click.Command = import_module(f"attnspec.cli.commands.{name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
+            formatter.write_dl(sorted(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            close = nearest(args[0], _COMMANDS)
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = nearest(args[0], COMMANDS)
             hint = f" Did you mean {close!r}?" if close else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -91,11 +92,10 @@ def _explain(error: Exception, json_wanted: bool) -> None:
         if json_wanted:
             click.echo(json.dumps(error.to_dict(), indent=2))
             return
-        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        click.echo("\n\n".join(render(d, color=colour) for d in error.diagnostics), err=True)
-        count = len(error.diagnostics)
-        if count > 1:
-            click.echo(f"\n{count} errors", err=True)
+        color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        click.echo("\n\n".join(render(d, color) for d in error.diagnostics), err=True)
+        if len(error.diagnostics) > 1:
+            click.echo(f"\n{len(error.diagnostics)} errors", err=True)
         return
     if not isinstance(error, (AttnspecError, OSError, MemoryError)):
         raise error

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from attnspec.check.check import Signature
     from attnspec.codegen.tiles import Tile
     from attnspec.relation.sizes import Sizes
+    from attnspec.runtime.core.program import Program
     from attnspec.spec.spec import Spec
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -234,6 +235,15 @@ def checked(spec: str, params: tuple[str, ...]) -> Spec:
 
     text, filename, name = load(spec)
     return check_text(text, name, read_params(params), filename)
+
+
+def program_of(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> Program:
+    """The same for Triton, with the tile and layout that are asked for, not checked yet."""
+    from attnspec.language.load import load
+    from attnspec.runtime.core.program import Program
+
+    text, filename, name = load(spec)
+    return Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
 
 
 def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:

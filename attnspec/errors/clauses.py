@@ -91,9 +91,7 @@ def score_name_taken(span: Span, first: Span | None) -> Diagnostic:
 def unknown_option(span: Span, of: str, name: str, known: Iterable[str]) -> Diagnostic:
     """A misspelt option, or a misspelt thing that has options."""
     known = list(known)
-    return diagnose(
-        "E045", f"{of} `{name}`", (span, f"known: {', '.join(known)}"), help=did_you_mean(name, known)
-    )  # fmt: skip
+    return diagnose("E045", f"{of} `{name}`", (span, f"known: {', '.join(known)}"), help=did_you_mean(name, known))
 
 
 def bad_option(span: Span, name: str, wanted: str) -> Diagnostic:

@@ -26,6 +26,9 @@ _WIDTH = 100  # columns of a source line that are shown; longer lines are clippe
 _TAB = 4
 _RED, _BLUE, _CYAN, _BOLD, _OFF = "\x1b[1;31m", "\x1b[1;34m", "\x1b[1;36m", "\x1b[1m", "\x1b[0m"
 
+MAX_ERRORS = 20
+"""Mistakes of a kind that are told of one text: a screenful or two."""
+
 Label = tuple[Span, str]
 
 
@@ -94,10 +97,16 @@ def _label_to_dict(span: Span, text: str) -> dict[str, Any]:
 
 def render(diagnostic: Diagnostic, color: bool = False) -> str:
     """The text of a diagnostic for a terminal; with ``color``, ANSI codes are used."""
-    paint = _paint if color else _plain
+
+    def paint(text: str, code: str) -> str:
+        return f"{code}{text}{_OFF}" if color else text
+
+    by_source: dict[Source, list[_Mark]] = {}  # that of the primary label first
+    for i, (span, text) in enumerate(diagnostic.labels):
+        by_source.setdefault(span.source, []).append(_Mark(span, text, i == 0))
     gutter = max(len(str(span.source.position(span.start)[0])) for span, _ in diagnostic.labels)
     lines = [paint(f"error[{diagnostic.code}]", _RED) + paint(f": {diagnostic.title}", _BOLD)]
-    for source, marks in _by_source(diagnostic):
+    for source, marks in by_source.items():
         line, column = source.position(marks[0].span.start)
         lines.append(f"{' ' * gutter}{paint('-->', _BLUE)} {_clean(source.name)}:{line}:{column}")
         lines.append(f"{' ' * gutter} {paint('|', _BLUE)}")
@@ -106,7 +115,7 @@ def render(diagnostic: Diagnostic, color: bool = False) -> str:
             if previous is not None and number > previous + 1:
                 lines.append(paint("...", _BLUE))
             here = [m for m in marks if m.line == number]
-            text, rows = _draw(source, number, here)
+            text, rows = _draw(source, here)
             lines.append(f"{paint(f'{number:>{gutter}} |', _BLUE)} {text}".rstrip())
             for mark, row in zip(here, rows, strict=True):
                 lines.append(f"{' ' * gutter} {paint('|', _BLUE)} {paint(row, _RED if mark.primary else _BLUE)}")
@@ -128,20 +137,7 @@ class _Mark:
         return self.span.source.position(self.span.start)[0]
 
 
-def _by_source(diagnostic: Diagnostic) -> list[tuple[Source, list[_Mark]]]:
-    """The labels grouped by source text, the primary one's source first; within a line from left to right."""
-    groups: list[tuple[Source, list[_Mark]]] = []
-    for i, (span, text) in enumerate(diagnostic.labels):
-        for source, marks in groups:
-            if source is span.source:
-                marks.append(_Mark(span, text, i == 0))
-                break
-        else:
-            groups.append((span.source, [_Mark(span, text, i == 0)]))
-    return groups
-
-
-def _draw(source: Source, number: int, marks: list[_Mark]) -> tuple[str, list[str]]:
+def _draw(source: Source, marks: list[_Mark]) -> tuple[str, list[str]]:
     """A source line as shown, and one underline row per mark."""
     start = source.text.rfind("\n", 0, marks[0].span.start) + 1
     end = source.text.find("\n", start)
@@ -182,11 +178,3 @@ def _columns(char: str) -> int:
     if unicodedata.combining(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def _plain(text: str, code: str) -> str:
-    return text
-
-
-def _paint(text: str, code: str) -> str:
-    return f"{code}{text}{_OFF}"

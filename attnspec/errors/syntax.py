@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from attnspec.errors.catalogue import clip, diagnose
-from attnspec.errors.diagnostic import Diagnostic, Label
+from attnspec.errors.diagnostic import Diagnostic
 from attnspec.errors.source import Span
 
 MAX_SOURCE = 200_000
 MAX_NESTING = 60
 
 
-def unexpected(span: Span, found: str, expected: str, help: str = "", also: tuple[Label, ...] = ()) -> Diagnostic:
+def unexpected(span: Span, found: str, expected: str, help: str = "") -> Diagnostic:
     """A token that cannot stand where it stands."""
     what = found.removeprefix("the ") if found.startswith("the ") else f"`{clip(found)}`"
-    return diagnose("E001", f"unexpected {what}", (span, f"expected {expected}"), *also, help=help)
+    return diagnose("E001", f"unexpected {what}", (span, f"expected {expected}"), help=help)
 
 
 def unclosed(opened: Span, at: Span, closer: str) -> Diagnostic:

@@ -25,11 +25,11 @@ def wrong_type(span: Span, wanted: str, got: str, help: str = "") -> Diagnostic:
     return diagnose("E021", f"expected {wanted}, found {got}", (span, f"this is {got}"), help=help)
 
 
-def mixed_comparison(left: Span, what_left: str, right: Span, what_right: str, help: str = "") -> Diagnostic:
+def mixed_comparison(left: Span, what_left: str, right: Span, what_right: str) -> Diagnostic:
     """A comparison between an integer and a predicate, and the like."""
     return diagnose(
         "E022", f"cannot compare {what_left} with {what_right}", (right, f"this is {what_right}"),
-        (left, f"this is {what_left}"), help=help,
+        (left, f"this is {what_left}"),
     )  # fmt: skip
 
 

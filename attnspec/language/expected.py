@@ -104,4 +104,4 @@ def _point(tokens: list[Token], i: int) -> str:
 
 def _small(accepted: frozenset[str]) -> list[str]:
     """The words that may stand at a place inside a clause."""
-    return [word for name, found in _SMALL.items() if name in accepted for word in found]
+    return [word for name, small in _SMALL.items() if name in accepted for word in small]

@@ -20,9 +20,7 @@ from attnspec.errors.source import Source
 from attnspec.language import tree as t
 from attnspec.language.parse import parse
 from attnspec.language.scan import Token, scan
-from attnspec.language.spacing import Piece, pieces, wrap
-
-_INDENT = 4
+from attnspec.language.spacing import INDENT, Piece, pieces, wrap
 
 
 def format_source(text: str, filename: str = "<text>") -> str:
@@ -55,7 +53,7 @@ def _starts(file: t.File) -> dict[int, int]:
 def _clauses(clauses: tuple[t.Clause, ...], level: int, starts: dict[int, int]) -> None:
     for clause in clauses:
         starts[clause.span.start] = level
-        if isinstance(clause, (t.Heads, t.Mix, t.Branch)):
+        if isinstance(clause, t.Group):
             if clause.doc:
                 starts[clause.doc.span.start] = level + 1
             starts[clause.span.end - 1] = level
@@ -68,7 +66,7 @@ def _columns(file: t.File) -> dict[int, int]:
     work = [attention.clauses for attention in file.attentions]
     while work:
         clauses = work.pop()
-        work += [c.clauses for c in clauses if isinstance(c, (t.Heads, t.Mix, t.Branch))]
+        work += [c.clauses for c in clauses if isinstance(c, t.Group)]
         for together, group in groupby(clauses, lambda c: isinstance(c, t.Arrow)):
             if together:
                 _align([c for c in group if isinstance(c, t.Arrow)], added)
@@ -99,19 +97,21 @@ class _Line:
         for token in self.tokens:
             if token.kind != "comment":
                 run.append(token)
-            elif token.first or not (run or out):
-                out += self._flush([next(given) for _ in run], bool(out))
-                out.append(" " * (_INDENT * (self.level + (1 if out else 0))) + token.text.rstrip())
-                run = []
+                continue
+            alone = token.first or not (run or out)
+            out += self._flush([next(given) for _ in run], bool(out))
+            run = []
+            if alone:
+                out.append(" " * self._indent(bool(out)) + token.text.rstrip())
             else:
-                out += self._flush([next(given) for _ in run], bool(out))
                 out[-1] += f"  {token.text.rstrip()}"
-                run = []
         return out + self._flush([next(given) for _ in run], bool(out))
 
     def _flush(self, run: list[Piece], continued: bool) -> list[str]:
-        indent = _INDENT * (self.level + (1 if continued else 0))
-        return wrap(run, indent) if run else []
+        return wrap(run, self._indent(continued)) if run else []
+
+    def _indent(self, continued: bool) -> int:
+        return INDENT * (self.level + continued)
 
 
 def _lines(tokens: list[Token], starts: dict[int, int], columns: dict[int, int], text: str) -> list[str]:
@@ -126,7 +126,7 @@ def _lines(tokens: list[Token], starts: dict[int, int], columns: dict[int, int],
             if previous is not None and not token.first and out:
                 out[-1] += f"  {token.text.rstrip()}"
             else:
-                out += [""] * (gap and not _opens(out)) + [" " * (_INDENT * level) + token.text.rstrip()]
+                out += [""] * (gap and not _opens(out)) + [" " * (INDENT * level) + token.text.rstrip()]
             previous = token
             i += 1
             continue
@@ -143,8 +143,7 @@ def _lines(tokens: list[Token], starts: dict[int, int], columns: dict[int, int],
             out.append("")
         out += _Line(level, tokens[i:end], columns).layout()
         previous = tokens[end - 1]
-        level += previous.text == "{"
-        level += 1 if previous.text == "=" else 0
+        level += previous.text in ("{", "=")
         i = end
     return out
 

@@ -149,13 +149,8 @@ def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
 def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
     """The clauses of a mixture that is written as branches, without what means nothing there."""
     allowed = (t.Branch, t.Let, t.Within)
-    at.problems.extend(no_branch(_heading(c)) for c in clauses if not isinstance(c, allowed))
+    at.problems.extend(no_branch(t.heading(c)) for c in clauses if not isinstance(c, allowed))
     return tuple(c for c in clauses if isinstance(c, allowed))
-
-
-def _heading(clause: t.Clause) -> Span:
-    """What stands for a clause in a message: not its whole body."""
-    return clause.heading if isinstance(clause, (t.Heads, t.Mix)) else clause.span
 
 
 def _without_branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
@@ -174,7 +169,7 @@ def _input(at: _Context, parts: list[Piece]) -> t.Input:
     return t.Input(at.span, at.name(name), at.name(kind), sizes, rest[0] if rest else None)
 
 
-def _chain(at: _Context, parts: list[Piece]) -> tuple[t.Expr, tuple[tuple[str, t.Expr], ...]]:
+def _chain(parts: list[Piece]) -> tuple[t.Expr, tuple[tuple[str, t.Expr], ...]]:
     return parts[0], tuple((str(parts[i]), parts[i + 1]) for i in range(1, len(parts), 2))
 
 
@@ -253,11 +248,11 @@ _RULES: dict[str, Rule] = {
     "negation": lambda at, p: t.Not(at.span, p[1]),
     "bind": _bind,
     "bind_sum": _bind,
-    "compare": lambda at, p: t.Compare(at.span, *_chain(at, p)),
+    "compare": lambda at, p: t.Compare(at.span, *_chain(p)),
     "member": lambda at, p: t.Member(at.span, p[0], p[2], False),
     "not_member": lambda at, p: t.Member(at.span, p[0], p[3], True),
-    "sum_": lambda at, p: t.Arithmetic(at.span, *_chain(at, p)),
-    "product": lambda at, p: t.Arithmetic(at.span, *_chain(at, p)),
+    "sum_": lambda at, p: t.Arithmetic(at.span, *_chain(p)),
+    "product": lambda at, p: t.Arithmetic(at.span, *_chain(p)),
     "negative": lambda at, p: t.Negative(at.span, p[1]),
     "power": lambda at, p: t.Power(at.span, p[0], p[1]),
     "item": lambda at, p: t.Item(at.span, p[0], p[1], tuple(p[2:])),

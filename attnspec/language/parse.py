@@ -16,14 +16,13 @@ from typing import Any
 
 import lark
 
-from attnspec.errors.diagnostic import Diagnostic, SpecError
+from attnspec.errors.diagnostic import MAX_ERRORS, Diagnostic, SpecError
 from attnspec.errors.source import Source, Span
 from attnspec.errors.syntax import MAX_SOURCE, too_deep, too_long
 from attnspec.language import tree as t
 from attnspec.language.from_lark import TooDeep, build
 from attnspec.language.recover import Outline, SyntaxProblem
 
-_MAX_ERRORS = 20
 _MAX_WORK = 1_000_000  # characters parsed for one file, all attempts together: keeps hostile files fast
 
 
@@ -61,24 +60,24 @@ def parse_all(source: Source) -> Parsed:
     torn = False
     while True:
         outline = Outline(text, source)
-        found = outline.bad_tokens(_MAX_ERRORS)
-        if not found:
+        bad = outline.bad_tokens(MAX_ERRORS)
+        if not bad:
             result = _attempt("file", text, source, outline)
             if not isinstance(result, SyntaxProblem):
                 file, late = result
                 # Behind a brace that was guessed, a clause may seem to stand in a mixture that it is not meant for.
                 guessed = any(d.code == "E002" for d in problems)
-                problems += [d for d in late if not (guessed and d.code == "E032")][:_MAX_ERRORS]
+                problems += [d for d in late if not (guessed and d.code == "E032")][:MAX_ERRORS]
                 break
-            found = [result]
+            bad = [result]
         # A string that is never closed hides the brace behind it.
-        problems += [p.diagnostic for p in found if not (p.repair == "close" and torn)]
-        torn = torn or any(p.diagnostic.code == "E004" for p in found)
-        text, names, whole = outline.blank(found)
+        problems += [p.diagnostic for p in bad if not (p.repair == "close" and torn)]
+        torn = torn or any(p.diagnostic.code == "E004" for p in bad)
+        text, names, whole = outline.blank(bad)
         lost |= names
         complete = complete and not whole
         work += len(text)
-        if len(problems) >= _MAX_ERRORS or work > _MAX_WORK:
+        if len(problems) >= MAX_ERRORS or work > _MAX_WORK:
             file, complete = t.File(source, None, ()), False
             break
     problems.sort(key=lambda d: d.span.start)

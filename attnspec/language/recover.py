@@ -19,19 +19,10 @@ from attnspec.language.expected import describe, hint
 from attnspec.language.scan import Token, scan
 
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
-_BEFORE_NAMES = words.HEADINGS | {
-    "let",
-    "for",
-    "align",
-    "axis",
-    "input",
-    "normalize",
-    "rotate",
-    "any",
-    "all",
-    "sum",
-    "->",
-}
+_BEFORE_NAMES = (
+    words.HEADINGS | {"let", "for", "align", "axis", "input", "normalize", "rotate"} | {"any", "all", "sum", "->"}
+)
+"""What stands before a name; before anything else that is unfinished, an expression is meant."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +66,7 @@ class Outline:
 
     def bad_tokens(self, most: int) -> list[SyntaxProblem]:
         """Characters and strings that are no tokens of the language, and brackets too deep inside each other."""
-        found: list[SyntaxProblem] = []
+        problems: list[SyntaxProblem] = []
         depth, end = 0, 0  # of brackets; of the part that a problem already found spoils
         for i, token in enumerate(self.tokens):
             if token.kind == "other":
@@ -88,11 +79,11 @@ class Outline:
                     continue
                 problem = SyntaxProblem(token.start, too_deep(self.span(token)))
             if i >= end:
-                found.append(problem)
+                problems.append(problem)
                 end = self._region(i)[1] if problem.repair == "clause" else end
-                if len(found) >= most:
+                if len(problems) >= most:
                     break
-        return found
+        return problems
 
     def explain(self, at: int, name_before: int | None, accepted: frozenset[str]) -> SyntaxProblem:
         """What is wrong at an offset where the parser stopped.

@@ -9,7 +9,7 @@ from attnspec.language import words
 from attnspec.language.scan import Token
 
 WIDTH = 100
-_INDENT = 4
+INDENT = 4
 _STARTERS = words.CLAUSES | words.HEADINGS
 
 
@@ -72,13 +72,13 @@ def wrap(line: list[Piece], indent: int) -> list[str]:
     if line[0].text == "pattern":
         at = next((i for i, p in enumerate(line) if p.text == "=" and p.depth == 0), len(line) - 1) + 1
         if at < len(line):
-            return wrap(line[:at], indent) + wrap(line[at:], indent + _INDENT)
+            return wrap(line[:at], indent) + wrap(line[at:], indent + INDENT)
     for depth in sorted({p.depth for p in line}):
         for word in ("or", "and", "else"):
             parts = _split(line, word, depth)
             if len(parts) > 1:
                 first, *rest = parts
-                return wrap(first, indent) + [x for part in rest for x in wrap(part, indent + _INDENT)]
+                return wrap(first, indent) + [x for part in rest for x in wrap(part, indent + INDENT)]
     return _fill(line, indent)
 
 
@@ -114,11 +114,11 @@ def _rows(line: list[Piece], indent: int, depth: int) -> list[str]:
     for item in items:
         size = len(_join(item)) + 1
         if length + size > WIDTH:
-            length = indent + (_INDENT if out else 0)
+            length = indent + (INDENT if out else 0)
             out.append([])
         out[-1].extend(item)
         length += size
-    return [" " * (indent + (_INDENT if i else 0)) + _join(row) for i, row in enumerate(out)]
+    return [" " * (indent + (INDENT if i else 0)) + _join(row) for i, row in enumerate(out)]
 
 
 def _join(line: list[Piece]) -> str:

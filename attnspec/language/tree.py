@@ -166,24 +166,17 @@ class Normalize(Node):
     what: Name
 
 
+Group = Heads | Mix | Branch
+"""Clauses that have clauses inside."""
+
 Clause = (
-    Attend
-    | Within
-    | Let
-    | Align
-    | Heads
-    | Mix
-    | Branch
-    | Axis
-    | Arrow
-    | Input
-    | Order
-    | Score
-    | Rotate
-    | Sink
-    | Scale
-    | Normalize
+    Attend | Within | Let | Align | Group | Axis | Arrow | Input | Order | Score | Rotate | Sink | Scale | Normalize
 )
+
+
+def heading(clause: Clause) -> Span:
+    """What stands for a clause in a message: not its whole body."""
+    return clause.heading if isinstance(clause, Group) else clause.span
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ class _Translation:
 
     def _open(self, pred: e.Pred, most: bool) -> str:
         """What cannot be decided."""
-        self.unknown[replace(pred, self._written)] = None  # type: ignore[index]
+        self.unknown[replace(pred, self._written)] = None
         return "true" if most else "false"
 
     def _join(self, word: str, parts: Iterator[str], empty: str) -> str:
@@ -164,7 +164,7 @@ class _Translation:
             before, unknown = self._cases, dict(self.unknown)
             self._written[fresh] = replace(e.Var(var), self._written)
             try:
-                inner = self.pred(replace(body, {e.Var(var): fresh}), most)  # type: ignore[arg-type]
+                inner = self.pred(replace(body, {e.Var(var): fresh}), most)
                 return f"exists {fresh.name} : {low} <= {fresh.name} < {high} and ({inner})"
             except NotAffine:  # the name stands where only a number is affine: take its values one by one
                 self._cases, self.unknown = before, unknown
@@ -189,7 +189,7 @@ class _Translation:
                     base = e.FloorDiv(a, e.Int(c))
                     rest = e.Add((b, e.Mul(e.Int(-c), base)))
                     table: dict[e.Node, e.Node] = {e.FloorDiv(b, e.Int(c)): base, e.Mod(b, e.Int(c)): rest}
-                    return tuple(f if f is fact else replace(f, table) for f in flat)  # type: ignore[misc]
+                    return tuple(f if f is fact else replace(f, table) for f in flat)
         return flat
 
     def term(self, node: e.IntExpr) -> str:

@@ -13,10 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from attnspec.spec import contents
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make as s
-from attnspec.spec.rewrite import rebuild, replace
+from attnspec.spec.rewrite import replace
 
 _DERIVED = ("first", "last")
 
@@ -30,19 +29,19 @@ def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
         for part in fact.args if isinstance(fact, e.And) else (fact,):
             edges = dict(_edges(part))
             if edges:
-                pred = _cancelled(replace(pred, edges))  # type: ignore[arg-type]
+                pred = _cancelled(replace(pred, edges))
     match pred:
         case e.And(args):
             flat = [plain(a) for a in args]
             for fact in flat:
                 edges = dict(_edges(fact))
                 if edges:
-                    flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]  # type: ignore[arg-type]
-            return s.conjunction(flat)
+                    flat = [f if f == fact else _cancelled(replace(f, edges)) for f in flat]
+            return make.conjunction(flat)
         case e.Or(args):
-            return s.disjunction([plain(a) for a in args])
+            return make.disjunction([plain(a) for a in args])
         case e.Not(arg):
-            return s.negation(plain(arg))
+            return make.negation(plain(arg))
     return pred
 
 
@@ -63,14 +62,14 @@ def _cancelled(node: e.Pred) -> e.Pred:
 
 
 def _collect(node: e.Node) -> e.Node:
-    inner = rebuild(node, [_collect(c) for c in node.children()])
+    inner = node.map(_collect)
     if not isinstance(inner, e.Add):
         return inner
     factors: dict[e.IntExpr, int] = {}
     for factor, part in _parts(inner, 1):
         factors[part] = factors.get(part, 0) + factor
-    terms = [s.multiply(e.Int(f), part) for part, f in factors.items() if f]
-    return s.add(terms) if terms else e.Int(0)
+    terms = [make.multiply(e.Int(f), part) for part, f in factors.items() if f]
+    return make.add(terms) if terms else e.Int(0)
 
 
 def _parts(node: e.IntExpr, factor: int) -> Iterator[tuple[int, e.IntExpr]]:

@@ -21,7 +21,7 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, OutsideList, bind
 from attnspec.spec.parts import Branch, Clause
-from attnspec.spec.rewrite import rebuild, replace
+from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Spec
 
 _OWN_HEAD = e.Var("own h")
@@ -98,7 +98,7 @@ def _bind(pred: e.Pred, known: dict[str, int]) -> e.Pred:
     if "h" not in known:
         return bind(pred, known)
     bound = bind(_hide_heads(pred), known)
-    return replace(bound, {_OWN_HEAD: e.Var("h")})  # type: ignore[return-value]
+    return replace(bound, {_OWN_HEAD: e.Var("h")})
 
 
 def _hide_heads(pred: e.Pred) -> e.Pred:
@@ -106,8 +106,7 @@ def _hide_heads(pred: e.Pred) -> e.Pred:
 
     def hide(node: e.Node) -> e.Node:
         own = node.indices if isinstance(node, (e.Read, e.Flag, e.Among)) else ()
-        children = [_OWN_HEAD if c == e.Var("h") and c in own else hide(c) for c in node.children()]
-        return rebuild(node, children) if children else node
+        return node.map(lambda part: _OWN_HEAD if part == e.Var("h") and part in own else hide(part))
 
     return hide(pred)  # type: ignore[return-value]
 

@@ -158,7 +158,7 @@ def _decisions(made: Plan) -> list[dict[str, Any]]:
                 "times": one.times,
                 "layout": str(one.layout),
                 "tile": asdict(one.tile),
-                "proven": one.proven,
+                "proven": one.cut.proven,
             }
             for one in item.passes
         ]

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 
 def show(found: Insight, console: Console) -> None:
     """Print everything, a section at a time."""
+    summary(found, console)
+    if not isinstance(found.cost, str):
+        predictions(found, console)
+    growth(found, console)
+    rows(found, console)
+    decode(found, console)
+    reach(found, console)
+    decisions(found, console)
+
+
+def summary(found: Insight, console: Console) -> None:
+    """What it is, how it looks and what it costs."""
     heading(found, console)
     pictures(found, console)
     if isinstance(found.cost, str):
@@ -27,12 +39,6 @@ def show(found: Insight, console: Console) -> None:
     else:
         figures(found.cost, found, console)
         clauses(found.cost, found, console)
-        predictions(found, console)
-    growth(found, console)
-    rows(found, console)
-    decode(found, console)
-    reach(found, console)
-    decisions(found, console)
 
 
 def heading(found: Insight, console: Console) -> None:

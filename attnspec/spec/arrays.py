@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.errors.catalogue import did_you_mean
-from attnspec.spec import exact as known
+from attnspec.spec import exact
 from attnspec.spec.parts import Input, Pattern
 
 Array = NDArray[Any]
@@ -33,7 +33,7 @@ def derive(
     given. Raises ValueError, with the name and the shapes, where an input is missing, unknown or does not fit.
     """
     check_names(spec, inputs)
-    found: dict[str, Array] = {"alibi.slope": slopes(sizes["heads"])}
+    arrays: dict[str, Array] = {"alibi.slope": slopes(sizes["heads"])}
     for declared in spec.inputs:
         if only is not None and declared.name not in only:
             continue
@@ -42,12 +42,12 @@ def derive(
             array = documents(_name(spec, declared), array, sizes["m"])
         elif declared.form == "sorted" and bool((np.diff(array, axis=-1) < 0).any()):
             raise ValueError(f"{_name(spec, declared)} is declared sorted, but its values decrease somewhere")
-        found[declared.name] = array
+        arrays[declared.name] = array
         if declared.form != "plain":
-            found[f"{declared.name}.first"], found[f"{declared.name}.last"] = runs(array)
+            arrays[f"{declared.name}.first"], arrays[f"{declared.name}.last"] = runs(array)
     if spec.order is not None:
-        found["order.bucket"] = slots(spec, inputs, sizes)[1]
-    return found
+        arrays["order.bucket"] = slots(spec, inputs, sizes)[1]
+    return arrays
 
 
 def _name(spec: Pattern, declared: Input) -> str:
@@ -76,8 +76,8 @@ def _given(spec: Pattern, declared: Input, inputs: Mapping[str, Any], sizes: Map
 
 def _shape(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> tuple[int, ...]:
     try:
-        return tuple(known.integer(size, sizes) for size in declared.sizes)
-    except (known.Unknown, known.TooLarge):
+        return tuple(exact.integer(size, sizes) for size in declared.sizes)
+    except (exact.Unknown, exact.TooLarge):
         raise ValueError(f"{_name(spec, declared)} has no size in this call: `{declared}`") from None
 
 
@@ -85,7 +85,7 @@ def drawn_for(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> Array
     """What an input declared ``random`` holds where a call does not give it. Raises ValueError for an empty range."""
     assert declared.random is not None
     shape = _shape(spec, declared, sizes)
-    low, high = (known.integer(end, sizes) for end in (declared.random.low, declared.random.high))
+    low, high = (exact.integer(end, sizes) for end in (declared.random.low, declared.random.high))
     if low >= high and 0 not in shape:
         raise ValueError(f"{_name(spec, declared)} cannot be drawn from the empty range {low}..{high}")
     return drawn(shape, low, high, declared.random.seed)
@@ -124,8 +124,8 @@ def documents(where: str, offsets: Array, n: int) -> Array:
     if (np.diff(offsets, axis=-1) < 0).any():
         raise ValueError(f"{where} holds offsets that decrease")
     begun = offsets[..., None, 1:-1] <= np.arange(n)[:, None]
-    found: Array = begun.sum(-1)
-    return found
+    numbers: Array = begun.sum(-1)
+    return numbers
 
 
 def runs(values: Array) -> tuple[Array, Array]:

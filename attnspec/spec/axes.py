@@ -21,8 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from attnspec.spec import contents
-from attnspec.spec import exact as known
+from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Axis
 
@@ -31,27 +30,27 @@ _MOST = 2**40
 
 def sizes(axes: Iterable[Axis], m: int) -> dict[str, int]:
     """The size of each axis."""
-    return {axis.name: known.integer(axis.size, {"m": m}) for axis in axes}
+    return {axis.name: exact.integer(axis.size, {"m": m}) for axis in axes}
 
 
 def slices(axes: Sequence[Axis], m: int) -> Mapping[str, tuple[slice | None, slice | None]]:
     """Where each axis lies among the queries and among the keys; None where it has none."""
-    found: dict[str, tuple[slice | None, slice | None]] = {}
+    places: dict[str, tuple[slice | None, slice | None]] = {}
     row = column = 0
     for axis in axes:
-        size = known.integer(axis.size, {"m": m})
-        found[axis.name] = (
+        size = exact.integer(axis.size, {"m": m})
+        places[axis.name] = (
             slice(row, row + size) if axis.queries else None,
             slice(column, column + size) if axis.keys else None,
         )
         row += size * axis.queries
         column += size * axis.keys
-    return found
+    return places
 
 
 def lengths(axes: Sequence[Axis], m: int) -> tuple[int, int]:
     """How many keys and how many queries the axes have."""
-    each = [(axis, known.integer(axis.size, {"m": m})) for axis in axes]
+    each = [(axis, exact.integer(axis.size, {"m": m})) for axis in axes]
     return sum(size for axis, size in each if axis.keys), sum(size for axis, size in each if axis.queries)
 
 
@@ -76,7 +75,7 @@ def _first(axes: Sequence[Axis], wanted: tuple[int, int]) -> int | None:
     """The smallest number with which the axes are at least as long as wanted, and no size is negative."""
 
     def enough(m: int) -> bool:
-        with suppress(known.TooLarge):
+        with suppress(exact.TooLarge):
             return (
                 all(a >= b for a, b in zip(lengths(axes, m), wanted, strict=True)) and min(sizes(axes, m).values()) >= 0
             )
@@ -134,8 +133,8 @@ def _direction(node: e.IntExpr) -> int | None:
         case e.Var(name):
             return 1 if name == "m" else 0
         case e.Add(args) | e.Min(args) | e.Max(args):
-            found = {_direction(a) for a in args} - {0}
-            return 0 if not found else found.pop() if len(found) == 1 else None
+            directions = {_direction(a) for a in args} - {0}
+            return 0 if not directions else directions.pop() if len(directions) == 1 else None
         case e.Mul(e.Int(value), other) | e.Mul(other, e.Int(value)):
             inner = _direction(other)
             return None if inner is None else inner * (1 if value > 0 else -1 if value < 0 else 0)

@@ -82,7 +82,7 @@ def _merge(parts: Iterable[dict[Leaf, r.RealExpr]]) -> dict[Leaf, r.RealExpr]:
 
 
 def total(left: r.RealExpr, right: r.RealExpr) -> r.RealExpr:
-    """A sum, without zeros."""
+    """A sum, without zeros. (These three simplify where :mod:`attnspec.spec.make` keeps what the user wrote.)"""
     match left, right:
         case (r.Real(0.0), other) | (other, r.Real(0.0)):
             return other

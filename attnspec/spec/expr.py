@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any as Any_
-from typing import Union
+from typing import Self, Union
 
 from attnspec.spec import writing
 
@@ -30,7 +30,7 @@ _WRITTEN = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot"}
 """Variables that the language writes otherwise."""
 
 
-class Node:
+class Node(writing.Written):
     """Base of all core expressions: frozen, comparable, hashable."""
 
     __slots__ = ()
@@ -46,21 +46,17 @@ class Node:
             elif isinstance(value, tuple):
                 yield from (item for item in value if isinstance(item, Node))
 
-    def _write(self) -> writing.Text:
-        """The text in the language, and how tightly it binds."""
-        raise NotImplementedError
-
-    def _at(self, strength: int) -> str:
-        """The text, in brackets if it binds less tightly than the place it stands in."""
-        text, own = self._write()
-        return text if own >= strength else f"({text})"
-
-    def _opposite(self) -> Node | None:
-        """What follows the minus of an expression that is written with one."""
-        return None
-
-    def __str__(self) -> str:
-        return self._write()[0]
+    def map(self, change: Callable[[Node], Node]) -> Self:
+        """The same expression over other sub-expressions."""
+        values = []
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, Node):
+                value = change(value)
+            elif isinstance(value, tuple) and field.name != "items":
+                value = tuple(change(item) if isinstance(item, Node) else item for item in value)
+            values.append(value)
+        return type(self)(*values)
 
 
 class IntExpr(Node):

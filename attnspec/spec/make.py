@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-from attnspec.spec import exact as known
+from attnspec.spec import exact
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
@@ -36,7 +36,7 @@ def add(parts: Iterable[e.IntExpr]) -> e.IntExpr:
     for part in parts:
         for term in part.terms if isinstance(part, e.Add) else (part,):
             if isinstance(term, e.Int):
-                constant = known.limited(constant + term.value)
+                constant = exact.limited(constant + term.value)
                 place = len(terms) if place is None else place
             else:
                 terms.append(term)
@@ -68,7 +68,7 @@ def negative(x: Number) -> Number:
 def multiply(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
     """``a * b``."""
     if isinstance(a, e.Int) and isinstance(b, e.Int):
-        return e.Int(known.limited(a.value * b.value))
+        return e.Int(exact.limited(a.value * b.value))
     for x, y in ((a, b), (b, a)):
         if x == e.Int(1):
             return y
@@ -102,7 +102,7 @@ def modulo(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
 def power(a: e.IntExpr, b: e.IntExpr) -> e.IntExpr:
     """``a ** b``."""
     if isinstance(a, e.Int) and isinstance(b, e.Int) and b.value >= 0:
-        return e.Int(known.power(a.value, b.value))
+        return e.Int(exact.power(a.value, b.value))
     return a if b == e.Int(1) else e.Pow(a, b)
 
 
@@ -161,30 +161,24 @@ def compare(op: str, a: e.IntExpr, b: e.IntExpr) -> e.Pred:
 
 def conjunction(parts: Iterable[e.Pred]) -> e.Pred:
     """``a and b and ...``, flat."""
-    args: list[e.Pred] = []
-    for part in parts:
-        if isinstance(part, e.Bool):
-            if not part.value:
-                return part
-        else:
-            args.extend(part.args if isinstance(part, e.And) else (part,))
-    if not args:
-        return e.Bool(True)
-    return args[0] if len(args) == 1 else e.And(tuple(args))
+    return _junction(e.And, parts, absorbing=False)
 
 
 def disjunction(parts: Iterable[e.Pred]) -> e.Pred:
     """``a or b or ...``, flat."""
+    return _junction(e.Or, parts, absorbing=True)
+
+
+def _junction(kind: type[e.And] | type[e.Or], parts: Iterable[e.Pred], absorbing: bool) -> e.Pred:
     args: list[e.Pred] = []
     for part in parts:
-        if isinstance(part, e.Bool):
-            if part.value:
-                return part
-        else:
-            args.extend(part.args if isinstance(part, e.Or) else (part,))
+        if part == e.Bool(absorbing):
+            return part
+        if not isinstance(part, e.Bool):
+            args.extend(part.args if isinstance(part, kind) else (part,))
     if not args:
-        return e.Bool(False)
-    return args[0] if len(args) == 1 else e.Or(tuple(args))
+        return e.Bool(not absorbing)
+    return args[0] if len(args) == 1 else kind(tuple(args))
 
 
 def negation(x: e.Pred) -> e.Pred:
@@ -231,10 +225,10 @@ def value(x: Number) -> float | None:
 def constant(x: Number) -> float | None:
     """The value of an expression that reads nothing, folded or not; None if it reads something."""
     try:
-        return float(known.integer(x, {})) if isinstance(x, e.IntExpr) else _constant(_value(x)).value
-    except known.Unknown:
+        return float(exact.integer(x, {})) if isinstance(x, e.IntExpr) else _constant(_value(x)).value
+    except exact.Unknown:
         return None
-    except (known.TooLarge, ZeroDivisionError, ValueError, OverflowError):
+    except (exact.TooLarge, ZeroDivisionError, ValueError, OverflowError):
         raise NotFinite from None
 
 
@@ -243,7 +237,7 @@ def _value(x: r.RealExpr) -> float:
         case r.Real(number):
             return number
         case r.Cast(arg):
-            return float(known.integer(arg, {}))
+            return float(exact.integer(arg, {}))
         case r.Total(terms):
             return sum(map(_value, terms))
         case r.Product(left, right):
@@ -253,8 +247,8 @@ def _value(x: r.RealExpr) -> float:
         case r.Apply(function, arg):
             return abs(_value(arg)) if function == "abs" else float(getattr(math, function)(_value(arg)))
         case r.Choose(cond, then, other):
-            return _value(then if known.truth(cond, {}) else other)
-    raise known.Unknown
+            return _value(then if exact.truth(cond, {}) else other)
+    raise exact.Unknown
 
 
 def total(terms: Sequence[Number]) -> Number:

@@ -43,8 +43,10 @@ def mask(spec: Pattern, sizes: Mapping[str, int], inputs: Mapping[str, Any]) -> 
                     env["q"] = (np.arange(sizes["n_q"]) + spec.offset(sizes["n"], sizes["n_q"])).astype(kind)[:, None]
                     env["k"] = np.arange(sizes["n"]).astype(kind)[None, :]
                     seen = _holds(spec, branch, env)
-                    out[b, h] |= seen if not counted else False
-                    out[b, h] += seen * branch.times if counted else False
+                    if counted:
+                        out[b, h] += seen * branch.times
+                    else:
+                        out[b, h] |= seen
                 else:
                     _count(spec, branch, env, order[b, h], out[b, h])
     return out
@@ -73,6 +75,4 @@ def _fits(pred: e.Pred, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -
     reads = [node for node in walk(pred) if isinstance(node, e.Read)]
     small: dict[e.Node, e.Node] = {node: e.Var("q") for node in (*reads, *names)}
     length = max(sizes["n"], sizes["n_q"], sizes["m"], *most, *(a.shape[-1] for a in arrays.values() if a.ndim))
-    without = replace(pred, small)
-    assert isinstance(without, e.Pred)
-    return fits(without, length, 64)
+    return fits(replace(pred, small), length, 64)

@@ -54,7 +54,7 @@ class Cast(RealExpr):
     def _write(self) -> writing.Text:
         return self.arg._write()
 
-    def _opposite(self) -> e.Node | None:
+    def _opposite(self) -> writing.Written | None:
         return self.arg._opposite()
 
 

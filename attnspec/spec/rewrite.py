@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 
+N = TypeVar("N", bound=e.Node)
 
-def replace(node: e.Node, table: dict[e.Node, e.Node]) -> e.Node:
+
+def replace(node: N, table: Mapping[e.Node, e.Node]) -> N:
     """The node with every occurrence of the table's keys replaced; inner binders of the same name are left alone."""
     if any(type(key) is type(node) for key in table) and node in table:  # (hashing takes as long as a node is large)
-        return table[node]
+        return table[node]  # type: ignore[return-value]  # a key and its value are of one kind
     if isinstance(node, (e.Any, e.All, e.Sum)):
         inner = {k: v for k, v in table.items() if k != e.Var(node.var) and node.var not in contents.free(v)}
-        domain = replace(node.domain, table)
-        return type(node)(node.var, domain, replace(node.body, inner))  # type: ignore[arg-type]
-    return rebuild(node, [replace(c, table) for c in node.children()])
-
-
-def rebuild(node: e.Node, children: list[e.Node]) -> e.Node:
-    """The same node over other children."""
-    supply = iter(children)
-    values: list[object] = []
-    for name in node.__dataclass_fields__:  # type: ignore[attr-defined]
-        value = getattr(node, name)
-        if isinstance(value, e.Node):
-            values.append(next(supply))
-        elif isinstance(value, tuple) and any(isinstance(v, e.Node) for v in value):
-            values.append(tuple(next(supply) if isinstance(v, e.Node) else v for v in value))
-        else:
-            values.append(value)
-    return type(node)(*values)
+        return type(node)(node.var, replace(node.domain, table), replace(node.body, inner))  # type: ignore[arg-type]
+    return node.map(lambda part: replace(part, table))
 
 
 def cases(cmp: e.Cmp) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp]]:
@@ -48,7 +35,7 @@ def cases(cmp: e.Cmp) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp]]:
             inner = e.Int(item) if isinstance(item, int) else e.Index(item, choice.indices[1:])
             branches.append((e.Cmp("==", choice.indices[0], e.Int(at)), inner))
     for condition, value in branches:
-        for conditions, rest in cases(replace(cmp, {choice: value})):  # type: ignore[arg-type]
+        for conditions, rest in cases(replace(cmp, {choice: value})):
             yield (condition, *conditions), rest
 
 

@@ -25,7 +25,6 @@ from attnspec.spec import make
 from attnspec.spec.axes import solve
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
 from attnspec.spec.real import RealExpr, RealRead, Score
-from attnspec.spec.rewrite import rebuild
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,8 +68,7 @@ class Spec:
     @cached_property
     def pred(self) -> e.Pred:
         """The whole pattern as one predicate."""
-        union = e.Or(tuple(c.pred for c in self.attend)) if self.attend else e.Bool(True)
-        return e.And((union, *(c.pred for c in self.within))) if self.within else union
+        return Branch(self.attend, self.within).pred
 
     def offset(self, n: int, n_q: int) -> int:
         """The position of query row 0."""
@@ -182,7 +180,7 @@ def _written(spec: Spec, node: e.Node) -> str:
 
 
 def _by_position(node: e.Node, by_row: set[tuple[str, int]]) -> e.Node:
-    node = rebuild(node, [_by_position(child, by_row) for child in node.children()])
+    node = node.map(lambda part: _by_position(part, by_row))
     match node:
         case e.Read(name, indices) | e.Flag(name, indices) | e.Among(_, name, indices) | RealRead(name, indices):
             base = name.partition(".")[0]

@@ -7,7 +7,6 @@ brackets there, so that there are as few as can be.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 # Binding strengths, loosest first (Python's order; `if` binds loosest of all).
 IF, OR, AND, NOT, COMPARE, SUM, PRODUCT, NEGATIVE, POWER, ATOM = range(10)
@@ -16,11 +15,26 @@ Text = tuple[str, int]
 """The text of a node, and how tightly it binds."""
 
 
-class Written(Protocol):
-    """What has a text: any node."""
+class Written:
+    """What has a text in the language: a base of all nodes."""
 
-    def _at(self, strength: int) -> str: ...
-    def _opposite(self) -> Written | None: ...
+    __slots__ = ()
+
+    def _write(self) -> Text:
+        """The text, and how tightly it binds."""
+        raise NotImplementedError
+
+    def _at(self, strength: int) -> str:
+        """The text, in brackets if it binds less tightly than the place it stands in."""
+        text, binds = self._write()
+        return text if binds >= strength else f"({text})"
+
+    def _opposite(self) -> Written | None:
+        """What follows the minus of an expression that is written with one."""
+        return None
+
+    def __str__(self) -> str:
+        return self._write()[0]
 
 
 def number(value: float) -> Text:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attnspec.codegen.cost.counted import Contents, counted
-from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.plan.area import Area, area, residues
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.blocks import count_pairs
@@ -136,36 +135,33 @@ def cost(
     contents = None if plan.relation.exact else contents
     groups = _groups(plan, sizes, contents)
     pairs = sum(c.pairs * times for c, times in groups)
-    full = sum(c.full * times for c, times in groups)
-    partial = sum(c.partial * times for c, times in groups)
     computed = sum(c.computed * times for c, times in groups)
     grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in groups]
     rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
-    everything = sizes.heads * sizes.batch
     query = sizes.heads * sizes.n_q * sizes.batch
     key = sizes.kv_heads * sizes.n * sizes.batch
     moved = itemsize * (query * (dim + dim_v) + key * (dim + dim_v)) + 4 * query
     return Cost(
-        sizes,
-        dim,
-        dim_v,
-        tuple(c for c, _ in groups),
-        pairs,
-        sizes.n * sizes.n_q * everything,
-        full,
-        partial,
-        tiles,
-        computed,
-        2 * (dim + dim_v) * computed,
-        2 * (dim + dim_v) * pairs,
-        moved,
-        2 * (3 * dim + 2 * dim_v) * computed,
-        2 * moved + itemsize * query * dim_v,
-        sum(c.visited * times for c, times in groups),
-        rows,
-        columns,
-        plan.relation.exact or contents is not None,
-        inputs,
+        sizes=sizes,
+        dim=dim,
+        dim_v=dim_v,
+        heads=tuple(c for c, _ in groups),
+        pairs=pairs,
+        dense=sizes.n * sizes.n_q * sizes.heads * sizes.batch,
+        full=sum(c.full * times for c, times in groups),
+        partial=sum(c.partial * times for c, times in groups),
+        tiles=tiles,
+        computed=computed,
+        flops=2 * (dim + dim_v) * computed,
+        useful=2 * (dim + dim_v) * pairs,
+        bytes=moved,
+        backward_flops=2 * (3 * dim + 2 * dim_v) * computed,
+        backward_bytes=2 * moved + itemsize * query * dim_v,
+        visited=sum(c.visited * times for c, times in groups),
+        rows=rows,
+        columns=columns,
+        exact=plan.relation.exact or contents is not None,
+        inputs=inputs,
     )
 
 
@@ -174,40 +170,38 @@ def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[H
     relation, found = plan.relation, []
     if relation.heads is not None and sizes.heads > relation.heads:
         raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
-    for item in relation.classes:
-        members = item.members(sizes.heads)
+    for head_class in relation.classes:
+        members = head_class.members(sizes.heads)
         if not members:
             continue
-        by_head = [(h,) for h in members] if _differ(relation, item, "h", contents) else [members]
-        entries = range(sizes.batch if _differ(relation, item, "b", contents) else min(1, sizes.batch))
+        by_head = [(h,) for h in members] if _differ(relation, head_class, "h", contents) else [members]
+        entries = range(sizes.batch if _differ(relation, head_class, "b", contents) else min(1, sizes.batch))
         for heads in by_head:
             for b in entries:
                 times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
-                found.append((_head(plan, item, sizes, heads, b, contents), times))
+                found.append((_head(plan, head_class, sizes, heads, b, contents), times))
     return found
 
 
-def _differ(relation: Relation, item: HeadClass, by: str, contents: Contents | None) -> bool:
+def _differ(relation: Relation, head_class: HeadClass, by: str, contents: Contents | None) -> bool:
     """Whether heads of a class (``"h"``) or batch entries (``"b"``) differ."""
-    if relation.varies(item, by):
+    if relation.varies(head_class, by):
         return True
     if contents is None:
         return False
-    read = (name for part in item.parts for name in free(part.pred))
+    read = (name for part in head_class.parts for name in free(part.pred))
     return contents.slots is not None or by in read
 
 
 def _head(
-    plan: Plan, item: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int, contents: Contents | None
+    plan: Plan, head_class: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int, contents: Contents | None
 ) -> HeadCost:
-    relation, chosen, h = plan.relation, plan.of_head(heads[0]), heads[0]
-    relation.parameters(sizes, h, b, *(s for part in item.parts for s in (part.pairs, part.sure)))
+    relation, order, h = plan.relation, plan.relation.spec.order, heads[0]
+    relation.parameters(sizes, h, b, *(s for part in head_class.parts for s in (part.pairs, part.sure)))
     if contents is not None:
-        seen = counted(relation.spec, chosen.passes, sizes, h, b, contents)
+        seen = counted(relation.spec, plan.of_head(h).passes, sizes, h, b, contents)
         held = seen.area
         return HeadCost(heads, seen.pairs, held.full, held.partial, held.computed, seen.clauses, seen.visited)
-
-    order = relation.spec.order
     slots = sizes.n * order.rounds if order else 0
 
     def pairs(which: Pairs) -> int:
@@ -218,16 +212,15 @@ def _head(
         return count_pairs(fixed, range(slots), slots)
 
     live, clauses = 0, []
-    for part in item.parts:
+    for part in head_class.parts:
         own = pairs(part.pairs)
         live += part.times * own
         clauses += [own] if len(part.attend) == 1 else [pairs(_inside(clause, part)) for clause in part.attend]
     total, visited = Area(0, 0, 0, 0), 0
-    for one in chosen.passes:
-        cut = Tiles(one.full, one.maybe, one.partial, one.proven)
-        held = area(cut, one.layout, one.tile, sizes, h, b)
+    for pass_ in plan.of_head(h).passes:
+        held = area(pass_.cut, pass_.layout, pass_.tile, sizes, h, b)
         total += held
-        visited += (held.full + held.partial) * one.tile.rows * one.tile.columns
+        visited += held.tiles * pass_.tile.rows * pass_.tile.columns
     return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
 
 
@@ -242,8 +235,8 @@ def _inside(clause: Pairs, part: Part) -> Pairs:
 def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:
     """How many query tiles, key tiles and tiles there are in the layouts of a head's passes, visited or not."""
     rows, columns, tiles = 0, 0, 0
-    for one in plan.of_head(h).passes:
-        for c, often in residues(one.layout, (), one.tile, sizes):
-            down, across = len(one.query_tiles(sizes, c)), len(one.key_tiles(sizes, c))
+    for pass_ in plan.of_head(h).passes:
+        for c, often in residues(pass_.layout, (), pass_.tile, sizes):
+            down, across = len(pass_.query_tiles(sizes, c)), len(pass_.key_tiles(sizes, c))
             rows, columns, tiles = rows + often * down, columns + often * across, tiles + often * down * across
     return rows, columns, tiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
-from attnspec.codegen.cpp.unit import DTYPES, KernelKey, define, read, without_plan
+from attnspec.codegen.cpp.unit import DTYPES, KernelKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
@@ -25,7 +25,7 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     spec = plan.relation.spec
     reads = names(spec)
     scalars = scalar_reads(spec)
-    passes = [pass_struct(item, number, reads, scalars) for number, item in enumerate(plan.passes)]
+    passes = [pass_struct(pass_, number, reads, scalars) for number, pass_ in enumerate(plan.passes)]
     title = f"{key.direction} pass, {key.dtype}, head size {key.dim} (values {key.dim_v})"
     comment = "\n".join(f"// {line}".rstrip() for line in f"{spec}\n\n{plan}".splitlines())
     return "\n".join(
@@ -66,18 +66,14 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_DTYPE": DTYPES[key.dtype],
         "ATTNSPEC_D": key.dim,
         "ATTNSPEC_DV": key.dim_v,
-        "ATTNSPEC_BM": max(item.tile.rows for item in plan.passes),
-        "ATTNSPEC_BN": max(item.tile.columns for item in plan.passes),
+        "ATTNSPEC_BM": max(pass_.tile.rows for pass_ in plan.passes),
+        "ATTNSPEC_BN": max(pass_.tile.columns for pass_ in plan.passes),
         "ATTNSPEC_CARRY": int(plan.carry),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
     if key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)
-
-
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
 
 
 def _pattern(plan: Plan) -> str:
@@ -104,10 +100,10 @@ def _pattern(plan: Plan) -> str:
         )
     return f"""\
 struct Pattern {{
-    static constexpr bool align_end = {_bool(plan.relation.spec.align == "end")};
+    static constexpr bool align_end = {boolean(plan.relation.spec.align == "end")};
     static constexpr int INPUTS = {len(names(plan.relation.spec))};
-    static constexpr int PASSES = {max(len(item.passes) for item in plan.classes)};
-    static constexpr bool REPEATS = {_bool(plan.relation.spec.order is not None)};  // a key may have several slots
+    static constexpr int PASSES = {max(len(head_class.passes) for head_class in plan.classes)};
+    static constexpr bool REPEATS = {boolean(plan.relation.spec.order is not None)};  // a key may have several slots
     // Calls f with a pass of a head, if it has that many: its loops and its predicate are then known at compile time.
     template <class F> static inline void visit(int64_t h, int number, F&& f) {{
 {dispatch}

@@ -1,7 +1,7 @@
 """Reals, integers and predicates as C++ statements that compute for W pairs at once.
 
 Their types are left to C++: what does not depend on the positions of the lanes is a single value, and what it is read
-from is read once. ``cpp/input.hpp`` and ``cpp/real.hpp`` have the functions.
+from is read once. ``library/input.hpp`` and ``library/real.hpp`` have the functions.
 
 >>> from attnspec.spec.expr import Cmp, Var
 >>> mask(Cmp("<=", Var("k"), Var("q")))

@@ -8,6 +8,7 @@ from math import log2
 from attnspec.codegen.cpp import lanes as cxx_lanes
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp.loops import statements
+from attnspec.codegen.cpp.unit import boolean
 from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -23,42 +24,38 @@ _LANES = """\
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
 
 
-def pass_struct(item: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
+def pass_struct(pass_: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
     """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
-    queries_listed, keys_listed = item.layout.listed
-    rest = item.tests.rest(item.pred)
+    queries_listed, keys_listed = pass_.layout.listed
+    rest = pass_.tests.rest(pass_.pred)
     inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in contents.walk(rest))
     lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
     return f"""\
-// {item.title}
+// {pass_.title}
 struct Pass{number} {{
-    static constexpr int NUMBER = {number}, BRANCH = {item.branch}, BM = {item.tile.rows}, BN = {item.tile.columns};
-    static constexpr int64_t STRIDE = {item.layout.residues};
-    static constexpr bool LISTED_QUERIES = {_bool(queries_listed)}, LISTED_KEYS = {_bool(keys_listed)};
-    static constexpr bool READS = {_bool(inputs)};  // the predicate reads inputs
-    static constexpr float TIMES = {log2(item.times)!r}f;  // log2 of {item.times}
+    static constexpr int NUMBER = {number}, BRANCH = {pass_.branch}, BM = {pass_.tile.rows}, BN = {pass_.tile.columns};
+    static constexpr int64_t STRIDE = {pass_.layout.residues};
+    static constexpr bool LISTED_QUERIES = {boolean(queries_listed)}, LISTED_KEYS = {boolean(keys_listed)};
+    static constexpr bool READS = {boolean(inputs)};  // the predicate reads inputs
+    static constexpr float TIMES = {log2(pass_.times)!r}f;  // log2 of {pass_.times}
     static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
         (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
         return {cxx.predicate(rest, reads)};
     }}
 {lanes}    template <class Full, class Partial>
     static void forward(int64_t i, {_ARGUMENTS}) {{
-{_body(item, f"Pass{number}", item.forward, "i", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.forward, "i", reads, scalars)}
     }}
     template <class Full, class Partial>
     static void backward(int64_t j, {_ARGUMENTS}) {{
-{_body(item, f"Pass{number}", item.backward, "j", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.backward, "j", reads, scalars)}
     }}
 }};
 """
 
 
-def _bool(value: bool) -> str:
-    return "true" if value else "false"
-
-
 def _body(
-    item: Pass, own_type: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
+    pass_: Pass, struct: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
 ) -> str:
     lines = ["const int64_t c = at.c;"]
     lines += [
@@ -66,9 +63,9 @@ def _body(
     ]
     unused = [outer, "c", "h", "b", "s", "full", "partial", *(n for r, n in scalars.items() if r.name in reads)]
     lines.append(" ".join(f"(void){name}," for name in unused).rstrip(",") + ";")
-    lines += _decisions(item, own_type, outer, reads)
+    lines += _decisions(pass_, struct, outer, reads)
     full, maybe, partial = (
-        ("full", "maybe", "some") if item.tests.runs or item.tests.blocks else ("full",) + ("partial",) * 2
+        ("full", "maybe", "some") if pass_.tests.runs or pass_.tests.blocks else ("full",) + ("partial",) * 2
     )
     text = "\n".join(f"        {line}" for line in lines) + "\n"
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
@@ -78,45 +75,39 @@ def _body(
     return text + "\n".join(filter(None, (statements(loops, visit, 2) for loops, visit in kinds)))
 
 
-def _decisions(item: Pass, own_type: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
+def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
     """The window of tiles that inputs leave, and what is asked of each tile in it."""
-    tests = item.tests
+    tests = pass_.tests
     if not tests.runs and not tests.blocks:
         return
-    inner = "j" if outer == "i" else "i"
-    tile = {
-        "i": "extent_of<{p}>(at, at.queries, at.query_slots, i, BM)",
-        "j": "extent_of<{p}>(at, at.keys, at.key_slots, j, BN)",
+    extents = {
+        "i": f"const Extent query_extent = extent_of<{struct}>(at, at.queries, at.query_slots, i, BM);",
+        "j": f"const Extent key_extent = extent_of<{struct}>(at, at.keys, at.key_slots, j, BN);",
     }
-    name = {"i": "query", "j": "key"}
-    own = tile[outer].replace("{p}", own_type)
-    yield f"const Extent {name[outer]}_extent = {own};"
-    yield f"if ({name[outer]}_extent.last < {name[outer]}_extent.first) return;"
+    here, there, inner, size = ("query", "key", "j", "BN") if outer == "i" else ("key", "query", "i", "BM")
+    yield extents[outer]
+    yield f"if ({here}_extent.last < {here}_extent.first) return;"
     for n, run in enumerate(tests.runs):
         yield f"const Sorted query_run{n} = {_row(run.query, reads)}, key_run{n} = {_row(run.key, reads)};"
     yield "Window window = {INT64_MIN / 4, INT64_MAX / 4};"
     for n, run in enumerate(tests.runs):
         if run.atom in tests.required:
-            here, there, size = (
-                (f"query_run{n}", f"key_run{n}", "BN") if outer == "i" else (f"key_run{n}", f"query_run{n}", "BM")
-            )
-            yield f"narrow<{own_type}>(window, at, {here}, {name[outer]}_extent, {there}, {size});"
+            yield f"narrow<{struct}>(window, at, {here}_run{n}, {here}_extent, {there}_run{n}, {size});"
     yield "const int64_t lo = window.lo, hi = window.hi;"
     yield "(void)lo, (void)hi;"
-    other = tile[inner].replace("{p}", own_type)
     skip = [_block(atom, reads) for atom in tests.blocks if atom in tests.required]
     keep = " && ".join(skip) or "true"
     yield f"const auto some = [&](int64_t {inner}) {{"
-    yield f"    const Extent {name[inner]}_extent = {other};"
-    yield f"    (void){name[inner]}_extent;"
+    yield f"    {extents[inner]}"
+    yield f"    (void){there}_extent;"
     yield f"    if ({keep}) partial({inner});"
     yield "};"
     holds = [f"one_run(query_run{n}, query_extent, key_run{n}, key_extent)" for n, _ in enumerate(tests.runs)]
     holds += [_block(atom, reads) for atom in tests.blocks if atom not in tests.required]
     whole = " && ".join(holds) or "true"
     yield f"const auto maybe = [&](int64_t {inner}) {{"
-    yield f"    const Extent {name[inner]}_extent = {other};"
-    yield f"    (void){name[inner]}_extent;"
+    yield f"    {extents[inner]}"
+    yield f"    (void){there}_extent;"
     yield f"    if (!({keep})) return;"
     yield f"    if ({whole if tests.whole else 'false'})"
     yield f"        full({inner});"

@@ -16,7 +16,7 @@ from attnspec.codegen.expressions.statements import negative, nest_calls, writte
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, OutsideList, bind
 from attnspec.spec.evaluate import domain_values
-from attnspec.spec.rewrite import cases, rebuild, replace
+from attnspec.spec.rewrite import cases, replace
 
 N = TypeVar("N", bound=e.Node)
 
@@ -175,14 +175,14 @@ def unrolled(node: N) -> N:
         return e.Add(terms) if terms else e.Int(0)  # type: ignore[return-value]
     if isinstance(node, (e.Any, e.All)):
         return node  # its body is looked at when it is printed
-    return rebuild(node, [unrolled(child) for child in node.children()])  # type: ignore[return-value]
+    return node.map(unrolled)
 
 
 def _with(body: N, var: str, value: int) -> N:
     try:
         return bind(body, {var: value})
     except (BadDivisor, OutsideList):  # perhaps in a branch that is not taken
-        return replace(body, {e.Var(var): e.Int(value)})  # type: ignore[return-value]
+        return replace(body, {e.Var(var): e.Int(value)})
 
 
 def _local(name: str) -> str:

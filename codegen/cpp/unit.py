@@ -33,6 +33,11 @@ def define(values: Mapping[str, int | str]) -> str:
     return _HEADER + "".join(f"#define {name} {value}\n" for name, value in values.items())
 
 
+def boolean(value: bool) -> str:
+    """A literal."""
+    return "true" if value else "false"
+
+
 def read(name: str) -> str:
     """The text of ``library/<name>.hpp``."""
     return files("attnspec.codegen.cpp").joinpath("library", f"{name}.hpp").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The inputs that a kernel reads, and their places in its argument."""
+"""The tensors that expressions read: inputs, and what is derived from them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,28 @@ from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 
 
-def names(spec: Spec) -> dict[str, int]:
-    """The name of each tensor that a kernel's predicates and score lines read, with its place, in order of reading."""
-    found: dict[str, int] = {}
-    for root in (*(branch.pred for branch in spec.branches), spec.score):
+def reads(*roots: e.Node) -> dict[str, tuple[str, int]]:
+    """Each tensor's name with the kind of its elements (int, bool or float) and its dimensions, in order of reading."""
+    found: dict[str, tuple[str, int]] = {}
+    for root in roots:
         for node in contents.walk(root):
-            if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)):
-                found.setdefault(node.name, len(found))
+            match node:
+                case e.Read(name, indices):
+                    found[name] = "int", len(indices)
+                case e.Among(_, name, indices):
+                    found[name] = "int", len(indices) + 1
+                case e.Flag(name, indices):
+                    found[name] = "bool", len(indices)
+                case RealRead(name, indices):
+                    found[name] = "float", len(indices)
     return found
+
+
+def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
+    """What the predicates and score lines of a spec read."""
+    return reads(*(branch.pred for branch in spec.branches), spec.score)
+
+
+def names(spec: Spec) -> dict[str, int]:
+    """The name of each tensor that kernels read, with its place in their argument."""
+    return {name: place for place, name in enumerate(read_by_kernels(spec))}

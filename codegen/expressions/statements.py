@@ -222,7 +222,7 @@ class Statements:
                 return self._if(cond, then, other)
             case e.Sum(var, domain, body):
                 copies = [replace(body, {e.Var(var): e.Int(v)}) for v in domain_values(domain, {})]
-                return self.integer(e.Add(tuple(copies)) if copies else e.Int(0))  # type: ignore[arg-type]
+                return self.integer(e.Add(tuple(copies)) if copies else e.Int(0))
             case e.Index(items, indices):
                 return self._item(items, indices)
             case e.Read(name):
@@ -297,7 +297,7 @@ class Statements:
             case e.Any(var, domain, body) | e.All(var, domain, body) if written_out(var, domain, body):
                 kind = e.Or if isinstance(pred, e.Any) else e.And
                 parts = [replace(body, {e.Var(var): e.Int(v)}) for v in domain_values(domain, {})]
-                return self.predicate(kind(tuple(parts)))  # type: ignore[arg-type]
+                return self.predicate(kind(tuple(parts)))
             case e.Flag(name, indices):
                 places, ok = self.indices(indices)
                 return self._where_known(self.named(write.flag(self, name, places)), ok)

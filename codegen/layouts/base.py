@@ -20,13 +20,10 @@ from attnspec.relation.sizes import Sizes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EMPTY = -(1 << 31)
-"""Stands where a slot holds no position (positions may be negative where there are more queries than keys)."""
-
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The positions of the slots from ``first`` on; EMPTY, at the end of a tile, where a slot holds none.
+    """The positions of the slots from ``first`` on, int64 of (residues * count,).
 
     Residue follows residue, each of ``count`` slots.
     """
@@ -38,13 +35,6 @@ class Listing:
 
 Lists = tuple[Listing | None, Listing | None]
 """The positions of the slots of queries and keys; None where a stride does it, or they come with the call."""
-
-
-def ordered(at: NDArray[np.int64], gone: NDArray[np.bool_], size: int) -> NDArray[np.int64]:
-    """Positions in a row; those that are ``gone`` become EMPTY, at the end of their tile of ``size`` slots."""
-    tiles, absent = at.reshape(-1, size), gone.reshape(-1, size)
-    order = np.argsort(absent, axis=1, kind="stable")
-    return np.take_along_axis(np.where(absent, EMPTY, tiles), order, axis=1).ravel()
 
 
 class Layout:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnspec.codegen.layouts.base import Layout, Listing, Lists, Proposals, ordered
+from attnspec.codegen.layouts.base import Proposals
+from attnspec.codegen.layouts.listed import EMPTY, Listed
 from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.tiles import Rectangles, Tile
 from attnspec.relation.condition import condition
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import Part
-from attnspec.relation.sizes import Sizes
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.rewrite import replace
@@ -32,14 +32,12 @@ _MOST_TILES = 1 << 15
 
 
 @dataclass(frozen=True)
-class Comb(Layout):
+class Comb(Listed):
     """Slot ``M * s + a`` of residue c is position ``segment * s + rate * a + c``; M, ``room``, holds whole tiles."""
 
     segment: int
     rate: int
     room: int
-
-    listed = (True, True)
 
     @classmethod
     def of(cls, segment: int, rate: int, tile: int) -> Comb:
@@ -78,11 +76,11 @@ class Comb(Layout):
                 e.Mod(x, w): inside,
                 x: e.Add((e.Mul(w, e.FloorDiv(x, room)), inside)),
             }
-        text = condition(replace(pred, table)).text  # type: ignore[arg-type]
+        text = condition(replace(pred, table)).text
         return Pairs.read(f"y >= 0 and ({text})").intersection(self.all_slots())
 
     def cut(self, region: Region, tile: Tile) -> Tiles:
-        """The same, where the set of slots follows from the predicate. Raises TooHard and NotAffine."""
+        """Tell full from partial tiles; the set of slots follows from the predicate. Raises TooHard and NotAffine."""
         with budget(region.pairs):
             slots = self.slots(region.pred)
         with budget(slots):
@@ -106,53 +104,20 @@ class Comb(Layout):
         at, inside = self._corner("x", rows)
         return f"{inside} < {self.segment} and {at} < {first} + n_q and {at} + {self.rate * (rows - 1)} >= {first}"
 
-    def query_slots(self, sizes: Sizes, c: int, rows: int) -> range:
-        """The slots of the segments that hold the queries of a call."""
-        return self._slots(sizes.first, sizes.first + sizes.n_q)
-
-    def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
-        """The slots of the segments that hold the keys of a call."""
-        return self._slots(0, sizes.n)
-
-    def query_positions(self, tile: int, sizes: Sizes, c: int, rows: int) -> NDArray[np.int64]:
-        """The positions of the queries in a tile."""
-        return self._positions(tile, rows, c, sizes.first, sizes.first + sizes.n_q)
-
-    def key_positions(self, tile: int, sizes: Sizes, c: int, columns: int) -> NDArray[np.int64]:
-        """The positions of the keys in a tile."""
-        return self._positions(tile, columns, c, 0, sizes.n)
-
-    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
-        """The positions of all slots, residue after residue."""
-        return (
-            self._listing(sizes.first, sizes.first + sizes.n_q, rows),
-            self._listing(0, sizes.n, columns),
-        )
-
     def _corner(self, name: str, size: int) -> tuple[str, str]:
         """The first position of a tile, and how far it lies inside its segment."""
         slot = f"({size} * {name})"
         inside = f"{self.rate} * ({slot} mod {self.room}) + c"
         return f"{self.segment} * floor({slot} / {self.room}) + {inside}", inside
 
-    def _slots(self, low: int, high: int) -> range:
-        if low >= high:
-            return range(0)
+    def slots_around(self, side: int, low: int, high: int) -> range:
+        """The slots of whole segments."""
         return range(low // self.segment * self.room, ((high - 1) // self.segment + 1) * self.room)
 
-    def _positions(self, tile: int, size: int, c: int, low: int, high: int) -> NDArray[np.int64]:
-        slots = np.arange(tile * size, (tile + 1) * size, dtype=np.int64)
+    def places(self, side: int, slots: NDArray[np.int64], c: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """The beginning of the slot's segment, and from there every rate-th position."""
         inside = slots % self.room * self.rate + c
-        at = slots // self.room * self.segment + inside
-        return at[(inside < self.segment) & (at >= low) & (at < high)]
-
-    def _listing(self, low: int, high: int, size: int) -> Listing:
-        span = self._slots(low, high)
-        slots = np.arange(span.start, span.stop, dtype=np.int64)
-        inside = slots[None, :] % self.room * self.rate + np.arange(self.rate, dtype=np.int64)[:, None]
-        at = slots // self.room * self.segment + inside
-        gone = (inside >= self.segment) | (at < low) | (at >= high)
-        return Listing(span.start, ordered(at, gone, size), len(span))
+        return np.where(inside < self.segment, slots // self.room * self.segment + inside, EMPTY)
 
     def block(self, tile: Tile) -> tuple[int, int, int]:
         """A segment."""

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attnspec.codegen.layouts.base import Layout, Listing, Lists, Proposals, ordered
+from attnspec.codegen.layouts.base import Proposals
+from attnspec.codegen.layouts.listed import Listed
 from attnspec.codegen.tiles import Rectangles, Tile
 from attnspec.relation.presburger import Pairs
 from attnspec.relation.relation import Part
-from attnspec.relation.sizes import Sizes
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 
@@ -22,14 +22,12 @@ _MOST_WIDTH = 1024
 
 
 @dataclass(frozen=True)
-class Grid(Layout):
+class Grid(Listed):
     """Positions as a grid read row by row, ``width`` to a row, cut into rectangles (rows, columns of the grid)."""
 
     width: int
     query: tuple[int, int]
     key: tuple[int, int]
-
-    listed = (True, True)
 
     def _tiles(self, pairs: Pairs, tile: Tile) -> Pairs:
         return pairs.image(self._tile(self.query, "x"), self._tile(self.key, "y"))
@@ -50,39 +48,6 @@ class Grid(Layout):
         corner = self._corner(self.query, "x")
         return f"{corner} + {last} >= {first} and {corner} < {first} + n_q"
 
-    def query_slots(self, sizes: Sizes, c: int, rows: int) -> range:
-        """The slots of the tiles that hold the queries of a call."""
-        return self._slots(self.query, sizes.first, sizes.first + sizes.n_q)
-
-    def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
-        """The slots of the tiles that hold the keys of a call."""
-        return self._slots(self.key, 0, sizes.n)
-
-    def query_positions(self, tile: int, sizes: Sizes, c: int, rows: int) -> NDArray[np.int64]:
-        """The positions of the queries in a tile."""
-        return self._positions(self.query, tile, sizes.first, sizes.first + sizes.n_q)
-
-    def key_positions(self, tile: int, sizes: Sizes, c: int, columns: int) -> NDArray[np.int64]:
-        """The positions of the keys in a tile."""
-        return self._positions(self.key, tile, 0, sizes.n)
-
-    def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
-        """The positions of all slots."""
-        return (
-            self._listing(self.query, sizes.first, sizes.first + sizes.n_q),
-            self._listing(self.key, 0, sizes.n),
-        )
-
-    def _listing(self, shape: tuple[int, int], low: int, high: int) -> Listing:
-        height, width = shape
-        per_row, size = self.width // width, height * width
-        slots = self._slots(shape, low, high)
-        tiles = np.arange(slots.start // size, slots.stop // size, dtype=np.int64)
-        corners = self.width * height * (tiles // per_row) + width * (tiles % per_row)
-        inside = self.width * np.arange(height, dtype=np.int64)[:, None] + np.arange(width, dtype=np.int64)
-        at = corners[:, None] + inside.ravel()
-        return Listing(slots.start, ordered(at, (at < low) | (at >= high), size), len(slots))
-
     def _tile(self, shape: tuple[int, int], name: str) -> str:
         height, width = shape
         per_row = self.width // width
@@ -93,20 +58,19 @@ class Grid(Layout):
         per_row = self.width // width
         return f"{self.width * height} * floor({name} / {per_row}) + {width} * ({name} mod {per_row})"
 
-    def _slots(self, shape: tuple[int, int], low: int, high: int) -> range:
-        if low >= high:
-            return range(0)
-        height, width = shape
+    def slots_around(self, side: int, low: int, high: int) -> range:
+        """The slots of whole rows of tiles."""
+        height, width = (self.query, self.key)[side]
         band, size = self.width * height, self.width // width * height * width
         return range(low // band * size, ((high - 1) // band + 1) * size)
 
-    def _positions(self, shape: tuple[int, int], tile: int, low: int, high: int) -> NDArray[np.int64]:
-        height, width = shape
+    def places(self, side: int, slots: NDArray[np.int64], c: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """The corner of the slot's tile, and from there row by row."""
+        height, width = (self.query, self.key)[side]
         per_row = self.width // width
+        tile, inside = slots // (height * width), slots % (height * width)
         corner = self.width * height * (tile // per_row) + width * (tile % per_row)
-        at = corner + self.width * np.arange(height, dtype=np.int64)[:, None] + np.arange(width, dtype=np.int64)
-        flat = at.ravel()
-        return flat[(flat >= low) & (flat < high)]
+        return corner + self.width * (inside // width) + inside % width
 
     def cut_tiles(self, tiles: range, side: int) -> int:
         """A row of tiles."""

@@ -22,9 +22,17 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """Tiles of a region in a layout: full ones, those that are full if the inputs allow, and partial ones."""
+    """Tiles of a region in a layout: full ones, those that are full if the inputs allow, and partial ones.
+
+    ``proven`` is False where the solver's budget did not suffice to tell full from partial tiles.
+    """
 
     full: Pairs
     maybe: Pairs
     partial: Pairs
     proven: bool
+
+    @property
+    def kinds(self) -> tuple[Pairs, Pairs, Pairs]:
+        """The three sets."""
+        return self.full, self.maybe, self.partial

@@ -31,6 +31,11 @@ class Area:
     masked: int
     """Those of ``computed`` for which the pattern is evaluated."""
 
+    @property
+    def tiles(self) -> int:
+        """The tiles visited."""
+        return self.full + self.partial
+
     def __add__(self, other: Area) -> Area:
         return Area(*(a + b for a, b in zip(self._all(), other._all(), strict=True)))
 
@@ -81,7 +86,7 @@ def _blocked(tiles: Tiles, rows: int, columns: int) -> bool:
     inside = Pairs.read(f"floor(x / {rows}) = floor(y / {columns}) and x >= 0")
     later = Pairs.read(f"x >= {rows}")
     try:
-        for kind in (tiles.full, tiles.maybe, tiles.partial):
+        for kind in tiles.kinds:
             with budget(kind):
                 if any(kind.depends_on(name) for name in ("n", "n_q", "m")) or not kind.within(inside):
                     return False
@@ -94,7 +99,7 @@ def _blocked(tiles: Tiles, rows: int, columns: int) -> bool:
 
 def _of_call(tiles: Tiles, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int) -> Area:
     total = Area(0, 0, 0, 0)
-    for c, often in residues(layout, (tiles.full, tiles.maybe, tiles.partial), size, sizes):
+    for c, often in residues(layout, tiles.kinds, size, sizes):
         full, filled = _area(tiles.full, layout, size, sizes, h, b, c)
         some, masked = 0, 0
         for kind in (tiles.maybe, tiles.partial):
@@ -136,12 +141,16 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
             return 0, 0
         pieces, turned = inside.pieces(), inside.transpose().pieces()
     number = count(pieces, len(rows), rows.start)
-    per_row = layout.cut_tiles(rows, 0)
-    per_column = layout.cut_tiles(columns, 1)
-    short_rows = _short(rows, per_row, size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows)))
-    short_columns = _short(
-        columns, per_column, size.columns, lambda j: len(layout.key_positions(j, sizes, c, size.columns))
+    short_rows = _short(
+        rows, layout.cut_tiles(rows, 0), size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows))
     )
+    short_columns = _short(
+        columns,
+        layout.cut_tiles(columns, 1),
+        size.columns,
+        lambda j: len(layout.key_positions(j, sizes, c, size.columns)),
+    )
+    # All tiles as if they were whole, less what is missing in rows and in columns, plus what both counted as missing.
     held = number * size.rows * size.columns
     held -= size.columns * _weighted(pieces, short_rows) + size.rows * _weighted(turned, short_columns)
     if short_rows and short_columns:
@@ -151,6 +160,7 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
                 if i in short_rows:
                     inside_run = (j for j in short_columns if first <= j <= last and (j - first) % run.step == 0)
                     held += short_rows[i] * sum(short_columns[j] for j in inside_run)
+    # The same for the number of tiles: those without any query or key are not visited.
     empty_rows = {i: 1 for i, missing in short_rows.items() if missing == size.rows}
     empty_columns = {j: 1 for j, missing in short_columns.items() if missing == size.columns}
     number -= _weighted(pieces, empty_rows) + _weighted(turned, empty_columns)

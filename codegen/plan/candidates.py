@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
+from math import prod
 
 from attnspec.codegen.layouts.base import Layout
 from attnspec.codegen.layouts.proposals import PROPOSALS, SPLITS
@@ -90,22 +91,17 @@ def _split(
     if not outside:
         return
     with budget(*sets):
-        sides = []
-        for members in (inside, outside):
-            union = sets[members[0]]
-            for i in members[1:]:
-                union = union.union(sets[i])
-            sides.append((s.disjunction([preds[i] for i in members]), union))
-        (p, a), (r, b) = sides
-        less, rest = a.difference(b), b.difference(a)
+        pairs, other_pairs = (reduce(Pairs.union, [sets[i] for i in members]) for members in (inside, outside))
+        only, other_only = pairs.difference(other_pairs), other_pairs.difference(pairs)
+    pred, other = (s.disjunction([preds[i] for i in members]) for members in (inside, outside))
 
-    def region(pred: e.Pred, pairs: Pairs, others: e.Pred | None) -> Region:
-        title = f"{pred}" if others is None else f"{pred}, but not {others}"
-        exactly = pred if others is None else s.conjunction([pred, s.negation(others)])
+    def region(pred: e.Pred, pairs: Pairs, without: e.Pred | None = None) -> Region:
+        title = f"{pred}" if without is None else f"{pred}, but not {without}"
+        exactly = pred if without is None else s.conjunction([pred, s.negation(without)])
         return Region(title, exactly, pairs, pairs, branch, part.times)
 
-    yield (Step(region(r, b, None), IDENTITY, tile), Step(region(p, less, r), layout, tile))
-    yield (Step(region(p, a, None), layout, tile), Step(region(r, rest, p), IDENTITY, tile))
+    yield Step(region(other, other_pairs), IDENTITY, tile), Step(region(pred, only, other), layout, tile)
+    yield Step(region(pred, pairs), layout, tile), Step(region(other, other_only, pred), IDENTITY, tile)
 
 
 def terms(pred: e.Pred) -> tuple[e.Pred, ...]:
@@ -128,10 +124,7 @@ def _terms(pred: e.Pred) -> tuple[e.Pred, ...]:
             return total if 0 < len(total) <= _MOST_TERMS else (pred,)
         case e.And(args):
             choices = [_terms(a) for a in args]
-            size = 1
-            for choice in choices:
-                size *= len(choice)
-            if size > _MOST_TERMS:
+            if prod(map(len, choices)) > _MOST_TERMS:
                 return (pred,)
             return tuple(s.conjunction(list(choice)) for choice in product(*choices))
     return (pred,)

@@ -35,22 +35,22 @@ def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto", siz
     ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``; ``layout`` is ``"auto"``, or
     ``"identity"`` for one pass over positions in order.
     """
-    return Plan(relation, tuple(_class(relation, item, tile, layout, sizes) for item in relation.classes))
+    return Plan(relation, tuple(_class(relation, head_class, tile, layout, sizes) for head_class in relation.classes))
 
 
-def _class(relation: Relation, item: HeadClass, tile: Tile | None, layout: str, sizes: TileSizes) -> ClassPlan:
+def _class(relation: Relation, head_class: HeadClass, tile: Tile | None, layout: str, sizes: TileSizes) -> ClassPlan:
     passes: list[Pass] = []
     choices: list[Choice | None] = []
-    for branch, part in enumerate(item.parts):
+    for branch, part in enumerate(head_class.parts):
         size = tile or block_tile(part.unknown, sizes.tile)
         found = list(ways(relation, part, branch, size, layout, sizes.grids))
-        chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, item, part, found)
+        chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, head_class, part, found)
         made = _passes(relation, part, chosen)
-        if any(one.layout.residues > 1 and one.tabled for one in made):  # a table is of one residue
+        if any(pass_.layout.residues > 1 and pass_.tabled for pass_ in made):  # a table is of one residue
             made, choice = _passes(relation, part, found[0]), None
         passes += made
         choices.append(choice)
-    return ClassPlan(item.heads, tuple(passes), tuple(choices))
+    return ClassPlan(head_class.heads, tuple(passes), tuple(choices))
 
 
 def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
@@ -61,10 +61,10 @@ def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
     return found
 
 
-def _choose(relation: Relation, item: HeadClass, part: Part, found: list[Way]) -> tuple[Way, Choice | None]:
+def _choose(relation: Relation, head_class: HeadClass, part: Part, found: list[Way]) -> tuple[Way, Choice | None]:
     n = _length(part.pred)
-    sizes = _sizes(relation, item, n)
-    h = item.heads[0] if item.heads else 0
+    sizes = _sizes(relation, head_class, n)
+    h = head_class.heads[0] if head_class.heads else 0
     try:
         live = _live(part, sizes, h)
     except (TooHard, TooIrregular):
@@ -94,13 +94,12 @@ def _weigh(way: Way, live: int, sizes: Sizes, h: int) -> Candidate:
         if step.layout.residues > 1 and not step.cut.proven:
             raise TooHard("the tiles of this layout")
         held = area(step.cut, step.layout, step.tile, sizes, h, 0)
-        visits = held.full + held.partial
         moved = 0 if step.layout == IDENTITY else step.tile.columns
-        cost += held.computed + visits * (_PER_TILE + _PER_MOVED_KEY * moved) + _PER_MASKED_PAIR * held.masked
+        cost += held.computed + held.tiles * (_PER_TILE + _PER_MOVED_KEY * moved) + _PER_MASKED_PAIR * held.masked
         cost += _PER_ROW * sizes.n_q
         total += held
     text = "; then ".join(f"{step.layout} with tiles of {step.tile}" for step in way)
-    return Candidate(text, live, total.computed, total.full + total.partial, cost)
+    return Candidate(text, live, total.computed, total.tiles, cost)
 
 
 def _length(pred: e.Node) -> int:
@@ -111,9 +110,9 @@ def _length(pred: e.Node) -> int:
     return n
 
 
-def _sizes(relation: Relation, item: HeadClass, n: int) -> Sizes:
+def _sizes(relation: Relation, head_class: HeadClass, n: int) -> Sizes:
     known = dict(relation.known)
-    heads = known.get("heads", max(item.heads or (0,)) + 1)
+    heads = known.get("heads", max(head_class.heads or (0,)) + 1)
     scalars = tuple(Scalar.of(n) for _ in range(6))
     return Sizes(
         n, n, heads, known.get("kv_heads", heads), known.get("batch", 1), relation.spec.align == "end", scalars=scalars

@@ -27,8 +27,8 @@ def longest(plans: Sequence[Plan]) -> int:
     """
     found = WIDE_LENGTH
     for plan in plans:
-        for item in plan.passes:
-            length = next((n for n in (WIDE_LENGTH, _MULTIPLIED) if fits(item.pred, n, 64)), None)
+        for pass_ in plan.passes:
+            length = next((n for n in (WIDE_LENGTH, _MULTIPLIED) if fits(pass_.pred, n, 64)), None)
             if length is None:
                 raise SpecError([too_large_for_kernels(plan.relation.spec.span, WIDE_LENGTH.bit_length() - 1)])
             found = min(found, length)
@@ -37,4 +37,4 @@ def longest(plans: Sequence[Plan]) -> int:
 
 def is_wide(plans: Sequence[Plan]) -> bool:
     """Whether kernels of these plans must compute positions, and read integer inputs, in 64 bits at any length."""
-    return any(not fits(item.pred, NARROW_LENGTH, 32) for plan in plans for item in plan.passes)
+    return any(not fits(pass_.pred, NARROW_LENGTH, 32) for plan in plans for pass_ in plan.passes)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnspec.codegen.layouts.base import Layout, tiles_of
+from attnspec.codegen.layouts.region import Tiles
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.tile_tests import Tests
 from attnspec.codegen.tiles import Tile
@@ -44,9 +45,8 @@ class Pass:
     """A set of pairs, cut into tiles in one layout.
 
     ``pred`` are its pairs as partial tiles evaluate them, ``pairs`` those that are possible and ``sure`` those that are
-    certain; ``full``, ``maybe`` and ``partial`` the sets of tiles, for the residue ``c`` of the layout. ``proven`` is
-    False where the solver's budget did not suffice to tell full from partial tiles. ``branch`` is the softmax that the
-    pass belongs to, each of whose pairs counts ``times`` times.
+    certain; ``cut`` are the sets of tiles, for the residue ``c`` of the layout. ``branch`` is the softmax that the pass
+    belongs to, each of whose pairs counts ``times`` times.
     """
 
     title: str
@@ -57,10 +57,7 @@ class Pass:
     sure: Pairs
     layout: Layout
     tile: Tile
-    full: Pairs
-    maybe: Pairs
-    partial: Pairs
-    proven: bool
+    cut: Tiles
     tests: Tests
     forward: Sweep
     backward: Sweep
@@ -94,6 +91,9 @@ class Candidate:
         """Computed pairs for each live one."""
         return self.computed / self.pairs if self.pairs else 1.0
 
+    def __str__(self) -> str:
+        return f"{self.text}: waste {self.waste:.2f}, {self.tiles:,} tiles, cost {self.cost:.3g}"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -105,9 +105,8 @@ class Choice:
 
     def __str__(self) -> str:
         lines = [f"chosen at n = {self.n:,}, by estimated time:"]
-        for number, item in enumerate(self.candidates):
-            mark = "->" if number == self.chosen else "  "
-            lines.append(f"{mark} {item.text}: waste {item.waste:.2f}, {item.tiles:,} tiles, cost {item.cost:.3g}")
+        for number, candidate in enumerate(self.candidates):
+            lines.append(f"{'->' if number == self.chosen else '  '} {candidate}")
         return "\n".join(lines)
 
 
@@ -134,18 +133,18 @@ class Plan:
     @property
     def passes(self) -> tuple[Pass, ...]:
         """The passes of all classes."""
-        return tuple(item for plan in self.classes for item in plan.passes)
+        return tuple(pass_ for plan in self.classes for pass_ in plan.passes)
 
     @property
     def tabled(self) -> bool:
         """Whether a kernel of this plan reads tables."""
-        return any(item.tabled for item in self.passes)
+        return any(pass_.tabled for pass_ in self.passes)
 
     @property
     def carry(self) -> bool:
         """Whether passes add to results that are there already, and not each row is written once by one pass."""
-        several = any(len(item.passes) > 1 for item in self.classes)
-        layouts = {(item.layout, item.tile) for item in self.passes}
+        several = any(len(head_class.passes) > 1 for head_class in self.classes)
+        layouts = {(pass_.layout, pass_.tile) for pass_ in self.passes}
         alone = len(self.classes) == 1
         scattered = len(layouts) > 1 or any(x.scattered or (not alone and any(x.listed)) for x, _ in layouts)
         return several or scattered or self.relation.spec.sink is not None
@@ -157,28 +156,28 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"plan {self.relation.spec.name}"]
-        for item in self.classes:
-            who = "all heads" if item.heads is None else f"heads {', '.join(map(str, item.heads))}"
+        for head_class in self.classes:
+            who = "all heads" if head_class.heads is None else f"heads {', '.join(map(str, head_class.heads))}"
             lines.append(f"{who}:")
-            for choice in filter(None, item.choices):
+            for choice in filter(None, head_class.choices):
                 lines += [f"    {line}" for line in str(choice).splitlines()]
-            for number, one in enumerate(item.passes):
-                lines += [f"    {line}" for line in _lines(one, number)]
+            for number, pass_ in enumerate(head_class.passes):
+                lines += [f"    {line}" for line in _lines(pass_, number)]
         return "\n".join(lines)
 
 
-def _lines(item: Pass, number: int) -> Iterator[str]:
-    layout = "" if item.layout == IDENTITY else f", layout {item.layout}"
-    branch = f", branch {item.branch}" if item.branch else ""
-    often = f", counted {item.times} times" if item.times > 1 else ""
-    yield f"pass {number}{branch}{often}: {item.title}; tiles of {item.tile} (queries x keys){layout}"
-    if not item.proven:
+def _lines(pass_: Pass, number: int) -> Iterator[str]:
+    layout = "" if pass_.layout == IDENTITY else f", layout {pass_.layout}"
+    branch = f", branch {pass_.branch}" if pass_.branch else ""
+    often = f", counted {pass_.times} times" if pass_.times > 1 else ""
+    yield f"pass {number}{branch}{often}: {pass_.title}; tiles of {pass_.tile} (queries x keys){layout}"
+    if not pass_.cut.proven:
         yield "    full tiles not proven within the solver's budget"
-    if item.layout.residues > 1:
-        r = item.layout.residues
+    if pass_.layout.residues > 1:
+        r = pass_.layout.residues
         yield f"    for each residue c in 0 .. {r - 1}, tiles of the positions c, c + {r}, c + {2 * r}, ..."
-    yield from (f"    {line}" for line in item.tests.lines())
-    for title, sweep in (("forward, for query tile i", item.forward), ("backward, for key tile j", item.backward)):
+    yield from (f"    {line}" for line in pass_.tests.lines())
+    for title, sweep in (("forward, for query tile i", pass_.forward), ("backward, for key tile j", pass_.backward)):
         yield f"    {title}:"
         for kind, loops in (("full", sweep.full), ("full if inputs allow", sweep.maybe), ("partial", sweep.partial)):
             if loops is not None and not loops.body and kind != "full":

@@ -34,16 +34,16 @@ class Table:
             yield int(self.tiles[at]), bool(at - self.start[r] < self.fulls[r])
 
 
-def table(item: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
+def table(pass_: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
     """The tiles of one head in a pass of one residue: per query tile (or per key tile), full ones first.
 
     Raises TooIrregular where the sets have too large a period to be listed.
     """
-    queries, keys = item.query_tiles(sizes), item.key_tiles(sizes)
+    queries, keys = pass_.query_tiles(sizes), pass_.key_tiles(sizes)
     box = Pairs.read(f"{queries.start} <= x < {queries.stop} and {keys.start} <= y < {keys.stop}")
     outer = keys if transposed else queries
     rows, tiles, kinds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for kind, tile_set in ((0, item.full), (1, item.maybe), (1, item.partial)):
+    for kind, tile_set in ((0, pass_.cut.full), (1, pass_.cut.maybe), (1, pass_.cut.partial)):
         with budget(tile_set):
             bounded = tile_set.intersection(box).fix(**sizes.parameters(h, b))
             pieces = (bounded.transpose() if transposed else bounded).pieces()
@@ -62,23 +62,22 @@ def table(item: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
     return Table(start, fulls, tile[order])
 
 
-def tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool) -> tuple[list[Table], NDArray[np.int64]]:
+def tables(made: Plan, pass_: Pass, sizes: Sizes, transposed: bool) -> tuple[list[Table], NDArray[np.int64]]:
     """The tables of all heads in a pass, and which of them each head reads, (batch, heads); -1 where the pass has none.
 
     Heads that share a set of tiles share a table.
     """
-    sets = (item.full, item.maybe, item.partial)
-    matter = [name for name in PARAMETERS if any(s.depends_on(name) for s in sets)]
+    matter = [name for name in PARAMETERS if any(tiles.depends_on(name) for tiles in pass_.cut.kinds)]
     known: dict[tuple[int | None, ...], int] = {}
     found: list[Table] = []
     which = np.full((sizes.batch, sizes.heads), -1, dtype=np.int64)
     for b in range(sizes.batch):
         for h in range(sizes.heads):
-            if item in made.of_head(h).passes:
+            if pass_ in made.of_head(h).passes:
                 values = sizes.parameters(h, b)
                 key = tuple(values.get(name) for name in matter)
                 if key not in known:
                     known[key] = len(found)
-                    found.append(table(item, sizes, h, b, transposed))
+                    found.append(table(pass_, sizes, h, b, transposed))
                 which[b, h] = known[key]
     return found, which

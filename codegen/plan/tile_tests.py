@@ -69,7 +69,7 @@ class Tests:
     def rest(self, pred: e.Pred) -> e.Pred:
         """What is left to evaluate for the pairs of a visited tile: blocks that are required hold there."""
         table: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in self.blocks if atom in self.required}
-        return _tidy(replace(pred, table)) if table else pred  # type: ignore[arg-type]
+        return _tidy(replace(pred, table)) if table else pred
 
 
 NO_TESTS = Tests((), (), frozenset(), False)

@@ -25,21 +25,18 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
     Where ``tests`` bound them, loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
     """
     return Pass(
-        region.title,
-        region.branch,
-        region.times,
-        region.pred,
-        region.pairs,
-        region.sure,
-        layout,
-        size,
-        cut.full,
-        cut.maybe,
-        cut.partial,
-        cut.proven,
-        tests,
-        _sweep(cut, layout, size, align, False, tests.bounded),
-        _sweep(cut, layout, size, align, True, tests.bounded),
+        title=region.title,
+        branch=region.branch,
+        times=region.times,
+        pred=region.pred,
+        pairs=region.pairs,
+        sure=region.sure,
+        layout=layout,
+        tile=size,
+        cut=cut,
+        tests=tests,
+        forward=_sweep(cut, layout, size, align, False, tests.bounded),
+        backward=_sweep(cut, layout, size, align, True, tests.bounded),
     )
 
 
@@ -47,7 +44,7 @@ def _sweep(cut: Tiles, layout: Layout, size: Tile, align: str, transposed: bool,
     """The loops over the tiles of one query tile (``transposed``: of one key tile)."""
     keys = layout.key_bounds(size.columns)
     rows = layout.query_bounds(size.rows, "n - n_q" if align == "end" else "0")
-    kinds: tuple[Pairs, ...] = (cut.full, cut.maybe, cut.partial)
+    kinds: tuple[Pairs, ...] = cut.kinds
     outer, inner, bounds, beyond = "i", "j", keys, _rename(rows, "x", "i")
     if transposed:
         kinds = tuple(tiles.transpose() for tiles in kinds)
@@ -72,25 +69,25 @@ def _loops(tiles: Pairs, outer: str, inner: str, known: str) -> Loops | None:
 
 
 @lru_cache(maxsize=64)
-def ragged(item: Pass, align: str, transposed: bool = False) -> Sweep:
+def ragged(pass_: Pass, align: str, transposed: bool = False) -> Sweep:
     """The loops of a pass for kernels that mask nothing in full tiles: none of these may reach beyond the keys.
 
     A full tile that does counts as partial. Loops keep between the tiles ``lo`` and ``hi``, so that a kernel can walk a
     part of them (a window found in sorted inputs, a share of the keys). Remembered: a kernel that takes too many
     registers is written again with other tiles, the others as they were.
     """
-    found = _sweep(_whole(item), item.layout, item.tile, align, transposed, bounded=True)
+    found = _sweep(_whole(pass_), pass_.layout, pass_.tile, align, transposed, bounded=True)
     if found.tabled or sum(loops.visits for loops in (found.full, found.maybe, found.partial) if loops) > MOST_VISITS:
         return Sweep(None, None, None)
     return found
 
 
-def _whole(item: Pass) -> Tiles:
+def _whole(pass_: Pass) -> Tiles:
     """The tiles of a pass; those that may be cut short by the last key count as partial."""
-    cut, nothing = Tiles(item.full, item.maybe, item.partial, item.proven), Pairs.read("false")
-    box = Pairs.read(item.layout.whole(item.tile.columns))
+    cut, nothing = pass_.cut, Pairs.read("false")
+    box = Pairs.read(pass_.layout.whole(pass_.tile.columns))
     try:
-        with budget(cut.full, cut.maybe, cut.partial):
+        with budget(*cut.kinds):
             full, maybe = cut.full.intersection(box), cut.maybe.intersection(box)
             rest = cut.full.difference(box).union(cut.maybe.difference(box))
             return Tiles(full, maybe, cut.partial.union(rest), cut.proven)

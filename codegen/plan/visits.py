@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def visits(
-    item: Pass, sizes: Sizes, h: int, b: int, c: int, transposed: bool = False
+    pass_: Pass, sizes: Sizes, h: int, b: int, c: int, transposed: bool = False
 ) -> Iterator[tuple[int, int, bool]]:
     """The tiles (i, j) of one residue of one head, and whether each is full; ``maybe`` ones count as partial.
 
     ``transposed`` walks the loops of the backward pass.
     """
-    sweep = item.backward if transposed else item.forward
-    outer, name = (item.key_tiles(sizes, c), "j") if transposed else (item.query_tiles(sizes, c), "i")
+    sweep = pass_.backward if transposed else pass_.forward
+    outer, name = (pass_.key_tiles(sizes, c), "j") if transposed else (pass_.query_tiles(sizes, c), "i")
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
-        lists = table(item, sizes, h, b, transposed)
+        lists = table(pass_, sizes, h, b, transposed)
         found = ((o, t, full) for row, o in enumerate(outer) for t, full in lists.row(row))
     else:
         kinds = ((sweep.full, True), (sweep.maybe, False), (sweep.partial, False))
@@ -43,18 +43,18 @@ def counts(
     out = np.zeros((sizes.batch, sizes.heads, sizes.n_q, sizes.n), dtype=np.int64)
     for b in range(sizes.batch):
         for h in range(sizes.heads):
-            for item in plan.of_head(h).passes:
-                _add(item, out[b, h], sizes, h, b, transposed, inputs or {})
+            for pass_ in plan.of_head(h).passes:
+                _add(pass_, out[b, h], sizes, h, b, transposed, inputs or {})
     return out
 
 
 def _add(
-    item: Pass, out: NDArray[np.int64], sizes: Sizes, h: int, b: int, transposed: bool, inputs: Mapping[str, Any]
+    pass_: Pass, out: NDArray[np.int64], sizes: Sizes, h: int, b: int, transposed: bool, inputs: Mapping[str, Any]
 ) -> None:
     env = {**inputs, **sizes.parameters(h, b)}
-    for c in range(item.layout.residues):
-        for i, j, full in visits(item, sizes, h, b, c, transposed):
-            q = item.layout.query_positions(i, sizes, c, item.tile.rows)
-            k = item.layout.key_positions(j, sizes, c, item.tile.columns)
-            allowed = full or holds(item.pred, {**env, "q": q[:, None], "k": k[None, :]})
-            out[(q - sizes.first)[:, None], k[None, :]] += item.times * allowed
+    for c in range(pass_.layout.residues):
+        for i, j, full in visits(pass_, sizes, h, b, c, transposed):
+            q = pass_.layout.query_positions(i, sizes, c, pass_.tile.rows)
+            k = pass_.layout.key_positions(j, sizes, c, pass_.tile.columns)
+            allowed = full or holds(pass_.pred, {**env, "q": q[:, None], "k": k[None, :]})
+            out[(q - sizes.first)[:, None], k[None, :]] += pass_.times * allowed

@@ -1,23 +1,15 @@
-"""What the Triton kernels of a module share: the kinds of kernels, names of parameters, calls of functions."""
+"""What the Triton kernels of a module share: the kinds of kernels, and calls of functions."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from attnspec.codegen.triton import functions as triton_values
 from attnspec.codegen.triton.functions import Function, Gradient
+from attnspec.codegen.triton.parameters import SCALARS
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr, Score
-
-SCALARS = ("n", "n_q", "heads", "kv_heads", "batch", "m")
-NEVER_SPECIALISED = (
-    *SCALARS,
-    *("tiles", "share_tiles", "own_heads", "first_outer"),
-    *("q_first_slot", "q_count", "k_first_slot", "k_count"),
-)
-"""Parameters whose values must not make triton compile anew."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +83,3 @@ class Context:
         """A call of a function; sizes and heads are of the type of positions there."""
         names = {**{name: f"{name}.to({self.pos})" for name in (*SCALARS, "h", "b")}, **given}
         return f"{function.name}({', '.join(names.get(a, a) for a in function.arguments)})"
-
-
-def names_in(text: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the names that a text uses."""
-    return tuple(name for name in dict.fromkeys(names) if re.search(rf"\b{name}\b", text))

@@ -19,33 +19,36 @@ data and ``size0_in_doc``... its sizes. Nothing is touched outside an input.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import indent, shorten
 
 from attnspec.codegen.expressions import slopes
+from attnspec.codegen.expressions.reads import reads
 from attnspec.codegen.expressions.statements import Statements
-from attnspec.codegen.triton.names import argument, size
+from attnspec.codegen.triton.parameters import SCALARS, Parameter, argument, inputs, size
 from attnspec.codegen.triton.syntax import inside, offset, triton_syntax
 from attnspec.codegen.triton.syntax import row as row_of
+from attnspec.codegen.triton.usage import mentioned
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import value_real
-from attnspec.spec.rewrite import rebuild
 
-_VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
-_NAME = re.compile(r"[A-Za-z_]\w*")
+_VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", *SCALARS)
 
 
 @dataclass(frozen=True)
 class Function:
-    """A ``@triton.jit`` function, and the names of its parameters: exactly those that its body uses."""
+    """A ``@triton.jit`` function, and the names of its parameters: exactly those that its body uses.
+
+    ``inputs`` are those of them that a kernel takes from its caller.
+    """
 
     name: str
     arguments: tuple[str, ...]
     text: str
+    inputs: tuple[Parameter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def allowed(pred: e.Pred, name: str) -> Function:
     """Where a predicate holds."""
     body = _body(pred)
     truth = body.predicate(pred)
-    varies = contents.free(pred) or any(_inputs(pred))
+    varies = contents.free(pred) or reads(pred)
     return _function(name, pred, body, [truth if varies else f"tl.cast({truth}, tl.int1)"])
 
 
@@ -150,33 +153,22 @@ def _folded(real: r.RealExpr) -> r.RealExpr:
             return r.Real(float(whole))
         case r.RealRead() | r.Cast():
             return real
-    parts: list[e.Node] = [_folded(x) if isinstance(x, r.RealExpr) else x for x in real.children()]
-    made = rebuild(real, parts)
-    assert isinstance(made, r.RealExpr)
+    made = real.map(lambda part: _folded(part) if isinstance(part, r.RealExpr) else part)
+    parts = list(made.children())
     return r.Real(float(value_real(made, {}))) if parts and all(isinstance(x, r.Real) for x in parts) else made
-
-
-def _inputs(node: e.Node) -> Iterator[tuple[str, int]]:
-    """The inputs that a node reads, and their dimensions, in order of reading."""
-    for part in contents.walk(node):
-        if isinstance(part, (e.Read, e.Flag, r.RealRead)):
-            yield part.name, len(part.indices)
-        elif isinstance(part, e.Among):
-            yield part.name, len(part.indices) + 1
 
 
 def _function(name: str, node: e.Node, body: Statements, results: Sequence[str]) -> Function:
     """A function whose docstring is what it computes; statements that no result needs are left out."""
-    used = set(_NAME.findall(" ".join(results)))
+    used = set(mentioned(", ".join(results)))
     lines: list[str] = []
     for line in reversed(body.lines):
         if line.split(" = ")[0] in used:
-            used.update(_NAME.findall(line))
+            used.update(mentioned(line))
             lines.append(line)
-    inputs = dict(_inputs(node))
-    known = [*_VARIABLES, "s", "g"]
-    for read, dimensions in inputs.items():
-        known += [argument(read), *(size(read, axis) for axis in range(dimensions))]
-    arguments = tuple(one for one in known if one in used)
+    read = tuple(p for p in inputs(reads(node)) if p.name in used)
+    arguments = (*(one for one in (*_VARIABLES, "s", "g") if one in used), *(p.name for p in read))
     text = "\n".join([f'"""{shorten(str(node), 400)}"""', *reversed(lines), f"return {', '.join(results)}"])
-    return Function(name, arguments, f"@triton.jit\ndef {name}({', '.join(arguments)}):\n{indent(text, '    ')}\n")
+    return Function(
+        name, arguments, f"@triton.jit\ndef {name}({', '.join(arguments)}):\n{indent(text, '    ')}\n", read
+    )

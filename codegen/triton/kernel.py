@@ -2,81 +2,72 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass, Sweep
 from attnspec.codegen.triton import decide
-from attnspec.codegen.triton.context import FORWARD, KEYS, NEVER_SPECIALISED, QUERIES, SCALARS, Context, Kind, names_in
+from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton.functions import Function
 from attnspec.codegen.triton.loops import Run, renamed, runs, statements, walk
-from attnspec.codegen.triton.names import is_data, sized
+from attnspec.codegen.triton.parameters import CONSTANTS, NUMBERS, SCALARS, TENSORS, Parameter, gradient, sums
 from attnspec.codegen.triton.softmax.backward import Keys, Queries
 from attnspec.codegen.triton.softmax.body import Body
 from attnspec.codegen.triton.softmax.forward import Forward
+from attnspec.codegen.triton.usage import made, mentioned, without_idle
 from attnspec.relation.loops import Loops
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The text of a kernel with its tile function, and the names of its parameters."""
+    """The text of a kernel with its tile function, and its parameters."""
 
     text: str
-    parameters: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
 
 
-def kernel(kind: Kind, item: Pass, number: int, sweep: Sweep, own: Context, heads: Sequence[int] | None) -> Kernel:
+def kernel(kind: Kind, pass_: Pass, number: int, sweep: Sweep, context: Context, heads: Sequence[int] | None) -> Kernel:
     """The kernel of one pass; ``heads`` are those of its class, None for all."""
-    body = {FORWARD: Forward, QUERIES: Queries, KEYS: Keys}[kind](kind, item, number, own, heads)
+    body = {FORWARD: Forward, QUERIES: Queries, KEYS: Keys}[kind](kind, pass_, number, context, heads)
     tile = _tile_function(body)
-    lines = _used([*_decode(body), *body.outer.place("o"), *body.start(), *_tiles(body, sweep, tile), *body.end()])
-    text = "\n".join(lines)
-    names = names_in(text, parameters(own, item))
-    constants = names_in(text, ("GROUP", "PRECISION"))
-    fixed = [name for name in names if name in NEVER_SPECIALISED]
+    lines = without_idle(
+        [*_decode(body), *body.outer.place("o"), *body.start(), *_tiles(body, sweep, tile), *body.end()]
+    )
+    used = mentioned("\n".join(lines))
+    taken = [p for p in (*parameters(context, pass_), *CONSTANTS) if p.name in used]
+    names = [f"{p.name}: tl.constexpr" if p in CONSTANTS else p.name for p in taken]
     head = [
-        f"@triton.jit(do_not_specialize={fixed!r})",
-        f"def {kind.name}_{number}({', '.join([*names, *(f'{name}: tl.constexpr' for name in constants)])}):",
-        f'    """{kind.title}: {_plain(item.title)}."""',
+        f"@triton.jit(do_not_specialize={[p.name for p in taken if p.type == 'count']!r})",
+        f"def {kind.name}_{number}({', '.join(names)}):",
+        f'    """{kind.title}: {_plain(pass_.title)}."""',
     ]
     whole = "\n".join([*head, *(f"    {line}" for line in lines)])
-    return Kernel(f"{tile.text}\n\n\n{whole}", (*names, *constants))
+    return Kernel(f"{tile.text}\n\n\n{whole}", tuple(taken))
 
 
-def parameters(own: Context, item: Pass) -> tuple[str, ...]:
-    """All names that a kernel may take from its caller, in order."""
-    entries = own.gradient.entries
+def parameters(context: Context, pass_: Pass) -> tuple[Parameter, ...]:
+    """All that a kernel may take from its caller, constants apart, in order."""
+    entries = context.gradient.entries
     functions = (
-        *decide.functions(own, item),
-        *(own.value, own.gradient.function, *own.scalars.values()),
+        *decide.functions(context, pass_),
+        *(context.value, context.gradient.function, *context.scalars.values()),
         *(entry.place for entry in entries),
     )
-    reads = dict.fromkeys(a for function in functions for a in function.arguments if is_data(a) or sized(a))
-    return (
-        *("Q", "K", "V", "OUT", "LSE", "DO", "BOUND", "DELTA", "DQ", "DK", "DV"),
-        *("ORDER", "HEADS", "Q_LIST", "K_LIST", "TABLE", "START", "MIDDLE", "END", "TILES"),
-        *reads,
-        *dict.fromkeys(f"D_{entry.argument}" for entry in entries),
-        *(f"SUM{n}" for n in own.sums),
-        *(f"{t}_{d}" for t in ("q", "k", "v", "o", "g", "dq", "dk", "dv") for d in "bhr"),
-        *("o_s", "delta_s"),
-        *SCALARS,
-        *("tiles", "shares", "share_tiles", "own_heads", "first_outer"),
-        *("q_first_slot", "q_count", "k_first_slot", "k_count", "scale"),
-    )
+    reads = dict.fromkeys(p for function in functions for p in function.inputs)
+    gradients = dict.fromkeys(gradient(entry.argument) for entry in entries)
+    return (*TENSORS, *reads, *gradients, *map(sums, context.sums), *NUMBERS)
 
 
 def _decode(body: Body) -> Iterator[str]:
     """Which tile, residue, head and batch entry a program has. The heaviest query tiles come first."""
-    own, residues = body.own, body.item.layout.residues
+    context, residues = body.context, body.pass_.layout.residues
     for name in SCALARS:
         yield f"{name} = {name}.to(tl.int64)"
     yield "program = tl.program_id(0).to(tl.int64)"
     yield "number, program = program % tiles, program // tiles"
     if residues > 1:
         yield f"c, program = program % {residues}, program // {residues}"
-    if body.kind is FORWARD and own.shares:
+    if body.kind is FORWARD and context.shares:
         yield "share, program = program % shares, program // shares"
     count = "own_heads" if body.heads is not None else "heads"
     if body.kind is KEYS:
@@ -90,7 +81,7 @@ def _decode(body: Body) -> Iterator[str]:
     else:
         yield "h, b = program % heads, program // heads"
     yield "kv = h // (heads // kv_heads)"
-    if own.align == "end":
+    if context.align == "end":
         yield "offset = n - n_q  # the position of query row 0"
     yield from body.side("q").begin()
     yield from body.side("k").begin()
@@ -114,30 +105,30 @@ def _tiles(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
 
 
 def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
-    item, own = body.item, body.own
+    pass_, context = body.pass_, body.context
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
         yield from _table(body, tile)
         return
     yield f"{'i' if body.kind.outer == 'q' else 'j'} = o"
-    for name, function in own.scalars.items():
-        yield f"{name} = {own.call(function)}.to(tl.int64)"
-    if body.kind is FORWARD and own.shares:
+    for name, function in context.scalars.items():
+        yield f"{name} = {context.call(function)}.to(tl.int64)"
+    if body.kind is FORWARD and context.shares:
         yield "lo = share * share_tiles"
         yield "hi = lo + share_tiles - 1"
     else:
         yield "lo, hi = as_index(-(1 << 40)), as_index(1 << 40)"
-    yield from decide.window(own, item, body.outer, body.inner)
+    yield from decide.window(context, pass_, body.outer, body.inner)
     full, maybe, partial = (runs(loops.body) for loops in (sweep.full, sweep.maybe, sweep.partial))
     if full is None or maybe is None or partial is None:
         yield from _nests(body, tile, sweep.full, sweep.maybe, sweep.partial)
-    elif maybe and decide.splits(item):
+    elif maybe and decide.splits(pass_):
         # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
-        yield from decide.whole(item, body.outer, body.inner)
+        yield from decide.whole(pass_, body.outer, body.inner)
         within = renamed(maybe, {"lo": "whole_lo", "hi": "whole_hi"})
         before, after = renamed(maybe, {"hi": "hi_before"}), renamed(maybe, {"lo": "lo_after"})
         yield from _walk(body, tile, (*full, *within), False, False)
         yield from _walk(body, tile, (*before, *after, *partial), True, False)
-    elif maybe and decide.blocks_decide(item):
+    elif maybe and decide.blocks_decide(pass_):
         yield from _walk(body, tile, full, False, False)
         yield from _walk(body, tile, maybe, False, True)
         yield from _walk(body, tile, partial, True, True)
@@ -179,7 +170,7 @@ def _visit(body: Body, tile: Function, at: str, pad: str, partial: bool, asks: b
     """The statements that visit a tile."""
     names = {body.kind.tile: at, "PARTIAL": str(partial)}
     arguments = [names.get(a, a) for a in tile.arguments]
-    ask = decide.block(body.own, body.item, body.outer, body.inner, at) if asks else None
+    ask = decide.block(body.context, body.pass_, body.outer, body.inner, at) if asks else None
     inside = pad if ask is None else f"{pad}    "
     call = f"{inside}{', '.join(body.state)} = {tile.name}({', '.join(arguments)})"
     return [*([] if ask is None else [f"{pad}{ask}"]), call]
@@ -188,7 +179,6 @@ def _visit(body: Body, tile: Function, at: str, pad: str, partial: bool, asks: b
 def _tile_function(body: Body) -> Function:
     """The function that visits one tile: it takes what it needs and returns the state."""
     lines = list(body.tile())
-    text = "\n".join(lines)
     sides = (f"{s}_{x}" for s in "qk" for x in ("list", "begin", "end", "at", "slot", "live"))
     blocks = (f"{name}{n}" for name in "qkvg" for n in range(2))
     known = (
@@ -196,12 +186,11 @@ def _tile_function(body: Body) -> Function:
         *("q_head", "k_head", "v_head", "g_head", "bound_line", "delta_line", "bound", "delta"),
         *sides,
         *blocks,
-        *parameters(body.own, body.item),
+        *(p.name for p in parameters(body.context, body.pass_)),
     )
-    made = {
-        name.strip() for group in re.findall(r"^\s*([\w, ]+?) [-+]?= ", text, re.MULTILINE) for name in group.split(",")
-    }
-    taken = [name for name in names_in(text, known) if name not in made and name not in body.state]
+    text = "\n".join(lines)
+    used, here = mentioned(text), {*made(text), *body.state}
+    taken = [name for name in dict.fromkeys(known) if name in used and name not in here]
     arguments = (*body.state, body.kind.tile, *taken)
     name = f"{body.kind.name}_tile_{body.number}"
     constants = ("PARTIAL", "PRECISION")
@@ -215,22 +204,6 @@ def _tile_function(body: Body) -> Function:
         f"    return {', '.join(body.state)}",
     ]
     return Function(name, (*arguments, *constants), "\n".join(full))
-
-
-def _used(lines: Sequence[str]) -> list[str]:
-    """Lines without the assignments of single names that no other line reads."""
-    kept = list(lines)
-    while True:
-        text = "\n".join(kept)
-        idle = {
-            line
-            for line in kept
-            if (found := re.match(r"(\w+) = ", line))
-            and len(re.findall(rf"\b{found[1]}\b", text)) == len(re.findall(rf"\b{found[1]}\b", line))
-        }
-        if not idle:
-            return kept
-        kept = [line for line in kept if line not in idle]
 
 
 def _plain(text: str) -> str:

@@ -1,6 +1,6 @@
 """From plans to the text of a Python module with Triton kernels: it imports torch and triton, and nothing else.
 
-The module has ``forward`` and ``backward`` (see ``triton/host.py``), which allocate, launch the kernels of all passes
+The module has ``forward`` and ``backward`` (see ``library/host.py``), which allocate, launch the kernels of all passes
 and return tensors. Each of its three kinds of kernels has a plan of its own, since each has a tile size of its own.
 """
 
@@ -76,7 +76,7 @@ def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> 
     lengths.longest(plans.all)  # or there is none
     spec = plans.forward.relation.spec
     try:
-        own, kernels, launches = _kernels(plans, key)
+        context, kernels, launches = _kernels(plans, key)
     except LongList:
         raise SpecError([long_list(spec.span, MOST_RUNS)]) from None
     comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
@@ -89,13 +89,13 @@ def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> 
                 title,
                 comment,
                 imports,
-                folded(_constants(own, plans, launches)),
+                folded(_constants(context, plans, launches)),
                 *(f"\n{text.rstrip()}" for text in map(_read, _LIBRARY)),
-                *(f"\n{folded(function.text.rstrip())}" for function in _functions(own)),
+                *(f"\n{folded(function.text.rstrip())}" for function in _functions(context)),
                 *(f"\n{folded(text)}" for text in kernels),
-                *(f"\n{folded(text)}" for text in triton_sums.kernels(own)),
+                *(f"\n{folded(text)}" for text in triton_sums.kernels(context)),
                 f"\n{_read('host')}",
-                f"\n{folded(triton_launch.launches(launches, schedule, own))}",
+                f"\n{folded(triton_launch.launches(launches, schedule, context))}",
                 *([f"\n{main}", f"\n{_read('main')}"] if main else []),
             ]
         ).rstrip("\n")
@@ -111,26 +111,26 @@ def given(plans: Plans, key: TritonKey) -> list[str]:
 def _kernels(plans: Plans, key: TritonKey) -> tuple[Context, list[str], list[Launch]]:
     spec = plans.forward.relation.spec
     sweeps = {
-        kind: [ragged(item, spec.align, transposed=kind is KEYS) for item in plans.of(kind).passes]
+        kind: [ragged(pass_, spec.align, transposed=kind is KEYS) for pass_ in plans.of(kind).passes]
         for kind in (FORWARD, QUERIES, KEYS)
     }
-    own = _context(plans, key, any(sweep.tabled for sweep in sweeps[FORWARD]))
+    context = _context(plans, key, any(sweep.tabled for sweep in sweeps[FORWARD]))
     kernels: list[str] = []
     launches: list[Launch] = []
     for kind, found in sweeps.items():
         made = plans.of(kind)
-        heads = [item.heads for item in made.classes for _ in item.passes]
-        for number, (item, sweep, which) in enumerate(zip(made.passes, found, heads, strict=True)):
-            text = kernel(kind, item, number, sweep, own, which)
+        heads = [pass_.heads for pass_ in made.classes for _ in pass_.passes]
+        for number, (pass_, sweep, which) in enumerate(zip(made.passes, found, heads, strict=True)):
+            text = kernel(kind, pass_, number, sweep, context, which)
             kernels.append(text.text)
-            launches.append(Launch(kind, item, number, which, text.parameters))
-    return own, kernels, launches
+            launches.append(Launch(kind, pass_, number, which, text.parameters))
+    return context, kernels, launches
 
 
 def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
     spec = plans.forward.relation.spec
     reads = names(spec)
-    passes = [item for kind in (FORWARD, QUERIES, KEYS) for item in plans.of(kind).passes]
+    passes = [pass_ for kind in (FORWARD, QUERIES, KEYS) for pass_ in plans.of(kind).passes]
     carry = plans.forward.carry or plans.queries.carry
     return Context(
         key.dim,
@@ -146,33 +146,33 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
             if read.name in reads
         },
         carry=carry,
-        adds=len(plans.keys.passes) > 1 or any(item.layout.scattered for item in plans.keys.passes),
+        adds=len(plans.keys.passes) > 1 or any(pass_.layout.scattered for pass_ in plans.keys.passes),
         separate=spec.detached,
         shares=not carry and not spec.detached and not tabled,
-        predicates=tuple(dict.fromkeys(pred for item in passes for pred in triton_decide.predicates(item))),
-        rows=tuple(dict.fromkeys(row for item in passes for row in triton_decide.rows(item))),
+        predicates=tuple(dict.fromkeys(pred for pass_ in passes for pred in triton_decide.predicates(pass_))),
+        rows=tuple(dict.fromkeys(row for pass_ in passes for row in triton_decide.rows(pass_))),
     )
 
 
-def _functions(own: Context) -> Iterator[Function]:
+def _functions(context: Context) -> Iterator[Function]:
     """The generated functions that kernels call."""
-    yield from own.scalars.values()
-    yield from map(own.row, own.rows)
-    yield from (own.allowed(pred) for pred in own.predicates if pred != e.Bool(True))
-    if own.scored:
-        yield from (own.value, own.gradient.function, *(entry.place for entry in own.gradient.entries))
+    yield from context.scalars.values()
+    yield from map(context.row, context.rows)
+    yield from (context.allowed(pred) for pred in context.predicates if pred != e.Bool(True))
+    if context.scored:
+        yield from (context.value, context.gradient.function, *(entry.place for entry in context.gradient.entries))
 
 
-def _constants(own: Context, plans: Plans, launches: list[Launch]) -> str:
+def _constants(context: Context, plans: Plans, launches: list[Launch]) -> str:
     spec = plans.forward.relation.spec
     given = triton_launch.given_names(launches)
     return "\n".join(
         [
-            f"CARRY = {own.carry}  # passes add to results that are there already",
-            f"ADDS = {own.adds}  # passes add to gradients of keys",
-            f"BRANCHES = {len(spec.branches) if own.separate else 0}  # softmaxes whose outputs are kept apart",
+            f"CARRY = {context.carry}  # passes add to results that are there already",
+            f"ADDS = {context.adds}  # passes add to gradients of keys",
+            f"BRANCHES = {len(spec.branches) if context.separate else 0}  # softmaxes whose outputs are kept apart",
             f"REPEATS = {spec.order is not None}  # a key may have several slots",
-            f"SHARES = {own.shares}  # the keys of a query tile may be cut into parts that run side by side",
+            f"SHARES = {context.shares}  # the keys of a query tile may be cut into parts that run side by side",
             f"LARGEST_ROW = {_largest_row(plans)}  # distance of two rows up to which a tile's offsets fit 32 bits",
             f"GIVEN = {tuple(given)!r}  # what kernels read beside q, k and v",
         ]
@@ -180,8 +180,8 @@ def _constants(own: Context, plans: Plans, launches: list[Launch]) -> str:
 
 
 def _largest_row(plans: Plans) -> int:
-    passes = [item for kind in (FORWARD, QUERIES, KEYS) for item in plans.of(kind).passes]
-    return (1 << 30) // max(item.layout.residues * max(item.tile.rows, item.tile.columns) for item in passes)
+    passes = [pass_ for kind in (FORWARD, QUERIES, KEYS) for pass_ in plans.of(kind).passes]
+    return (1 << 30) // max(pass_.layout.residues * max(pass_.tile.rows, pass_.tile.columns) for pass_ in passes)
 
 
 def _read(name: str) -> str:

@@ -135,11 +135,11 @@ def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
 
     ``dim`` is the larger of the head sizes of query and value, ``itemsize`` the bytes of an element.
     """
-    own = next(shapes for most, shapes in (_HALF if itemsize == 2 else _FULL) if dim <= most)
+    shapes_of = next(shapes for most, shapes in (_HALF if itemsize == 2 else _FULL) if dim <= most)
     if n_q > FEW:
-        return own
-    few = tuple(dict.fromkeys(replace(s, tile=Tile(FEW, s.tile.columns), warps=4) for s in own["forward"]))
-    return {**own, "forward": few}
+        return shapes_of
+    few = tuple(dict.fromkeys(replace(s, tile=Tile(FEW, s.tile.columns), warps=4) for s in shapes_of["forward"]))
+    return {**shapes_of, "forward": few}
 
 
 def likely(arch: str, dim: int, itemsize: int) -> Candidates:

@@ -9,18 +9,16 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from attnspec.codegen.expressions.reads import names
-from attnspec.codegen.triton.names import argument, is_data
+from attnspec.codegen.expressions.reads import read_by_kernels
+from attnspec.codegen.triton.parameters import NUMBERS, TENSORS, gradient, inputs, sums
 from attnspec.spec.spec import Spec
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """Element types as Triton calls them."""
-_ELEMENTS = frozenset({"Q", "K", "V", "DO"})
-_FLOATS = frozenset({"LSE", "BOUND", "DELTA"})
-_ALIGNED = re.compile(r"(q|k|v|o|g|dq|dk|dv)_[bhr]|o_s")
 
 
 @dataclass(frozen=True)
@@ -34,40 +32,27 @@ class Types:
     carry: bool
     dim: int
 
+    @cached_property
+    def _kinds(self) -> Mapping[str, str]:
+        """The types of parameters, with what they depend on."""
+        read = inputs(read_by_kernels(self.spec))
+        of_inputs = [one for n, p in enumerate(read) for one in (p, gradient(p.name), sums(n))]
+        return {p.name: p.type for p in (*TENSORS, *of_inputs, *NUMBERS)}
+
     def of(self, parameter: str) -> str:
         """The type of a parameter that is not a constant."""
-        whole = "*i64" if self.wide else "*i32"
-        match parameter:
-            case "OUT" | "DQ":
-                return "*fp32" if self.carry else f"*{self.element}"
-            case "DK" | "DV":
-                return "*fp32" if self.adds else f"*{self.element}"
-            case "ORDER" | "Q_LIST" | "K_LIST":
-                return whole
-            case "HEADS":
-                return "*i32"
-            case "TABLE" | "START" | "MIDDLE" | "END" | "TILES":
-                return "*i64"
-            case "scale":
-                return "fp32"
-        if parameter in _ELEMENTS:
-            return f"*{self.element}"
-        if parameter in _FLOATS or parameter.startswith(("D_", "SUM")):
-            return "*fp32"
-        if is_data(parameter):
-            return self._input(parameter, whole)
-        return "i32"
+        kind = self._kinds[parameter]
+        return {
+            "element": f"*{self.element}",
+            "carried": "*fp32" if self.carry else f"*{self.element}",
+            "added": "*fp32" if self.adds else f"*{self.element}",
+            "whole": "*i64" if self.wide else "*i32",
+            "stride": "i32",
+            "count": "i32",
+        }.get(kind, kind)
 
     def aligned(self, parameter: str) -> bool:
         """Whether a parameter is a multiple of 16 (bytes, elements), as it is for tensors that torch makes."""
-        if _ALIGNED.fullmatch(parameter):
+        if self._kinds[parameter] == "stride":
             return self.dim % 16 == 0
         return self.of(parameter).startswith("*")
-
-    def _input(self, parameter: str, whole: str) -> str:
-        kinds = {declared.name: declared.kind for declared in self.spec.inputs}
-        for name in names(self.spec):
-            if parameter == argument(name):
-                kind = "float" if name == "alibi.slope" else kinds.get(name.split(".")[0], "int")
-                return {"int": whole, "bool": "*u8", "float": "*fp32"}[kind]
-        raise KeyError(parameter)

@@ -1,4 +1,4 @@
-r"""How Triton writes what predicates and scores compute. ``triton/values.py`` has the functions.
+r"""How Triton writes what predicates and scores compute. ``triton/functions.py`` has the functions.
 
 Operands are scalars or blocks that broadcast. Literals take the type of what they meet, so that integers stay int32 or
 int64, whichever positions are. Triton has no constant arrays: an entry of a list is chosen by comparisons.
@@ -21,7 +21,7 @@ from dataclasses import replace as with_
 from textwrap import indent
 
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
-from attnspec.codegen.triton.names import argument, size
+from attnspec.codegen.triton.parameters import argument, size
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import domain_values
@@ -164,14 +164,14 @@ def _loop(body: Statements, pred: e.Any | e.All) -> str:
     joined = e.Or if isinstance(pred, e.Any) else e.And
     if values != list(range(values[0], values[-1] + 1, step)):
         parts = tuple(replace(pred.body, {e.Var(pred.var): e.Int(v)}) for v in values)
-        return body.predicate(joined(parts))  # type: ignore[arg-type]
+        return body.predicate(joined(parts))
     key = repr(pred)
     if key in body.known:
         return body.known[key]
     found = body.known[key] = f"t{len(body.known)}"
     each = e.Var(f"each.{found}")
     inner = with_(body, lines=[], known=dict(body.known))
-    test = inner.predicate(replace(pred.body, {e.Var(pred.var): each}))  # type: ignore[arg-type]
+    test = inner.predicate(replace(pred.body, {e.Var(pred.var): each}))
     join = body.syntax.either if joined is e.Or else body.syntax.both
     steps = "\n".join([*inner.lines, f"{found} = {join(found, test)}"])
     head = f"for {body.syntax.variable(each.name)} in range({values[0]}, {values[-1] + 1}, {step}):"

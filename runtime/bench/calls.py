@@ -9,10 +9,9 @@ import torch
 
 from attnspec.language.load import shipped
 from attnspec.relation.lower import listed_heads
-from attnspec.relation.sizes import Sizes
+from attnspec.relation.sizes import Sizes, resized
 from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.bench.setup import Setup
-from attnspec.spec.axes import lengths
 
 WIDTH = 2048
 """Heads times head size of the long calls."""
@@ -48,9 +47,7 @@ class Row:
         spec = attend.spec
         heads = self.heads or listed_heads(spec) or 8
         found = Sizes(self.m, self.n_q or self.m, heads, self.kv_heads or heads, self.batch, spec.align == "end")
-        if spec.axes:
-            n, n_q = lengths(spec.axes, self.m)
-            found = replace(found, n=n, n_q=n_q, m=self.m)
+        found = resized(spec, found, self.m) if spec.axes else found
         return Setup(found, self.dim, getattr(torch, self.dtype), False, runs, device)
 
 

@@ -7,20 +7,19 @@ say: all schedules on one pattern first, then every mechanism of the language wi
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from attnspec.codegen.triton.schedule import KINDS, Candidates, Schedule, candidates
-from attnspec.relation.sizes import Sizes
+from attnspec.relation.sizes import Sizes, resized
 from attnspec.runtime.attention import compile
 from attnspec.runtime.bench.setup import Setup, examples, inputs
-from attnspec.runtime.bench.verify import verify
+from attnspec.runtime.bench.verify import results_of, verify
 from attnspec.runtime.core.device import device_of
-from attnspec.spec.axes import lengths
+from attnspec.runtime.triton.module import does_not_fit
 from attnspec.spec.spec import Spec
 
 DIMS = (64, 80, 96, 128, 256)
@@ -137,11 +136,9 @@ def checks(device: str = "cuda") -> tuple[list[Check], list[Check]]:
 
 def run(check: Check) -> Found:
     """Make a check in this process."""
-    from triton.runtime.errors import OutOfResources
-
     try:
         return _compare(check)
-    except OutOfResources as error:
+    except does_not_fit() as error:
         return Found("does not fit", str(error).splitlines()[0])
     except Exception as error:
         return Found("failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
@@ -158,14 +155,8 @@ def _compare(check: Check) -> Found:
     q, k, v, dout = inputs(setup)
     dout[1:] = 0  # batch entry 0 is looked at, and gradients of inputs are sums over all
     given = examples(attend.spec, setup)
-    learned = {name: t.clone().requires_grad_() for name, t in given.items() if t.is_floating_point()}
-    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
-    call: Callable[..., Tensor] = attend
     with using(check.schedule):
-        out = call(*leaves, **{**given, **learned})
-        gradients = torch.autograd.grad(out, [*leaves, *learned.values()], dout, allow_unused=True)
-    named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
-    results = {"out": out.detach(), **{name: t for name, t in named if t is not None}}
+        results = results_of(attend, (q, k, v, dout), given)
     verdict = verify(attend.spec, sizes, (q, k, v, dout), results, given, tuple(range(sizes.kv_heads)))
     if any(not bool(torch.isfinite(t).all()) for t in results.values()):
         return Found("wrong", "a result is not finite")
@@ -177,10 +168,7 @@ def _compare(check: Check) -> Found:
 
 def _sizes(spec: Spec, case: Case, n: int) -> Sizes:
     found = Sizes(n, n if case.n_q is None else case.n_q, case.heads, case.kv_heads, case.batch, spec.align == "end")
-    if not spec.axes:
-        return found
-    keys, queries = lengths(spec.axes, n)
-    return replace(found, n=keys, n_q=queries, m=n)
+    return resized(spec, found, n) if spec.axes else found
 
 
 @contextmanager

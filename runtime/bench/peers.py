@@ -18,12 +18,12 @@ from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.bench.clock import race
 from attnspec.runtime.bench.setup import Peer, Setup, call_of, clock_of, inputs
 from attnspec.runtime.dense.counts import Rows
+from attnspec.runtime.dense.softmax import tables
 from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.evaluate import table
 from attnspec.spec.real import RealExpr, Score, Total
 from attnspec.spec.spec import Spec
 
@@ -183,7 +183,7 @@ def _mask(spec: Spec, sizes: Sizes, ready: Mapping[str, Tensor]) -> Tensor:
 def _biased(sizes: Sizes, ready: Mapping[str, Tensor], added: tuple[RealExpr, ...], mask: Tensor | None) -> Tensor:
     """A mask with what is added to scores, (batch, heads, n_q, n)."""
     assert mask is not None
-    arrays = {table(name): t.numpy(force=True) for name, t in ready.items() if not t.is_floating_point()}
+    arrays = tables(ready)
     out = torch.empty(sizes.batch, sizes.heads, sizes.n_q, sizes.n, device=mask.device)
     places = {"q": np.arange(sizes.n_q)[:, None] + sizes.first, "k": np.arange(sizes.n)[None, :]}
     for b in range(sizes.batch):

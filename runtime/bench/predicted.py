@@ -64,7 +64,7 @@ def _on_cpu(attend: Attention, setup: Setup, given: Mapping[str, Tensor]) -> Pre
     if not made.relation.exact:
         return Predicted(None, None, True)
     found = cost(made, _sizes(attend, setup, given), setup.dim, setup.dim, setup.dtype.itemsize)
-    times = predict(found, device, str(setup.dtype).removeprefix("torch."))
+    times = predict(found, device, setup.dtype_name)
     return Predicted(None if attend.spec.order else found.pairs, times, False)
 
 
@@ -91,7 +91,7 @@ def on_device(
     pairs: int | None = None if spec.order else found[0].pairs
     if not relation.exact:
         found, pairs = _counted(attend, setup, given, found, [fixed or schedule.of(kind).tile for kind in KINDS])
-    times = predict(found, device, str(setup.dtype).removeprefix("torch."), itemsize)
+    times = predict(found, device, setup.dtype_name, itemsize)
     return Predicted(pairs, times, pairs is None)
 
 

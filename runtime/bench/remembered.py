@@ -7,10 +7,16 @@ import platform
 import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.store import Cache
 from attnspec.spec.spec import Spec
+
+if TYPE_CHECKING:
+    from attnspec.runtime.attention import Attention
+    from attnspec.runtime.bench.race import Outcome
+    from attnspec.runtime.bench.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -23,19 +29,21 @@ class Measured:
     date: str
 
 
-def remember(
-    spec: Spec, sizes: Sizes, dim: int, dtype: str, seconds: float, backward: bool, runs: int, device: str = "cpu"
-) -> None:
-    """Keep a median; the other direction's figure is kept if it is there. ``device`` is a GPU's name."""
-    known = recall(spec, sizes, dim, dtype, device)
+def remember(attend: Attention, setup: Setup, outcome: Outcome) -> None:
+    """Keep the median of a call whose plan the compiler chose; the other direction's is kept if it is there."""
+    from attnspec.runtime.core.device import name_of
+
+    if attend.program.tile is not None or attend.program.layout != "auto":
+        return
+    call = attend.spec, setup.sizes, setup.dim, setup.dtype_name, name_of(setup.device)
+    known, seconds = recall(*call), outcome.timings["attnspec"].median
     forward, both = (known.forward, known.both) if known else (None, None)
-    forward, both = (forward, seconds) if backward else (seconds, both)
-    found = Measured(forward, both, runs, time.strftime("%Y-%m-%d"))
-    Cache.default().set_note(_key(spec, sizes, dim, dtype, device), asdict(found))
+    forward, both = (forward, seconds) if setup.backward else (seconds, both)
+    Cache.default().set_note(_key(*call), asdict(Measured(forward, both, setup.runs, time.strftime("%Y-%m-%d"))))
 
 
 def recall(spec: Spec, sizes: Sizes, dim: int, dtype: str, device: str = "cpu") -> Measured | None:
-    """What was measured for this very pattern and call, or None."""
+    """What was measured for this very pattern and call, or None. ``device`` is a GPU's name."""
     note = Cache.default().note(_key(spec, sizes, dim, dtype, device))
     return None if note is None else Measured(note["forward"], note["both"], note["runs"], note["date"])
 

@@ -30,6 +30,11 @@ class Setup:
     runs: int
     device: torch.device = CPU
 
+    @property
+    def dtype_name(self) -> str:
+        """The element type by its name: ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 def inputs(setup: Setup, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Random q, k, v and output gradient."""

@@ -11,19 +11,17 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.attention import Attention
 from attnspec.runtime.dense.counts import Rows
-from attnspec.runtime.expressions.real import real
+from attnspec.runtime.dense.softmax import Block, dense_block
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.order import hash_buckets, lsh
 from attnspec.runtime.prepare.rotate import turned
-from attnspec.spec import real as r
-from attnspec.spec.evaluate import table
 from attnspec.spec.spec import Spec
 
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest error that counts as agreement, relative to the largest magnitude of the exact result."""
 _BLOCK = 1 << 22
-_ANYWHERE = (r.Real, r.Score, r.Cast, r.RealRead, r.Total, r.Product, r.Choose)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,20 @@ def heads_of(sizes: Sizes, groups: tuple[int, ...]) -> tuple[int, ...]:
     """The query heads of some key heads."""
     share = sizes.heads // sizes.kv_heads
     return tuple(h for g in groups for h in range(g * share, (g + 1) * share))
+
+
+def results_of(
+    attend: Attention, tensors: tuple[Tensor, Tensor, Tensor, Tensor], inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Output and gradients of a call for ``tensors`` (q, k, v, dout), by the names that :func:`verify` has for them."""
+    *vectors, dout = tensors
+    learned = {name: t.clone().requires_grad_() for name, t in inputs.items() if t.is_floating_point()}
+    leaves = [t.clone().requires_grad_() for t in vectors]
+    call: Callable[..., Tensor] = attend
+    out = call(*leaves, **{**inputs, **learned})
+    gradients = torch.autograd.grad(out, [*leaves, *learned.values()], dout, allow_unused=True)
+    named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
+    return {"out": out.detach(), **{name: t for name, t in named if t is not None}}
 
 
 def verify(
@@ -172,61 +184,10 @@ class _Dense:
 
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, h: int, rows: slice) -> Tensor:
         """The output of a block of rows, differentiable."""
-        counts = [torch.from_numpy(np.array(c)).double() for c in self.rows.counts(h, 0, rows)]
-        if not self.spec.detached:
-            counts = [torch.stack(counts).sum(0)] if len(counts) > 1 else counts
-        live = torch.stack([c > 0 for c in counts]).any(0)
-        scores = self._scores(q @ k.T * self.scale, live, h, rows)
-        sink = self._sink(h)
-        parts = [_softmax(scores, c, v, None if self.spec.detached else sink) for c in counts]
-        if not self.spec.detached:
-            return parts[0][0]
-        shares = [lse for _, lse in parts] + ([] if sink is None else [sink.expand(len(q))])
-        total = torch.logsumexp(torch.stack(shares), 0).nan_to_num(neginf=0.0)
-        weighted = [torch.exp(lse - total).detach()[:, None] * out for out, lse in parts]
-        return torch.stack(weighted).sum(0)
-
-    def _scores(self, dots: Tensor, live: Tensor, h: int, rows: slice) -> Tensor:
-        """The scores after the score lines; where those may have no value, they are worked out at live pairs only."""
-        node, s = self.spec.score, self.sizes
-        if node == r.Score():
-            return dots
-        env = {**s.parameters(h, 0), **{table(name): array for name, array in self.rows.arrays.items()}}
-        if _defined(node):
-            q = np.arange(rows.start, rows.stop)[:, None] + s.first
-            return real(node, {**env, "q": q, "k": np.arange(s.n)[None, :]}, self.ready, dots).expand(dots.shape)
-        at, k = (t.numpy() for t in live.nonzero(as_tuple=True))
-        values = real(node, {**env, "q": at + rows.start + s.first, "k": k}, self.ready, dots[live]).expand(len(at))
-        return torch.zeros_like(dots).masked_scatter(live, values)
-
-    def _sink(self, h: int) -> Tensor | None:
-        if self.spec.sink is None:
-            return None
-        tables = {table(name): array for name, array in self.rows.arrays.items()}
-        env = {**self.sizes.parameters(h, 0), **tables}
-        return real(self.spec.sink, env, self.ready, dtype=torch.float64)
-
-
-def _softmax(scores: Tensor, counts: Tensor, v: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of pairs that count several times; a row without pairs gives zeros."""
-    live = counts > 0
-    weighted = (scores + counts.clamp_min(1.0).log()).masked_fill(~live, float("-inf"))
-    top = weighted.detach().amax(1, keepdim=True)
-    if sink is not None:
-        top = torch.maximum(top, sink.detach())
-    top = top.nan_to_num(neginf=0.0)
-    terms = torch.exp(weighted - top)
-    total = terms.sum(1, keepdim=True)
-    if sink is not None:
-        total = total + torch.exp(sink - top)
-    lse = torch.where(total > 0, total, 1.0).log() + top
-    return terms / torch.where(total > 0, total, 1.0) @ v, lse.masked_fill(total == 0, float("-inf"))[:, 0]
-
-
-def _defined(node: r.RealExpr) -> bool:
-    """Whether a score has a finite value at every pair, live or not."""
-    fine = isinstance(node, _ANYWHERE) or (isinstance(node, r.Apply) and node.function in ("tanh", "abs"))
-    return fine and all(_defined(child) for child in node.children() if isinstance(child, r.RealExpr))
+        counts = [torch.from_numpy(np.array(c))[None, None] for c in self.rows.counts(h, 0, rows)]
+        block = Block(range(1), range(h, h + 1), range(rows.start, rows.stop))
+        q, k, v = (t[None, None] for t in (q, k, v))
+        return dense_block(self.spec, q, k, v, self.scale, self.ready, counts, self.sizes, block)[0][0, 0]
 
 
 def _error(got: Tensor, want: Tensor) -> float:

@@ -11,18 +11,16 @@ from attnspec.errors.diagnostic import AttnspecError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIM = 256
-DEVICES = {"auto": ("cpu", "cuda"), "cpp": ("cpu",), "triton": ("cpu", "cuda"), "dense": ("cpu", "cuda")}
-"""On which kinds of devices the tensors of each target may be (the CPU of ``"triton"`` is its interpreter)."""
 
 
 class CallError(AttnspecError, ValueError):
     """The tensors of a call do not fit the pattern or each other."""
 
 
-def check_call(name: str, target: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Tensor, v: Tensor) -> None:
     """Refuse tensors that do not fit. Shapes: q (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (..., dim_v).
 
-    ``target`` is the one that the pattern was compiled for.
+    ``target`` is what the pattern was compiled for, ``kinds`` are the kinds of devices that it serves.
 
     Raises CallError, with the pattern's name and the sizes.
     """
@@ -33,8 +31,8 @@ def check_call(name: str, target: str, q: Tensor, k: Tensor, v: Tensor) -> None:
             raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
         if t.dtype not in DTYPES:
             raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16")
-        if t.device.type not in DEVICES[target]:
-            raise CallError(f"{name}: {label} is on {t.device}; {_places(target)}")
+        if t.device.type not in kinds:
+            raise CallError(f"{name}: {label} is on {t.device}; {_places(target, kinds)}")
         if t.layout != torch.strided:
             raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")
     if not q.device == k.device == v.device:
@@ -68,9 +66,9 @@ def check_tile(tile: tuple[int, int]) -> None:
         raise ValueError(f"on a GPU the sizes of a tile must be powers of two, not {tile[0]} x {tile[1]}")
 
 
-def _places(target: str) -> str:
-    if target == "cpp":
-        return 'target="cpp" has kernels for the CPU only; leave the target out, and tensors run where they are'
+def _places(target: str, kinds: tuple[str, ...]) -> str:
+    if kinds == ("cpu",):
+        return f'target="{target}" has kernels for the CPU only; leave the target out, and tensors run where they are'
     return "there are kernels for the CPU and for CUDA devices. Move it with .cpu() or .cuda()"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable
 from functools import lru_cache
 
@@ -64,31 +63,3 @@ def _kept(make: Callable[..., Tensor], arguments: tuple[Hashable, ...], device: 
 def name_of(device: torch.device) -> str:
     """A device's name for people, and the key under which its ceilings are kept."""
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
-
-
-def versions(device: torch.device) -> dict[str, str]:
-    """What a measurement depends on beside the code: device, driver, libraries, and the date."""
-    found = {"device": name_of(device), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
-    try:
-        import triton
-    except ImportError:
-        found["triton"] = "none"
-    else:
-        found["triton"] = triton.__version__
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        found["memory"] = f"{properties.total_memory / 2**30:.0f} GiB"
-        found["multiprocessors"] = str(properties.multi_processor_count)
-        found["cuda"] = str(torch.version.cuda or getattr(torch.version, "hip", None))
-        found["driver"] = _driver()
-    return found
-
-
-def _driver() -> str:
-    """The version of NVIDIA's driver, from the file that it keeps; unknown elsewhere."""
-    try:
-        with open("/proc/driver/nvidia/version", encoding="utf-8") as lines:
-            words = lines.readline().split()
-    except OSError:
-        return "unknown"
-    return next((word for word in words if word[:1].isdigit() and "." in word), "unknown")

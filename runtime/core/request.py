@@ -1,34 +1,103 @@
-"""What a call hands to a kernel, and what follows from its lengths and inputs."""
+"""What a call hands to a target, what comes back, and what follows from the lengths and inputs of a call."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
+from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
-from attnspec.relation.sizes import Scalar
+from attnspec.relation.sizes import Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.program import Program, facts, spec
+from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
 
 
-@dataclass(frozen=True)
-class Extra:
-    """What comes with a call beside q, k and v.
+class Call(NamedTuple):
+    """One call of a program. A tuple, for its fields are the arguments of the operators: ``attend(*call, keep)``.
 
-    ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads, rounds * n) the positions of the slots of
-    a computed order; ``sink`` (batch, heads) float32 a logit of every row; ``m`` the number that axis lengths are
-    solved for (-1: there are no axes).
+    q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (batch, kv_heads, n, dim_v), rotated where the pattern
+    says so, of one dtype and on one device. ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads,
+    rounds * n) the positions of the slots of a computed order; ``sink`` (batch, heads) float32 a logit of every row;
+    ``m`` the number that axis lengths are solved for (-1: there are no axes). ``encoded`` is the program as a string.
     """
 
-    inputs: tuple[Tensor, ...] = ()
-    order: Tensor | None = None
-    sink: Tensor | None = None
-    m: int = -1
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    inputs: Sequence[Tensor]
+    order: Tensor | None
+    sink: Tensor | None
+    m: int
+    scale: float
+    encoded: str
+
+    @property
+    def program(self) -> Program:
+        """The program."""
+        return decode(self.encoded)
+
+    @property
+    def needed(self) -> Needed:
+        """The sizes that the program's kernels are made for."""
+        program = self.program
+        if not facts(program).needs:
+            return ()  # most programs: their calls need not look at shapes
+        return needed(program, self.q.shape[1], self.k.shape[1], self.q.shape[0])
+
+    @property
+    def wide(self) -> bool:
+        """Whether positions need 64 bits because of the lengths."""
+        return is_wide(self.q, self.k)
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes, without scalars."""
+        return sizes_of(self.q, self.k, facts(self.program).align, None if self.m < 0 else self.m)
+
+    def scalars(self) -> tuple[Scalar | None, ...]:
+        """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
+        from attnspec.relation.relation import scalar_names, scalars  # here: few calls need the solver
+
+        checked = spec(self.program)
+        wanted = scalar_names(checked)
+        arrays = {name: self.inputs[at].numpy(force=True) for name, at in names(checked).items() if name in wanted}
+        return scalars(checked, arrays)
+
+    def check_length(self, longest: int) -> None:
+        """Raises CallError where the call is longer than a kernel's numbers are right for."""
+        length = max(self.q.shape[2], self.k.shape[2])
+        if length > longest:
+            raise CallError(
+                f"{facts(self.program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths "
+                f"of {longest:,}; this call has {length:,}"
+            )
 
 
-@dataclass(frozen=True)
-class Turn:
+class Result(NamedTuple):
+    """The output (batch, heads, n_q, dim_v) of q's dtype, the log-sum-exp (batch, heads, n_q) float32, and ``parts``.
+
+    The last are the outputs of the branches, (branches, batch, heads, n_q, dim_v), where the weights of a mixture are
+    detached and gradients may be wanted; else empty.
+    """
+
+    out: Tensor
+    lse: Tensor
+    parts: Tensor
+
+
+class Gradients(NamedTuple):
+    """Of q, k and v (contiguous, of their shapes and dtypes), of the sink, and of the inputs that are wanted."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    sink: Tensor | None
+    inputs: list[Tensor | None]
+
+
+class Turn(NamedTuple):
     """By which angles a kernel turns queries when it loads them: see :func:`attnspec.runtime.cpp.turn.turn`."""
 
     cos: Tensor
@@ -41,22 +110,6 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
     return max(q.shape[2], k.shape[2]) > NARROW_LENGTH
 
 
-def scalars_of(program: Program, extra: Extra) -> tuple[Scalar | None, ...]:
-    """The inputs that are parameters of the sets, which tables are made from."""
-    from attnspec.codegen.expressions.reads import names
-    from attnspec.relation.relation import scalar_names, scalars
-
-    own = spec(program)
-    places, wanted = names(own), scalar_names(own)
-    arrays = {name: extra.inputs[at].numpy(force=True) for name, at in places.items() if name in wanted}
-    return scalars(own, arrays)
-
-
-def check_length(program: Program, longest: int, q: Tensor, k: Tensor) -> None:
-    """Raises CallError where a call is longer than a kernel's numbers are right for."""
-    length = max(q.shape[2], k.shape[2])
-    if length > longest:
-        raise CallError(
-            f"{facts(program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths of "
-            f"{longest:,}; this call has {length:,}"
-        )
+def sizes_of(q: Tensor, k: Tensor, align: str, m: int | None) -> Sizes:
+    """The sizes of a call of these tensors; ``m`` is the number that axis lengths are solved for."""
+    return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], align == "end", m)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.cpp.unit import KernelKey
-from attnspec.runtime.core.program import Needed, Program, needed, plan
+from attnspec.runtime.core.program import Needed, Program, plan
 from attnspec.runtime.core.store import Cache
 from attnspec.runtime.cpp.compiler import Compiler, compiler
 
@@ -36,13 +36,9 @@ class Native:
     longest: int
 
 
-def native(program: Program, key: KernelKey, heads: int, kv_heads: int, batch: int) -> Native:
-    """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
-    return _native(program, key, needed(program, heads, kv_heads, batch))
-
-
 @functools.lru_cache(maxsize=512)
-def _native(program: Program, key: KernelKey, sizes: Needed) -> Native:
+def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
+    """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
     cache, tool = Cache.default(), compiler()
     note_key = sha256(f"{program.digest}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
     note = cache.note(note_key)

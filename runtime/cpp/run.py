@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import KernelKey
-from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.program import Program, facts, spec
-from attnspec.runtime.core.request import Extra, Turn, check_length, is_wide, scalars_of
+from attnspec.runtime.core.program import facts, spec
+from attnspec.runtime.core.request import Call, Gradients, Result, Turn
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.load import Native, native
 from attnspec.spec import contents
@@ -20,93 +19,65 @@ from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 
 
-def forward(
-    program: Program,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    extra: Extra,
-    scale: float,
-    keep: bool,
-    turn: Turn | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (batch, heads, n_q, dim_v) of q's dtype, log-sum-exp (batch, heads, n_q) float32, and outputs of branches.
-
-    The last are (branches, batch, heads, n_q, dim_v) where the weights of a mixture are detached and ``keep`` asks for
-    them, else empty. ``turn`` says how queries are turned, where that is left to the kernel.
-    """
-    key = _key("forward", q, k, v)
+def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
+    """See :class:`attnspec.runtime.targets.Target`. ``turn``: how the kernel is to turn queries, if it is to."""
+    q, k, v, sink = call.q, call.k, call.v, call.sink
+    key = _key("forward", call)
     if turn is not None:
         key = replace(key, turn=2 * turn.cos.shape[-1], pairs=turn.pairs)
-    made = native(program, key, q.shape[1], k.shape[1], q.shape[0])
-    sizes = _sizes(program, made, q, k, extra)
-    check_length(program, made.longest, q, k)
-    branches = facts(program).separate if keep else 0
-    shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if made.carry else q.dtype
+    kernel = native(call.program, key, call.needed)
+    call.check_length(kernel.longest)
+    branches = facts(call.program).separate if keep else 0
+    shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if kernel.carry else q.dtype
     many = (branches,) if branches else ()
-    if made.carry:
+    if kernel.carry:
         out = q.new_zeros((*many, *shape), dtype=dtype)
         lse = q.new_full((*many, *q.shape[:3]), float("-inf"), dtype=torch.float32)
-        if extra.sink is not None and not branches:
-            lse.copy_(extra.sink[..., None].expand(lse.shape))
+        if sink is not None and not branches:
+            lse.copy_(sink[..., None].expand(lse.shape))
     else:
         out = q.new_empty((*many, *shape), dtype=dtype)
         lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
-    one = out[0] if branches else out
-    tensors = map(problem.tensor_of, (q, k, v, one))
-    own = problem.sizes_of(program, made, sizes, *_typed(made, extra))  # holds what it points into
+    tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out))
+    sizes = _sizes(kernel, call)  # holds what it points into
     argument = problem.ForwardProblem(
-        own,
+        sizes,
         *tensors,
         lse.data_ptr(),
         out.stride(0) if branches else 0,
-        scale,
+        call.scale,
         torch.get_num_threads(),
     )
     if turn is not None:
         tables = [problem.expanded(t, q) for t in (turn.cos, turn.sin)]  # held until the kernel is done
         argument.cos, argument.sin = map(problem.tensor_of, tables)
-    _run(made, argument, "forward")
+    _run(kernel, argument, "forward")
     if not branches:
-        return out.to(q.dtype), lse, q.new_empty(0)
-    terms = lse if extra.sink is None else torch.cat([lse, extra.sink[None, ..., None].expand_as(lse[:1])])
+        return Result(out.to(q.dtype), lse, q.new_empty(0))
+    terms = lse if sink is None else torch.cat([lse, sink[None, ..., None].expand_as(lse[:1])])
     total = torch.logsumexp(terms, 0)
     weights = torch.exp(lse - total.nan_to_num(neginf=0.0))
     mixed = (weights[..., None] * out).sum(0)
-    return mixed.to(q.dtype), total, out.to(q.dtype)
+    return Result(mixed.to(q.dtype), total, out.to(q.dtype))
 
 
-def backward(
-    program: Program,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    extra: Extra,
-    out: Tensor,
-    lse: Tensor,
-    parts: Tensor,
-    dout: Tensor,
-    dlse: Tensor | None,
-    scale: float,
-    wanted: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, list[Tensor | None]]:
-    """Gradients of q, k, v (contiguous, of their shapes and dtypes), of the sink, and of the inputs that are wanted."""
-    made = native(program, _key("backward", q, k, v), q.shape[1], k.shape[1], q.shape[0])
-    sizes = _sizes(program, made, q, k, extra)
-    check_length(program, made.longest, q, k)
-    branches = facts(program).separate
+def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Gradients:
+    """See :class:`attnspec.runtime.targets.Target`."""
+    q, k, v = call.q, call.k, call.v
+    kernel = native(call.program, _key("backward", call), call.needed)
+    call.check_length(kernel.longest)
+    branches = facts(call.program).separate
     dq, dk, dv = (
         torch.zeros(t.shape, dtype=torch.float32, device=t.device)
-        if made.carry
+        if kernel.carry
         else torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for t in (q, k, v)
     )
     dlse = None if dlse is None else dlse.to(torch.float32).contiguous()
-    lse = lse.contiguous()
-    own = parts if branches else out
+    out, lse = result.parts if branches else result.out, result.lse.contiguous()
     buffers = [
-        _buffers(program, t, number, q, k) if want else None
-        for number, (t, want) in enumerate(zip(extra.inputs, wanted, strict=True))
+        _buffers(call, t, number) if want else None
+        for number, (t, want) in enumerate(zip(call.inputs, wanted, strict=True))
     ]
     gradients = (
         problem.gradients_of(
@@ -124,22 +95,22 @@ def backward(
         if any(wanted)
         else None
     )
-    tensors = map(problem.tensor_of, (q, k, v, own[0] if branches else own, dout, dq, dk, dv))
-    held = problem.sizes_of(program, made, sizes, *_typed(made, extra))  # holds what it points into
+    tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out, dout, dq, dk, dv))
+    sizes = _sizes(kernel, call)  # holds what it points into
     argument = problem.BackwardProblem(
-        held,
+        sizes,
         *tensors,
         lse.data_ptr(),
         None if dlse is None else dlse.data_ptr(),
         None if gradients is None else ctypes.addressof(gradients),
-        own.stride(0) if branches else 0,
-        scale,
+        out.stride(0) if branches else 0,
+        call.scale,
         torch.get_num_threads(),
     )
-    _run(made, argument, "backward")
+    _run(kernel, argument, "backward")
     dinputs = [None if buffer is None else buffer.sum((0, 1)) for buffer in buffers]
-    dsink = None if extra.sink is None else _sink_gradient(extra.sink, out, lse, dout, dlse, bool(branches))
-    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, dinputs
+    dsink = None if call.sink is None else _sink_gradient(call.sink, result.out, lse, dout, dlse, bool(branches))
+    return Gradients(dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, dinputs)
 
 
 def _sink_gradient(sink: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:
@@ -149,41 +120,35 @@ def _sink_gradient(sink: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: T
     return -(share * (delta if dlse is None else delta - dlse)).sum(-1)
 
 
-def _buffers(program: Program, t: Tensor, number: int, q: Tensor, k: Tensor) -> Tensor:
+def _buffers(call: Call, t: Tensor, number: int) -> Tensor:
     """Room for the gradient of an input: (batch or 1, key heads or 1, *shape), one copy for each thread's work.
 
     A copy is needed only where the input is read by other indices than the batch entry and the head.
     """
     from attnspec.codegen.expressions.reads import names
 
-    own = spec(program)
-    name = next(n for n, at in names(own).items() if at == number)
-    reads = [node for node in contents.walk(own.score) if isinstance(node, RealRead) and node.name == name]
+    checked = spec(call.program)
+    name = next(n for n, at in names(checked).items() if at == number)
+    reads = [node for node in contents.walk(checked.score) if isinstance(node, RealRead) and node.name == name]
     alone = [any(read.indices[d] == e.Var(v) for d in range(len(read.indices))) for v in ("b", "h") for read in reads]
     by_entry, by_head = all(alone[: len(reads)]), all(alone[len(reads) :])
-    copies = 1 if by_entry else q.shape[0], 1 if by_head else k.shape[1]
+    copies = 1 if by_entry else call.q.shape[0], 1 if by_head else call.k.shape[1]
     return torch.zeros((*copies, *t.shape), dtype=torch.float32)
 
 
-def _sizes(program: Program, made: Native, q: Tensor, k: Tensor, extra: Extra) -> Sizes:
-    end = facts(program).align == "end"
-    m = None if extra.m < 0 else extra.m
-    sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], end, m)
-    return sizes if made.plain else replace(sizes, scalars=scalars_of(program, extra))
+def _key(direction: str, call: Call) -> KernelKey:
+    return KernelKey(direction, str(call.q.dtype).removeprefix("torch."), call.q.shape[3], call.v.shape[3], call.wide)
 
 
-def _key(direction: str, q: Tensor, k: Tensor, v: Tensor) -> KernelKey:
-    return KernelKey(direction, str(q.dtype).removeprefix("torch."), q.shape[3], v.shape[3], is_wide(q, k))
+def _sizes(kernel: Native, call: Call) -> problem.Sizes:
+    """The sizes for a kernel, with the inputs; integers in the type in which it computes positions."""
+    kind = torch.int64 if kernel.wide else torch.int32
+    inputs = [t.to(kind) if t.dtype in (torch.int32, torch.int64) else t for t in call.inputs]
+    order = None if call.order is None else call.order.to(kind)
+    sizes = call.sizes if kernel.plain else replace(call.sizes, scalars=call.scalars())
+    return problem.sizes_of(call.program, kernel, sizes, inputs, order)
 
 
-def _typed(made: Native, extra: Extra) -> tuple[list[Tensor], Tensor | None]:
-    """Integers in the type in which the kernel computes positions."""
-    kind = torch.int64 if made.wide else torch.int32
-    integers = (torch.int32, torch.int64)
-    inputs = [t.to(kind) if t.dtype in integers else t for t in extra.inputs]
-    return inputs, None if extra.order is None else extra.order.to(kind)
-
-
-def _run(made: Native, argument: ctypes.Structure, what: str) -> None:
-    if made.function(ctypes.byref(argument)):
+def _run(kernel: Native, argument: ctypes.Structure, what: str) -> None:
+    if kernel.function(ctypes.byref(argument)):
         raise MemoryError(f"attnspec: not enough memory for the {what} pass's workspace")

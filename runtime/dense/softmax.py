@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +18,10 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec.evaluate import table
-from attnspec.spec.real import RealExpr, Score
+from attnspec.spec.real import Apply, Cast, Choose, Product, Real, RealExpr, RealRead, Score, Total
 from attnspec.spec.spec import Spec
+
+_ANYWHERE = (Real, Score, Cast, RealRead, Total, Product, Choose)
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -65,16 +69,46 @@ def dense(
         scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
     shape = (*q.shape[:3], k.shape[2])
     parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
-    if not spec.detached and len(parts) > 1:
-        parts = [torch.stack([part.long() for part in parts]).sum(0)]
     q, k = turned(spec, q, k, sizes, inputs)
     keys, values = (_per_head(t, q.shape[1]) for t in (k, v))
-    dots = (q @ keys.transpose(-1, -2)) * scale
-    scores = _scored(spec.score, dots, torch.stack([part > 0 for part in parts]).any(0), sizes, inputs)
-    sink = None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs)
+    whole = Block(range(sizes.batch), range(sizes.heads), range(sizes.n_q))
+    return dense_block(spec, q, keys, values, scale, inputs, parts, sizes, whole)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows of queries, of some heads of some batch entries, by their numbers."""
+
+    entries: range
+    heads: range
+    rows: range
+
+
+def dense_block(
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    inputs: Mapping[str, Tensor],
+    counts: Sequence[Tensor],
+    sizes: Sizes,
+    block: Block,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`dense` for a block of queries, (entries, heads, rows, dim), rotated already.
+
+    k (entries, heads, n, dim) and v (entries, heads, n, dim_v) are those of the block's query heads. ``counts`` are
+    (entries, heads, rows, n); ``sizes`` are those of the whole call.
+    """
+    parts = list(counts)
+    if not spec.detached and len(parts) > 1:
+        parts = [torch.stack([part.long() for part in parts]).sum(0)]
+    dots = (q @ k.transpose(-1, -2)) * scale
+    scores = _scored(spec.score, dots, torch.stack([part > 0 for part in parts]).any(0), sizes, inputs, block)
+    sink = None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs, block)
     if not spec.detached:
-        return _softmax(scores, parts[0], values, sink)
-    outs, shares = zip(*(_softmax(scores, part, values, None) for part in parts), strict=True)
+        return _softmax(scores, parts[0], v, sink)
+    outs, shares = zip(*(_softmax(scores, part, v, None) for part in parts), strict=True)
     lse = _logsumexp(torch.stack([*shares, *([] if sink is None else [sink])]), 0)
     safe = lse.masked_fill(torch.isneginf(lse), 0.0)
     weights = [torch.exp(share - safe).detach() for share in shares]
@@ -106,28 +140,47 @@ def _per_head(t: Tensor, heads: int) -> Tensor:
     return t.repeat_interleave(group, dim=1) if group > 1 else t
 
 
-def _scored(node: RealExpr, dots: Tensor, live: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The scores after the score lines, which are worked out at live pairs only: elsewhere they may have no value."""
+def _scored(
+    node: RealExpr, dots: Tensor, live: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block
+) -> Tensor:
+    """The scores after the score lines, which are worked out at live pairs only where elsewhere they may be no number.
+
+    (A number that does not count has a gradient of zero; what is not finite has one of NaN.)
+    """
     if node == Score():
         return dots
     arrays = tables(inputs)
+    everywhere = _finite(node, inputs)
+    positions = {"q": np.arange(block.rows.start, block.rows.stop)[:, None] + sizes.first, "k": np.arange(sizes.n)}
     heads: list[Tensor] = []
-    for b in range(sizes.batch):
-        for h in range(sizes.heads):
-            rows, columns = (t.numpy(force=True) for t in live[b, h].nonzero(as_tuple=True))
-            env = {**sizes.parameters(h, b), **arrays, "q": rows + sizes.first, "k": columns}
-            values = real(node, env, inputs, dots[b, h][live[b, h]]).expand(len(rows))
-            heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[b, h], values))
+    for i, b in enumerate(block.entries):
+        for j, h in enumerate(block.heads):
+            env = {**sizes.parameters(h, b), **arrays}
+            if everywhere:
+                heads.append(real(node, {**env, **positions}, inputs, dots[i, j]).expand(dots.shape[2:]))
+                continue
+            rows, columns = (t.numpy(force=True) for t in live[i, j].nonzero(as_tuple=True))
+            env |= {"q": rows + block.rows.start + sizes.first, "k": columns}
+            values = real(node, env, inputs, dots[i, j][live[i, j]]).expand(len(rows))
+            heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[i, j], values))
     return torch.stack(heads).view(dots.shape) if heads else dots
 
 
-def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The logit of the sink, which does not depend on the row, (batch, heads, n_q)."""
+def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
+    """Whether a score is finite at every pair, live or not."""
+    if isinstance(node, RealRead) and not bool(torch.isfinite(inputs[node.name]).all()):
+        return False
+    fine = isinstance(node, _ANYWHERE) or (isinstance(node, Apply) and node.function in ("tanh", "abs"))
+    return fine and all(_finite(child, inputs) for child in node.children() if isinstance(child, RealExpr))
+
+
+def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
+    """The logit of the sink, which does not depend on the row, (entries, heads, rows)."""
     arrays = tables(inputs)
     sinks = [
-        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(sizes.n_q)
-        for b in range(sizes.batch)
-        for h in range(sizes.heads)
+        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(len(block.rows))
+        for b in block.entries
+        for h in block.heads
     ]
     return torch.stack(sinks).view(dots.shape[:3]).to(dots.device) if sinks else dots.new_empty(dots.shape[:3])
 

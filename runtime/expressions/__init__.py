@@ -1,1 +1,1 @@
-"""Expressions of scores as functions of torch tensors."""
+"""Expressions over torch tensors: reals with gradients, and the functions that FlexAttention calls."""

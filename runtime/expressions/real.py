@@ -10,16 +10,15 @@ tensor([[-0.5000,  0.0000,  0.5000,  1.0000]])
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.spec import contents
-from attnspec.spec import expr as e
 from attnspec.spec import real as r
-from attnspec.spec.evaluate import Env, holds, value_of
+from attnspec.spec.evaluate import Env, Evaluator, table
 
 FUNCTIONS = {"tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs}
 """What each function of a real does to tensors."""
@@ -42,76 +41,52 @@ def real(
     """
     if dtype is None:
         dtype = torch.get_default_dtype() if score is None else score.dtype
-    device = _device(floats, score) or device
+    score = None if score is None else score.to(dtype)
+    evaluator = _Differentiable({**env, **{table(name): t for name, t in floats.items()}}, score)
+    evaluator.dtype, evaluator.device = dtype, _device(floats, score) or device
+    return evaluator.real(node)  # type: ignore[no-any-return]
 
-    def value(node: r.RealExpr, env: Env, score: Tensor | None) -> Tensor:
-        match node:
-            case r.Real(number):
-                return torch.full((), number, dtype=dtype, device=device)
-            case r.Score():
-                if score is None:
-                    raise ValueError("`s` has no value here")
-                return score.to(dtype)
-            case r.Cast(arg):
-                array, known = value_of(arg, env)
-                exact = np.where(known, array, 0).astype(np.float64)
-                return torch.from_numpy(exact).to(device=device, dtype=dtype)
-            case r.RealRead(name, indices):
-                return _read(floats[name].to(dtype), indices, env)
-            case r.Total(terms):
-                total = value(terms[0], env, score)
-                for term in terms[1:]:
-                    total = total + value(term, env, score)
-                return total
-            case r.Product(left, right):
-                return value(left, env, score) * value(right, env, score)
-            case r.Quotient(left, right):
-                return value(left, env, score) / value(right, env, score)
-            case r.Apply(function, arg):
-                return FUNCTIONS[function](value(arg, env, score))
-            case r.Choose(cond, then, other):
-                return choose(node, np.asarray(holds(cond, env), dtype=bool), then, other, env, score)
-        raise TypeError(f"not a real expression: {type(node).__name__}")
 
-    def choose(
-        node: r.RealExpr, where: NDArray[np.bool_], then: r.RealExpr, other: r.RealExpr, env: Env, score: Tensor | None
-    ) -> Tensor:
+class _Differentiable(Evaluator):
+    """Integers and predicates in numpy, reals in torch."""
+
+    dtype: torch.dtype
+    device: torch.device | None
+
+    def constant(self, value: float) -> Tensor:
+        return torch.full((), value, dtype=self.dtype, device=self.device)
+
+    def take(self, array: Any, places: list[Any]) -> Any:
+        if not isinstance(array, Tensor):
+            return super().take(array, places)
+        return array[tuple(torch.from_numpy(np.asarray(place, np.int64)).to(array.device) for place in places)]
+
+    def cast(self, value: Any, known: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return torch.from_numpy(super().cast(value, known)).to(device=self.device, dtype=self.dtype)
+        if not np.all(known):
+            value = torch.where(torch.from_numpy(np.array(known)).to(value.device), value, value.new_zeros(()))
+        return value.to(self.dtype)
+
+    def apply(self, function: str, value: Tensor) -> Tensor:
+        return FUNCTIONS[function](value)
+
+    def choose(self, where: Any, node: r.Choose) -> Any:
         """Each side is worked out only where it is chosen: elsewhere it may have no value, and no gradient either."""
-        if where.all():
-            return value(then, env, score)
-        if not where.any():
-            return value(other, env, score)
+        where = np.asarray(where)
+        if where.all() or not where.any():
+            return self.real(node.then if where.all() else node.other)
+        score, env = self.score, self.env
         arrays = {name: env[name] for name in contents.free(node) if np.ndim(env[name])}
         shape = np.broadcast_shapes(where.shape, *map(np.shape, arrays.values()), () if score is None else score.shape)
         where = np.broadcast_to(where, shape)
-        result = torch.empty(shape, dtype=dtype, device=device)
-        for chosen, side in ((where, then), (~where, other)):
+        result = torch.empty(shape, dtype=self.dtype, device=self.device)
+        for chosen, side in ((where, node.then), (~where, node.other)):
             at = torch.from_numpy(chosen.copy()).to(result.device)
             there = {**env, **{name: np.broadcast_to(array, shape)[chosen] for name, array in arrays.items()}}
-            picked = value(side, there, None if score is None else score.expand(shape)[at])
+            picked = self.within(there, None if score is None else score.expand(shape)[at]).real(side)
             result = result.masked_scatter(at, picked.expand(int(chosen.sum())))
         return result
-
-    return value(node, env, score)
-
-
-def _read(table: Tensor, indices: tuple[e.IntExpr, ...], env: Env) -> Tensor:
-    """Entries of a float input; 0 outside it."""
-    places: list[Tensor] = []
-    inside = np.asarray(True)
-    for index, size in zip(indices, table.shape, strict=True):
-        at, known = value_of(index, env)
-        fits = np.asarray((at >= 0) & (at < size) & known)
-        inside = inside & fits
-        places.append(torch.from_numpy(np.where(fits, at, 0).astype(np.int64)).to(table.device))
-    if not places:
-        return table
-    if not table.numel():
-        return table.new_zeros(np.broadcast_shapes(inside.shape, *(tuple(p.shape) for p in places)))
-    values = table[tuple(places)]
-    if inside.all():
-        return values
-    return torch.where(torch.from_numpy(inside.copy()).to(table.device), values, values.new_zeros(()))
 
 
 def _device(floats: Mapping[str, Tensor], score: Tensor | None) -> torch.device | None:

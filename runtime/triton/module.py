@@ -103,6 +103,22 @@ def load(name: str, path: str) -> ModuleType:
     return module
 
 
+def triton_version() -> str | None:
+    """The version of triton; None where it cannot be imported."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    return str(triton.__version__)
+
+
+def does_not_fit() -> type[Exception]:
+    """What triton raises where a kernel needs more than the device has."""
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources  # type: ignore[no-any-return]
+
+
 def require() -> None:
     """Raises TritonError where triton cannot be imported, or is older than what the generated text needs."""
     try:

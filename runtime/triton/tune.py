@@ -79,10 +79,8 @@ def measured(shapes: Candidates, q: Tensor, k: Tensor, clock: Clock) -> Schedule
 
 def time_of(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> float | None:
     """The time of one kernel with a schedule; None where it cannot run."""
-    from triton.runtime.errors import OutOfResources
-
     from attnspec.codegen.triton.module import TritonKey
-    from attnspec.runtime.triton.module import made
+    from attnspec.runtime.triton.module import does_not_fit, made
 
     module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), own).module
     out, dq, dk, dv = (torch.empty_like(t) for t in (q, q, k, k))
@@ -95,7 +93,7 @@ def time_of(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> flo
     }
     try:
         launches[kind]()
-    except OutOfResources:
+    except does_not_fit():
         return None
     return clock(launches[kind])
 

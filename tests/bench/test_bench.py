@@ -93,6 +93,7 @@ SCORES = (
     "score s + alibi_slope(h, heads) * (k - q)",
     "score softcap(s, 5.0)",
     "input table: float[heads, 9] score s + table[h, clamp(k - q + 4, 0, 8)]",
+    "input table: float[heads, 8] score s + table[h, t5_bucket(k - q, 8, 32, true)]",
     "input steps: float[batch, 7] score s * steps[b, q] + steps[b, k - 3]",
     "input doc: int[n] sorted score if doc[q] == doc[k] then s else s - 2 * |q - k|",
     "score s + [3, 1, 4][q % 4] / 2",
@@ -112,6 +113,7 @@ def test_the_score_function_for_flex_is_the_score_line(line: str) -> None:
     torch.testing.assert_close(written(score, *grid(sizes)), real(spec.score, env, tables, score))
 
 
+@pytest.mark.slow  # FlexAttention takes seconds to compile
 @pytest.mark.parametrize(
     "body",
     [

@@ -27,7 +27,7 @@ from attnspec.runtime.bench.predicted import Predicted
 from attnspec.runtime.bench.race import Outcome
 from attnspec.runtime.bench.setup import CPU
 from attnspec.runtime.bench.suite import Budget, Report
-from attnspec.runtime.core.device import versions
+from attnspec.runtime.bench.versions import versions
 from attnspec.runtime.triton import tune as triton_tune
 
 pytest.importorskip("triton")

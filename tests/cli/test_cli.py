@@ -33,7 +33,7 @@ def test_check(wrong: Path) -> None:
     both = run("check", "nowhere.attn", str(wrong), status=2).stderr
     assert "no file nowhere.attn" in both
     assert "nothere" in both
-    assert "E017" in run("check", "tests/errors/../../specs/causal.attn:other", status=2).stderr
+    assert "E017" in run("check", "tests/check/../../specs/causal.attn:other", status=2).stderr
     assert "<stdin>:1" in run("check", "-", stdin="attention a { attend x }", status=2).stderr
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+from attnspec import cli
 
 CODE = """
 import sys, time
@@ -13,6 +16,11 @@ heavy = {"numpy", "torch", "islpy", "rich", "click"} & set(sys.modules)
 assert not heavy, heavy
 assert time.process_time() < 0.5, time.process_time()
 """
+
+
+def test_each_command_is_a_file_and_a_line() -> None:
+    files = Path(cli.__file__).parent.joinpath("commands").glob("[!_]*.py")
+    assert {path.stem for path in files} == cli.COMMANDS.keys()
 
 
 def test_checking_imports_nothing_heavy() -> None:

@@ -1,12 +1,11 @@
 """Triton kernels on a GPU, under the rest of PyTorch.
 
-To be run by itself: ``TRITON_INTERPRET=0 pytest tests/test_cuda.py``. Not run on a GPU yet by those who wrote it.
+To be run by itself: ``TRITON_INTERPRET=0 pytest tests/cuda``. Not run on a GPU yet by those who wrote it.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,10 +19,9 @@ from attnspec.runtime.bench.kernel_checks import BASE
 from attnspec.runtime.bench.race import bench
 from attnspec.runtime.bench.setup import Setup
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.prepare.example import example
-from attnspec.spec.axes import lengths
 from tests.support.oracle import TOLERANCE, agree, tensors
 from tests.support.shipped import SMALL
+from tests.support.shipped import call_of as shipped_call
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device"),
@@ -45,14 +43,8 @@ def call_of(
 ) -> tuple[attnspec.Attention, tuple[Tensor, ...], dict[str, Tensor]]:
     """A shipped spec with tensors and example inputs on the GPU."""
     attend = attnspec.compile(name, params=SMALL.get(name, {}))
-    n = 128 if name == "neighborhood_2d_shifted" else n
-    sizes = Sizes(n, n, 4, 4 if attend.spec.order else 2, 1, attend.spec.align == "end")
-    if attend.spec.axes:
-        keys, queries = lengths(attend.spec.axes, n)
-        sizes = replace(sizes, n=keys, n_q=queries, m=n)
-    found = example(attend.spec, sizes, torch.Generator().manual_seed(0))
-    inputs = {key: t.cuda().requires_grad_(t.is_floating_point()) for key, t in found.items()}
-    return attend, on_gpu(*tensors(sizes.n, sizes.n_q, 4, sizes.kv_heads, 1, dim, dtype=dtype)), inputs
+    given, inputs = shipped_call(attend, n, dim, dtype)
+    return attend, on_gpu(*given), dict(zip(inputs, on_gpu(*inputs.values()), strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

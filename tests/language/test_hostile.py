@@ -17,6 +17,7 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.source import Source
 from attnspec.language.format import format_source
 from attnspec.language.scan import scan
+from tests.support.marks import slow
 from tests.support.strategies import Case, cases
 
 SHIPPED = [f.read_text(encoding="utf-8") for f in files("attnspec.specs").iterdir() if f.name.endswith(".attn")]
@@ -262,7 +263,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+SLOW = {
+    *("long list often", "membership", "wide sum", "wide or", "many names", "many attentions", "many quotes"),
+    *("nested unrolled", "deep if", "deep power", "open braces", "closing braces"),
+}
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in SLOW else name for name in HOSTILE])
 def test_hostile(name: str) -> None:
     error = outcome(HOSTILE[name])
     assert error is None or 1 <= len(error.diagnostics) <= 60

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from attnspec.check.check import check_text
-from attnspec.codegen.layouts.base import EMPTY, Layout, Listing, tiles_of
+from attnspec.codegen.layouts.base import Layout, Listing, tiles_of
 from attnspec.codegen.layouts.columns import Columns
 from attnspec.codegen.layouts.comb import Comb
 from attnspec.codegen.layouts.grid import Grid
+from attnspec.codegen.layouts.listed import EMPTY
 from attnspec.codegen.layouts.region import Region
 from attnspec.codegen.layouts.residue import IDENTITY, Residue
 from attnspec.codegen.layouts.slots import Slots

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -25,10 +21,7 @@ from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.attention import Attention
-from tests.support.oracle import agree, close, tensors
-from tests.support.pass_strategies import candidates, choosing, forced, laid_cases, passes
-from tests.support.patterns import LAYOUTS
+from tests.support.pass_strategies import candidates, forced, laid_cases, passes
 from tests.support.strategies import Case, cases
 
 TILES = st.sampled_from([Tile(16, 16), Tile(4, 8), Tile(8, 3), Tile(64, 32)])
@@ -107,7 +100,7 @@ def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, ti
 def test_what_is_chosen(name: str, params: dict[str, Any], layouts: list[object]) -> None:
     made = plan(lower(attnspec.read(name, **params), 8))
     assert [item.layout for item in made.passes] == layouts
-    assert all(item.proven for item in made.passes)
+    assert all(item.cut.proven for item in made.passes)
 
 
 WASTE: dict[str, tuple[dict[str, Any], int, float]] = {
@@ -150,149 +143,3 @@ def test_the_plan_says_why() -> None:
 def test_identity_on_request() -> None:
     made = plan(lower(attnspec.read("sparse_strided")), layout="identity")
     assert [item.layout for item in made.passes] == [IDENTITY]
-
-
-# Kernels
-
-SIZES = ((200, 200), (333, 70), (1, 1), (2, 2), (130, 1), (40, 150), (17, 17))
-
-
-def attention(name: str) -> Attention:
-    clause, number, _ = LAYOUTS[name]
-    return attnspec.compile(f"# way {number}\nattention a(rates = [1, 2, 4, 3]) {{ {clause} }}")
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """One thread walks the key heads; more threads than key heads walk query tiles, then key tiles."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_kernels(name: str) -> None:
-    """Forward and all gradients at many sizes, by one thread and by more threads than there are key heads."""
-    attend, before = attention(name), torch.get_num_threads()
-    with choosing(LAYOUTS[name][1]):
-        made = attend.plan_for(heads=4)
-        assert all(want in str(item.layout) for item, want in zip(made.passes, LAYOUTS[name][2], strict=False))
-        try:
-            for number, (n, n_q) in enumerate(SIZES):
-                torch.set_num_threads((1, 3)[number % 2])
-                agree(attend, *tensors(n, n_q, heads=4, kv_heads=(4, 2, 1)[number % 3]))
-            torch.set_num_threads(3)
-            agree(attend, *tensors(200, 200, heads=4, kv_heads=1))
-            agree(attend, *tensors(90, 130, heads=4, kv_heads=2, batch=2))
-        finally:
-            torch.set_num_threads(before)
-
-
-TYPED = [
-    ("dilated", torch.bfloat16, 16, 16),
-    ("columns last", torch.bfloat16, 17, 40),
-    ("13 x 13", torch.float16, 24, 17),
-    ("axial, split", torch.bfloat16, 64, 64),
-    ("comb", torch.float16, 16, 24),
-]
-
-
-@pytest.mark.parametrize(("name", "dtype", "dim", "dim_v"), TYPED)
-def test_kernels_of_other_types_and_head_sizes(name: str, dtype: torch.dtype, dim: int, dim_v: int) -> None:
-    attend, before = attention(name), torch.get_num_threads()
-    with choosing(LAYOUTS[name][1]):
-        try:
-            for threads in (1, 3):
-                torch.set_num_threads(threads)
-                for n, n_q in ((200, 200), (77, 31)):
-                    agree(attend, *tensors(n, n_q, heads=4, kv_heads=2, dim=dim, dim_v=dim_v, dtype=dtype))
-        finally:
-            torch.set_num_threads(before)
-
-
-def test_strided_tensors_in_listed_layouts() -> None:
-    """Rows of lists and residues out of transposed storage, whose elements are not side by side."""
-    attend = attention("all layouts")
-    with choosing(LAYOUTS["all layouts"][1]):
-        base = torch.randn(1, 120, 3, 4, 16)
-        q, k, v = (base[:, :, i].transpose(1, 2).requires_grad_() for i in range(3))
-        agree(attend, q, k, v)
-        q, k, v = (torch.randn(1, 4, 16, 120).transpose(2, 3).requires_grad_() for _ in range(3))
-        agree(attend, q, k, v)
-
-
-@pytest.mark.parametrize("name", ["all layouts", "strided, then local"])
-def test_same_bits_twice(name: str, threads: int) -> None:
-    attend = attention(name)
-    with choosing(LAYOUTS[name][1]):
-        q, k, v = tensors(300, heads=4, kv_heads=2)
-
-        def once() -> list[torch.Tensor]:
-            out, lse = attend(q, k, v, return_lse=True)
-            return [out, lse, *torch.autograd.grad((out * out).sum() + lse.nan_to_num(neginf=0.0).sum(), (q, k, v))]
-
-        first = once()
-        for _ in range(3):
-            assert all(torch.equal(a, b) for a, b in zip(first, once(), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("name", "params"),
-    [("sparse_strided", {"stride": 64}), ("longformer_dilated", {"width": 20, "dilations": [1, 2, 4, 3]})],
-)
-def test_against_the_identity_layout(name: str, params: dict[str, Any]) -> None:
-    """What the compiler chooses by itself, and one pass over positions in order: the same but for rounding."""
-    chosen, plain = (attnspec.compile(name, layout=layout, params=params) for layout in ("auto", "identity"))
-    layouts = [[item.layout for item in a.plan_for(heads=4).passes] for a in (chosen, plain)]
-    assert any(layout != IDENTITY for layout in layouts[0])
-    assert all(layout == IDENTITY for layout in layouts[1])
-    for n, n_q, kv_heads in ((300, 300, 4), (210, 33, 2), (1, 1, 1)):
-        q, k, v = tensors(n, n_q, heads=4, kv_heads=kv_heads)
-        results = []
-        for attend in (chosen, plain):
-            out, lse = attend(q, k, v, return_lse=True)
-            results.append([out, lse, *torch.autograd.grad((out * out).sum() + lse.sum(), (q, k, v))])
-        for what, a, b in zip(("out", "lse", "dq", "dk", "dv"), *results, strict=True):
-            close(what, a, b, 3e-5)
-
-
-@pytest.mark.parametrize("name", ["columns last", "all layouts"])
-def test_kernels_that_read_tables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With every loop nest declared unwieldy; passes of several residues are then not chosen."""
-    from attnspec.codegen.plan import tiling as module
-    from attnspec.runtime.core.program import plan
-    from attnspec.runtime.cpp import load as native
-    from attnspec.runtime.cpp import structures as problem
-
-    def clear() -> None:
-        for cache in (native._native, plan, problem._fixed):
-            cache.cache_clear()
-
-    clear()
-    monkeypatch.setattr(module, "UNWIELDY", -1)
-    monkeypatch.setenv("ATTNSPEC_CACHE", str(Path(os.environ["ATTNSPEC_CACHE"]) / "tables"))
-    try:
-        attend = attention(name)
-        with choosing(LAYOUTS[name][1]):
-            made = attend.plan_for(heads=4)
-            assert made.tabled
-            assert all(item.layout.residues == 1 for item in made.passes)
-            for n, n_q, kv_heads, batch in ((300, 300, 4, 2), (200, 70, 1, 1), (40, 150, 2, 1), (1, 1, 4, 1)):
-                agree(attend, *tensors(n, n_q, 4, kv_heads, batch))
-    finally:
-        clear()
-
-
-@settings(max_examples=max(2, settings().max_examples // 40))
-@given(laid_cases(), st.integers(0, 12), st.sampled_from([1, 2, 4]), st.sampled_from([1, 3]))
-def test_kernels_of_generated_specs(case: Case, number: int, kv_heads: int, threads: int) -> None:
-    """Any way of any spec; each example compiles two kernels."""
-    attend, before = attnspec.compile(f"# way {number}\n{case.text}"), torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with choosing(number):
-            for n, n_q in ((case.n, case.n_q), (case.n * 5 + 3, case.n_q * 4 + 1)):
-                agree(attend, *tensors(n, n_q, 4, kv_heads, seed=n))
-    finally:
-        torch.set_num_threads(before)

@@ -179,7 +179,7 @@ def test_the_solver_budget_bounds_a_plan() -> None:
     )
     spec = attnspec.read(text)
     made = plan(lower(spec), Tile(64, 64))
-    assert not made.passes[0].proven
+    assert not made.passes[0].cut.proven
     assert "not proven" in str(made)
     assert (counts(made, Sizes(200, 200)) == spec.mask(200)).all()
 

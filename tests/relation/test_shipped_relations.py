@@ -78,7 +78,7 @@ def test_tiles_of_shipped_specs_are_tight(name: str) -> None:
     ((sizes, _),) = calls(spec, 8, ((192, 192),))
     for h in {next(h for h in range(8) if relation.of_head(h) is c) for c in relation.classes}:
         for item in made.of_head(h).passes:
-            assert item.proven
+            assert item.cut.proven
             for c in range(item.layout.residues):
                 kinds = tile_kinds(item, sizes, h, c, whole=Sizes(1 << 16, 1 << 16))
                 visited = {(i, j): full for i, j, full in visits(item, sizes, h, 0, c)}

@@ -22,9 +22,9 @@ from tests.support.oracle import agree, tensors
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and nothing loaded from another."""
     monkeypatch.setenv("ATTNSPEC_CACHE", str(tmp_path / "kernels"))
-    native._native.cache_clear()
+    native.native.cache_clear()
     yield tmp_path / "kernels"
-    native._native.cache_clear()
+    native.native.cache_clear()
 
 
 def entries(folder: Path) -> list[Path]:
@@ -75,7 +75,7 @@ def test_a_damaged_entry_is_built_again(folder: Path, damage: str) -> None:
         elif damage == "no checksum":
             library.write_bytes(data)
             (entry / "sha256").unlink()
-    native._native.cache_clear()
+    native.native.cache_clear()
     use()
     cache = Cache.default()
     assert len(entries(folder)) == 2
@@ -86,11 +86,11 @@ def test_damaged_notes_are_ignored(folder: Path) -> None:
     use()
     for note in (folder / "notes").iterdir():
         note.write_text("{]")
-    native._native.cache_clear()
+    native.native.cache_clear()
     use()
     for note in (folder / "notes").iterdir():
         note.write_text("{}")
-    native._native.cache_clear()
+    native.native.cache_clear()
     facts.cache_clear()
     use()
 

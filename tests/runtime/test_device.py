@@ -7,8 +7,9 @@ import torch
 
 import attnspec
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench.versions import versions
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.device import DeviceError, capturing, device_of, versions
+from attnspec.runtime.core.device import DeviceError, capturing, device_of
 from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.rotate import places, places_on_device

@@ -22,7 +22,7 @@ def test_opcheck() -> None:
         with torch.no_grad():
             out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
         given = (torch.randn_like(out), torch.randn_like(lse))
-        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
+        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, parts, *given, [])
         detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
         torch.library.opcheck(operator.attend_backward, detached)
 
@@ -40,7 +40,7 @@ def test_opcheck_of_several_passes() -> None:
     _, _, none = operator.attend(q.detach(), k.detach(), v.detach(), [], None, None, -1, 0.25, program, False)
     assert not none.numel()
     given = (torch.randn_like(out), torch.randn_like(lse))
-    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, out, lse, parts, *given, 0.25, program, [])
+    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, parts, *given, [])
     detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
     torch.library.opcheck(operator.attend_backward, detached)
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.prepare.example import example
+from attnspec.spec.axes import lengths
 from attnspec.spec.real import Score
 from attnspec.spec.spec import Spec
+from tests.support.oracle import tensors
 
 # Parameters that make every kind of tile occur at a length of about a hundred.
 SMALL: dict[str, dict[str, Any]] = {
@@ -52,3 +61,18 @@ def is_a_mask(spec: Spec) -> bool:
     """Whether a spec says which pairs there are and nothing more, of positions in order."""
     more = (spec.inputs, spec.mixture, spec.axes, spec.order, spec.rotations, spec.sink, spec.normalized)
     return not any(more) and spec.score == Score()
+
+
+def call_of(
+    attend: Attention, n: int, dim: int, dtype: torch.dtype
+) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]:
+    """Tensors of four heads and example inputs for a shipped spec, for about this length."""
+    spec = attend.spec
+    n = 128 if spec.name == "neighborhood_2d_shifted" else n
+    sizes = Sizes(n, n, 4, 4 if spec.order else 2, 1, spec.align == "end")
+    if spec.axes:
+        keys, queries = lengths(spec.axes, n)
+        sizes = replace(sizes, n=keys, n_q=queries, m=n)
+    found = example(spec, sizes, torch.Generator().manual_seed(0))
+    inputs = {key: t.requires_grad_(t.is_floating_point()) for key, t in found.items()}
+    return tensors(sizes.n, sizes.n_q, 4, sizes.kv_heads, 1, dim, dtype=dtype), inputs

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from attnspec.codegen.triton.functions import Function
-from attnspec.codegen.triton.names import argument, is_data, size, sized
+from attnspec.codegen.triton.parameters import argument, size
 
 MARK = "# ---- text of generated kernels from here on ----\n"
 SCALARS = ("h", "b", "n", "n_q", "heads", "kv_heads", "batch", "m")
@@ -46,7 +46,7 @@ def load(folder: Path, *parts: str) -> ModuleType:
 
 def kernel(name: str, function: Function, outputs: Sequence[str]) -> str:
     """A kernel that calls a function at each pair of a block and stores what it returns, as ``outputs``."""
-    inputs = [a for a in function.arguments if is_data(a) or sized(a)]
+    inputs = [p.name for p in function.inputs]
     scalars = [a for a in function.arguments if a in SCALARS]
     given = ", ".join(f"{a}.to(POS)" if a in scalars else a for a in function.arguments)
     results = ", ".join(outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attnspec.check.clauses import axes as arrows
+from attnspec.check.clauses.axes import Axes, arrow, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
@@ -13,10 +13,7 @@ from attnspec.errors.values import not_known
 from attnspec.language import tree as t
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec.parts import Axis, Branch, Clause
-from attnspec.spec.real import RealExpr
-
-Axes = tuple[tuple[Axis, Span], ...]
+from attnspec.spec.parts import Branch, Clause
 
 
 def branch(
@@ -27,10 +24,10 @@ def branch(
     within: list[Clause] = []
     for clause in clauses:
         match clause:
-            case t.Attend(span, tree):
-                attend.append(Clause(predicate(el, tree, scope), span))
-            case t.Within(span, tree):
-                within.append(Clause(predicate(el, tree, scope), span))
+            case t.Attend():
+                attend.append(line(el, clause, scope))
+            case t.Within():
+                within.append(line(el, clause, scope))
             case t.Let():
                 scope = let(el, clause, scope, seen)
             case t.Heads():
@@ -40,11 +37,11 @@ def branch(
     return Branch(tuple(attend), tuple(within), times)
 
 
-def predicate(el: Elaborator, tree: t.Expr, scope: Scope) -> e.Pred:
-    """The predicate of a line, within the limits."""
-    found = el.pred(tree, scope)
-    el.bound(found, tree.span)
-    return found
+def line(el: Elaborator, node: t.Attend | t.Within, scope: Scope) -> Clause:
+    """The clause of a line, within the limits."""
+    pred = el.pred(node.pred, scope)
+    el.bound(pred, node.pred.span)
+    return Clause(pred, node.span)
 
 
 def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Scope:
@@ -53,7 +50,7 @@ def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Sco
     entry: Entry
     if node.parameters is None:
         value = el.expr(node.value, scope)
-        if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
+        if isinstance(value, e.Node):
             el.bound(value, node.span)
         entry = Let(node.value, scope, value, _moves(value))
     else:
@@ -86,14 +83,14 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
     within: list[e.Pred] = []
     for clause in node.clauses:
         match clause:
-            case t.Attend(span, tree):
-                arrows.no_attend(el, span, axes)
-                attend.append(Clause(predicate(el, tree, scope), span))
-            case t.Within(span, tree):
-                arrows.no_within(el, span, axes)
-                within.append(predicate(el, tree, scope))
+            case t.Attend():
+                no_attend(el, clause.span, axes)
+                attend.append(line(el, clause, scope))
+            case t.Within():
+                no_within(el, clause.span, axes)
+                within.append(line(el, clause, scope).pred)
             case t.Arrow():
-                attend += arrows.arrow(el, clause, scope, axes)
+                attend += arrow(el, clause, scope, axes)
             case t.Let():
                 scope = let(el, clause, scope, seen)
             case t.Heads(heading=span):
@@ -102,7 +99,7 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
                 out_of_place(el, clause, "holds for all heads", "move it out of the group")
     if not attend:  # as for a whole attention: without `attend`, every pair
         span = node.span if node.clauses else node.heading
-        arrows.no_attend(el, span, axes)
+        no_attend(el, span, axes)
         attend = [Clause(e.Bool(True), span)]
     for pred in within:
         el.spend(contents.measure(pred)[0] * len(attend), node.span)
@@ -119,8 +116,7 @@ def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
 
 def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
     """A clause in a place where it means nothing."""
-    span = clause.heading if isinstance(clause, (t.Mix, t.Branch, t.Heads)) else clause.span
-    el.wrong(misplaced(span, f"`{word(clause)}` {title}", label))
+    el.wrong(misplaced(t.heading(clause), f"`{word(clause)}` {title}", label))
 
 
 def word(clause: t.Clause) -> str:

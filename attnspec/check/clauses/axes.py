@@ -9,9 +9,9 @@ from attnspec.errors.catalogue import listed
 from attnspec.errors.clauses import axes_mistake, one_sided_axis, unknown_axis
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
-from attnspec.spec import axes as solver
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
+from attnspec.spec.axes import grows
 from attnspec.spec.parts import Axis, Clause
 from attnspec.spec.rewrite import replace
 
@@ -23,12 +23,12 @@ def axis(el: Elaborator, node: t.Axis, scope: Scope, seen: dict[str, Span], befo
     """The axes after one more is declared."""
     define(node.name, f"`{node.name.name}`", seen, el.report)
     size = el.integer(node.size, scope)
-    names = sorted((contents.varies(size) | contents.free(size)) - {"m", "?"})
+    names = sorted(set(contents.names(size)) - {"m", "?"})
     if names:
         title = "the size of an axis must follow from `n` and the parameters"
         el.wrong(axes_mistake(node.size.span, title, f"depends on {listed(names)}"))
     elif "?" not in contents.free(size):
-        if not solver.grows(size):
+        if not grows(size):
             title = "the size of an axis must never decrease when `n` grows"
             note = "`n` is solved for from the lengths of the tensors"
             el.wrong(axes_mistake(node.size.span, title, "this may decrease, or might", note=note))
@@ -49,12 +49,12 @@ def arrow(el: Elaborator, node: t.Arrow, scope: Scope, axes: Axes) -> list[Claus
     el.spend(size, node.span)
     fine = True
     for name, has, other in ((node.source, "queries", "keys"), (node.target, "keys", "queries")):
-        found = by_name.get(name.name)
-        if found is None:
+        declared = by_name.get(name.name)
+        if declared is None:
             el.wrong(unknown_axis(name.span, name.name, list(by_name)))
             fine = False
-        elif not getattr(found[0], has):
-            el.wrong(one_sided_axis(name.span, name.name, other, found[1]))
+        elif not getattr(declared[0], has):
+            el.wrong(one_sided_axis(name.span, name.name, other, declared[1]))
             fine = False
     if not fine:
         return []

@@ -64,8 +64,8 @@ def _random(el: Elaborator, node: t.Random, scope: Scope) -> Random:
 
 def _of_sizes(el: Elaborator, tree: t.Expr, scope: Scope, what: str) -> e.IntExpr:
     """An expression over the sizes of the call."""
-    found = el.integer(tree, scope)
-    if names := sorted((contents.varies(found) | contents.free(found)) - _OF_SIZES):
+    size = el.integer(tree, scope)
+    if names := sorted(set(contents.names(size)) - _OF_SIZES):
         el.wrong(size_reads(tree.span, what, names))
         return HOLE
-    return found
+    return size

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.check.clauses.attend import branch, let, out_of_place, predicate
+from attnspec.check.clauses.attend import branch, let, line, out_of_place
 from attnspec.check.expressions import lists
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
-from attnspec.check.expressions.scope import UNKNOWN, Bound, Entry, ListValue, Scope
+from attnspec.check.expressions.scope import UNKNOWN, Entry, ListValue, Scope, as_entry
 from attnspec.errors.clauses import MAX_BRANCHES, MAX_TIMES, bad_mixture
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
@@ -20,32 +20,32 @@ from attnspec.spec.parts import Branch, Clause
 
 def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:
     """The branches of a mixture."""
-    found = (
+    branches = (
         _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
     )
-    if len(found) > MAX_BRANCHES:
+    if len(branches) > MAX_BRANCHES:
         label = f"the limit is {MAX_BRANCHES}"
         el.wrong(bad_mixture(node.heading, "a mixture with too many branches", label))
-    return tuple(found)
+    return tuple(branches)
 
 
 def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
     """``mix { branch { ... } branch times 2 { ... } }``."""
     common: list[Clause] = []
-    found: list[Branch] = []
+    branches: list[Branch] = []
     for part in node.clauses:
         match part:
             case t.Branch():
-                found.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
-            case t.Within(span, tree):
-                common.append(Clause(predicate(el, tree, scope), span))
+                branches.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
+            case t.Within():
+                common.append(line(el, part, scope))
             case t.Let():
                 scope = let(el, part, scope, seen)
             case _:
                 out_of_place(el, part, "belongs to no branch", "expected `branch`, `let` or `within`")
-    if not found and not el.report.found:
+    if not branches and not el.report.mistakes:
         el.wrong(bad_mixture(node.heading, "a mixture without branches", "nothing to mix"))
-    return [Branch(b.attend, (*b.within, *common), b.times) for b in found]
+    return [Branch(b.attend, (*b.within, *common), b.times) for b in branches]
 
 
 def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
@@ -58,23 +58,21 @@ def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
     return times or 1
 
 
-def _listed(
-    el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]
-) -> list[Branch]:  # fmt: skip
+def _listed(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
     """``mix (w, r) in [(2048, 1), (4096, 2)] { ... }``."""
     names = dict(seen)
     for name in node.names:
         define(name, f"`{name.name}`", names, el.report)
-    found = []
+    branches = []
     unknown = True
     for count, entries in enumerate(_entries(el, node, tree, scope)):
         if count > MAX_BRANCHES:
             break  # too many; said by the caller
         unknown = False
-        found.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
+        branches.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
     if unknown:  # the names and types inside can be checked all the same
         branch(el, node.clauses, scope.bind({name.name: UNKNOWN for name in node.names}), dict(names))
-    return found
+    return branches
 
 
 def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Iterator[dict[str, Entry]]:
@@ -93,7 +91,7 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
     wanted = len(node.names)
     for value in values:
         if wanted == 1:
-            yield {node.names[0].name: _entry(value)}
+            yield {node.names[0].name: as_entry(value)}
             continue
         if isinstance(value, int) or len(value) != wanted:
             got = "an integer" if isinstance(value, int) else f"{len(value)} value{'' if len(value) == 1 else 's'}"
@@ -102,8 +100,4 @@ def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Itera
             help = f"write `({', '.join(str(i + 1) for i in range(wanted))})` for `({listed})`"
             el.wrong(bad_mixture(tree.span, title, f"has an entry with {got}", help))
             return
-        yield {name.name: _entry(item) for name, item in zip(node.names, value, strict=True)}
-
-
-def _entry(value: e.Nested) -> Entry:
-    return Bound(e.Int(value), 1, 1) if isinstance(value, int) else ListValue(value)
+        yield {name.name: as_entry(item) for name, item in zip(node.names, value, strict=True)}

@@ -12,23 +12,17 @@ from attnspec.errors.clauses import bad_option
 from attnspec.language import tree as t
 from attnspec.spec.parts import Order
 
-_LSH = {
-    "lsh": {
-        "buckets": Option("ints", None, 2),
-        "rounds": Option("int", 1, 1),
-        "seed": Option("int", 0, 0),
-    }
-}
+_LSH = {"lsh": {"buckets": Option("ints", None, 2), "rounds": Option("int", 1, 1), "seed": Option("int", 0, 0)}}
 _MAX_BUCKETS = 2**20
 _MAX_ROUNDS = 64
 
 
 def order(el: Elaborator, node: t.Order, scope: Scope) -> Order | None:
     """The order that a line declares; None after a mistake."""
-    found = options.read(el, node.by, _LSH, "order", scope)
-    if found is None:
+    settings = options.read(el, node.by, _LSH, "order", scope)
+    if settings is None:
         return None
-    buckets, rounds, seed = found["buckets"], found["rounds"], found["seed"]
+    buckets, rounds, seed = settings["buckets"], settings["rounds"], settings["seed"]
     assert isinstance(rounds, int)
     assert isinstance(seed, int)
     assert isinstance(buckets, (int, tuple))

@@ -18,16 +18,13 @@ from attnspec.spec import real as r
 from attnspec.spec.parts import Rotation
 
 _THETA = Option("real", 10000.0, 0, above=True)
-_WHICH = {
+_DIMENSIONS = {
     "dims": Option("int", 0, 0, even=True),  # 0: all
     "layout": Option("half|pairs", "half"),
 }
 ROTATIONS = {
-    "rope": {
-        "theta": _THETA,
-        **_WHICH,
-    },
-    "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_WHICH},
+    "rope": {"theta": _THETA, **_DIMENSIONS},
+    "xpos": {"theta": _THETA, "scale_base": Option("real", 512.0, 0, above=True), **_DIMENSIONS},
     "yarn": {
         "theta": _THETA,
         "factor": Option("real", None, 1),
@@ -37,7 +34,7 @@ ROTATIONS = {
         "ramp": Option("index|rotations", "index"),
         "truncate": Option("bool", True),
         "temperature": Option("real", None, 0, above=True, optional=True),  # 0.1 * log(factor) + 1
-        **_WHICH,
+        **_DIMENSIONS,
     },
 }
 """The rotations and their options (SYSTEMS.md, section 11)."""
@@ -45,8 +42,7 @@ ROTATIONS = {
 
 def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:
     """The score after a line, given the score before it; ``taken`` is where the attention defines a name ``s``."""
-    found = el.number(node.value, _with_score(el, node.value, scope, before, taken))
-    value = make.real(found)
+    value = make.real(el.number(node.value, _with_score(el, node.value, scope, before, taken)))
     el.bound(value, node.span)
     if names := sorted(contents.free(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
@@ -58,11 +54,14 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     """The logit of a sink: of the head, the batch entry and float inputs only."""
     value = make.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
     el.bound(value, node.span)
-    names = [*(set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - _floats(value))]
-    names = sorted([*names, *(["s"] if _reads_score(value) else [])])
+    parts = list(contents.walk(value))
+    floats = {part.name.partition(".")[0] for part in parts if isinstance(part, r.RealRead)}
+    names = set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - floats
+    if any(isinstance(part, r.Score) for part in parts):
+        names.add("s")
     if names:
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
-        el.wrong(may_not_read(node.value.span, "a sink", names, help))
+        el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
     return value
 
 
@@ -75,24 +74,15 @@ def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, t
     return scope.bind({"s": Bound(value, *contents.measure(value))})
 
 
-def _reads_score(node: e.Node) -> bool:
-    return any(isinstance(part, r.Score) for part in contents.walk(node))
-
-
-def _floats(node: e.Node) -> set[str]:
-    """The float inputs that an expression reads."""
-    return {part.name.partition(".")[0] for part in contents.walk(node) if isinstance(part, r.RealRead)}
-
-
 def scale(el: Elaborator, node: t.Scale, scope: Scope) -> float | None:
     """The factor of the dot product."""
-    found = el.number(node.value, scope)
+    factor = el.number(node.value, scope)
     try:
-        value = make.constant(found)
+        value = make.constant(factor)
     except make.NotFinite:
         el.wrong(not_finite(node.value.span))
         return None
-    names = contents.names(found)
+    names = contents.names(factor)
     if value is None and "?" not in names:
         el.wrong(may_not_read(node.value.span, "the scale", names, "it is one number, known at compile time"))
     return value
@@ -114,25 +104,22 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
     call, q, k = node.value, e.Var("q"), e.Var("k")
     positions: tuple[e.IntExpr, e.IntExpr] = (q, k)
     if isinstance(call, t.At):
-        positions = (
-            _position(el, call.q, scope, "k", "queries"),
-            _position(el, call.k, scope, "q", "keys"),
-        )
+        positions = (_position(el, call.q, scope, "k", "queries"), _position(el, call.k, scope, "q", "keys"))
         call = call.pattern
     if not isinstance(call, t.Call):
         el.wrong(bad_option(call.span, "rotate", "a rotation with its options, as in `rope(theta = 10000)`"))
         return None
-    found = options.read(el, call, ROTATIONS, "rotation", scope)
-    if found is None:
+    settings = options.read(el, call, ROTATIONS, "rotation", scope)
+    if settings is None:
         return None
     kind = call.callee.name
     if kind == "yarn":
-        factor = found["factor"]
+        factor = settings["factor"]
         assert isinstance(factor, (int, float))
-        found.setdefault("temperature", 0.1 * math.log(factor) + 1.0)
+        settings.setdefault("temperature", 0.1 * math.log(factor) + 1.0)
     settled: list[tuple[str, float | int | str]] = []
-    for key in sorted(found):
-        value = found[key]
+    for key in sorted(settings):
+        value = settings[key]
         assert not isinstance(value, tuple)
         settled.append((key, float(value) if ROTATIONS[kind][key].kind == "real" else value))
     return Rotation(kind, tuple(settled), *positions)
@@ -140,9 +127,9 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope) -> Rotation | None:
 
 def _position(el: Elaborator, tree: t.Expr, scope: Scope, other: str, whose: str) -> e.IntExpr:
     """The position by which queries or keys turn: it may not read the other's."""
-    found = el.integer(tree, scope)
-    el.bound(found, tree.span)
-    names = sorted(contents.free(found) & {other, *e.SLOTS})
+    position = el.integer(tree, scope)
+    el.bound(position, tree.span)
+    names = sorted(contents.free(position) & {other, *e.SLOTS})
     if names:
         el.wrong(may_not_read(tree.span, f"the rotation of {whose}", names, "each side turns by itself"))
-    return found
+    return position

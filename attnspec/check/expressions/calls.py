@@ -25,7 +25,6 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.language import words
 from attnspec.spec import expr as e
-from attnspec.spec.real import RealExpr
 
 
 def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
@@ -44,13 +43,11 @@ def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     for arg in node.args:  # their own mistakes are worth telling all the same
         argument(el, arg.value, scope)
     if isinstance(entry, Unknown):
-        return UNKNOWN
+        return entry
     if isinstance(entry, Thunk):
         return el.wrong(not_callable(node.callee.span, name, "a predicate"))
     value = apply_bare(el, node.callee, entry, scope)
-    return UNKNOWN if isinstance(value, Unknown) else el.wrong(
-        not_callable(node.callee.span, name, what(value))
-    )  # fmt: skip
+    return value if isinstance(value, Unknown) else el.wrong(not_callable(node.callee.span, name, what(value)))
 
 
 def apply_bare(el: Elaborator, node: t.Name, entry: Entry, scope: Scope) -> Value:
@@ -71,13 +68,13 @@ def argument(el: Elaborator, node: t.Expr, scope: Scope) -> Entry:
         entry = el.lookup(inner, scope)
         if isinstance(entry, (PatternRef, Thunk, Function, InputRef)) or (isinstance(entry, Bound) and scope.unmoved):
             return entry
-    if el.shallow or not is_predicate(el, inner, scope):
+    if el.shallow or not _is_predicate(inner, scope):
         value = el.expr(node, scope)
-        return el.bound(value, node.span) if isinstance(value, (e.IntExpr, e.Pred, RealExpr)) else value
+        return el.bound(value, node.span) if isinstance(value, e.Node) else value
     return Thunk(node, scope)
 
 
-def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
+def _is_predicate(node: t.Expr, scope: Scope) -> bool:
     """Whether an expression is a predicate, without working it out."""
     match node:
         case t.Compare() | t.Member() | t.Not() | t.And() | t.Or() | t.At():
@@ -85,13 +82,13 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
         case t.Bind(word=word):
             return word != "sum"
         case t.Bracket(inner=inner):
-            return is_predicate(el, inner, scope)
+            return _is_predicate(inner, scope)
         case t.If(then=then, other=other):
-            return is_predicate(el, then, scope) or is_predicate(el, other, scope)
+            return _is_predicate(then, scope) or _is_predicate(other, scope)
         case t.Item(base=t.Name(name=name)):
             entry = scope.names.get(name)
-            found = entry.value if isinstance(entry, Let) else entry
-            return isinstance(found, InputRef) and found.input.kind == "bool"
+            base = entry.value if isinstance(entry, Let) else entry
+            return isinstance(base, InputRef) and base.input.kind == "bool"
         case t.Name(name=name) | t.Call(callee=t.Name(name=name)):
             match scope.names.get(name) or scope.module.find(name):
                 case PatternRef() | Thunk() | Bound(node=e.Pred()) | Let(value=e.Pred()) | Function(result="pred"):
@@ -99,11 +96,11 @@ def is_predicate(el: Elaborator, node: t.Expr, scope: Scope) -> bool:
     return False
 
 
-def bind_arguments(
+def _bind_arguments(
     el: Elaborator, name: str, parameters: tuple[t.Parameter, ...], args: tuple[t.Argument, ...], use: Span,
-    scope: Scope, own: Scope,
+    scope: Scope, home: Scope,
 ) -> dict[str, Entry] | None:  # fmt: skip
-    """The value of each parameter, or None after a mistake. Defaults are worked out in the callee's scope, ``own``."""
+    """The value of each parameter, or None after a mistake. Defaults are worked out in the callee's scope, ``home``."""
     given: dict[str, t.Argument] = {}
     names = [p.name.name for p in parameters]
     fine = True
@@ -135,7 +132,7 @@ def bind_arguments(
         if key in given:
             bound[key] = argument(el, given[key].value, scope)
         elif parameter.default is not None:
-            bound[key] = argument(el, parameter.default, own.bind(bound))
+            bound[key] = argument(el, parameter.default, home.bind(bound))
         elif fine:
             title = f"`{name}` needs a value for `{key}`"
             defined = (parameter.span, "has no default")
@@ -145,18 +142,18 @@ def bind_arguments(
 
 
 def _pattern(el: Elaborator, ref: PatternRef, args: tuple[t.Argument, ...], use: Span, scope: Scope) -> Value:
-    own = Scope(ref.module).at(scope)
-    bound = bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, own)
+    home = Scope(ref.module).at(scope)
+    bound = _bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, home)
     if bound is None or el.shallow:
         return HOLE_PRED
     with el.report.inside(use):
-        return el.pred(ref.tree.body, own.bind(bound))
+        return el.pred(ref.tree.body, home.bind(bound))
 
 
 def _function(el: Elaborator, function: Function, node: t.Call, scope: Scope) -> Value:
-    let, own = function.tree, function.scope.at(scope)
-    bound = bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, own)
+    let, home = function.tree, function.scope.at(scope)
+    bound = _bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, home)
     if bound is None:
         return UNKNOWN
     with el.report.inside(node.span):
-        return el.expr(let.value, own.bind(bound))
+        return el.expr(let.value, home.bind(bound))

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from attnspec.errors.diagnostic import Diagnostic, SpecError
+from attnspec.errors.diagnostic import MAX_ERRORS, Diagnostic, SpecError
 from attnspec.errors.source import Source, Span
-
-_MAX_ERRORS = 20
 
 
 class Report:
@@ -17,7 +15,7 @@ class Report:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.found: dict[tuple[str, int, int], Diagnostic] = {}
+        self.mistakes: dict[tuple[str, int, int], Diagnostic] = {}
         self._uses: list[Span] = []
 
     @contextmanager
@@ -41,13 +39,13 @@ class Report:
                 diagnostic = replace(diagnostic, labels=((mine[-1], "in this use"), *diagnostic.labels))
         elif mine:
             diagnostic = replace(diagnostic, labels=(*diagnostic.labels, (mine[0], "in this use")))
-        self.found.setdefault((diagnostic.code, diagnostic.span.start, diagnostic.span.end), diagnostic)
+        self.mistakes.setdefault((diagnostic.code, diagnostic.span.start, diagnostic.span.end), diagnostic)
 
     def diagnostics(self) -> tuple[Diagnostic, ...]:
-        """All mistakes in the order of the source, at most a screenful or two."""
-        return tuple(sorted(self.found.values(), key=lambda d: d.span.start)[:_MAX_ERRORS])
+        """All mistakes in the order of the source, at most as many as are told."""
+        return tuple(sorted(self.mistakes.values(), key=lambda d: d.span.start)[:MAX_ERRORS])
 
     def check(self) -> None:
         """Raise the mistakes, if there are any."""
-        if self.found:
+        if self.mistakes:
             raise SpecError(self.diagnostics())

@@ -95,17 +95,15 @@ class Elaborator:
             raise Stop(too_deep_inside(self.report.outermost(span)))
         return Bound(node, size, depth)
 
-    def integer(self, node: t.Expr, scope: Scope, help: str = "") -> e.IntExpr:
+    def integer(self, node: t.Expr, scope: Scope) -> e.IntExpr:
         """An expression that must be an integer."""
         value = self.expr(node, scope)
-        if isinstance(value, e.IntExpr):
-            return value
-        return self._not("an integer", value, node, help)
+        return value if isinstance(value, e.IntExpr) else self._mismatch("an integer", value, node)
 
     def number(self, node: t.Expr, scope: Scope) -> e.IntExpr | RealExpr:
         """An expression that must be an integer or a real number."""
         value = self.expr(node, scope)
-        return value if isinstance(value, (e.IntExpr, RealExpr)) else self._not("a number", value, node)
+        return value if isinstance(value, (e.IntExpr, RealExpr)) else self._mismatch("a number", value, node)
 
     def constant(self, node: t.Expr, scope: Scope, name: str) -> int | None:
         """An integer that must be known at compile time; None if it is not (or not yet)."""
@@ -118,21 +116,20 @@ class Elaborator:
                 self.wrong(not_known(node.span, name, names))
             return None
 
-    def _not(self, wanted: str, value: Value, node: t.Expr, help: str = "") -> e.IntExpr:
-        if isinstance(value, RealExpr):
-            help = help or NO_REALS
-        elif isinstance(value, InputRef):
+    def _mismatch(self, wanted: str, value: Value, node: t.Expr) -> e.IntExpr:
+        help = NO_REALS if isinstance(value, RealExpr) else ""
+        if isinstance(value, InputRef):
             help = f"index it: `{value.input.name}[...]`"
         if value is not UNKNOWN:
             self.wrong(wrong_type(node.span, wanted, what(value), help))
         return HOLE
 
-    def pred(self, node: t.Expr, scope: Scope, help: str = "") -> e.Pred:
+    def pred(self, node: t.Expr, scope: Scope) -> e.Pred:
         """An expression that must be a predicate."""
         value = self.expr(node, scope)
         if isinstance(value, e.Pred):
             return value
-        self._not("a predicate", value, node, help)
+        self._mismatch("a predicate", value, node)
         return HOLE_PRED
 
     def expr(self, node: t.Expr, scope: Scope) -> Value:
@@ -152,9 +149,9 @@ class Elaborator:
 
     def lookup(self, name: t.Name, scope: Scope) -> Entry:
         """What a name stands for, before it is worked out."""
-        found: Entry | None = scope.names.get(name.name) or scope.module.find(name.name)
-        if found is not None:
-            return found
+        entry: Entry | None = scope.names.get(name.name) or scope.module.find(name.name)
+        if entry is not None:
+            return entry
         if name.name in words.BUILTINS | words.LIBRARY:
             return self.wrong(wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
         if name.name in ("inf", "infinity", "nan"):
@@ -168,13 +165,13 @@ class Elaborator:
             case Bound(node, size):
                 self.spend(size, span)
                 return node
-            case Thunk(body, own):
-                return self.expr(body, own.at(scope))
-            case Let(body, own, value, moves):
+            case Thunk(body, home):
+                return self.expr(body, home.at(scope))
+            case Let(body, home, value, moves):
                 if moves and not scope.unmoved:
                     with self.report.inside(span):
-                        return self.expr(body, own.at(scope))
-                if isinstance(value, (e.IntExpr, e.Pred, RealExpr)):
+                        return self.expr(body, home.at(scope))
+                if isinstance(value, e.Node):
                     self.spend(contents.measure(value)[0], span)
                 return value
         return entry

@@ -52,8 +52,8 @@ def among(el: Elaborator, ref: InputRef, x: e.IntExpr, domain: t.Expr, scope: Sc
     given = _indices(el, domain, scope) if isinstance(domain, t.Item) else ()
     if given is None:
         return UNKNOWN
-    found = _complete(el, ref, given, domain.span, len(ref.input.sizes) - 1)
-    return UNKNOWN if found is None else e.Among(x, ref.input.name, found)
+    indices = _complete(el, ref, given, domain.span, len(ref.input.sizes) - 1)
+    return UNKNOWN if indices is None else e.Among(x, ref.input.name, indices)
 
 
 def run(el: Elaborator, word: str, ref: InputRef, x: Index, span: Span) -> Value:
@@ -63,11 +63,11 @@ def run(el: Elaborator, word: str, ref: InputRef, x: Index, span: Span) -> Value
         title = f"`{word}` wants an input that is `sorted` or `offsets`, and `{name}` is neither"
         help = f"declare it `{name}: int[...] sorted` if its values never decrease"
         return el.wrong(not_an_input_of(span, title, "its equal values need not stand together", help))
-    found = _complete(el, ref, [x], span, len(ref.input.sizes))
-    if found is None:
+    indices = _complete(el, ref, [x], span, len(ref.input.sizes))
+    if indices is None:
         return UNKNOWN
-    place: e.IntExpr = e.Read(f"{name}.{word}", found)
-    if _by_row(ref, len(found) - 1):
+    place: e.IntExpr = e.Read(f"{name}.{word}", indices)
+    if _by_row(ref, len(indices) - 1):
         place = make.add([place, e.Var("n"), make.negative(e.Var("n_q"))])
     return place
 
@@ -77,30 +77,30 @@ def read(el: Elaborator, ref: InputRef, given: Sequence[Index], span: Span) -> V
     if not ref.input.sizes and given:
         title = f"`{ref.input.name}` is a single number"
         return el.wrong(not_an_input_of(span, title, "takes no index", f"write `{ref.input.name}` alone"))
-    found = _complete(el, ref, given, span, len(ref.input.sizes))
-    if found is None:
+    indices = _complete(el, ref, given, span, len(ref.input.sizes))
+    if indices is None:
         return UNKNOWN
     if ref.input.kind == "bool":
-        return e.Flag(ref.input.name, found)
-    return e.Read(ref.input.name, found) if ref.input.kind == "int" else RealRead(ref.input.name, found)
+        return e.Flag(ref.input.name, indices)
+    return e.Read(ref.input.name, indices) if ref.input.kind == "int" else RealRead(ref.input.name, indices)
 
 
 def _indices(el: Elaborator, node: t.Item, scope: Scope) -> list[Index] | None:
     trees = (node.index, *node.more)
-    found = [(el.integer(tree, scope), tree.span) for tree in trees]
-    return None if any(x == HOLE for x, _ in found) and el.shallow is False else found
+    indices = [(el.integer(tree, scope), tree.span) for tree in trees]
+    return None if any(x == HOLE for x, _ in indices) and el.shallow is False else indices
 
 
 def _leading(ref: InputRef) -> list[e.IntExpr]:
     """What is read at the sizes that an index may leave out."""
-    found: list[e.IntExpr] = []
+    leading: list[e.IntExpr] = []
     for size, name in zip(ref.input.sizes, ("batch", "heads"), strict=False):
         if size != e.Var(name):
             break
-        found.append(e.Var(_LEADING[name]))
+        leading.append(e.Var(_LEADING[name]))
     if ref.input.sizes[:1] == (e.Var("heads"),):
-        found.append(e.Var("h"))
-    return found
+        leading.append(e.Var("h"))
+    return leading
 
 
 def _complete(

@@ -58,13 +58,13 @@ def _extreme(el: Elaborator, node: t.Call, scope: Scope) -> Value:
 
 def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     of, at = (arg.value for arg in node.args)
-    found = inputs.value_or_input(el, of, scope)
+    ref = inputs.value_or_input(el, of, scope)
     index = el.integer(at, scope)
-    if found is UNKNOWN:
+    if ref is UNKNOWN:
         return UNKNOWN
-    if not isinstance(found, InputRef):
-        return el.wrong(wrong_type(of.span, "the name of an input", what(found)))
-    return inputs.run(el, node.callee.name, found, (index, at.span), node.span)
+    if not isinstance(ref, InputRef):
+        return el.wrong(wrong_type(of.span, "the name of an input", what(ref)))
+    return inputs.run(el, node.callee.name, ref, (index, at.span), node.span)
 
 
 def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
@@ -133,15 +133,15 @@ def steps(buckets: int, furthest: int, both: bool) -> tuple[int, tuple[int, ...]
         place = np.log(np.float32(distance) / np.float32(exact)) / scale * np.float32(half - exact)
         return min(exact + int(place), half - 1)
 
-    found = []
+    begins = []
     low = exact
     for wanted in range(exact + 1, half):
         high = max(low, 2 * furthest)
         while low < high:  # the first distance in the bucket or beyond
             middle = (low + high) // 2
             low, high = (low, middle) if bucket(middle) >= wanted else (middle + 1, high)
-        found.append(low)
-    return exact, tuple(found)
+        begins.append(low)
+    return exact, tuple(begins)
 
 
 Rule = Callable[[Elaborator, t.Call, Scope], Value]

@@ -49,11 +49,13 @@ def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
             el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
     if unknown:
         return UNKNOWN
-    found = tuple(items)
-    for place, item_ in zip(node.items, found, strict=True):
-        if kind(item_) != kind(found[0]) and not _compatible(item_, found[0]):
-            return el.wrong(mixed_list(place.span, kind(found[0]), kind(item_)))
-    return ListValue(found)
+    first: e.Nested = items[0] if items else ()
+    if first == ():  # which fits beside any other list, so the next one says what the others must be
+        first = next((x for x in items if isinstance(x, tuple) and x), ())
+    for place, entry in zip(node.items, items, strict=True):
+        if kind(entry) != kind(first) and not _compatible(entry, first):
+            return el.wrong(mixed_list(place.span, kind(first), kind(entry)))
+    return ListValue(tuple(items))
 
 
 def kind(value: e.Nested) -> str:
@@ -71,7 +73,7 @@ def kind(value: e.Nested) -> str:
     first = next((v for v in value if v != ()), value[0])  # an empty list fits beside any other
     if isinstance(first, int):
         return "a list of integers"
-    return "a list of lists" + kind(first).removeprefix("a list").removeprefix("n empty list")
+    return "a list of lists" + kind(first).removeprefix("a list").removeprefix("an empty list")
 
 
 def _compatible(a: e.Nested, b: e.Nested) -> bool:
@@ -93,8 +95,7 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
     if node.more:
         help = "an entry of a list of lists is written `xs[i][j]`"
         return el.wrong(wrong_type(node.more[0].span, "one index", "several", help))
-    choices = _level(base.items, len(base.indices))
-    longest = max(map(len, choices), default=0)
+    longest = base.longest
     cases = el.constant_cases(index, node.index.span)
     bad = next((case for case in cases if not 0 <= case[0] < longest), None)
     if bad is not None:
@@ -104,16 +105,7 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
         return e.Int(entry) if isinstance(entry, int) else ListValue(entry)
     el.spend(len(base.items) // 16, node.span)
     indices = (*base.indices, index)
-    inner = [x for choice in choices for x in choice]
-    return ListValue(base.items, indices) if inner and isinstance(inner[0], tuple) else e.Index(base.items, indices)
-
-
-def _level(items: tuple[e.Nested, ...], depth: int) -> list[tuple[e.Nested, ...]]:
-    """All lists that stand at a depth of a nested list."""
-    found = [items]
-    for _ in range(depth):
-        found = [x for choice in found for x in choice if isinstance(x, tuple)]
-    return found
+    return e.Index(base.items, indices) if base.flat else ListValue(base.items, indices)
 
 
 def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
@@ -123,11 +115,12 @@ def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
         return HOLE
     if not isinstance(value, ListValue):
         return el.wrong(wrong_type(node.span, "a list", what(value)))
-    if not value.indices:
-        return e.Int(len(value.items))
+    return _length(value)
+
+
+def _length(value: ListValue) -> e.IntExpr:
     lengths = _lengths(value.items, len(value.indices))
-    assert isinstance(lengths, tuple)
-    return e.Index(lengths, value.indices)
+    return e.Int(lengths) if isinstance(lengths, int) else e.Index(lengths, value.indices)
 
 
 def _lengths(items: e.Nested, depth: int) -> e.Nested:
@@ -138,36 +131,35 @@ def _lengths(items: e.Nested, depth: int) -> e.Nested:
 def member(el: Elaborator, node: t.Member, scope: Scope) -> Value:
     """``x in low..high`` and ``x in list``."""
     x = el.integer(node.item, scope)
-    found: e.Pred
+    pred: e.Pred
     if isinstance(node.domain, t.Range):
         low, high = el.integer(node.domain.low, scope), el.integer(node.domain.high, scope)
         el.spend(contents.measure(x)[0], node.item.span)
-        found = make.conjunction([make.compare("<=", low, x), make.compare("<", x, high)])
+        pred = make.conjunction([make.compare("<=", low, x), make.compare("<", x, high)])
     elif (ref := _input_behind(el, node.domain, scope)) is not None:
         among = inputs.among(el, ref, x, node.domain, scope)
         if not isinstance(among, e.Pred):
             return HOLE_PRED
-        found = among
+        pred = among
     else:
         values = el.expr(node.domain, scope)
         if values is UNKNOWN:
             return HOLE_PRED
-        if not _flat(values):
-            return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", _what_list(values)))
-        assert isinstance(values, ListValue)
+        if not isinstance(values, ListValue) or not values.flat:
+            got = "a list of lists" if isinstance(values, ListValue) else what(values)
+            return el.wrong(wrong_type(node.domain.span, "a range or a list of integers", got))
         if any(contents.varies(index) for index in values.indices):
-            longest = max(map(len, _level(values.items, len(values.indices))), default=0)
-            entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(longest)]
+            entries = [e.Index(values.items, (*values.indices, e.Int(j))) for j in range(values.longest)]
             for entry in entries:
                 el.spend(contents.measure(x)[0] + contents.measure(entry)[0], node.span)
-            found = make.disjunction([make.compare("==", x, entry) for entry in entries])
+            pred = make.disjunction([make.compare("==", x, entry) for entry in entries])
         elif values.indices or len(values.items) > _FEW:
             with el.binding(t.Name(node.span, "v"), None, scope) as (name, _):
-                found = e.Any(name, e.Values(values.items, values.indices), make.compare("==", x, e.Var(name)))
+                pred = e.Any(name, e.Values(values.items, values.indices), make.compare("==", x, e.Var(name)))
         else:
             el.spend(contents.measure(x)[0] * len(values.items), node.item.span)
-            found = make.disjunction([make.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
-    return make.negation(found) if node.negated else found
+            pred = make.disjunction([make.compare("==", x, e.Int(v)) for v in values.items if isinstance(v, int)])
+    return make.negation(pred) if node.negated else pred
 
 
 def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None:
@@ -176,20 +168,9 @@ def _input_behind(el: Elaborator, node: t.Expr, scope: Scope) -> InputRef | None
         node = node.inner
     base = node.base if isinstance(node, t.Item) else node
     if isinstance(base, t.Name):
-        found = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
-        return found if isinstance(found, InputRef) else None
+        value = inputs.value_or_input(el, base, scope) if base.name in scope.names else None
+        return value if isinstance(value, InputRef) else None
     return None
-
-
-def _flat(value: Value) -> bool:
-    """Whether a value is a list of integers."""
-    if not isinstance(value, ListValue):
-        return False
-    return not any(isinstance(x, tuple) for choice in _level(value.items, len(value.indices)) for x in choice)
-
-
-def _what_list(value: Value) -> str:
-    return "a list of lists" if isinstance(value, ListValue) else what(value)
 
 
 def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue | None:
@@ -200,22 +181,22 @@ def domain(el: Elaborator, node: t.Domain, scope: Scope) -> e.Domain | ListValue
             if names := contents.varies(end):
                 el.wrong(not_known(place.span, "the ends of a range", sorted(names)))
                 return None
-        found = e.Range(low, high)
-        if "?" in contents.free(found):
+        over = e.Range(low, high)
+        if "?" in contents.free(over):
             return None
-        for env in el.cases(found, node.span):
+        for env in el.cases(over, node.span):
             size = exact.integer(high, env) - exact.integer(low, env)
             if size > MAX_RANGE:
                 el.wrong(range_too_large(node.span, size))
                 return None
-        return found
+        return over
     value = el.expr(node, scope)
     if value is UNKNOWN:
         return None
     if not isinstance(value, ListValue):
         el.wrong(wrong_type(node.span, "a range or a list", what(value), help="a range is written `0..n`"))
         return None
-    return e.Values(value.items, value.indices) if _flat(value) else value
+    return e.Values(value.items, value.indices) if value.flat else value
 
 
 def bind(el: Elaborator, node: t.Bind, scope: Scope) -> Value:
@@ -265,13 +246,11 @@ def _unroll(el: Elaborator, node: t.Bind, over: ListValue, scope: Scope) -> Valu
 
 def _moving(el: Elaborator, node: t.Bind, over: e.Values, scope: Scope) -> Value:
     """Run over a list that depends on the position: over its places, as far as the list at hand reaches."""
-    lengths = _lengths(over.items, len(over.indices))
-    assert isinstance(lengths, tuple)
-    longest = max(map(len, _level(over.items, len(over.indices))), default=0)
-    places = e.Range(e.Int(0), e.Int(longest))
+    values = ListValue(over.items, over.indices)
+    places = e.Range(e.Int(0), e.Int(values.longest))
     with el.binding(node.var, places, scope) as (name, inner):
         place = e.Var(name)
-        inside = make.compare("<", place, e.Index(lengths, over.indices))
+        inside = make.compare("<", place, _length(values))
         entry = el.bound(e.Index(over.items, (*over.indices, place)), node.span)
         inner = inner.bind({node.var.name: entry})
         if node.word == "sum":

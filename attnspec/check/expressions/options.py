@@ -55,7 +55,7 @@ def read(
         el.wrong(unknown_option(node.callee.span, f"there is no {of}", name, tables))
         return None
     table = tables[name]
-    found: dict[str, Setting | None] = {}
+    settings: dict[str, Setting | None] = {}
     for i, arg in enumerate(node.args):
         if arg.keyword is None and (i >= len(table) or any(a.keyword is not None for a in node.args[:i])):
             title = f"`{name}` takes {len(table)} options" if i >= len(table) else "name this one too"
@@ -66,20 +66,20 @@ def read(
             assert arg.keyword is not None
             el.wrong(unknown_option(arg.keyword.span, f"`{name}` has no option", key, table))
             return None
-        if key in found:
+        if key in settings:
             el.wrong(wrong_arguments(arg.span, f"`{name}` gets two values for `{key}`", "the second one"))
             return None
-        found[key] = _value(el, key, table[key], arg.value, scope)
+        settings[key] = _value(el, key, table[key], arg.value, scope)
     for key, option in table.items():
-        if key not in found and option.default is None and not option.optional:
+        if key not in settings and option.default is None and not option.optional:
             title = f"`{name}` needs a value for `{key}`"
             el.wrong(wrong_arguments(node.span, title, f"`{key}` is missing"))
             return None
-        if key not in found and option.default is not None:
-            found[key] = option.default
-    if any(value is None for value in found.values()):
+        if key not in settings and option.default is not None:
+            settings[key] = option.default
+    if any(value is None for value in settings.values()):
         return None
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope) -> Setting | None:
@@ -96,26 +96,26 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
     value = el.expr(tree, scope)
     if value is UNKNOWN or (isinstance(value, e.Node) and "?" in contents.free(value)):
         return None
-    found: Setting | None = None
+    setting: Setting | None = None
     if option.kind == "bool" and isinstance(value, e.Bool):
         return value.value
     if option.kind == "ints" and isinstance(value, ListValue) and value.items:
-        found = tuple(v for v in value.items if isinstance(v, int))
-        found = found if len(found) == len(value.items) else None
+        setting = tuple(v for v in value.items if isinstance(v, int))
+        setting = setting if len(setting) == len(value.items) else None
     elif option.kind != "bool" and isinstance(
         value, e.IntExpr if option.kind in ("int", "ints") else (e.IntExpr, r.RealExpr)
     ):
-        found = _number(el, value, tree)
-        if found is None and not contents.names(value):
+        setting = _number(el, value, tree)
+        if setting is None and not contents.names(value):
             return None
-    if found is None and isinstance(value, e.Node) and (names := contents.names(value)):
+    if setting is None and isinstance(value, e.Node) and (names := contents.names(value)):
         el.wrong(not_known(tree.span, f"`{key}`", names))
         return None
-    each = found if isinstance(found, tuple) else (found,)
-    if found is None or not all(_fits(option, v) for v in each):
+    each = setting if isinstance(setting, tuple) else (setting,)
+    if setting is None or not all(_fits(option, v) for v in each):
         el.wrong(bad_option(tree.span, key, option.wanted))
         return None
-    return found
+    return setting
 
 
 def _number(el: Elaborator, value: make.Number, tree: t.Expr) -> float | int | None:

@@ -45,17 +45,17 @@ def define(name: t.Name, what: str, seen: dict[str, Span], report: Report) -> No
 
 def uses(node: t.Node) -> list[t.Name]:
     """All names read in a piece of tree, in the order written."""
-    found: list[t.Name] = []
+    names: list[t.Name] = []
     work: list[object] = [node]
     while work:
         piece = work.pop()
         if isinstance(piece, t.Name):
-            found.append(piece)
+            names.append(piece)
         elif isinstance(piece, t.Node):
             work.extend(getattr(piece, name) for name in reversed(type(piece).__match_args__) if name != "span")
         elif isinstance(piece, tuple):
             work.extend(reversed(piece))
-    return found
+    return names
 
 
 def _recursive(patterns: dict[str, t.Pattern], report: Report) -> frozenset[str]:

@@ -9,15 +9,7 @@ from attnspec.check.expressions import calls, lists
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Rules
 from attnspec.check.expressions.fields import field
-from attnspec.check.expressions.scope import (
-    HOLE_PRED,
-    UNKNOWN,
-    InputRef,
-    Scope,
-    Unknown,
-    Value,
-    what,
-)
+from attnspec.check.expressions.scope import HOLE_PRED, UNKNOWN, InputRef, Scope, Unknown, Value, what
 from attnspec.errors.source import Span
 from attnspec.errors.values import (
     divisor_not_constant,
@@ -43,14 +35,11 @@ def _number(el: Elaborator, node: t.Number, scope: Scope) -> Value:
 
 
 def _name(el: Elaborator, node: t.Name, scope: Scope) -> Value:
-    if node.name == "q":
-        return el.force(scope.q, scope, node.span)
-    if node.name == "k":
-        return el.force(scope.k, scope, node.span)
+    if node.name in e.POSITIONS:
+        return el.force(scope.q if node.name == "q" else scope.k, scope, node.span)
     if node.name in words.VARIABLES:
         return e.Var(el.length if node.name == "n" else node.name)
-    entry = el.lookup(node, scope)
-    return calls.apply_bare(el, node, entry, scope)
+    return calls.apply_bare(el, node, el.lookup(node, scope), scope)
 
 
 def _negative(el: Elaborator, node: t.Negative, scope: Scope) -> Value:
@@ -70,10 +59,10 @@ def _arithmetic(el: Elaborator, node: t.Arithmetic, scope: Scope) -> Value:
     for op, operand in node.rest:
         x = el.number(operand, scope)
         if isinstance(result, e.IntExpr) and isinstance(x, e.IntExpr) and op != "/":
-            found = _whole(el, op, result, x, operand.span)
-            if found is None:
+            whole = _whole(el, op, result, x, operand.span)
+            if whole is None:
                 return UNKNOWN
-            result = found
+            result = whole
         elif op in ("*", "/"):
             result = make.product(result, x) if op == "*" else make.quotient(result, x)
         else:
@@ -173,11 +162,11 @@ def _if(el: Elaborator, node: t.If, scope: Scope) -> Value:
 def _at(el: Elaborator, node: t.At, scope: Scope) -> Value:
     q, k = el.integer(node.q, scope), el.integer(node.k, scope)
     moved = scope.moved(el.bound(q, node.q.span), el.bound(k, node.k.span))
-    found = el.expr(node.pattern, moved)
-    if isinstance(found, (e.Pred, Unknown)):
-        return found
+    value = el.expr(node.pattern, moved)
+    if isinstance(value, (e.Pred, Unknown)):
+        return value
     help = "`at` applies to what stands directly before it: bracket the predicate"
-    return el.wrong(wrong_type(node.pattern.span, "a predicate", what(found), help))
+    return el.wrong(wrong_type(node.pattern.span, "a predicate", what(value), help))
 
 
 RULES: Rules = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Union
 
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
@@ -33,6 +32,24 @@ class ListValue:
 
     items: tuple[e.Nested, ...]
     indices: tuple[e.IntExpr, ...] = ()
+
+    @property
+    def choices(self) -> list[tuple[e.Nested, ...]]:
+        """The lists from which the indices select one."""
+        level = [self.items]
+        for _ in self.indices:
+            level = [x for choice in level for x in choice if isinstance(x, tuple)]
+        return level
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest of them."""
+        return max(map(len, self.choices), default=0)
+
+    @property
+    def flat(self) -> bool:
+        """Whether they hold integers, not lists."""
+        return not any(isinstance(x, tuple) for choice in self.choices for x in choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +99,10 @@ class InputRef:
     by_row: bool
 
 
-Value = Union[e.IntExpr, e.Pred, RealExpr, ListValue, PatternRef, Function, InputRef, Unknown]
+Value = e.IntExpr | e.Pred | RealExpr | ListValue | PatternRef | Function | InputRef | Unknown
 """What an expression can be."""
 
-Entry = Union[Value, Bound, Thunk, Let]
+Entry = Value | Bound | Thunk | Let
 """What a name can stand for."""
 
 UNKNOWN = Unknown()
@@ -146,6 +163,13 @@ class Scope:
     def unmoved(self) -> bool:
         """Whether q and k are the positions of the query and the key themselves."""
         return self.q is Q and self.k is K
+
+
+def as_entry(value: e.Nested) -> Bound | ListValue:
+    """A constant, as a name stands for it."""
+    if isinstance(value, tuple):
+        return ListValue(value)
+    return Bound(e.Bool(value) if isinstance(value, bool) else e.Int(value), 1, 1)
 
 
 def what(value: Value) -> str:

@@ -14,7 +14,7 @@ from attnspec.runtime.bench.calls import Row, long_rows, shipped_rows
 from attnspec.runtime.bench.kernel_checks import checks
 from attnspec.runtime.bench.peers import OWN
 from attnspec.runtime.bench.suite import MEASURED, Budget, Report, run
-from attnspec.runtime.core.device import versions
+from attnspec.runtime.bench.versions import versions
 
 if TYPE_CHECKING:
     import torch

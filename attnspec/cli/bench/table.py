@@ -31,7 +31,7 @@ def plain(name: str, setup: Setup | None, found: Outcome | str) -> dict[str, Any
         "kv_heads": s.kv_heads,
         "batch": s.batch,
         "dim": setup.dim,
-        "dtype": str(setup.dtype).removeprefix("torch."),
+        "dtype": setup.dtype_name,
         "device": setup.device.type,
         "backward": setup.backward,
         "runs": setup.runs,
@@ -76,10 +76,9 @@ def show(rows: list[Row], threads: int) -> None:
     if setup is not None:
         s = setup.sizes
         what = "forward + backward" if setup.backward else "forward"
-        dtype = str(setup.dtype).removeprefix("torch.")
         where = f"{threads} threads" if setup.device.type == "cpu" else _gpu(setup)
         out.print(
-            f"{what}, {dtype}, n = {s.n:,}, {s.heads} heads, batch {s.batch}, dim {setup.dim}, {where}; "
+            f"{what}, {setup.dtype_name}, n = {s.n:,}, {s.heads} heads, batch {s.batch}, dim {setup.dim}, {where}; "
             f"medians of {setup.runs} interleaved runs"
             + ("; x: how many times as fast attnspec is" if len(rows) > 1 else "")
         )
@@ -96,7 +95,7 @@ def show(rows: list[Row], threads: int) -> None:
 
 
 def _gpu(setup: Setup) -> str:
-    from attnspec.runtime.core.device import versions
+    from attnspec.runtime.bench.versions import versions
 
     known = versions(setup.device)
     return f"{known['device']} (driver {known['driver']}, CUDA {known['cuda']}, torch {known['torch']})"

@@ -139,16 +139,13 @@ def _bench(
     from attnspec.runtime.bench.race import bench
     from attnspec.runtime.bench.remembered import remember
     from attnspec.runtime.bench.setup import Setup
-    from attnspec.runtime.core.device import name_of
 
     attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
     sizes = call_sizes(attend.spec, options)
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device)
     with progress(attend.spec.name) as tick:
         found = bench(attend, setup, flex, tick, autotune)
-    if options["tile"] is None and options["layout"] == "auto":
-        median = found.timings["attnspec"].median
-        remember(attend.spec, sizes, setup.dim, options["dtype"], median, backward, runs, name_of(device))
+    remember(attend, setup, found)
     return attend.spec.name, setup, found
 
 

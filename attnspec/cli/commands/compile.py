@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnspec.cli.console import console
-from attnspec.cli.options import call_sizes, json_option, plan_options, spec_argument
+from attnspec.cli.options import call_sizes, json_option, plan_options, program_of, spec_argument
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.gpus import Gpu
@@ -54,15 +54,12 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
     """
     os.environ.pop("TRITON_INTERPRET", None)  # an interpreter compiles nothing
     from attnspec.cli.console import progress
-    from attnspec.cli.options import read_params
     from attnspec.codegen.cost.gpus import GPUS
-    from attnspec.language.load import load
-    from attnspec.runtime.core.program import Program, needed
+    from attnspec.runtime.core.program import needed
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.triton.ahead import build
 
-    text, filename, name = load(spec)
-    program = Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
+    program = program_of(spec, params, options)
     sizes = call_sizes(spec_of(program), {**options, "length": 1024, "queries": None, "batch": 1})
     which = needed(program, sizes.heads, sizes.kv_heads, 1)
     group = sizes.heads // sizes.kv_heads

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from attnspec.cli.options import call_sizes, checked, plan_options, size_options, spec_argument, tile_of
+from attnspec.cli.options import call_sizes, checked, plan_options, program_of, size_options, spec_argument, tile_of
 
 STAGES = ("source", "spec", "relation", "plan", "cpp", "triton")
 EXAMPLE = 200
@@ -58,13 +58,9 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
 
 
 def _triton(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> str:
-    from attnspec.cli.options import read_params
-    from attnspec.language.load import load
-    from attnspec.runtime.core.program import Program
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.standalone import standalone
 
-    text, filename, name = load(spec)
-    program = Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
+    program = program_of(spec, params, options)
     sizes = call_sizes(spec_of(program), {**options, "length": EXAMPLE, "queries": None})
     return standalone(program, sizes, options["dim"], options["dtype"])

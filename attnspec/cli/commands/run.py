@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def command(
         _introduce(attend, setup, options)
     checked = _checked(attend.spec, setup)
     verdict = _verify(attend, checked)
-    forward, both = _race(attend, setup, not no_flex, options)
+    forward, both = _race(attend, setup, not no_flex)
     if as_json:
         click.echo(json.dumps(_plain(setup, checked, verdict, forward, both), indent=2))
     else:
@@ -89,18 +88,11 @@ def command(
 def _introduce(attend: Attention, setup: Setup, options: dict[str, Any]) -> None:
     """Picture and cost."""
     from attnspec.report.insight import insight
-    from attnspec.report.text import clauses, figures, heading, pictures
+    from attnspec.report.text import summary
 
-    dtype, tile = str(setup.dtype).removeprefix("torch."), tile_of(options)
-    found = insight(attend.spec, setup.sizes, setup.dim, dtype, 24, tile=tile, layout=options["layout"])
-    out = console()
-    heading(found, out)
-    pictures(found, out)
-    if isinstance(found.cost, str):
-        out.print(f"cost: {found.cost}\n")
-    else:
-        figures(found.cost, found, out)
-        clauses(found.cost, found, out)
+    tile, layout = tile_of(options), options["layout"]
+    found = insight(attend.spec, setup.sizes, setup.dim, setup.dtype_name, 24, tile=tile, layout=layout)
+    summary(found, console())
 
 
 def _checked(spec: Spec, setup: Setup) -> Setup:
@@ -118,7 +110,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
 
     from attnspec.cli.console import progress
     from attnspec.runtime.bench.setup import examples, inputs
-    from attnspec.runtime.bench.verify import block_rows, heads_of, verify
+    from attnspec.runtime.bench.verify import block_rows, heads_of, results_of, verify
     from attnspec.runtime.prepare.inputs import roots
     from attnspec.spec.contents import free
 
@@ -136,16 +128,9 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     mine[0, list(checked)] = 1
     dout = dout * mine  # gradients of inputs are sums over heads and batch entries: over those that are looked at
     given = examples(attend.spec, setup)
-    learned = {name: t.clone().requires_grad_() for name, t in given.items() if t.is_floating_point()}
-    leaves = [t.clone().requires_grad_() for t in (q, k, v)]
     with progress(attend.spec.name) as tick:
         tick("compiling, running forward and backward")
-        call: Callable[..., torch.Tensor] = attend
-        out = call(*leaves, **{**given, **learned})
-        wanted = [*leaves, *learned.values()]
-        gradients = torch.autograd.grad(out, wanted, dout, allow_unused=True)
-        named = zip(("dq", "dk", "dv", *(f"d{name}" for name in learned)), gradients, strict=True)
-        results = {"out": out.detach(), **{name: t for name, t in named if t is not None}}
+        results = results_of(attend, (q, k, v, dout), given)
         done = 0
 
         def block() -> None:
@@ -156,23 +141,19 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
         return verify(attend.spec, s, (q, k, v, dout), results, given, groups, tick=block)
 
 
-def _race(attend: Attention, setup: Setup, flex: bool, options: dict[str, Any]) -> tuple[Outcome, Outcome]:
+def _race(attend: Attention, setup: Setup, flex: bool) -> tuple[Outcome, Outcome]:
     from dataclasses import replace
 
     from attnspec.cli.console import progress
     from attnspec.runtime.bench.race import bench
     from attnspec.runtime.bench.remembered import remember
-    from attnspec.runtime.core.device import name_of
 
     found = []
     for backward in (False, True):
         with progress("timing forward" if not backward else "timing forward + backward") as tick:
-            result = bench(attend, replace(setup, backward=backward), flex, tick)
-        name = str(setup.dtype).removeprefix("torch.")
-        if options["tile"] is None and options["layout"] == "auto":
-            median = result.timings["attnspec"].median
-            own = setup.sizes, setup.dim, name, median, backward, setup.runs, name_of(setup.device)
-            remember(attend.spec, *own)
+            timed = replace(setup, backward=backward)
+            result = bench(attend, timed, flex, tick)
+        remember(attend, timed, result)
         found.append(result)
     return found[0], found[1]
 

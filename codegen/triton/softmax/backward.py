@@ -19,46 +19,37 @@ class Queries(Body):
     @property
     def state(self) -> list[str]:
         """The gradient, and sums for entries of inputs."""
-        return [*(f"dq{n}" for n in self.dims), *(f"sum{n}" for n in self.own.sums)]
+        return [*(f"dq{n}" for n in self.dims), *(f"sum{n}" for n in self.context.sums)]
 
     def start(self) -> Iterator[str]:
         """Load queries, gradients of the output, and row statistics."""
         yield "q_head = Q + b * q_b + h * q_h"
         yield "g_head = DO + b * g_b + h * g_h"
-        yield from self.outer.read("q", "q_head", "q_r", parts(self.own.dim), "True")
-        yield from self.outer.read("g", "g_head", "g_r", parts(self.own.dim_v), "True")
+        yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
+        yield from self.outer.read("g", "g_head", "g_r", parts(self.context.dim_v), "True")
         yield "line = (b * heads + h) * n_q + q_first + q_rel"
         yield "bound = tl.load(BOUND + line, mask=q_live, other=INF)"
         yield f"delta = tl.load({self.delta} + line, mask=q_live, other=0.0)"
-        yield from self.zeros("dq", self.own.dim)
-        for n in self.own.sums:
+        yield from self.zeros("dq", self.context.dim)
+        for n in self.context.sums:
             yield f"sum{n} = 0.0"
-
-    def heads_of_inner(self) -> Iterator[str]:
-        """Keys and values."""
-        yield "k_head = K + b * k_b + kv * k_h"
-        yield "v_head = V + b * v_b + kv * v_h"
 
     def tile(self) -> Iterator[str]:
         """Scores, weights, their gradients, and dQ."""
-        yield from self.inner.place("j")
-        yield from self.inner.read("k", "k_head", "k_r", parts(self.own.dim), "PARTIAL")
-        yield from self.inner.read("v", "v_head", "v_r", parts(self.own.dim_v), "PARTIAL")
-        yield from self.dot("s", "q", "k", self.dims)
-        yield from self.scores()
+        yield from self.scores_by_query()
         yield from self.weights("bound[:, None]")
         yield from self.dot("dp", "g", "v", self.dims_v)
         yield from self.changes("delta[:, None]")
-        if self.own.scored:
+        if self.context.scored:
             yield from self.entries()
         for n in self.dims:
             yield f"dq{n} = tl.dot(ds.to(k{n}.dtype), k{n}, dq{n}, input_precision=PRECISION)"
 
     def entries(self) -> Iterator[str]:
         """Gradients through the score lines."""
-        entries = self.own.gradient.entries
+        entries = self.context.gradient.entries
         results = ", ".join(["ds", *(f"e{n}" for n in range(len(entries)))])
-        yield f"{results} = {self.call(self.own.gradient.function, g='ds', s='raw')}"
+        yield f"{results} = {self.call(self.context.gradient.function, g='ds', s='raw')}"
         for n, entry in enumerate(entries):
             yield f"if D_{entry.argument} is not None:"
             if not entry.moves:
@@ -77,10 +68,10 @@ class Queries(Body):
         for n in self.dims:
             yield f"dq{n} = dq{n} * scale"
         yield "dq_head = DQ + b * dq_b + h * dq_h"
-        yield from self.outer.write("dq_head", "dq_r", "dq", parts(self.own.dim), self.own.carry)
-        residues = self.item.layout.residues
+        yield from self.outer.write("dq_head", "dq_r", "dq", parts(self.context.dim), self.context.carry)
+        residues = self.pass_.layout.residues
         line = f"((b * heads + h) * {residues} + c)" if residues > 1 else "(b * heads + h)"
-        for n in self.own.sums:
+        for n in self.context.sums:
             yield f"if SUM{n} is not None:"
             yield f"    tl.store(SUM{n} + {line} * tiles + number, sum{n})"
 
@@ -97,10 +88,10 @@ class Keys(Body):
         """Load keys and values."""
         yield "k_head = K + b * k_b + kv * k_h"
         yield "v_head = V + b * v_b + kv * v_h"
-        yield from self.outer.read("k", "k_head", "k_r", parts(self.own.dim), "True")
-        yield from self.outer.read("v", "v_head", "v_r", parts(self.own.dim_v), "True")
-        yield from self.zeros("dk", self.own.dim)
-        yield from self.zeros("dv", self.own.dim_v)
+        yield from self.outer.read("k", "k_head", "k_r", parts(self.context.dim), "True")
+        yield from self.outer.read("v", "v_head", "v_r", parts(self.context.dim_v), "True")
+        yield from self.zeros("dk", self.context.dim)
+        yield from self.zeros("dv", self.context.dim_v)
 
     def heads_of_inner(self) -> Iterator[str]:
         """Queries, gradients of the output, and row statistics, of one of the heads that share the keys."""
@@ -113,8 +104,8 @@ class Keys(Body):
     def tile(self) -> Iterator[str]:
         """Transposed scores and weights, dV, their gradients, and dK."""
         yield from self.inner.place("i")
-        yield from self.inner.read("q", "q_head", "q_r", parts(self.own.dim), "True")
-        yield from self.inner.read("g", "g_head", "g_r", parts(self.own.dim_v), "True")
+        yield from self.inner.read("q", "q_head", "q_r", parts(self.context.dim), "True")
+        yield from self.inner.read("g", "g_head", "g_r", parts(self.context.dim_v), "True")
         yield "bound = tl.load(bound_line + q_first + q_rel, mask=q_live, other=INF)"
         yield "delta = tl.load(delta_line + q_first + q_rel, mask=q_live, other=0.0)"
         yield from self.dot("s", "k", "q", self.dims)
@@ -124,9 +115,9 @@ class Keys(Body):
             yield f"dv{n} = tl.dot(p.to(g{n}.dtype), g{n}, dv{n}, input_precision=PRECISION)"
         yield from self.dot("dp", "v", "g", self.dims_v)
         yield from self.changes("delta[None, :]")
-        if self.own.scored:
-            call = self.call(self.own.gradient.function, g="ds", s="raw")
-            yield f"ds = {call}[0]" if self.own.gradient.entries else f"ds = {call}"
+        if self.context.scored:
+            call = self.call(self.context.gradient.function, g="ds", s="raw")
+            yield f"ds = {call}[0]" if self.context.gradient.entries else f"ds = {call}"
         for n in self.dims:
             yield f"dk{n} = tl.dot(ds.to(q{n}.dtype), q{n}, dk{n}, input_precision=PRECISION)"
 
@@ -139,6 +130,6 @@ class Keys(Body):
             yield "k_rel = k_slot"
             yield "k_live = (k_slot >= k_begin) & (k_slot < k_end)"
         where = "h" if self.repeats else "kv"
-        for name, dim in (("dk", self.own.dim), ("dv", self.own.dim_v)):
+        for name, dim in (("dk", self.context.dim), ("dv", self.context.dim_v)):
             yield f"{name}_head = {name.upper()} + b * {name}_b + {where} * {name}_h"
-            yield from self.outer.write(f"{name}_head", f"{name}_r", name, parts(dim), self.own.adds)
+            yield from self.outer.write(f"{name}_head", f"{name}_r", name, parts(dim), self.context.adds)

@@ -22,9 +22,9 @@ class Body:
     """A kernel of one pass; ``heads`` are those of its class, None for all."""
 
     kind: Kind
-    item: Pass
+    pass_: Pass
     number: int
-    own: Context
+    context: Context
     heads: Sequence[int] | None
 
     def start(self) -> Iterator[str]:
@@ -40,8 +40,9 @@ class Body:
         raise NotImplementedError
 
     def heads_of_inner(self) -> Iterator[str]:
-        """Where the rows that move past lie, for one head."""
-        raise NotImplementedError
+        """Where the rows that move past lie, for one head: keys and values, or queries and gradients of the output."""
+        yield "k_head = K + b * k_b + kv * k_h"
+        yield "v_head = V + b * v_b + kv * v_h"
 
     @property
     def state(self) -> list[str]:
@@ -50,8 +51,8 @@ class Body:
 
     def side(self, name: str) -> Side:
         """The queries or keys."""
-        size = self.item.tile.rows if name == "q" else self.item.tile.columns
-        return Side(name, self.item.layout, size, self.own.pos, self.own.align)
+        size = self.pass_.tile.rows if name == "q" else self.pass_.tile.columns
+        return Side(name, self.pass_.layout, size, self.context.pos, self.context.align)
 
     @property
     def outer(self) -> Side:
@@ -66,23 +67,23 @@ class Body:
     @property
     def dims(self) -> range:
         """The parts of the head size of queries and keys."""
-        return range(len(parts(self.own.dim)))
+        return range(len(parts(self.context.dim)))
 
     @property
     def dims_v(self) -> range:
         """The parts of the head size of values."""
-        return range(len(parts(self.own.dim_v)))
+        return range(len(parts(self.context.dim_v)))
 
     @property
     def repeats(self) -> bool:
         """Whether a key may stand in several slots: then gradients of keys lie by slot, not by position."""
-        return self.item.layout.order is not None
+        return self.pass_.layout.order is not None
 
     def call(self, function: Function, **given: str) -> str:
         """A call for the pairs of a tile."""
         q, k = ("[:, None]", "[None, :]") if self.kind.outer == "q" else ("[None, :]", "[:, None]")
         places = {"q": f"q_at{q}", "k": f"k_at{k}", "q_slot": f"q_slot{q}", "k_slot": f"k_slot{k}"}
-        return self.own.call(function, **places, **given)
+        return self.context.call(function, **places, **given)
 
     def zeros(self, name: str, dim: int) -> Iterator[str]:
         """Sums of the outer side, from zero."""
@@ -95,24 +96,32 @@ class Body:
             more = f", {to}" if n else ""
             yield f"{to} = tl.dot({left}{n}, tl.trans({right}{n}){more}, input_precision=PRECISION)"
 
+    def scores_by_query(self) -> Iterator[str]:
+        """Load a tile of keys and values, and score its pairs."""
+        yield from self.inner.place("j")
+        yield from self.inner.read("k", "k_head", "k_r", parts(self.context.dim), "PARTIAL")
+        yield from self.inner.read("v", "v_head", "v_r", parts(self.context.dim_v), "PARTIAL")
+        yield from self.dot("s", "q", "k", self.dims)
+        yield from self.scores()
+
     def scores(self) -> Iterator[str]:
         """From products to scores in units of log2; ``raw`` keeps them before score lines."""
-        if self.own.scored:
+        if self.context.scored:
             yield "raw = s * scale"
-            yield f"s = {self.call(self.own.value, s='raw')} * LOG2E"
+            yield f"s = {self.call(self.context.value, s='raw')} * LOG2E"
         else:
             yield "s = s * (scale * LOG2E)"
-        if self.item.times > 1:
-            yield f"s = s + {log2(self.item.times)!r}  # each pair counts {self.item.times} times"
+        if self.pass_.times > 1:
+            yield f"s = s + {log2(self.pass_.times)!r}  # each pair counts {self.pass_.times} times"
 
     def mask(self) -> Iterator[str]:
         """Which pairs of a partial tile live: what is not decided there already."""
         live = "k_live[None, :]" if self.kind.outer == "q" else "k_live[:, None]"
-        rest = self.item.tests.rest(self.item.pred)
+        rest = self.pass_.tests.rest(self.pass_.pred)
         if rest == e.Bool(True):
             yield f"    allowed = {live}"
         else:
-            yield f"    allowed = {self.call(self.own.allowed(rest))} & {live}"
+            yield f"    allowed = {self.call(self.context.allowed(rest))} & {live}"
 
     def weights(self, bound: str) -> Iterator[str]:
         """P from scores, given the log-sum-exp."""
@@ -130,4 +139,4 @@ class Body:
     @property
     def delta(self) -> str:
         """Where the deltas of the pass's branch begin."""
-        return f"DELTA + {self.item.branch} * delta_s" if self.own.separate else "DELTA"
+        return f"DELTA + {self.pass_.branch} * delta_s" if self.context.separate else "DELTA"

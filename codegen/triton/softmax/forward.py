@@ -22,32 +22,23 @@ class Forward(Body):
     def start(self) -> Iterator[str]:
         """Load the queries, and what earlier passes have summed up."""
         yield "q_head = Q + b * q_b + h * q_h"
-        yield from self.outer.read("q", "q_head", "q_r", parts(self.own.dim), "True")
-        share = ("share * o_s + ", "share * batch * heads * n_q + ") if self.own.shares else ("", "")
+        yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
+        share = ("share * o_s + ", "share * batch * heads * n_q + ") if self.context.shares else ("", "")
         yield f"out_head = OUT + {share[0]}b * o_b + h * o_h"
         yield f"line = LSE + {share[1]}(b * heads + h) * n_q + q_first + q_rel"
-        if self.own.carry:
+        if self.context.carry:
             # An output and its log-sum-exp are a sum with one term.
             yield "top = tl.load(line, mask=q_live, other=-INF) * LOG2E"
             yield "total = tl.where(top == -INF, 0.0, 1.0)"
-            yield from self.outer.read("acc", "out_head", "o_r", parts(self.own.dim_v), "True")
+            yield from self.outer.read("acc", "out_head", "o_r", parts(self.context.dim_v), "True")
             return
         yield f"top = tl.full(({self.outer.size},), -INF, tl.float32)"
         yield f"total = tl.zeros(({self.outer.size},), tl.float32)"
-        yield from self.zeros("acc", self.own.dim_v)
-
-    def heads_of_inner(self) -> Iterator[str]:
-        """Keys and values."""
-        yield "k_head = K + b * k_b + kv * k_h"
-        yield "v_head = V + b * v_b + kv * v_h"
+        yield from self.zeros("acc", self.context.dim_v)
 
     def tile(self) -> Iterator[str]:
         """Scores, weights, and the output."""
-        yield from self.inner.place("j")
-        yield from self.inner.read("k", "k_head", "k_r", parts(self.own.dim), "PARTIAL")
-        yield from self.inner.read("v", "v_head", "v_r", parts(self.own.dim_v), "PARTIAL")
-        yield from self.dot("s", "q", "k", self.dims)
-        yield from self.scores()
+        yield from self.scores_by_query()
         yield "if PARTIAL:"
         yield from self.mask()
         yield "    s = tl.where(allowed, s, -INF)"
@@ -60,5 +51,5 @@ class Forward(Body):
         yield "divisor = tl.where(total == 0.0, 1.0, total)"
         for n in self.dims_v:
             yield f"acc{n} = acc{n} / divisor[:, None]"
-        yield from self.outer.write("out_head", "o_r", "acc", parts(self.own.dim_v), False)
+        yield from self.outer.write("out_head", "o_r", "acc", parts(self.context.dim_v), False)
         yield "tl.store(line, tl.where(total == 0.0, -INF, (top + tl.log2(divisor)) * LN2), mask=q_live)"

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnspec.codegen.triton.context import SCALARS, Context
+from attnspec.codegen.triton.context import Context
 from attnspec.codegen.triton.functions import Entry
-from attnspec.codegen.triton.names import given
+from attnspec.codegen.triton.parameters import SCALARS
 
 
-def _entries(own: Context) -> list[tuple[int, Entry]]:
-    return [(n, entry) for n, entry in enumerate(own.gradient.entries) if not entry.moves]
+def _entries(context: Context) -> list[tuple[int, Entry]]:
+    return [(n, entry) for n, entry in enumerate(context.gradient.entries) if not entry.moves]
 
 
-def kernels(own: Context) -> Iterator[str]:
+def kernels(context: Context) -> Iterator[str]:
     """The kernels that add sums to entries."""
-    for n, entry in _entries(own):
-        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
-        given = {name: f"{name}.to({own.pos})" for name in (*SCALARS, "h", "b")}
+    for n, entry in _entries(context):
+        extra = [p.name for p in entry.place.inputs]
+        given = {name: f"{name}.to({context.pos})" for name in (*SCALARS, "h", "b")}
         arguments = ", ".join(given.get(a, a) for a in entry.place.arguments)
         yield "\n".join(
             [
@@ -39,9 +39,9 @@ def kernels(own: Context) -> Iterator[str]:
         )
 
 
-def allocate(own: Context) -> list[str]:
+def allocate(context: Context) -> list[str]:
     """Room for the totals of those inputs whose gradient is wanted."""
-    entries = _entries(own)
+    entries = _entries(context)
     if not entries:
         return []
     names = ", ".join(f"'SUM{n}': {entry.argument!r}" for n, entry in entries)
@@ -52,10 +52,10 @@ def allocate(own: Context) -> list[str]:
     ]
 
 
-def flush(own: Context) -> Iterator[str]:
+def flush(context: Context) -> Iterator[str]:
     """Add the totals to the gradients."""
-    for n, entry in _entries(own):
-        extra = [a for a in entry.place.arguments if a not in (*SCALARS, "h", "b")]
+    for n, entry in _entries(context):
+        extra = [p.host for p in entry.place.inputs]
         yield f"if 'SUM{n}' in totals:"
-        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *map(given, extra), *SCALARS])
+        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *extra, *SCALARS])
         yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"

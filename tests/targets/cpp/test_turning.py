@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +17,9 @@ from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.prepare.rotate import angles
+from tests.support.marks import slow
 from tests.support.oracle import close, tensors
+from tests.support.targets import threads
 
 PATTERNS = {
     "half": "attend window(50)  rotate rope()",
@@ -32,7 +35,13 @@ PATTERNS = {
     "of length one": "attend causal  normalize q  rotate rope()",
     "mixture": "mix w in [8, 64] { attend window(w) }  rotate rope()",
 }
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def each(values: Sequence[Any]) -> list[Any]:
+    """Each of these values with each element type: quick with one type, slow with the others."""
+    cases = [(i % 3 == j, value, dtype) for i, value in enumerate(values) for j, dtype in enumerate(DTYPES)]
+    return [case if quick else slow(*case) for quick, *case in cases]
 
 
 def compiled(name: str) -> attnspec.Attention:
@@ -65,8 +74,7 @@ def same(attend: attnspec.Attention, q: Tensor, k: Tensor, v: Tensor, **inputs: 
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize(("name", "dtype"), each(tuple(PATTERNS)))
 def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
     attend = compiled(name)
     shared = name != "positions by head"
@@ -76,12 +84,11 @@ def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
     assert len(turning) == len(sizes), "one of the two forms was the kernel's"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("dim", [6, 7, 15, 64, 80])
+@pytest.mark.parametrize(("dim", "dtype"), each([6, 7, 80, 15, 64]))
 def test_head_sizes(dim: int, dtype: torch.dtype, turning: list[Any]) -> None:
     for name in ("some dimensions", "some dimensions, half", *(("half", "pairs") if dim % 2 == 0 else ())):
         same(compiled(name), *tensors(130, heads=2, dim=dim, dtype=dtype))
-        assert turning.pop()[3].shape[-1] == (3 if name.startswith("some") else dim // 2)
+        assert turning.pop()[-3].shape[-1] == (3 if name.startswith("some") else dim // 2)
 
 
 def test_what_the_patterns_stand_for() -> None:
@@ -94,8 +101,7 @@ def test_what_the_patterns_stand_for() -> None:
     assert plan("mixture").carry
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["half", "pairs", "some dimensions"])
+@pytest.mark.parametrize(("name", "dtype"), each(["half", "pairs", "some dimensions"]))
 def test_strided_queries(name: str, dtype: torch.dtype) -> None:
     attend = compiled(name)
     k, v = torch.randn(2, 1, 4, 120, 16).to(dtype).unbind(0)
@@ -110,16 +116,17 @@ def test_strided_queries(name: str, dtype: torch.dtype) -> None:
 
 
 def test_many_threads() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with threads(3):
         same(compiled("pairs"), *tensors(300, heads=4, kv_heads=2, batch=2))
-    finally:
-        torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("shape", ["batch, n", "n"])
-@pytest.mark.parametrize("kind", ["rope()", "rope(layout = pairs)", "xpos()"])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *(("rope()", "batch, n"), ("rope(layout = pairs)", "n"), ("xpos()", "n")),
+        *(slow(*case) for case in (("rope()", "n"), ("rope(layout = pairs)", "batch, n"), ("xpos()", "batch, n"))),
+    ],
+)
 def test_positions_from_an_input(kind: str, shape: str, turning: list[Any]) -> None:
     at = "(place[b, q], place[b, k])" if "batch" in shape else "(place[q], place[k])"
     attend = attnspec.compile(f"attention a {{ input place: int[{shape}]  attend causal  rotate {kind} at {at} }}")
@@ -176,7 +183,7 @@ def test_operator() -> None:
     attend = compiled("half")
     q, k, v = (t.detach() for t in tensors(40))
     cos, sin, pairs = angles(q, range(40), attend.spec.rotations[0], "q")
-    arguments: tuple[Any, ...] = (k, v, cos, sin, pairs, [], None, None, -1, 0.25, attend.program.encoded)
+    arguments: tuple[Any, ...] = (k, v, [], None, None, -1, 0.25, attend.program.encoded, cos, sin, pairs)
     torch.library.opcheck(operator.attend_turning, (q, *arguments))
     out, _ = operator.attend_turning(q.clone().requires_grad_(), *arguments)
     with pytest.raises(NotImplementedError, match="attend_turning has no gradients"):

@@ -18,11 +18,12 @@ from attnspec.codegen.cost.gpus import GPUS, Usage
 from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
+from tests.support.marks import slow
 
 pytest.importorskip("triton")
 
 DEEP = settings().max_examples > 1000
-SOME = ("window", "packed", "alibi", "sparse_strided", "block_topk", "reformer")
+SOME = ("packed", "sparse_strided", *map(slow, ("window", "alibi", "block_topk", "reformer")))
 ARCHES = tuple(GPUS)
 
 
@@ -54,7 +55,7 @@ def test_nothing_spills(name: str) -> None:
             assert row["blocks"] >= 1
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
 def test_types_and_gpus(dtype: str) -> None:
     arches = [word for arch in ARCHES for word in ("--arch", arch)] if dtype == "bfloat16" else ["--arch", "sm_80"]
     found = rows("window", *arches, "--dim", "128", "--dtype", dtype)

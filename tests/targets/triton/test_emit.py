@@ -13,10 +13,11 @@ from hypothesis import settings
 
 import attnspec
 from attnspec.cli import group
+from tests.support.marks import slow
 
 pytest.importorskip("triton")
 
-SOME = ("window", "longformer_dilated", "longnet", "packed", "reformer", "t5_bias", "gpt_oss")
+SOME = (("packed", "t5_bias"), slow(("window", "longformer_dilated", "longnet", "reformer", "gpt_oss")))
 # Attnspec must not be found, even where it is installed for development.
 RUN = """
 import runpy, sys
@@ -52,8 +53,8 @@ def run(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_files_run_alone_and_agree(tmp_path: Path) -> None:
-    names = attnspec.shipped() if settings().max_examples > 1000 else SOME
+@pytest.mark.parametrize("names", [attnspec.shipped()] if settings().max_examples > 1000 else SOME)
+def test_files_run_alone_and_agree(names: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tmp_path, *(emitted(tmp_path, name) for name in names))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("out:") == len(names)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from attnspec.check.check import check_text
 from attnspec.codegen.triton import functions as triton_values
 from attnspec.codegen.triton.functions import Function
-from attnspec.codegen.triton.names import size
+from attnspec.codegen.triton.parameters import size
 from attnspec.codegen.triton.syntax import MOST_RUNS, LongList
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
