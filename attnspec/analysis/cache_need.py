@@ -9,6 +9,7 @@ import numpy as np
 
 from attnspec.errors.relations import several_axes
 from attnspec.relation.count import row_counts
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import HeadClass, NoAnswer, Relation
 from attnspec.relation.sizes import Sizes
@@ -29,6 +30,7 @@ class CacheNeed:
     exact: bool = True
 
 
+@stage()
 def cache_need(relation: Relation, lengths: Sequence[int], sizes: Sizes) -> tuple[CacheNeed, ...]:
     """The keys to keep after ``length`` tokens, for each class of heads (and batch entry, where they differ).
 

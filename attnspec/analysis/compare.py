@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnspec.relation.condition import condition
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import SCALARS, Pairs, budget
 from attnspec.relation.relation import DependsOnInputs, Relation, inputs_of, scalar_names
 from attnspec.spec import expr as e
@@ -45,6 +46,7 @@ class Comparison:
         return self.first_only is None and self.second_only is None
 
 
+@stage()
 def compare(first: Relation, second: Relation) -> Comparison:
     """Compare two relations over all calls (all heads that both are defined for).
 

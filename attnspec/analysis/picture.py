@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.relation.count import TooIrregular, runs
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import Relation, box
 from attnspec.relation.sizes import Sizes
@@ -24,6 +25,7 @@ _SHADES = {EMPTY: "··", PARTIAL: "▒▒", FULL: "██", OPEN: "??"}
 _COLOURS = {PARTIAL: (142, 180, 227), FULL: (31, 78, 140), OPEN: (232, 184, 109)}
 
 
+@stage()
 def cells(relation: Relation, sizes: Sizes, h: int = 0, b: int = 0, most: int = 32) -> NDArray[np.uint8]:
     """The cells of one head, (rows, columns), at most ``most`` in each direction: EMPTY, PARTIAL, FULL or OPEN.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from attnspec.errors.relations import several_axes
 from attnspec.relation.count import TooIrregular, count
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import NoAnswer, Relation, box
 from attnspec.relation.sizes import Sizes
@@ -43,6 +44,7 @@ class Reach:
     exact: bool
 
 
+@stage()
 def reach(*layers: Layer) -> Reach:
     """The reach of a stack with residual connections that repeats ``layers``, the first of them next to the input.
 

@@ -10,6 +10,7 @@ from attnspec.errors.source import Span
 
 MAX_INT = 2**62
 MAX_RANGE = 10_000
+MAX_COMBINATIONS = 100_000
 MAX_NODES = 100_000
 MAX_DEPTH = 150
 """Levels of elaboration (three Python frames each) and of core expressions: well below Python's own limit."""
@@ -91,7 +92,7 @@ def range_too_large(span: Span, size: int) -> Diagnostic:
     )  # fmt: skip
 
 
-def ranges_too_large(span: Span, size: int, limit: int) -> Diagnostic:
+def ranges_too_large(span: Span, size: int, limit: int = MAX_COMBINATIONS) -> Diagnostic:
     """Ranges inside each other with too many combinations to go through."""
     return diagnose(
         "E029", "these ranges are too large together", (span, f"{size:,} combinations; the limit is {limit:,}")

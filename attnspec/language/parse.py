@@ -23,7 +23,7 @@ from attnspec.language import tree as t
 from attnspec.language.from_lark import TooDeep, build
 from attnspec.language.recover import Outline, SyntaxProblem
 
-_MAX_WORK = 1_000_000  # characters parsed for one file, all attempts together: keeps hostile files fast
+_MAX_WORK = 300_000  # characters parsed for one file, all attempts together: keeps hostile files fast
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Outline:
             if token.text == "{":
                 depth += 1
         self.starting = frozenset(self.starts)
+        self.closing = self._closing()
 
     def span(self, token: Token) -> Span:
         """The place of a token in the original source."""
@@ -161,7 +162,7 @@ class Outline:
     def _close(self, at: int, chars: list[str]) -> bool:
         """Put a closing brace before an offset, if there is a space for it."""
         end = len(self.text.rstrip())
-        if at >= end:
+        if at >= min(end, len(self.source.text.rstrip())):  # the text grows by the braces that are put behind it
             chars[end:] = ["}"]
         elif at > 0 and chars[at - 1].isspace():
             chars[at - 1] = "}"
@@ -199,10 +200,7 @@ class Outline:
 
     def _matching(self, i: int) -> int:
         """The closing brace of the brace at i, or i itself when there is none."""
-        depth = self.depths[i]
-        return next(
-            (j for j in range(i + 1, len(self.tokens)) if self.tokens[j].text == "}" and self.depths[j] == depth), i
-        )
+        return self.closing.get(i, i)
 
     def _shell(self, first: int, last: int) -> set[int]:
         """What is kept of the bad heading of a branch or of a mixture of branches: what is inside needs it."""
@@ -238,6 +236,17 @@ class Outline:
             elif token.text in words.HEADINGS and name is not None and (name.kind == "name" or name.text in "({="):
                 flags[i] = token.first or not self._unfinished(i - 1)
         return flags
+
+    def _closing(self) -> dict[int, int]:
+        """For each opening brace that is closed, by which: one walk backwards, as a text may be all braces."""
+        found: dict[int, int] = {}
+        next_at_depth: dict[int, int] = {}
+        for i in range(len(self.tokens) - 1, -1, -1):
+            if self.tokens[i].text == "}":
+                next_at_depth[self.depths[i]] = i
+            elif self.tokens[i].text == "{" and self.depths[i] in next_at_depth:
+                found[i] = next_at_depth[self.depths[i]]
+        return found
 
     def _clause(self, i: int) -> bool:
         token = self.tokens[i]

@@ -10,9 +10,9 @@ from math import lcm
 from attnspec.relation.presburger import TooHard
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.bind import bind
 from attnspec.spec.evaluate import domain_values
-from attnspec.spec.rewrite import cases, replace
+from attnspec.spec.rewrite import replace
+from attnspec.spec.unroll import ManyCases, cases, unrolled, with_value
 
 _MAX_CASES = 4096
 
@@ -73,7 +73,7 @@ def head_constants(node: e.Node) -> frozenset[str]:
 def condition(
     pred: e.Pred, unknown: bool = True, scalars: Mapping[e.Read, str] | None = None, slots: bool = False
 ) -> Condition:
-    """The condition. Raises NotAffine where there is none.
+    """The condition. Raises NotAffine where there is none, TooHard where it distinguishes too many cases.
 
     What cannot be decided from symbols (an input, a product of two positions) counts as ``unknown`` where it stands
     positively, as the opposite under a negation: with True the condition holds wherever the predicate may, with False
@@ -81,7 +81,10 @@ def condition(
     order, and positions are among what cannot be decided.
     """
     translation = _Translation(scalars or {}, slots)
-    text = translation.pred(pred, unknown)
+    try:
+        text = translation.pred(pred, unknown)
+    except ManyCases:
+        raise TooHard("too many conditional values in one comparison") from None
     return Condition(text, tuple(translation.unknown))
 
 
@@ -170,7 +173,7 @@ class _Translation:
                 self._cases, self.unknown = before, unknown
             finally:
                 del self._written[fresh]
-        return self._join("or", (self.pred(bind(body, {var: v}), most) for v in domain_values(domain, {})), "false")
+        return self._join("or", (self.pred(with_value(body, var, v), most) for v in domain_values(domain, {})), "false")
 
     def _share_segments(self, args: tuple[e.Pred, ...]) -> tuple[e.Pred, ...]:
         """Where ``q // c == k // c`` holds, write ``q // c`` for ``k // c`` beside it.
@@ -217,11 +220,10 @@ class _Translation:
             case e.Abs(arg):
                 inner = self.term(arg)
                 return f"max({inner}, -{inner})"
-            case e.Sum(var, domain, body):
+            case e.Sum(_, domain, _):
                 if contents.free(domain):
                     raise NotAffine(node, "a sum over a range that is not constant")
-                parts = [self.term(bind(body, {var: v})) for v in domain_values(domain, {})]
-                return f"({' + '.join(parts)})" if parts else "0"
+                return self.term(unrolled(node))
             case e.Pow():
                 raise NotAffine(node, "a power that is too large, or not constant")
         raise NotAffine(node, "not affine")

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.errors.diagnostic import AttnspecError
+from attnspec.relation import effort
 
 Ints = NDArray[np.int64]
 _WORK = 20_000_000
 """Residue pairs that a count may visit: about two seconds."""
+_PAIRS_PER_OPERATION = 12
+"""How many of them take as long as an operation of the solver."""
 _CHUNK = 1 << 15
 
 
@@ -92,6 +95,13 @@ def runs(pieces: tuple[Piece, ...], rows: int, first: int = 0) -> list[Runs]:
     return [run for piece in pieces for run in _runs(piece, x)]
 
 
+def _spend(pairs: int) -> None:
+    """Refuse to visit more residue pairs than one count, or a stage, may."""
+    if pairs > _WORK or effort.exhausted():
+        raise TooIrregular
+    effort.charge(pairs // _PAIRS_PER_OPERATION)
+
+
 def _guard(piece: Piece) -> None:
     """Refuse pieces whose numbers might not fit in 64 bits, at the lengths that are counted (up to 2**33)."""
     reach = 1 << 34
@@ -124,8 +134,7 @@ def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
     """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
     _guard(piece)
     step, grows = piece.period(2)
-    if step * max(1, len(x)) > _WORK:
-        raise TooIrregular
+    _spend(step * max(1, len(x)))
     block = max(1, _CHUNK // max(1, len(x)))
     for start in range(0, step, block):
         residue = np.arange(start, min(start + block, step), dtype=np.int64)[:, None]
@@ -167,8 +176,7 @@ def _count_piece(piece: Piece, rows: int, first: int) -> int:
         )
         return sum(int(((r.high - r.low) // r.step + 1).sum()) for x in parts for r in _runs(piece, x))
     period *= widen
-    if step * period > _WORK:
-        raise TooIrregular
+    _spend(step * period)
     total, wide = 0, [(y, slope * widen) for y, slope in slopes]
     for start in range(0, step * period, _CHUNK):
         flat = np.arange(start, min(start + _CHUNK, step * period), dtype=np.int64)

@@ -13,22 +13,26 @@ from dataclasses import dataclass
 
 from attnspec.errors import relations as mistakes
 from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.values import ranges_too_large
 from attnspec.relation.condition import NotAffine, common_divisor, condition, head_constants
 from attnspec.relation.documents import plain
-from attnspec.relation.presburger import LARGE, Pairs, TooHard, budget
+from attnspec.relation.effort import stage
+from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import HeadClass, Part, Relation, scalar_reads, union
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.bind import BadDivisor, OutsideList, bind
+from attnspec.spec.bind import BadDivisor, LargeRange, OutsideList, bind
 from attnspec.spec.parts import Branch, Clause
 from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Spec
+from attnspec.spec.unroll import require_ranges
 
 _OWN_HEAD = e.Var("own h")
 """Stands for ``h`` as an index of an input while the class's head is bound: heads that read their own entry of an input
 may still share a class."""
 
 
+@stage()
 def lower(spec: Spec, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Relation:
     """The relation of a pattern, symbolic in the lengths and, where heads differ only affinely, in the head.
 
@@ -85,9 +89,13 @@ def _clauses(spec: Spec) -> tuple[Clause, ...]:
 def _bound(clause: Clause, known: dict[str, int], heads: int | None = None) -> e.Pred:
     """A clause with what is known put in; ``heads`` is the number of heads that the list error speaks of."""
     try:
-        return _bind(clause.pred, known)
+        bound = _bind(clause.pred, known)
+        require_ranges(bound, known)
+        return bound
     except BadDivisor as error:
         raise SpecError([mistakes.bad_divisor(clause.span, error.args[0], known.get("h"))]) from None
+    except LargeRange as error:
+        raise SpecError([ranges_too_large(clause.span, error.args[0])]) from None
     except OutsideList as error:
         at, length = error.args
         raise SpecError([mistakes.list_too_short(clause.span, at, length, known.get("h"), heads)]) from None
@@ -158,25 +166,25 @@ def _whole(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
 def _bounds(spec: Spec, clause: Clause, known: dict[str, int], given: tuple[e.Pred, ...] = ()) -> _Bounds:
     pred = plain(_bound(clause, known), given)
     scalars, slots = scalar_reads(spec), spec.order is not None
-    large = common_divisor(pred) > LARGE
+    divisor = common_divisor(pred)
     try:
         most = condition(pred, True, scalars, slots)
-        with budget(large=large):
+        with budget(numbers=divisor):
             pairs = Pairs.read(f"y >= 0 and ({most.text})")
         if not most.unknown:
             return _Bounds(pairs, pairs)
         least = condition(pred, False, scalars, slots)
-        return _Bounds(pairs, _or_nothing(f"y >= 0 and ({least.text})", large), most.unknown)
+        return _Bounds(pairs, _or_nothing(f"y >= 0 and ({least.text})", divisor), most.unknown)
     except NotAffine as error:
         raise SpecError([mistakes.not_affine(clause.span, str(error.node), error.why)]) from None
     except TooHard:
         raise SpecError([mistakes.too_irregular(clause.span, clause.label)]) from None
 
 
-def _or_nothing(text: str, large: bool) -> Pairs:
+def _or_nothing(text: str, divisor: int) -> Pairs:
     """The pairs of a condition; none, where they are more than the solver's budget allows: then none are certain."""
     try:
-        with budget(large=large):
+        with budget(numbers=divisor):
             return Pairs.read(text)
     except TooHard:
         return Pairs.read("false")

@@ -22,7 +22,7 @@ from typing import Any
 import islpy as isl
 
 from attnspec.errors.diagnostic import AttnspecError
-from attnspec.relation import loops
+from attnspec.relation import effort, loops
 from attnspec.relation.count import Floor, Piece
 
 SCALARS = tuple(f"i{number}" for number in range(6))
@@ -37,10 +37,9 @@ the first and last tile that an input leaves possible.
 
 BUDGET = 1_000_000
 """isl operations that one question may take (about 1.3 seconds)."""
-SMALL_BUDGET = 50_000
-"""The same where the numbers in the sets are large: an operation on long integers can take a thousand times as long."""
-LARGE = 1 << 16
-"""Factors and common multiples of divisors from which on numbers count as large."""
+_BUDGETS = ((1 << 12, BUDGET), (1 << 16, BUDGET // 8), (1 << 20, BUDGET // 20))
+_LEAST_BUDGET = BUDGET // 50
+"""Less, the larger the numbers in the sets (up to so much, so many): an operation on them can take far longer."""
 
 
 class TooHard(AttnspecError):
@@ -53,12 +52,15 @@ def _context() -> Any:
 
 
 @contextmanager
-def budget(*sets: Pairs, large: bool = False) -> Iterator[None]:
+def budget(*sets: Pairs, numbers: int = 0) -> Iterator[None]:
     """Bound the isl operations of a block; past the limit it raises TooHard. Blocks do not nest.
 
-    ``sets`` are those that the block works on; ``large`` says that it will meet large numbers in any case.
+    ``sets`` are those that the block works on; ``numbers`` is how large the numbers are that it will meet in any case.
     """
-    operations = SMALL_BUDGET if large or any(s.magnitude() > LARGE for s in sets) else BUDGET
+    if effort.exhausted():
+        raise TooHard("the integer set solver reached the operation limit of this stage")
+    numbers = max([numbers, *(s.magnitude() for s in sets)])
+    operations = next((most for largest, most in _BUDGETS if numbers <= largest), _LEAST_BUDGET)
     context = _context()
     context.reset_operations()
     context.set_max_operations(operations)
@@ -70,8 +72,22 @@ def budget(*sets: Pairs, large: bool = False) -> Iterator[None]:
             raise TooHard("the integer set solver reached its operation limit") from None
         raise
     finally:
+        used = _used(operations)
+        effort.charge(BUDGET if used == operations else used)  # those that were not enough were slow ones
         context.set_max_operations(0)
         context.reset_operations()
+
+
+def _used(operations: int) -> int:
+    """About how many operations a block took. isl does not tell: ask for one more, under ever higher limits."""
+    context, limit = _context(), operations >> 10
+    while limit < operations:
+        context.set_max_operations(limit)
+        with suppress(isl.Error):
+            isl.Val.int_from_si(context, 1)
+            return limit
+        limit *= 2
+    return operations
 
 
 @dataclass(frozen=True, eq=False)

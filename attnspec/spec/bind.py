@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from attnspec.errors.values import MAX_RANGE
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
@@ -24,6 +25,10 @@ class BadDivisor(Exception):
     """A divisor that is known only for a head or a call is not positive; ``args`` is its value."""
 
 
+class LargeRange(Exception):
+    """A range, or ranges inside each other, with too many values to be gone through; ``args`` is how many."""
+
+
 class OutsideList(Exception):
     """A constant index lies outside its list; ``args`` are the index and the length of the list."""
 
@@ -31,9 +36,16 @@ class OutsideList(Exception):
 def bind(node: N, values: Mapping[str, int]) -> N:
     """The node with variables replaced by integers, folded.
 
-    Raises OutsideList where a bound index reads outside its list, BadDivisor where a divisor becomes zero or negative.
+    Raises OutsideList where a bound index reads outside its list, BadDivisor where a divisor becomes zero or negative,
+    LargeRange where a range gets too many values.
     """
     return _bind(node, values)  # type: ignore[return-value]
+
+
+def require_range(low: int, high: int) -> None:
+    """Raise LargeRange where a range has too many values to be gone through."""
+    if high - low > MAX_RANGE:
+        raise LargeRange(high - low)
 
 
 def _bind(node: e.Node, values: Mapping[str, int]) -> e.Node:
@@ -85,6 +97,8 @@ def _folded(node: e.Node) -> e.Node:
             return e.Int(abs(value))
         case e.Cmp(op, e.Int(a), e.Int(b)):
             return e.Bool(e.COMPARE[op](a, b))
+        case e.Range(e.Int(low), e.Int(high)):
+            require_range(low, high)
         case e.Not(e.Bool(value)):
             return e.Bool(not value)
         case e.Index(items, (e.Int(at), *more)) | e.Values(items, (e.Int(at), *more)):

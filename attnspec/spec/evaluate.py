@@ -23,7 +23,7 @@ import numpy as np
 
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
-from attnspec.spec.bind import BadDivisor
+from attnspec.spec.bind import BadDivisor, require_range
 
 Array = Any  # numpy integers of some width, or Python integers: numpy's own rules mix them
 Env = Mapping[str, Array]
@@ -56,9 +56,13 @@ def table(name: str) -> str:
 
 
 def domain_values(domain: e.Domain, env: Env) -> tuple[int, ...]:
-    """The integers that a bound variable takes; the domain's own variables must be plain integers in ``env``."""
+    """The integers that a bound variable takes; the domain's own variables must be plain integers in ``env``.
+
+    Raises LargeRange where they are too many.
+    """
     if isinstance(domain, e.Range):
         low, high = (int(value_of(end, env)[0]) for end in (domain.low, domain.high))
+        require_range(low, high)
         return tuple(range(low, high))
     items: e.Nested = domain.items
     for index in domain.indices:

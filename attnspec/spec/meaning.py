@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.relations import bad_divisor
+from attnspec.errors.values import ranges_too_large
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import derive, slots
-from attnspec.spec.bind import BadDivisor
+from attnspec.spec.bind import BadDivisor, LargeRange
 from attnspec.spec.bounds import fits
 from attnspec.spec.contents import walk
 from attnspec.spec.evaluate import holds, table
 from attnspec.spec.parts import Branch, Pattern
 from attnspec.spec.rewrite import replace
+from attnspec.spec.unroll import require_ranges
 
 Array = NDArray[Any]
 
@@ -63,9 +65,12 @@ def _count(spec: Pattern, branch: Branch, env: dict[str, Any], order: Array, out
 
 def _holds(spec: Pattern, branch: Branch, env: Mapping[str, Any]) -> Array:
     try:
+        require_ranges(branch.pred, {name: env[name] for name in e.CONSTANTS})
         return np.asarray(holds(branch.pred, env))
     except BadDivisor as error:
         raise SpecError([bad_divisor(spec.span, error.args[0], env["h"])]) from None
+    except LargeRange as error:
+        raise SpecError([ranges_too_large(spec.span, error.args[0])]) from None
 
 
 def _fits(pred: e.Pred, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> bool:

@@ -9,6 +9,7 @@ from attnspec.codegen.cost.counted import Contents, counted
 from attnspec.codegen.plan.area import Area, area, residues
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.blocks import count_pairs
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import HeadClass, Part, Relation
 from attnspec.relation.sizes import Sizes
@@ -114,6 +115,7 @@ class Cost:
         )
 
 
+@stage()
 def cost(
     plan: Plan,
     sizes: Sizes,

@@ -14,9 +14,8 @@ from typing import TypeVar
 from attnspec.codegen.cpp.loops import SIZES, literal
 from attnspec.codegen.expressions.statements import negative, nest_calls, written_out
 from attnspec.spec import expr as e
-from attnspec.spec.bind import BadDivisor, OutsideList, bind
 from attnspec.spec.evaluate import domain_values
-from attnspec.spec.rewrite import cases, replace
+from attnspec.spec.unroll import cases, with_value
 
 N = TypeVar("N", bound=e.Node)
 
@@ -69,7 +68,7 @@ class Printer:
             case e.All(var, domain, body):
                 return self._loop(var, domain, body, "&", "true")
             case e.Cmp() | e.Flag() | e.Among():
-                parts = [self._case(conditions, rest) for conditions, rest in _cases(unrolled(pred))]
+                parts = [self._case(conditions, rest) for conditions, rest in cases(pred)]
                 return parts[0] if len(parts) == 1 else " | ".join(f"({p})" for p in parts) or "false"
         raise TypeError(f"not a predicate: {type(pred).__name__}")
 
@@ -96,7 +95,7 @@ class Printer:
     def _loop(self, var: str, domain: e.Domain, body: e.Pred, join: str, start: str) -> str:
         values = domain_values(domain, {})
         if written_out(var, domain, body):
-            return f" {join} ".join(f"({self.predicate(_with(body, var, v))})" for v in values) or start
+            return f" {join} ".join(f"({self.predicate(with_value(body, var, v))})" for v in values) or start
         if isinstance(domain, e.Range):
             head = f"for (pos {_local(var)} = {values[0]}; {_local(var)} <= {values[-1]}; ++{_local(var)})"
         else:
@@ -137,7 +136,7 @@ class Printer:
             case e.Abs(arg):
                 return f"most<pos>({self.term(arg)}, -{self.term(arg)})"
             case e.Sum(var, domain, body):
-                parts = [self.term(_with(body, var, v)) for v in domain_values(domain, {})]
+                parts = [self.term(with_value(body, var, v)) for v in domain_values(domain, {})]
                 return f"({' + '.join(parts)})" if parts else "(pos)0"
             case e.Read(name, indices):
                 return self._call("entry<pos>", name, indices)
@@ -156,33 +155,12 @@ class Printer:
         return text
 
 
-def _cases(pred: e.Cmp | e.Flag | e.Among) -> Iterator[tuple[tuple[e.Pred, ...], e.Cmp | e.Flag | e.Among]]:
-    return cases(pred)  # type: ignore[arg-type]  # it only replaces what is inside, so any of these will do
-
-
 def reads(node: e.Node) -> Iterator[e.Read]:
     """The reads of integer inputs in a comparison without choices and sums."""
     if isinstance(node, e.Read):
         yield node
     for child in node.children():
         yield from reads(child)
-
-
-def unrolled(node: N) -> N:
-    """The node with its sums written out: one term for each value of the bound variable."""
-    if isinstance(node, e.Sum):
-        terms = tuple(unrolled(_with(node.body, node.var, value)) for value in domain_values(node.domain, {}))
-        return e.Add(terms) if terms else e.Int(0)  # type: ignore[return-value]
-    if isinstance(node, (e.Any, e.All)):
-        return node  # its body is looked at when it is printed
-    return node.map(unrolled)
-
-
-def _with(body: N, var: str, value: int) -> N:
-    try:
-        return bind(body, {var: value})
-    except (BadDivisor, OutsideList):  # perhaps in a branch that is not taken
-        return replace(body, {e.Var(var): e.Int(value)})
 
 
 def _local(name: str) -> str:

@@ -16,6 +16,7 @@ from attnspec.codegen.plan.tiling import make_pass
 from attnspec.codegen.tiles import CPU, Tile, TileSizes
 from attnspec.relation.condition import NotAffine
 from attnspec.relation.count import TooIrregular, count
+from attnspec.relation.effort import stage
 from attnspec.relation.presburger import TooHard, budget
 from attnspec.relation.relation import HeadClass, Part, Relation, box
 from attnspec.relation.sizes import Scalar, Sizes
@@ -29,6 +30,7 @@ _LEAST, _MOST = 8192, 1 << 17
 _PER_TILE, _PER_MOVED_KEY, _PER_MASKED_PAIR, _PER_ROW = 150.0, 12.0, 0.3, 40.0
 
 
+@stage()
 def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto", sizes: TileSizes = CPU) -> Plan:
     """The plan of a relation.
 

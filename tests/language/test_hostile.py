@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -115,11 +117,11 @@ WORDS = [
 ]
 
 
-def outcome(text: str) -> SpecError | None:
+def outcome(text: str, params: Mapping[str, Any] | None = None) -> SpecError | None:
     """Check a text, print what comes of it, and say what was wrong; anything but a SpecError fails the test."""
     begin = time.process_time()
     try:
-        str(check_text(text))
+        str(check_text(text, params=params))
         error = None
     except SpecError as caught:
         error = caught
@@ -209,6 +211,10 @@ HOSTILE = {
     "deeper calls": attention("transposed(" * 5_000 + "causal" + ")" * 5_000),
     "open brackets": attention("(" * 100_000),
     "open braces": "attention a {" * 15_000,
+    "only open braces": "{" * 40_000,
+    "open braces in an attention": "attention a {" + "{" * 40_000,
+    "open mixtures": "attention a { " + "mix (a, b) in 0..2 { " * 1_000,
+    "clauses in open braces": "attention a { mix { branch { " + "attend q\n" * 2_200,
     "closing braces": "}" * 190_000,
     "unfinished clauses": "attention a {\n" + "attend q <\n" * 15_000 + "}",
     "bad characters": "attention a {\n" + "attend q @ k\n" * 14_000 + "}",
@@ -259,6 +265,8 @@ HOSTILE = {
     "nested unrolled": attention(
         "any a in " + str([[[1] * 10] * 40] * 40) + ": any c in a: any d in c: any i in c: q == i"
     ),
+    "a choice in a sum over sizes": attention("(sum i in batch..heads: (if n == k then i else i)) in 0..3"),
+    "sum over sizes": attention("(sum i in batch..2147483648: k) > n_q // heads > 2894 * heads"),
     "null": "attention a {\x00 attend q < 3 }",
 }
 
@@ -273,6 +281,12 @@ SLOW = {
 def test_hostile(name: str) -> None:
     error = outcome(HOSTILE[name])
     assert error is None or 1 <= len(error.diagnostics) <= 60
+
+
+def test_each_open_brace_is_reported_once() -> None:
+    error = outcome("attention a { mix { branch { attend q < 3")
+    assert error is not None
+    assert [(d.code, d.span.start) for d in error.diagnostics] == [("E002", 12), ("E002", 18), ("E002", 27)]
 
 
 def test_a_union_of_two_thousand_terms() -> None:

@@ -9,6 +9,7 @@ from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
 from attnspec.errors.source import Span
 from attnspec.errors.values import (
+    MAX_COMBINATIONS,
     MAX_RANGE,
     index_outside,
     mixed_list,
@@ -22,7 +23,6 @@ from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 
 _FEW = 16  # `x in list` is written as comparisons up to this many
-_MAX_COMBINATIONS = 100_000
 
 
 def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
@@ -267,5 +267,5 @@ def _combinations(el: Elaborator, span: Span) -> None:
     for _, over in el.binders:
         values = over_values(over) if over is not None else None
         total *= 1 if values is None else max(1, len(values))
-    if total > _MAX_COMBINATIONS:
-        el.wrong(ranges_too_large(span, total, _MAX_COMBINATIONS))
+    if total > MAX_COMBINATIONS:
+        el.wrong(ranges_too_large(span, total))

@@ -1,0 +1,56 @@
+"""How much work the questions of one stage may take together: a relation, a plan, a cost, a picture.
+
+Work is counted in operations of the solver and never by the clock, so that what comes out does not depend on the
+machine. What a stage is refused late it does without, as where a single question is too hard.
+
+>>> with stage():
+...     charge(STAGE)
+...     exhausted()
+True
+>>> exhausted()
+False
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+STAGE = 4_000_000
+"""Operations of a stage (about five seconds); a question that was too hard counts as one that took all it may."""
+
+
+@dataclass
+class _Spent:
+    work: int = 0
+
+
+_stage: ContextVar[_Spent | None] = ContextVar("stage", default=None)
+
+
+@contextmanager
+def stage() -> Iterator[None]:
+    """Bound the work of a block; a stage inside another spends what the outer one has."""
+    if _stage.get() is not None:
+        yield
+        return
+    token = _stage.set(_Spent())
+    try:
+        yield
+    finally:
+        _stage.reset(token)
+
+
+def charge(work: int) -> None:
+    """Note that the stage has taken so many operations."""
+    spent = _stage.get()
+    if spent is not None:
+        spent.work += work
+
+
+def exhausted() -> bool:
+    """Whether the stage has had its share; never outside of a stage."""
+    spent = _stage.get()
+    return spent is not None and spent.work >= STAGE

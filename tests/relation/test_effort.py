@@ -1,0 +1,75 @@
+"""What is hard for the solver is answered soon, and what is too much is an error: in every stage."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from attnspec.check.check import check_text
+from attnspec.codegen.plan.choose import plan
+from attnspec.errors.diagnostic import SpecError
+from attnspec.relation import effort
+from attnspec.relation.lower import lower
+from attnspec.relation.presburger import Pairs, TooHard, budget
+from attnspec.relation.sizes import Sizes
+from attnspec.spec.spec import Spec
+
+HARD = [
+    "(q + 5 * k) % 997 < 498 and (q + 11 * k) % 29 < 14 and (3 * q + 5 * k) % 101 < 50"
+    " and (7 * q + k) % 23 < 11 and (7 * q + 5 * k) % 7 < 3 and (q + k) % 65537 < 32768",
+    "(11 * k - q) // 5 % 17 == 0 and (q + 11 * k) % 16 < 8 and -q % 997 < 498",
+    "(q + 11 * k) % 1000 < 500 or q // 1000 == k // 1000 or 0 <= q - k < 23",
+    "(q + k) // 29 % 5 == 0 and (3 * q + 11 * k) // 1024 % 2 == 0 and 0 <= q - k < 29",
+]
+
+
+def _spec(pred: str) -> Spec:
+    return check_text(f"attention a {{ attend {pred} }}")
+
+
+@pytest.mark.parametrize("pred", HARD)
+def test_a_hard_pattern_is_planned_soon(pred: str) -> None:
+    begin = time.thread_time()
+    plan(lower(_spec(pred)))
+    assert time.thread_time() - begin < 8
+
+
+def test_a_stage_that_is_exhausted_asks_nothing_more() -> None:
+    easy = lower(_spec("q == k"))
+    with effort.stage():
+        effort.charge(effort.STAGE)
+        with pytest.raises(TooHard, match="this stage"), budget():
+            pass
+        with pytest.raises(SpecError, match="E404"):
+            lower(_spec("q == k"))
+        made = plan(easy)
+    assert not made.passes[0].cut.proven
+    with budget():
+        assert Pairs.read("x = y").is_empty() is False
+
+
+def test_a_choice_that_depends_on_what_a_sum_binds() -> None:
+    spec = _spec("(sum i in batch..heads: (if q == k then i else i * k)) in 0..3")
+    assert (lower(spec, 3, 3, 1).mask(Sizes(9, 9, 3, 3, 1, True)) == spec.mask(9, 9, 3)).all()
+
+
+@pytest.mark.parametrize(
+    "pred",
+    [
+        "not ((sum i in batch..2147483648: k) > n_q // heads)",
+        "any i in 0..batch * 5000000: q == 2 * i",
+        "any i in 0..heads * 600: any j in 0..heads * 600: q == i * j",
+    ],
+)
+def test_ranges_over_sizes_have_a_bound(pred: str) -> None:
+    spec = _spec(pred)
+    for ask in (lambda: lower(spec, 2, 2, 1), lambda: spec.mask(8, 8, 2)):
+        with pytest.raises(SpecError, match=r"E029.*too large"):
+            ask()
+
+
+def test_conditional_values_beyond_counting_are_too_irregular() -> None:
+    choices = " + ".join(f"(if q % {i} == 0 then k else {i})" for i in range(2, 400))
+    with pytest.raises(SpecError, match="E404"):
+        lower(_spec(f"{choices} < 7"))
