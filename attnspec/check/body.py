@@ -48,6 +48,7 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     has_axes = any(isinstance(c, t.Axis) for c in clauses)
     el.length = "m" if has_axes else "n"
     el.ordered = any(isinstance(c, t.Order) for c in clauses)
+    el.has_axes = has_axes
     el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in clauses)
     for clause in clauses:
         if isinstance(clause, _ONCE):

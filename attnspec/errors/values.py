@@ -79,6 +79,19 @@ def index_outside(span: Span, value: int, length: int, when: str = "", what: str
     )
 
 
+def always_outside_input(span: Span, name: str, size: str, of_queries: bool) -> Diagnostic:
+    """An index that is outside its input for every position (of queries: once there are twice as many keys)."""
+    which = "every position of a call that has twice as many keys as queries" if of_queries else "every position"
+    note, help = "what reads outside its input is false, or 0 in a score", ""
+    if of_queries:
+        note = "`q` and `k` are positions; a dimension of size `n_q` has an entry for each query, found by its position"
+        help = "leave out the shift by `n - n_q`"
+    return diagnose(
+        "E027", "index outside the input", (span, f"outside `{name}` for {which}"),
+        note=note, help=help or f"this dimension has the size `{size}`; indices go from 0 to `{size} - 1`",
+    )  # fmt: skip
+
+
 def not_known(span: Span, what: str, names: Sequence[str]) -> Diagnostic:
     """Something that must be a number once the parameters are known."""
     return diagnose("E028", f"{what} must be known at compile time", (span, f"depends on {listed(names)}"))

@@ -74,6 +74,7 @@ class Elaborator:
         """Whether the attention has an order of positions."""
         self.from_start = False
         """Whether query row i is position i."""
+        self.has_axes = False
         self._depth = 0
 
     def wrong(self, diagnostic: Diagnostic) -> Value:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnspec.check.expressions.elaborator import Elaborator
+from attnspec.check.expressions.outside import always_outside
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value
 from attnspec.errors.clauses import not_an_input_of, wrong_count
 from attnspec.errors.source import Span
-from attnspec.errors.values import index_outside
+from attnspec.errors.values import always_outside_input, index_outside
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec import make
@@ -127,6 +128,11 @@ def _complete(
                 return None
         if _by_row(ref, i):
             index = make.add([index, make.negative(e.Var("n")), e.Var("n_q")])
+        if not el.has_axes:
+            of_queries = size == e.Var("n_q")
+            if any(always_outside(index, size, el.from_start, longer) for longer in (False, of_queries)):
+                el.wrong(always_outside_input(place, ref.input.name, str(size), of_queries))
+                return None
         indices.append(index)
     return tuple(indices)
 
