@@ -116,6 +116,8 @@ class Evaluator:
                 return self.truth(value) & ok
             case e.Among(item, name, indices):
                 return self.among(item, name, indices)
+            case r.Order(op, x, y):
+                return self.truth(e.COMPARE[op](self.real(x), self.real(y)))
         raise TypeError(f"not a predicate: {type(pred).__name__}")
 
     def integer(self, node: e.IntExpr) -> tuple[Array, Array]:

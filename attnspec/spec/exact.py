@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from attnspec.spec import expr as e
+from attnspec.spec import real as r
 
 LIMIT = 2**62
 """The largest magnitude of an integer in a spec."""
@@ -102,7 +103,7 @@ def truth(node: e.Pred, env: Env) -> bool:
             return any(truth(body, {**env, var: v}) for v in values(domain, env))
         case e.All(var, domain, body):
             return all(truth(body, {**env, var: v}) for v in values(domain, env))
-        case e.Flag() | e.Among():
+        case e.Flag() | e.Among() | r.Order():
             raise Unknown
     raise TypeError(f"not a predicate: {type(node).__name__}")
 

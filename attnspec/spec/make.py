@@ -145,6 +145,41 @@ def choose(cond: e.Pred, then: Number, other: Number) -> Number:
     return r.Choose(cond, real(then), real(other))
 
 
+def order(op: str, a: Number, b: Number) -> e.Pred:
+    """``a op b``, of reals."""
+    x, y = value(a), value(b)
+    return r.Order(op, real(a), real(b)) if x is None or y is None else e.Bool(e.COMPARE[op](x, y))
+
+
+def extreme(op: str, args: Sequence[Number]) -> Number:
+    """The largest (``>=``) or the smallest (``<=``) of some numbers, a real where one of them is."""
+    whole = tuple(x for x in args if isinstance(x, e.IntExpr))
+    if len(whole) == len(args):
+        return maximum(whole) if op == ">=" else minimum(whole)
+    result, *rest = args
+    for x in rest:
+        result = choose(order(op, result, x), real(result), real(x))
+    return result
+
+
+def real_power(base: Number, exponent: Number) -> r.RealExpr:
+    """``base ** exponent`` where one is a real: a product for a small whole exponent, else of a positive base only."""
+    known = constant(exponent)
+    if known == 0.5:
+        return real(apply("sqrt", base))
+    if known is None or known % 1 or abs(known) > MAX_FACTORS:
+        return real(apply("exp", product(exponent, apply("log", real(base)))))
+    result: r.RealExpr | None = None
+    square, left = real(base), int(abs(known))
+    while left:
+        if left % 2:
+            result = square if result is None else product(result, square)
+        square, left = product(square, square), left // 2
+    if result is None:
+        return r.Real(1.0)
+    return quotient(r.Real(1.0), result) if known < 0 else result
+
+
 def choose_pred(cond: e.Pred, then: e.Pred, other: e.Pred) -> e.Pred:
     """``if cond then then else other`` for predicates."""
     if isinstance(cond, e.Bool):
@@ -220,6 +255,10 @@ def value(x: Number) -> float | None:
         case e.Int(whole) | r.Cast(e.Int(whole)):
             return float(whole)
     return None
+
+
+MAX_FACTORS = 16
+"""The largest whole exponent of a real that is written as a product."""
 
 
 def constant(x: Number) -> float | None:

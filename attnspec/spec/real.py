@@ -118,6 +118,18 @@ class Apply(RealExpr):
 
 
 @dataclass(frozen=True, slots=True)
+class Order(e.Pred):
+    """A comparison of reals, in a condition of a score; ``op`` is one of ``== != < <= > >=``."""
+
+    op: str
+    left: RealExpr
+    right: RealExpr
+
+    def _write(self) -> writing.Text:
+        return f"{self.left._at(writing.SUM)} {self.op} {self.right._at(writing.SUM)}", writing.COMPARE
+
+
+@dataclass(frozen=True, slots=True)
 class Choose(RealExpr):
     """``if cond then then else other``."""
 

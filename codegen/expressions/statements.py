@@ -75,7 +75,7 @@ class Syntax:
 
     # Truth
     compare: Write
-    """Of an operator and two integers."""
+    """Of an operator and two integers, or two reals."""
     both: Write
     either: Write
     same: Write
@@ -286,6 +286,8 @@ class Statements:
             case e.Cmp(op, left, right):
                 (a, b), ok = self.indices((left, right))
                 return self._where_known(self.named(write.compare(op, a, b)), ok)
+            case r.Order(op, x, y):
+                return self.named(write.compare(op, self.real(x), self.real(y)))
             case e.And(args):
                 return self.fold(write.both, [self.predicate(arg) for arg in args]) if args else write.true
             case e.Or(args):

@@ -68,6 +68,9 @@ class _Differentiable(Evaluator):
             value = torch.where(torch.from_numpy(np.array(known)).to(value.device), value, value.new_zeros(()))
         return value.to(self.dtype)
 
+    def truth(self, value: Any) -> Any:
+        return super().truth(value.numpy(force=True) if isinstance(value, Tensor) else value)
+
     def apply(self, function: str, value: Tensor) -> Tensor:
         return FUNCTIONS[function](value)
 

@@ -95,6 +95,13 @@ CLAUSES: dict[str, tuple[str, Inputs]] = {
         _table,
     ),
     "full bias": ("input bias: float[batch, n, n]  attend causal  score s / 2 + bias[b, q, k] * 3", _full),
+    "floor of a score": ("attend causal  score max(s, -0.25)", _nothing),
+    "reals compared": (
+        "input slope: float[heads]  attend causal  score if s > slope[h] and q - k < 40 then s ** 2 / 2 else s"
+        "  score clamp(s, -1.0, 3 * slope[h]) + min(s, 0.5, (1 + |q - k|) ** -0.5)"
+        "  score (3.0 + tanh(s)) ** 1.5 - s ** 3",
+        slopes,
+    ),
     "two score lines": ("attend causal  score s + (k - q) / 16  score tanh(s) * 2.0", _nothing),
     "sink": ("input slope: float[heads]  attend window(20) and q > 30  sink slope[h]", slopes),
     "sink and mixture": (

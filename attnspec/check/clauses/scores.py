@@ -42,7 +42,7 @@ ROTATIONS = {
 
 def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:
     """The score after a line, given the score before it; ``taken`` is where the attention defines a name ``s``."""
-    value = make.real(el.number(node.value, _with_score(el, node.value, scope, before, taken)))
+    value = _real(el, node.value, _with_score(el, node.value, scope, before, taken))
     el.bound(value, node.span)
     if names := sorted(contents.free(value) & e.SLOTS):
         help = "a pair may stand in several pairs of slots, and has one score"
@@ -52,7 +52,7 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
 
 def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.RealExpr:
     """The logit of a sink: of the head, the batch entry and float inputs only."""
-    value = make.real(el.number(node.value, _with_score(el, node.value, scope, r.Score(), taken)))
+    value = _real(el, node.value, _with_score(el, node.value, scope, r.Score(), taken))
     el.bound(value, node.span)
     parts = list(contents.walk(value))
     floats = {part.name.partition(".")[0] for part in parts if isinstance(part, r.RealRead)}
@@ -63,6 +63,15 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
         help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
         el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
     return value
+
+
+def _real(el: Elaborator, tree: t.Expr, scope: Scope) -> r.RealExpr:
+    """A real, in whose conditions reals may be compared."""
+    el.orders_reals = True
+    try:
+        return make.real(el.number(tree, scope))
+    finally:
+        el.orders_reals = False
 
 
 def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, taken: Span | None) -> Scope:

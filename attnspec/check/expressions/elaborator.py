@@ -75,6 +75,8 @@ class Elaborator:
         self.from_start = False
         """Whether query row i is position i."""
         self.has_axes = False
+        self.orders_reals = False
+        """Whether reals may be compared: in the conditions of a score."""
         self._depth = 0
 
     def wrong(self, diagnostic: Diagnostic) -> Value:

@@ -45,15 +45,18 @@ _COUNTS = ("no arguments", "one argument", "two arguments", "three arguments", "
 
 
 def _extreme(el: Elaborator, node: t.Call, scope: Scope) -> Value:
-    values = tuple(el.integer(arg.value, scope) for arg in node.args)
+    values = tuple(el.number(arg.value, scope) for arg in node.args)
     if HOLE in values:
         return HOLE
+    real = any(isinstance(value, r.RealExpr) for value in values)
+    if real:  # each is written once for each that it is compared with, and once as the result
+        el.spend(len(values) * sum(contents.measure(value)[0] for value in values), node.span)
     if node.callee.name == "min":
-        return make.minimum(values)
+        return make.extreme("<=", values)
     if node.callee.name == "max":
-        return make.maximum(values)
+        return make.extreme(">=", values)
     x, low, high = values
-    return make.minimum((make.maximum((x, low)), high))
+    return make.extreme("<=", (make.extreme(">=", (x, low)), high))
 
 
 def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:

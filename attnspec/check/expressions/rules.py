@@ -87,7 +87,10 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
 
 
 def _power(el: Elaborator, node: t.Power, scope: Scope) -> Value:
-    base, exponent = el.integer(node.base, scope), el.integer(node.exponent, scope)
+    base, exponent = el.number(node.base, scope), el.number(node.exponent, scope)
+    if isinstance(base, RealExpr) or isinstance(exponent, RealExpr):
+        el.spend(make.MAX_FACTORS * contents.measure(base)[0], node.span)
+        return make.real_power(base, exponent)
     for part, where in ((base, node.base), (exponent, node.exponent)):
         if names := contents.varies(part):
             return el.wrong(power_not_constant(where.span, sorted(names)))
@@ -106,7 +109,7 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
     if UNKNOWN in values:
         return HOLE_PRED
     for place, value in zip(places, values, strict=True):
-        if isinstance(value, (RealExpr, InputRef)):
+        if isinstance(value, InputRef) or (isinstance(value, RealExpr) and not el.orders_reals):
             el.integer(place, scope)  # says what is wrong with it
             return HOLE_PRED
     parts: list[e.Pred] = []
@@ -116,6 +119,8 @@ def _compare(el: Elaborator, node: t.Compare, scope: Scope) -> Value:
             el.spend(contents.measure(a)[0] if isinstance(a, e.Node) else 0, places[i].span)
         if isinstance(a, e.IntExpr) and isinstance(b, e.IntExpr):
             parts.append(make.compare(op, a, b))
+        elif isinstance(a, (e.IntExpr, RealExpr)) and isinstance(b, (e.IntExpr, RealExpr)):
+            parts.append(make.order(op, a, b))
         elif isinstance(a, e.Pred) and isinstance(b, e.Pred):
             if op not in ("==", "!="):
                 return el.wrong(order_of_predicates(places[i].span, op))
