@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnspec.codegen.layouts.base import Proposals
-from attnspec.codegen.layouts.listed import EMPTY, Listed
+from attnspec.codegen.layouts.listed import EMPTY, Listed, most_tiles
 from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.tiles import Rectangles, Tile
 from attnspec.relation.condition import condition
-from attnspec.relation.count import TooIrregular
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import Part
 from attnspec.spec import contents
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 MOST_RESIDUES = 4096
 """Residues beyond which each would hold too few positions to fill a tile."""
-_MOST_TILES = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -125,9 +123,7 @@ class Comb(Listed):
 
     def cut_tiles(self, tiles: range, side: int) -> int:
         """All: the last tile of every segment may be cut."""
-        if len(tiles) > _MOST_TILES:
-            raise TooIrregular
-        return len(tiles)
+        return most_tiles(tiles)
 
     def __str__(self) -> str:
         return f"comb(every {self.rate}-th of segments of {self.segment})"

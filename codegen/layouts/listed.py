@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from attnspec.codegen.layouts.base import Layout, Listing, Lists
+from attnspec.relation.count import TooIrregular
 from attnspec.relation.sizes import Sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_MOST_TILES = 1 << 15
 EMPTY = -(1 << 31)
 """Stands where a slot holds no position (positions may be negative where there are more queries than keys)."""
 
@@ -69,6 +71,13 @@ class Listed(Layout):
         order = np.argsort(gone, axis=1, kind="stable")
         positions = np.take_along_axis(np.where(gone, EMPTY, at), order, axis=1).ravel()
         return Listing(slots.start, positions, len(slots))
+
+
+def most_tiles(tiles: range) -> int:
+    """All of the tiles, where each may hold fewer positions than fit. Raises TooIrregular where they are too many."""
+    if len(tiles) > _MOST_TILES:
+        raise TooIrregular
+    return len(tiles)
 
 
 def _ends(side: int, sizes: Sizes) -> tuple[int, int]:

@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import product
@@ -61,13 +62,12 @@ def ways(
     yield (Step(whole, IDENTITY, tile),)
     if layout != "auto":
         return
-    try:
-        for proposals in PROPOSALS:
-            yield from ((Step(whole, proposed, size),) for proposed, size in proposals(part, tile, grids))
-        if part.exact:
+    for proposals in PROPOSALS:
+        with suppress(TooHard, NotAffine):  # what is too hard for one layout is not for all
+            yield from [(Step(whole, proposed, size),) for proposed, size in proposals(part, tile, grids)]
+    if part.exact:
+        with suppress(TooHard, NotAffine):
             yield from _splits(relation, part, branch, tile)
-    except (TooHard, NotAffine):
-        return
 
 
 def _splits(relation: Relation, part: Part, branch: int, tile: Tile) -> Iterator[Way]:

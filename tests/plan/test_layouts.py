@@ -38,13 +38,18 @@ def laid(draw: Any, slots: bool = True) -> Laid:
     n_q = draw(st.sampled_from([n, n, draw(st.integers(1, 70))]))
     sizes = Sizes(n, n_q, aligned_end=draw(st.booleans()))
     tile = Tile(draw(st.integers(1, 20)), draw(st.integers(1, 20)))
-    match draw(st.sampled_from(["residue", "grid", "columns", "comb", *["slots"] * slots])):
+    match draw(st.sampled_from(["residue", "grid", "windows", "columns", "comb", *["slots"] * slots])):
         case "residue":
             return Residue(draw(st.sampled_from([1, 2, 3, 7, 16, 100]))), tile, sizes
         case "grid":
             query, key = ((draw(st.integers(1, 4)), draw(st.integers(1, 4))) for _ in range(2))
             width = int(np.lcm(query[1], key[1])) * draw(st.integers(1, 3))
             return Grid(width, query, key), Tile(query[0] * query[1], key[0] * key[1]), sizes
+        case "windows":
+            query, key = ((draw(st.integers(1, 4)), draw(st.integers(1, 4))) for _ in range(2))
+            tile = Tile(*(a * b + draw(st.integers(0, 3)) for a, b in (query, key)))
+            lead = draw(st.integers(0, 5)), draw(st.integers(0, 5))
+            return Grid(draw(st.integers(4, 12)), query, key, (tile.rows, tile.columns), lead), tile, sizes
         case "columns":
             period = draw(st.integers(2, 30))
             first = draw(st.integers(0, period - 1))

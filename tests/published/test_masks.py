@@ -54,6 +54,12 @@ def longformer_axes(b: int, h: int, i: int, j: int) -> bool:
     return (j < 19 and (abs(i - j) <= 3 or j < 4)) if i < 19 else j >= 19
 
 
+def swin_shifted(b: int, h: int, i: int, j: int) -> bool:
+    """Rows and columns 0 | 1 2 3 | 4 5 6 | 7 ...: what torch.roll by -1 puts together, but for what it wraps around."""
+    parts = [0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    return (parts[i // 7], parts[i % 7]) == (parts[j // 7], parts[j % 7])
+
+
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Formula]] = {
     "longnet": (
         {"branches": [[8, 1], [16, 2], [32, 3]]},
@@ -110,6 +116,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Formula]] = {
     "rope": ({}, {}, lambda b, h, i, j: j <= i),
     "xpos": ({"block": 5}, {}, lambda b, h, i, j: j <= i and i // 5 - j // 5 <= 1),
     "yarn": ({}, {}, lambda b, h, i, j: j <= i),
+    "swin": ({"width": 6, "window": 2}, {}, lambda b, h, i, j: (i // 12, i % 6 // 2) == (j // 12, j % 6 // 2)),
+    "swin shifted": ({"width": 7, "window": 3, "shift": 1}, {}, swin_shifted),
     "streaming": ({"start": 2, "recent": 5}, {}, lambda b, h, i, j: j <= i and (j < 2 or i - j < 5)),
 }
 SIZES = {"hierarchical": (39, 39), "longformer_axes": (38, 23)}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import attnspec
 from attnspec.codegen.layouts.comb import Comb
+from attnspec.codegen.layouts.grid import Grid
 from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.plan import area as areas
 from attnspec.codegen.tiles import Tile
@@ -44,6 +45,22 @@ def test_areas_of_blocks_add_up(align: str, causal: bool, n: int, n_q: int, monk
     found = areas.area(cut, layout, tile, sizes, 0, 0)
     monkeypatch.setattr(areas, "_blocked", lambda *_: False)
     assert found == areas.area(cut, layout, tile, sizes, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "n_q"), [(720, 720), (800, 800), (801, 700), (790, 9)])
+def test_areas_of_windows_add_up(n: int, n_q: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = attnspec.read("swin", params={"width": 12, "window": 5})
+    part = lower(spec).classes[0].parts[0]
+    tile, layout = Tile(16, 32), Grid(12, (1, 5), (5, 5), (16, 32))
+    cut = layout.cut(Region("all pairs", part.pred, part.pairs, part.sure), tile)
+    assert layout.block(tile) == (60, 15, 3)
+    assert n_q == 9 or sum(often for _, often in areas._parts(cut, layout, tile, Sizes(n, n_q))) > 1
+    found = areas.area(cut, layout, tile, Sizes(n, n_q), 0, 0)
+    monkeypatch.setattr(areas, "_blocked", lambda *_: False)
+    assert found == areas.area(cut, layout, tile, Sizes(n, n_q), 0, 0)
+    monkeypatch.undo()
+    if n == n_q:
+        assert found.computed == int(spec.mask(n).sum())
 
 
 def test_longnet_at_a_billion_tokens() -> None:

@@ -66,6 +66,12 @@ LAYOUTS: dict[str, tuple[str, int, list[str]]] = {
     "columns first": ("attend segment(32)  attend k % 32 >= 24  within causal", 6, ["columns", "identity"]),
     "neighborhood": ("attend neighborhood(16, 2, 3)", 4, [GRIDS]),
     "13 x 13": ("attend neighborhood(24, 6, 6)", 2, ["grid(width 24, queries 4 x 8, keys 2 x 8)"]),
+    "windows": ("attend q // 40 == k // 40 and q % 10 // 5 == k % 10 // 5", 1, ["grid(width 10, queries 4 x 5"]),
+    "windows, shifted": (
+        "attend (q // 11 - 1) // 3 == (k // 11 - 1) // 3 and (q % 11 - 1) // 3 == (k % 11 - 1) // 3  within causal",
+        1,
+        ["grid(width 11, queries 3 x 3, keys 3 x 3, begun 2 rows and 2 columns outside)"],
+    ),
     "axial, split": ("attend axial(16)", 6, ["residue(16)", "identity"]),
     "gaps": ("attend q // 24 == k // 24 and q % 3 == h % 3 and k % 3 == h % 3 and k <= q", 1, ["residue(3)"]),
     "comb": ("attend k <= q and q // 20 == k // 20 and q % 20 % 3 == h % 3 and k % 20 % 3 == h % 3", 1, ["comb"]),

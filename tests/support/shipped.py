@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sparse_fixed": {"stride": 16, "summary": 4},
     "sparse_strided": {"stride": 12},
     "streaming": {"start": 3, "recent": 40},
+    "swin": {"width": 11, "window": 3, "shift": 1},
     "t5_bias": {"buckets": 8, "furthest": 32},
     "window": {"width": 40},
     "yarn": {"original": 32},
