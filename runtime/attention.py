@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
-from attnspec.codegen.tiles import LAYOUTS
+from attnspec.codegen.tiles import LAYOUTS, Tile
 from attnspec.errors.catalogue import did_you_mean
 from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from attnspec.runtime.prepare.given import Given
     from attnspec.spec.spec import Spec
 
+_PLAN_LENGTH = 8192
+"""Of example inputs with which layouts are compared."""
 _ARGUMENTS = ("n", "n_q", "heads", "kv_heads", "batch", "dim", "dim_v", "dtype", "inputs")
 
 
@@ -173,9 +175,30 @@ class Attention:
         """The relation for given numbers of heads and batch entries."""
         return relation(self.program, self._sizes(heads, kv_heads, batch))
 
-    def plan_for(self, *, heads: int | None = None, kv_heads: int | None = None, batch: int | None = None) -> Plan:
-        """The plan for given numbers of heads and batch entries."""
-        return plan(self.program, self._sizes(heads, kv_heads, batch))
+    def plan_for(
+        self,
+        *,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        batch: int | None = None,
+        inputs: Mapping[str, Any] | str | None = None,
+        **more: Any,
+    ) -> Plan:
+        """The plan for given numbers of heads and batch entries.
+
+        It serves all values of inputs. What the compiler assumes of them where it compares layouts is that each number
+        that bounds a position is n; integer inputs with one value for each head or batch entry can be given, by name,
+        in ``inputs`` or as ``inputs="example"``, to see what would be chosen for them. Raises CallError where one does
+        not fit.
+        """
+        if inputs is None and not more:
+            return plan(self.program, self._sizes(heads, kv_heads, batch))
+        from attnspec.codegen.plan.choose import plan as choose
+
+        given = self._asked(self._call_sizes(_PLAN_LENGTH, None, heads or 1, kv_heads, batch or 1), inputs, more)
+        tile = Tile(*self.program.tile) if self.program.tile else None
+        relation = self.relation_for(heads=heads, kv_heads=kv_heads, batch=batch)
+        return choose(relation, tile, self.program.layout, scalars=given.sizes.scalars)
 
     def cost(
         self,

@@ -252,7 +252,7 @@ def _candidates(choice: Choice, console: Console) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-    table.add_column(f"candidates at n = {choice.n:,}")
+    table.add_column(f"candidates at {choice.where}")
     for title in ("live pairs", "computed", "waste", "tiles", "cost"):
         table.add_column(title, justify="right")
     for number, item in enumerate(choice.candidates):

@@ -17,8 +17,8 @@ from attnspec.codegen.tiles import CPU, Tile, TileSizes
 from attnspec.relation.condition import NotAffine
 from attnspec.relation.count import TooIrregular, count
 from attnspec.relation.effort import stage
-from attnspec.relation.presburger import TooHard, budget
-from attnspec.relation.relation import HeadClass, Part, Relation, box
+from attnspec.relation.presburger import SCALARS, TooHard, budget
+from attnspec.relation.relation import HeadClass, Part, Relation, box, scalar_names
 from attnspec.relation.sizes import Scalar, Sizes
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -31,22 +31,36 @@ _PER_TILE, _PER_MOVED_KEY, _PER_MASKED_PAIR, _PER_ROW = 150.0, 12.0, 0.3, 40.0
 
 
 @stage()
-def plan(relation: Relation, tile: Tile | None = None, layout: str = "auto", sizes: TileSizes = CPU) -> Plan:
+def plan(
+    relation: Relation,
+    tile: Tile | None = None,
+    layout: str = "auto",
+    sizes: TileSizes = CPU,
+    scalars: tuple[Scalar | None, ...] = (),
+) -> Plan:
     """The plan of a relation.
 
     ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``; ``layout`` is ``"auto"``, or
-    ``"identity"`` for one pass over positions in order.
+    ``"identity"`` for one pass over positions in order. ``scalars`` are values of the scalar inputs with which
+    candidates are compared; those that are not known are taken to be n. The plan serves all values alike.
     """
-    return Plan(relation, tuple(_class(relation, head_class, tile, layout, sizes) for head_class in relation.classes))
+    return Plan(relation, tuple(_class(relation, each, tile, layout, sizes, scalars) for each in relation.classes))
 
 
-def _class(relation: Relation, head_class: HeadClass, tile: Tile | None, layout: str, sizes: TileSizes) -> ClassPlan:
+def _class(
+    relation: Relation,
+    head_class: HeadClass,
+    tile: Tile | None,
+    layout: str,
+    sizes: TileSizes,
+    scalars: tuple[Scalar | None, ...],
+) -> ClassPlan:
     passes: list[Pass] = []
     choices: list[Choice | None] = []
     for branch, part in enumerate(head_class.parts):
         size = tile or block_tile(part.unknown, sizes.tile)
         found = list(ways(relation, part, branch, size, layout, sizes.grids))
-        chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, head_class, part, found)
+        chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, head_class, part, found, scalars)
         made = _passes(relation, part, chosen)
         if any(pass_.layout.residues > 1 and pass_.tabled for pass_ in made):  # a table is of one residue
             made, choice = _passes(relation, part, found[0]), None
@@ -63,9 +77,11 @@ def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
     return found
 
 
-def _choose(relation: Relation, head_class: HeadClass, part: Part, found: list[Way]) -> tuple[Way, Choice | None]:
+def _choose(
+    relation: Relation, head_class: HeadClass, part: Part, found: list[Way], scalars: tuple[Scalar | None, ...]
+) -> tuple[Way, Choice | None]:
     n = _length(part.pred)
-    sizes = _sizes(relation, head_class, n)
+    sizes = _sizes(relation, head_class, n, scalars)
     h = head_class.heads[0] if head_class.heads else 0
     try:
         live = _live(part, sizes, h)
@@ -80,7 +96,9 @@ def _choose(relation: Relation, head_class: HeadClass, part: Part, found: list[W
     if not compared:
         return found[0], None
     best = min(range(len(compared)), key=lambda i: compared[i][1].cost)
-    return compared[best][0], Choice(n, tuple(c for _, c in compared), best)
+    return compared[best][0], Choice(
+        n, tuple(c for _, c in compared), best, _assumed(relation, part, sizes, scalars, h)
+    )
 
 
 @lru_cache(maxsize=64)
@@ -112,10 +130,20 @@ def _length(pred: e.Node) -> int:
     return n
 
 
-def _sizes(relation: Relation, head_class: HeadClass, n: int) -> Sizes:
+def _sizes(relation: Relation, head_class: HeadClass, n: int, given: tuple[Scalar | None, ...]) -> Sizes:
     known = dict(relation.known)
     heads = known.get("heads", max(head_class.heads or (0,)) + 1)
-    scalars = tuple(Scalar.of(n) for _ in range(6))
+    scalars = tuple(value or Scalar.of(n) for value in (*given, *(None,) * (len(SCALARS) - len(given))))
     return Sizes(
         n, n, heads, known.get("kv_heads", heads), known.get("batch", 1), relation.spec.align == "end", scalars=scalars
     )
+
+
+def _assumed(relation: Relation, part: Part, sizes: Sizes, given: tuple[Scalar | None, ...], h: int) -> str:
+    """The values of scalar inputs with which candidates were compared, in words."""
+    values, words = sizes.parameters(h, 0), []
+    for number, (name, scalar) in enumerate(scalar_names(relation.spec).items()):
+        if part.pairs.depends_on(scalar):
+            known = number < len(given) and given[number] is not None
+            words.append(f"{name} = {values[scalar]:,}" if known else f"{name} = n")
+    return ", ".join(words)

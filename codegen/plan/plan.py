@@ -97,14 +97,23 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """The ways that were compared for one branch, at which length, and which of them won."""
+    """The ways that were compared for one branch, at which length, and which of them won.
+
+    ``inputs`` says with which values of scalar inputs, in words.
+    """
 
     n: int
     candidates: tuple[Candidate, ...]
     chosen: int
+    inputs: str = ""
+
+    @property
+    def where(self) -> str:
+        """At which length, and with which inputs."""
+        return f"n = {self.n:,}" + (f", {self.inputs}" if self.inputs else "")
 
     def __str__(self) -> str:
-        lines = [f"chosen at n = {self.n:,}, by estimated time:"]
+        lines = [f"chosen at {self.where}, by estimated time:"]
         for number, candidate in enumerate(self.candidates):
             lines.append(f"{'->' if number == self.chosen else '  '} {candidate}")
         return "\n".join(lines)

@@ -150,3 +150,15 @@ def test_counted_tiles_are_those_of_the_loops() -> None:
     tiles = list(visits(attend.plan.passes[0], Sizes(300, 300), 0, 0, 0))
     found = attend.cost(n=300, inputs=given.arrays)
     assert found.full + found.partial == len(tiles)
+
+
+def test_plans_say_with_which_inputs_layouts_were_compared() -> None:
+    attend = attnspec.compile("attention a { input w: int  attend 0 <= q - k < w and (q - k) % 16 == 0 }")
+    assert "chosen at n = 8,192, w = n, by estimated time:" in str(attend.plan)
+    few = attend.plan_for(w=40).classes[0].choices[0]
+    assert few is not None
+    assert few.inputs == "w = 40"
+    assert few.candidates[0].pairs == 8192 + 8192 - 16 + 8192 - 32
+    assert "w = n" not in str(attend.plan_for(inputs="example"))
+    with pytest.raises(CallError, match="no input `v`"):
+        attend.plan_for(v=3)
