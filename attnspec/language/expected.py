@@ -73,6 +73,8 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "write `weights detached`"
     if token.text == "," and "IN" in accepted and i > 1 and tokens[i - 2].text == "mix":
         return "bracket the names: `mix (a, b) in ...`"
+    if token.text == "," and "IN" in accepted and i > 2 and tokens[i - 3].text == "branch":
+        return "bracket the names: `branch for (x, y) in ...`"
     if token.text == "." or (before is not None and before.text == "."):
         return _point(tokens, i if token.text == "." else i - 1)
     if token.text == "if":

@@ -141,9 +141,17 @@ def _mix_heading(at: _Context, parts: list[Piece]) -> tuple[Span, tuple[t.Name, 
 
 
 def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
-    span, times = parts[0]
+    span, names, domain, times = parts[0]
     _, docs, clauses = _split(at, parts[1:])
-    return t.Branch(at.span, times, docs[0] if docs else None, _without_branches(at, clauses), span)
+    return t.Branch(at.span, names, domain, times, docs[0] if docs else None, _without_branches(at, clauses), span)
+
+
+def _branch_heading(
+    at: _Context, parts: list[Piece]
+) -> tuple[Span, tuple[t.Name, ...], t.Domain | None, t.Expr | None]:
+    times = parts.pop()[0] if isinstance(parts[-1], list) else None
+    names, domain = (parts[2], parts[4]) if len(parts) > 1 else ((), None)
+    return at.span, names, domain, times
 
 
 def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
@@ -228,7 +236,8 @@ _RULES: dict[str, Rule] = {
     "names": lambda at, p: tuple(at.name(x) for x in p),
     "detached": lambda at, p: "detached",
     "branch": _branch,
-    "branch_heading": lambda at, p: (at.span, p[2] if len(p) > 1 else None),
+    "branch_heading": _branch_heading,
+    "multiple": lambda at, p: [p[1]],
     "axis": _axis,
     "arrow": lambda at, p: t.Arrow(at.span, at.name(p[0]), at.name(p[1]), p[2]),
     "input": _input,

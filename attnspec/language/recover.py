@@ -222,7 +222,7 @@ class Outline:
         for word, name in pairwise(cut):
             if word.text in {"let", "pattern", "input", "axis"} and name.kind == "name":
                 names.add(name.text)
-        if cut and cut[0].text == "mix":
+        if cut and cut[0].text in ("mix", "branch"):
             names |= {token.text for token in cut if token.kind == "name"}
         return names
 

@@ -59,9 +59,13 @@ def pieces(tokens: list[Token], columns: Mapping[int, int] | None = None) -> lis
 
 def _leads(tokens: list[Token], i: int) -> bool:
     """Whether the token at i is a word before an expression because of its place, and not because it is reserved."""
-    return (i == 0 and tokens[0].text in _STARTERS) or (
-        i == 1 and tokens[0].text == "branch" and tokens[1].text == "times"
-    )
+    if i == 0:
+        return tokens[0].text in _STARTERS
+    if tokens[0].text != "branch" or (i == 1 and tokens[1].text == "for"):
+        return tokens[0].text == "branch"
+    before = tokens[i - 1]  # a name called `times` does not stand directly behind another operand
+    ended = before.text in (")", "]") or before.kind in ("name", "number")
+    return tokens[i].text == "times" and ended and before.text not in ("for", "in")
 
 
 def wrap(line: list[Piece], indent: int) -> list[str]:

@@ -60,8 +60,13 @@ class Heads(Node):
 
 @dataclass(frozen=True, slots=True)
 class Branch(Node):
-    """``branch [times count] { clauses }`` inside a mixture; ``heading`` is the part before the brace."""
+    """``branch [for names in domain] [times count] { clauses }`` inside a mixture.
 
+    Without a domain ``names`` are empty; ``heading`` is the part before the brace.
+    """
+
+    names: tuple[Name, ...]
+    domain: Domain | None
     times: Expr | None
     doc: Doc | None
     clauses: tuple[Clause, ...]

@@ -229,6 +229,33 @@ def test_branches() -> None:
     assert not spec("mix w in [1, 2] { attend q // w == k // w }").detached
 
 
+def test_unlike_branches_beside_one_for_each_value() -> None:
+    found = spec(
+        "mix { branch { attend q - k < w } branch for i in 0..w times i + 1 { attend (q + k) % w == i }"
+        " branch for (x, y) in [(1, 2), (3, 4)] { attend k in x..y } within k <= q }",
+        w=3,
+    )
+    assert [b.times for b in found.branches] == [1, 1, 2, 3, 1, 1]
+    same(found.mask(9), lambda b, h, q, k: (k <= q) * ((q - k < 3) + (q + k) % 3 + 1 + (k == 1) + (k == 3)))
+    assert check_text(str(found)).mixture == found.mixture
+
+
+@pytest.mark.parametrize(
+    ("heading", "why"),
+    [
+        ("branch for i in 0..heads", "E028.*what a mixture runs over"),
+        ("branch for i in 0..0", "E046.*without branches"),
+        ("branch for i in 0..65", "E046.*too many branches"),
+        ("branch for (i, j) in [(1, 2), (3, 4, 5)]", "E046.*must have 2 values"),
+        ("branch for i, j in [(1, 2)]", r"E001[\s\S]*bracket the names: `branch for \(x, y\) in"),
+        ("branch for i in 0..2 times i", "E046.*at least once"),
+    ],
+)
+def test_wrong_branches_for_values(heading: str, why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        spec(f"mix {{ branch {{ attend q == k }} {heading} {{ attend k == 3 }} }}")
+
+
 def test_the_names_of_a_mixture_are_constants() -> None:
     found = spec("mix w in 1..4 { attend [10, 20, 30][w - 1] // w ** 2 - q == k }")
     assert found.mask(12).sum((2, 3)).tolist() == [[11 + 6 + 4]]

@@ -218,3 +218,11 @@ def test_style() -> None:
 def test_what_does_not_parse_is_not_formatted() -> None:
     with pytest.raises(SpecError):
         format_source("attention a { attend q < }")
+
+
+def test_a_branch_for_each_value() -> None:
+    text = "attention a{mix{branch for(w,r)in xs times(2){attend q<w}branch for times in 0..2 times times{attend k<2}}}"
+    got = format_source(text)
+    assert "        branch for (w, r) in xs times (2) {\n" in got
+    assert "        branch for times in 0..2 times times {\n" in got
+    assert format_source(got) == got

@@ -20,9 +20,7 @@ from attnspec.spec.parts import Branch, Clause
 
 def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tuple[Branch, ...]:
     """The branches of a mixture."""
-    branches = (
-        _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, node.domain, scope, seen)
-    )
+    branches = _written(el, node, scope, dict(seen)) if node.domain is None else _listed(el, node, scope, seen)
     if len(branches) > MAX_BRANCHES:
         label = f"the limit is {MAX_BRANCHES}"
         el.wrong(bad_mixture(node.heading, "a mixture with too many branches", label))
@@ -30,13 +28,13 @@ def mix(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> tup
 
 
 def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
-    """``mix { branch { ... } branch times 2 { ... } }``."""
+    """``mix { branch { ... } branch times 2 { ... } branch for i in 0..4 { ... } }``."""
     common: list[Clause] = []
     branches: list[Branch] = []
     for part in node.clauses:
         match part:
             case t.Branch():
-                branches.append(branch(el, part.clauses, scope, dict(seen), _times(el, part, scope)))
+                branches += _listed(el, part, scope, seen)
             case t.Within():
                 common.append(line(el, part, scope))
             case t.Let():
@@ -48,8 +46,8 @@ def _written(el: Elaborator, node: t.Mix, scope: Scope, seen: dict[str, Span]) -
     return [Branch(b.attend, (*b.within, *common), b.times) for b in branches]
 
 
-def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
-    if node.times is None:
+def _times(el: Elaborator, node: t.Mix | t.Branch, scope: Scope) -> int:
+    if isinstance(node, t.Mix) or node.times is None:
         return 1
     times = el.constant(node.times, scope, "how often a branch counts")
     if times is not None and not 1 <= times <= MAX_TIMES:
@@ -58,24 +56,27 @@ def _times(el: Elaborator, node: t.Branch, scope: Scope) -> int:
     return times or 1
 
 
-def _listed(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
-    """``mix (w, r) in [(2048, 1), (4096, 2)] { ... }``."""
+def _listed(el: Elaborator, node: t.Mix | t.Branch, scope: Scope, seen: dict[str, Span]) -> list[Branch]:
+    """``mix (w, r) in [(2048, 1), (4096, 2)] { ... }``; one branch where there is nothing to run over."""
+    if node.domain is None:
+        return [branch(el, node.clauses, scope, dict(seen), _times(el, node, scope))]
     names = dict(seen)
     for name in node.names:
         define(name, f"`{name.name}`", names, el.report)
     branches = []
     unknown = True
-    for count, entries in enumerate(_entries(el, node, tree, scope)):
+    for count, entries in enumerate(_entries(el, node, node.domain, scope)):
         if count > MAX_BRANCHES:
             break  # too many; said by the caller
         unknown = False
-        branches.append(branch(el, node.clauses, scope.bind(entries), dict(names)))
+        inner = scope.bind(entries)
+        branches.append(branch(el, node.clauses, inner, dict(names), _times(el, node, inner)))
     if unknown:  # the names and types inside can be checked all the same
         branch(el, node.clauses, scope.bind({name.name: UNKNOWN for name in node.names}), dict(names))
     return branches
 
 
-def _entries(el: Elaborator, node: t.Mix, tree: t.Domain, scope: Scope) -> Iterator[dict[str, Entry]]:
+def _entries(el: Elaborator, node: t.Mix | t.Branch, tree: t.Domain, scope: Scope) -> Iterator[dict[str, Entry]]:
     """What the names are bound to in each branch."""
     over = lists.domain(el, tree, scope)
     if over is None:
