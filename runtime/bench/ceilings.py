@@ -46,11 +46,12 @@ def _peak(dtype: str, threads: int) -> float:
     """Operations per second of the micro-kernel on operands in cache, on all threads."""
     from attnspec.codegen.cpp.kernel import peak_kernel
     from attnspec.runtime.cpp.compiler import compiler
+    from attnspec.runtime.cpp.load import loaded
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peak.so"
         compiler().compile(peak_kernel(dtype), path)
-        function = ctypes.CDLL(str(path)).attnspec_peak
+        function = loaded(path).attnspec_peak
         function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int64, ctypes.c_int32]
         return float(function(_ROUNDS, threads)) / _median(lambda: function(_ROUNDS, threads))
 

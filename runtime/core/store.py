@@ -1,10 +1,10 @@
 """Compiled kernels on disk, found by the hash of what determines them.
 
-An entry is a folder ``<digest>`` with ``kernel.so`` (or ``kernel.py``), its checksum, and every earlier stage as
-text. It is written under another name and renamed, so that readers see all of it or nothing and two processes may build
-the same kernel at once. A damaged entry is removed and built again. ``notes`` are small JSON texts beside the entries:
-what a pattern's text led to last time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and
-bounded in size.
+An entry is a folder ``<digest>`` with ``kernel.so`` (or ``kernel.py``), every earlier stage as text, and the checksums
+of all of them (``sha256sum -c sha256`` checks them too). It is written under another name and renamed, so that readers
+see all of it or nothing and two processes may build the same kernel at once. A damaged entry is removed and built
+again. ``notes`` are small JSON texts beside the entries, each with its checksum: what a pattern's text led to last
+time. Nothing is ever unpickled. The folder is private to the user (mode 0700) and bounded in size.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,13 @@ from attnspec.errors.diagnostic import AttnspecError
 
 LIMIT = 512 * 1024 * 1024
 """Bytes on disk from which on the entries unused for longest are removed; ``ATTNSPEC_CACHE_LIMIT`` overrides it."""
+
+
+ABANDONED = 24 * 3600
+"""Seconds after which what a process was writing, or removing, is taken to be left by one that was killed."""
+
+_BUILDING, _REMOVING, _WRITING = "building-", "removing-", "writing-"
+_CHECKSUMS = "sha256"
 
 
 class CacheError(AttnspecError, RuntimeError):
@@ -45,7 +53,7 @@ class Cache:
         """
         named = os.environ.get("ATTNSPEC_CACHE")
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = Path(named) if named else home / "attnspec"
+        folder = (Path(named) if named else home / "attnspec").absolute()  # a name may begin with a dash
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = folder.stat()
@@ -67,11 +75,12 @@ class Cache:
         """The same of an entry whose kernel is the file ``name``."""
         entry = self.folder / digest
         try:
-            data = (entry / name).read_bytes()
-            wanted = (entry / "sha256").read_text(encoding="ascii").strip()
-        except OSError:
-            data, wanted = b"", ""
-        if data and sha256(data).hexdigest() == wanted:
+            lines = (entry / _CHECKSUMS).read_text(encoding="utf-8").splitlines()
+            whole = any(line.endswith(f"  {name}") for line in lines)
+            whole = whole and lines == [_checksum(entry / line[66:]) for line in lines]
+        except (OSError, ValueError):
+            whole = False
+        if whole:
             with contextlib.suppress(OSError):
                 os.utime(entry)
             return entry / name
@@ -84,22 +93,25 @@ class Cache:
     ) -> Path:
         """Build an entry (``build`` writes the kernel to the path it is given, of this name) and return its path.
 
-        If another process was faster, its entry is used.
+        If another process was faster, its entry is used. Raises CacheError where the folder cannot be written to.
         """
-        work = Path(tempfile.mkdtemp(prefix="building-", dir=self.folder))
         try:
-            library = work / name
-            build(library)
-            for stage, text in stages.items():
-                (work / stage).write_text(text, encoding="utf-8")
-            (work / "sha256").write_text(sha256(library.read_bytes()).hexdigest(), encoding="ascii")
+            work = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=self.folder))
             try:
-                os.rename(work, self.folder / digest)
-            except OSError:
-                if self.file(digest, name) is None:  # neither ours nor a whole one of another process
+                build(work / name)
+                for stage, text in stages.items():
+                    (work / stage).write_text(text, encoding="utf-8")
+                checksums = "".join(f"{_checksum(path)}\n" for path in sorted(work.iterdir()))
+                (work / _CHECKSUMS).write_text(checksums, encoding="utf-8")
+                try:
                     os.rename(work, self.folder / digest)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+                except OSError:
+                    if self.file(digest, name) is None:  # neither ours nor a whole one of another process
+                        os.rename(work, self.folder / digest)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        except OSError as error:
+            raise CacheError(f"the kernel cache {self.folder} cannot be used: {error}. Set ATTNSPEC_CACHE.") from None
         self._trim(keep=digest)
         found = self.file(digest, name)
         if found is None:
@@ -107,32 +119,32 @@ class Cache:
         return found
 
     def note(self, key: str) -> dict[str, Any] | None:
-        """The note under a key, or None."""
+        """The note under a key; None if there is none, or it is not what was written."""
         try:
-            value = json.loads((self.folder / "notes" / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            checksum, value = json.loads((self.folder / "notes" / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
             return None
-        return value if isinstance(value, dict) else None
+        return value if checksum == _note_checksum(key, value) else None
 
     def set_note(self, key: str, value: Mapping[str, Any]) -> None:
         """Write a note, atomically. A full disk is no reason to fail: the note is only a short cut."""
         notes = self.folder / "notes"
         with contextlib.suppress(OSError):
             notes.mkdir(mode=0o700, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=notes)
+            handle, name = tempfile.mkstemp(prefix=_WRITING, dir=notes)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(dict(value), file)
+                json.dump([_note_checksum(key, dict(value)), dict(value)], file)
             os.replace(name, notes / f"{key}.json")
 
     def _remove(self, entry: Path) -> None:
         """Remove an entry so that no reader sees half of it."""
         with contextlib.suppress(OSError):
-            grave = Path(tempfile.mkdtemp(prefix="removing-", dir=self.folder))
+            grave = Path(tempfile.mkdtemp(prefix=_REMOVING, dir=self.folder))
             os.rename(entry, grave / "entry")
             shutil.rmtree(grave, ignore_errors=True)
 
     def _trim(self, keep: str) -> None:
-        """Remove what was unused for longest until the folder is within its limit."""
+        """Remove what killed processes left, and what was unused for longest until the folder is within its limit."""
         wanted = os.environ.get("ATTNSPEC_CACHE_LIMIT", str(LIMIT))
         if not wanted.isdecimal():
             raise CacheError(f"ATTNSPEC_CACHE_LIMIT is a number of bytes, not {wanted!r}")
@@ -143,6 +155,11 @@ class Cache:
                 with contextlib.suppress(OSError):
                     files = [entry] if entry.is_file() else [f for f in entry.rglob("*") if f.is_file()]
                     found.append((entry.stat().st_mtime, sum(f.stat().st_size for f in files), entry))
+        left = (f"{_BUILDING}*", f"{_REMOVING}*", f"notes/{_WRITING}*")
+        for path in (path for pattern in left for path in self.folder.glob(pattern)):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         total = sum(size for _, size, _ in found)
         for _, size, entry in sorted(found, key=lambda item: item[0]):
             if total <= limit:
@@ -150,3 +167,13 @@ class Cache:
             if entry.name != keep and not entry.name.startswith("building-"):
                 self._remove(entry)
                 total -= size
+
+
+def _checksum(path: Path) -> str:
+    """A line of an entry's checksums."""
+    return f"{sha256(path.read_bytes()).hexdigest()}  {path.name}"
+
+
+def _note_checksum(key: str, value: object) -> str:
+    """Of a note and of its key: a note is not what another key wrote."""
+    return sha256(f"{key}\0{json.dumps(value, sort_keys=True)}".encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.runtime.core.program import Needed, Program, plan
-from attnspec.runtime.core.store import Cache
+from attnspec.runtime.core.store import Cache, CacheError
 from attnspec.runtime.cpp.compiler import Compiler, compiler
 
 if TYPE_CHECKING:
@@ -58,11 +58,22 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
             "longest": longest([made]),
         }
         cache.set_note(note_key, note)
-    function = getattr(ctypes.CDLL(str(path)), f"attnspec_{key.direction}")
+    function = getattr(loaded(path), f"attnspec_{key.direction}")
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p]
-    carry, plain, wide = (bool(note.get(name)) for name in ("carry", "plain", "wide"))
+    carry, plain, wide = (bool(note[name]) for name in ("carry", "plain", "wide"))
     return Native(function, str(path), carry, plain, wide, int(note["longest"]))
+
+
+def loaded(path: Path) -> ctypes.CDLL:
+    """A shared library, loaded. Raises CacheError where its folder does not allow that."""
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise CacheError(
+            f"a compiled kernel cannot be loaded: {error}. If its folder is on a file system that allows no programs "
+            "(noexec), set ATTNSPEC_CACHE to one that does"
+        ) from None
 
 
 def library(cache: Cache, tool: Compiler, text: str, stages: Callable[[], dict[str, str]] = dict) -> tuple[str, Path]:

@@ -14,6 +14,7 @@ from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, Turn
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.load import Native, native
+from attnspec.runtime.cpp.threads import threads
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
@@ -46,7 +47,7 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
         lse.data_ptr(),
         out.stride(0) if branches else 0,
         call.scale,
-        torch.get_num_threads(),
+        threads(),
     )
     if turn is not None:
         tables = [problem.expanded(t, q) for t in (turn.cos, turn.sin)]  # held until the kernel is done
@@ -105,7 +106,7 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
         None if gradients is None else ctypes.addressof(gradients),
         out.stride(0) if branches else 0,
         call.scale,
-        torch.get_num_threads(),
+        threads(),
     )
     _run(kernel, argument, "backward")
     dinputs = [None if buffer is None else buffer.sum((0, 1)) for buffer in buffers]

@@ -20,7 +20,8 @@ from attnspec.codegen.cpp.unit import DTYPES, rotate_kernel
 from attnspec.runtime.core.store import Cache
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.compiler import compiler
-from attnspec.runtime.cpp.load import library
+from attnspec.runtime.cpp.load import library, loaded
+from attnspec.runtime.cpp.threads import threads
 
 
 class _Problem(ctypes.Structure):
@@ -65,7 +66,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
         return out
     cos, sin = (problem.expanded(t, x) for t in (cos, sin))
     tensors = map(problem.tensor_of, (x, cos, sin))
-    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * cos.shape[-1], pairs, torch.get_num_threads())
+    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * cos.shape[-1], pairs, threads())
     _function(_name(x.dtype))(ctypes.byref(argument))
     return out
 
@@ -73,7 +74,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
 @functools.cache
 def _function(dtype: str) -> Callable[[Any], None]:
     _, path = library(Cache.default(), compiler(), rotate_kernel(dtype))
-    function = ctypes.CDLL(str(path)).attnspec_turn
+    function = loaded(path).attnspec_turn
     function.restype, function.argtypes = None, [ctypes.c_void_p]
     return function
 

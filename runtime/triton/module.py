@@ -7,7 +7,8 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from hashlib import sha256
-from types import ModuleType
+from importlib.machinery import SourceFileLoader
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
 from attnspec.codegen.triton.schedule import Schedule
@@ -86,11 +87,19 @@ def made(program: Program, key: TritonKey, sizes: Needed, schedule: Schedule) ->
     return Made(found, str(path), tuple(found.GIVEN), bool(note["wide"]), int(note["longest"]))
 
 
+class _Source(SourceFileLoader):
+    """Reads a module's text each time: Python would believe compiled code beside it whatever it holds."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def load(name: str, path: str) -> ModuleType:
     """Import a generated module by its path."""
     if name in sys.modules:
         return sys.modules[name]
-    described = importlib.util.spec_from_file_location(name, path)
+    described = importlib.util.spec_from_file_location(name, path, loader=_Source(name, path))
     assert described is not None
     assert described.loader is not None
     module = importlib.util.module_from_spec(described)

@@ -95,6 +95,68 @@ def test_damaged_notes_are_ignored(folder: Path) -> None:
     use()
 
 
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.99])
+def test_every_file_is_covered_by_a_checksum(folder: Path, at: float) -> None:
+    """A byte that changes anywhere is noticed: what is wrong is never used, and built again."""
+    pattern = "attention a { for h in 0..2 { attend k <= q }  for h in 2..4 { attend |q - k| <= 3 } }"  # needs heads
+    arguments = tensors(40, heads=4)
+    agree(attnspec.compile(pattern), *arguments)
+    written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {path.parent.name for path in written} > {"notes"}
+    for path, data in written.items():
+        if path.suffix != ".so":  # those are mapped by this process; see the test above
+            byte = int(at * len(data))
+            path.write_bytes(data[:byte] + bytes([data[byte] ^ 4]) + data[byte + 1 :])
+            native.native.cache_clear()
+            facts.cache_clear()
+            agree(attnspec.compile(pattern), *arguments)
+            cache = Cache.default()
+            assert all(cache.library(entry.name) for entry in entries(folder))
+
+
+def test_what_killed_processes_left_is_removed(folder: Path) -> None:
+    use()
+    old, new = folder / "building-old", folder / "building-new"
+    note = folder / "notes" / "writing-old"
+    for left in (old, new):
+        left.mkdir()
+        (left / "kernel.cpp").write_text("")
+    note.write_text("")
+    for left in (old, note):
+        os.utime(left, (1e9, 1e9))
+    use(8)
+    assert not old.exists()
+    assert not note.exists()
+    assert new.exists()
+
+
+@pytest.mark.parametrize("name", ["-o", "--help", "with space"])
+def test_odd_names_of_folders(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTNSPEC_CACHE", name)
+    native.native.cache_clear()
+    use()
+    assert len(entries(tmp_path / name)) == 2
+    native.native.cache_clear()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux")
+def test_a_folder_that_holds_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNSPEC_CACHE", "/proc")
+    native.native.cache_clear()
+    with pytest.raises(CacheError, match="Set ATTNSPEC_CACHE"):
+        use()
+
+
+def test_a_kernel_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(native.ctypes, "CDLL", refuse)
+    with pytest.raises(CacheError, match=r"failed to map segment.*noexec.*ATTNSPEC_CACHE"):
+        use()
+
+
 def test_old_entries_make_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (3, 4, 5):
         use(width)
