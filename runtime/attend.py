@@ -88,7 +88,7 @@ def attend(
         q, k, tables = half_turned(around.spec, q, k, sizes, found)
         return operator.attend_turning(q, k, *call[2:], *tables)  # type: ignore[no-any-return]
     q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-    out, lse, _ = operator.attend(q, k, *call[2:], keep)
+    out, lse, *_ = operator.attend(q, k, *call[2:], keep)
     return out, lse
 
 

@@ -18,10 +18,10 @@ from attnspec.runtime.targets import target_of
 
 # The fields of a Call. (Schemas have no structures.)
 _CALL = "Tensor q, Tensor k, Tensor v, Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m, float scale, str program"
-_RESULT = "Tensor out, Tensor lse, Tensor parts"
+_RESULT = "Tensor out, Tensor lse, Tensor norm, Tensor parts"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
 for _schema in (
-    f"attend({_CALL}, bool keep) -> (Tensor, Tensor, Tensor)",
+    f"attend({_CALL}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
     f"attend_turning({_CALL}, Tensor cos, Tensor sin, bool pairs) -> (Tensor, Tensor)",
     f"attend_backward({_CALL}, {_RESULT}, Tensor dout, Tensor? dlse, bool[] wanted) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
@@ -39,10 +39,7 @@ def keeps(*tensors: Tensor | None) -> bool:
 
 
 def _attend(*arguments: Any) -> Result:
-    """Output, log-sum-exp and (where weights are detached) the outputs of the branches of a program's attention.
-
-    The last are needed for gradients only, and empty unless ``keep``.
-    """
+    """Output and log-sum-exp of a program's attention, and what only gradients need: ``keep`` says they are wanted."""
     *fields, keep = arguments
     call = Call(*fields)
     return target_of(call.program.target, call.q.device.type).forward(call, keep)
@@ -56,10 +53,10 @@ def _attend_turning(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 def _attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
-    *fields, out, lse, parts, dout, dlse, wanted = arguments
+    *fields, out, lse, norm, parts, dout, dlse, wanted = arguments
     call = Call(*fields)
     target = target_of(call.program.target, call.q.device.type)
-    dq, dk, dv, dsink, dinputs = target.backward(call, Result(out, lse, parts), dout, dlse, wanted)
+    dq, dk, dv, dsink, dinputs = target.backward(call, Result(out, lse, norm, parts), dout, dlse, wanted)
     none = out.new_empty(0, dtype=torch.float32)
     return dq, dk, dv, none if dsink is None else dsink, [out.new_empty(0) if d is None else d for d in dinputs]
 
@@ -71,12 +68,13 @@ for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
 
 
 @torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _(*arguments: Any) -> tuple[Tensor, ...]:
     *fields, keep = arguments
     call = Call(*fields)
     out, lse = _empty(call.q, call.v)
     branches = facts(call.program).separate
-    return out, lse, out.new_empty((branches, *out.shape)) if branches and keep else out.new_empty(0)
+    parts = out.new_empty((branches, *out.shape) if branches and keep else 0)
+    return out, lse, lse.new_empty((2, *lse.shape) if keep else 0), parts
 
 
 @torch.library.register_fake("attnspec::attend_turning", lib=_LIBRARY)  # type: ignore[untyped-decorator]
@@ -90,7 +88,7 @@ def _empty(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    *fields, _, _, _, _, _, wanted = arguments
+    *fields, _, _, _, _, _, _, wanted = arguments
     call = Call(*fields)
     dq, dk, dv = (t.new_empty(t.shape) for t in (call.q, call.k, call.v))
     dsink = dq.new_empty(0 if call.sink is None else call.sink.shape, dtype=torch.float32)
@@ -101,7 +99,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     return dq, dk, dv, dsink, dinputs
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *fields, _ = inputs
     call = Call(*fields)
     ctx.save_for_backward(call.q, call.k, call.v, call.order, call.sink, *output, *call.inputs)
@@ -111,14 +109,14 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, dparts: Tensor | None) -> tuple[Any, ...]:
-    q, k, v, order, sink, out, lse, parts, *inputs = ctx.saved_tensors
+def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *_: None) -> tuple[Any, ...]:
+    q, k, v, order, sink, out, lse, norm, parts, *inputs = ctx.saved_tensors
     if dout is None and dlse is None:
         return None, None, None, [None] * len(inputs), None, None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
     call = Call(q, k, v, inputs, order, sink, ctx.m, ctx.scale, ctx.program)
-    dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, parts, dout, dlse, ctx.wanted)
+    dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, norm, parts, dout, dlse, ctx.wanted)
     wanted = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
     return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None, None
 

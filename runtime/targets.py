@@ -17,7 +17,7 @@ class Target(Protocol):
     """Fused kernels for one kind of machine: forward and backward of a program on tensors that fit."""
 
     def forward(self, call: Call, keep: bool) -> Result:
-        """Attention. ``keep`` says that gradients may be wanted: then outputs of branches are returned too."""
+        """Attention. ``keep`` says that gradients may be wanted: then what backward needs is returned too."""
 
     def backward(
         self, call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]

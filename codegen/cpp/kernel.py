@@ -69,6 +69,7 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_BM": max(pass_.tile.rows for pass_ in plan.passes),
         "ATTNSPEC_BN": max(pass_.tile.columns for pass_ in plan.passes),
         "ATTNSPEC_CARRY": int(plan.carry),
+        "ATTNSPEC_TIMES": int(any(item.times > 1 for item in plan.passes)),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
     if key.turn:

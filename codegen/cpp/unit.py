@@ -45,7 +45,11 @@ def read(name: str) -> str:
 
 def without_plan(dtype: str, *names: str) -> str:
     """A unit of library files that depend on an element type only: the sizes of tiles and heads mean nothing in it."""
-    sizes = {**dict.fromkeys(("ATTNSPEC_D", "ATTNSPEC_DV", "ATTNSPEC_BM", "ATTNSPEC_BN"), 64), "ATTNSPEC_CARRY": 0}
+    sizes = {
+        **dict.fromkeys(("ATTNSPEC_D", "ATTNSPEC_DV", "ATTNSPEC_BM", "ATTNSPEC_BN"), 64),
+        "ATTNSPEC_CARRY": 0,
+        "ATTNSPEC_TIMES": 0,
+    }
     return "\n".join([define({"ATTNSPEC_DTYPE": DTYPES[dtype], **sizes}), *map(read, names)])
 
 

@@ -183,7 +183,7 @@ def _tile_function(body: Body) -> Function:
     blocks = (f"{name}{n}" for name in "qkvg" for n in range(2))
     known = (
         *("c", "offset", "h", "b", *SCALARS),
-        *("q_head", "k_head", "v_head", "g_head", "bound_line", "delta_line", "bound", "delta"),
+        *("q_head", "k_head", "v_head", "g_head", "norm_line", "delta_line", "top", "total", "delta"),
         *sides,
         *blocks,
         *(p.name for p in parameters(body.context, body.pass_)),

@@ -13,9 +13,9 @@ from attnspec.codegen.triton.softmax import sums as triton_sums
 from attnspec.codegen.triton.usage import without_idle
 
 _SIGNATURES = {
-    "forward": "q, k, v, out, lse, scale, given, precision, shares",
-    "queries": "q, k, v, dout, bound, delta, dq, scale, given, gradients, precision",
-    "keys": "q, k, v, dout, bound, delta, dk, dv, scale, given, precision",
+    "forward": "q, k, v, out, lse, norms, scale, given, precision, shares",
+    "queries": "q, k, v, dout, norm, delta, dq, scale, given, gradients, precision",
+    "keys": "q, k, v, dout, norm, delta, dk, dv, scale, given, precision",
 }
 
 
@@ -61,7 +61,7 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context
     yield "if n == 0:" if kind is FORWARD else "if n == 0 or n_q == 0:"
     if kind is FORWARD:
         yield "    if not CARRY:"
-        yield "        out.zero_(), lse.fill_(float('-inf'))"
+        yield "        out.zero_(), lse.fill_(float('-inf')), begin(norms, None)"
     yield "    return"
     offset = "n - n_q" if context.align == "end" else "0"
     yield f"offset = {offset}"
@@ -91,7 +91,7 @@ def _launch(one: Launch, schedule: Schedule, context: Context, summed: bool) -> 
     yield f"tiles = {_tiles(one)}"
     if kind is FORWARD:
         branch = one.pass_.branch if context.separate else 0
-        yield f"own, line = out[{branch}], lse[{branch}]"
+        yield f"own, line, norm = out[{branch}], lse[{branch}], norms[{branch}]"
         if context.shares:
             yield f"share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {one.pass_.tile.columns}), shares)"
     if summed:

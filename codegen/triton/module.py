@@ -31,6 +31,8 @@ from attnspec.relation.relation import scalar_reads
 from attnspec.spec import expr as e
 
 _LIBRARY = ("tiles", "values")
+UNIT = 1.4426950408889634
+"""What differences of scores are multiplied with to be exponents of 2, where score lines want them in natural units."""
 _IMPORTS = ("import torch", "import triton", "import triton.language as tl")
 _MARK = "# ---- text of generated kernels from here on ----\n"
 
@@ -172,6 +174,7 @@ def _constants(context: Context, plans: Plans, launches: list[Launch]) -> str:
             f"ADDS = {context.adds}  # passes add to gradients of keys",
             f"BRANCHES = {len(spec.branches) if context.separate else 0}  # softmaxes whose outputs are kept apart",
             f"REPEATS = {spec.order is not None}  # a key may have several slots",
+            f"UNIT: tl.constexpr = tl.constexpr({UNIT if context.scored else 1.0!r})  # log2(e) for natural scores",
             f"SHARES = {context.shares}  # the keys of a query tile may be cut into parts that run side by side",
             f"LARGEST_ROW = {_largest_row(plans)}  # distance of two rows up to which a tile's offsets fit 32 bits",
             f"GIVEN = {tuple(given)!r}  # what kernels read beside q, k and v",

@@ -43,7 +43,7 @@ TENSORS = (
     Parameter("OUT", "carried", "own"),
     Parameter("LSE", "*fp32", "line"),
     Parameter("DO", "element", "dout"),
-    Parameter("BOUND", "*fp32", "bound"),
+    Parameter("NORM", "*fp32", "norm"),
     Parameter("DELTA", "*fp32", "delta"),
     Parameter("DQ", "carried", "dq"),
     Parameter("DK", "added", "dk"),

@@ -76,14 +76,16 @@ class Call(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The output (batch, heads, n_q, dim_v) of q's dtype, the log-sum-exp (batch, heads, n_q) float32, and ``parts``.
+    """The output (batch, heads, n_q, dim_v) of q's dtype, the log-sum-exp (batch, heads, n_q) float32, norm and parts.
 
-    The last are the outputs of the branches, (branches, batch, heads, n_q, dim_v), where the weights of a mixture are
-    detached and gradients may be wanted; else empty.
+    The last two are needed for gradients only, and empty unless ``keep``: what weights are relative to (see
+    :mod:`attnspec.runtime.core.norm`), and where the weights of a mixture are detached the outputs of the branches,
+    (branches, batch, heads, n_q, dim_v).
     """
 
     out: Tensor
     lse: Tensor
+    norm: Tensor
     parts: Tensor
 
 

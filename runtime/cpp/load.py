@@ -25,6 +25,7 @@ class Native:
     """A loaded kernel.
 
     ``carry``, ``plain`` and ``wide`` say what it is called with: see ``Plan.carry``, ``Plan.plain`` and ``KernelKey``.
+    ``natural``: its scores are in natural units, not in those of log2.
     ``longest`` is the largest length for which its numbers are right.
     """
 
@@ -33,6 +34,7 @@ class Native:
     carry: bool
     plain: bool
     wide: bool
+    natural: bool
     longest: int
 
 
@@ -46,6 +48,7 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
     if note is None or path is None or "longest" not in note:
         from attnspec.codegen.cpp.kernel import is_wide, kernel
         from attnspec.codegen.plan.lengths import longest
+        from attnspec.spec.real import Score
 
         made = plan(program, sizes)
         text = kernel(made, key)
@@ -55,14 +58,15 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
             "carry": made.carry,
             "plain": made.plain,
             "wide": is_wide(made, key),
+            "natural": made.relation.spec.score != Score(),
             "longest": longest([made]),
         }
         cache.set_note(note_key, note)
     function = getattr(loaded(path), f"attnspec_{key.direction}")
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p]
-    carry, plain, wide = (bool(note[name]) for name in ("carry", "plain", "wide"))
-    return Native(function, str(path), carry, plain, wide, int(note["longest"]))
+    carry, plain, wide, natural = (bool(note[name]) for name in ("carry", "plain", "wide", "natural"))
+    return Native(function, str(path), carry, plain, wide, natural, int(note["longest"]))
 
 
 def loaded(path: Path) -> ctypes.CDLL:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import KernelKey
+from attnspec.runtime.core.norm import begin, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, Turn
 from attnspec.runtime.cpp import structures as problem
@@ -31,20 +32,20 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
     branches = facts(call.program).separate if keep else 0
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if kernel.carry else q.dtype
     many = (branches,) if branches else ()
+    lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
+    norm = lse.new_empty((*many, 2, *q.shape[:3]) if keep or kernel.carry else 0)
     if kernel.carry:
         out = q.new_zeros((*many, *shape), dtype=dtype)
-        lse = q.new_full((*many, *q.shape[:3]), float("-inf"), dtype=torch.float32)
-        if sink is not None and not branches:
-            lse.copy_(sink[..., None].expand(lse.shape))
+        begin(lse, norm, None if branches else sink, kernel.natural)
     else:
         out = q.new_empty((*many, *shape), dtype=dtype)
-        lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
     tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out))
     sizes = _sizes(kernel, call)  # holds what it points into
     argument = problem.ForwardProblem(
         sizes,
         *tensors,
         lse.data_ptr(),
+        norm.data_ptr() or None,
         out.stride(0) if branches else 0,
         call.scale,
         threads(),
@@ -54,12 +55,10 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
         argument.cos, argument.sin = map(problem.tensor_of, tables)
     _run(kernel, argument, "forward")
     if not branches:
-        return Result(out.to(q.dtype), lse, q.new_empty(0))
-    terms = lse if sink is None else torch.cat([lse, sink[None, ..., None].expand_as(lse[:1])])
-    total = torch.logsumexp(terms, 0)
-    weights = torch.exp(lse - total.nan_to_num(neginf=0.0))
+        return Result(out.to(q.dtype), lse, norm if keep else norm.new_empty(0), q.new_empty(0))
+    lse, norm, weights = merged(norm, sink, kernel.natural)
     mixed = (weights[..., None] * out).sum(0)
-    return Result(mixed.to(q.dtype), total, out.to(q.dtype))
+    return Result(mixed.to(q.dtype), lse, norm, out.to(q.dtype))
 
 
 def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Gradients:
@@ -75,7 +74,7 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
         for t in (q, k, v)
     )
     dlse = None if dlse is None else dlse.to(torch.float32).contiguous()
-    out, lse = result.parts if branches else result.out, result.lse.contiguous()
+    out, norm = result.parts if branches else result.out, result.norm.contiguous()
     buffers = [
         _buffers(call, t, number) if want else None
         for number, (t, want) in enumerate(zip(call.inputs, wanted, strict=True))
@@ -101,7 +100,7 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
     argument = problem.BackwardProblem(
         sizes,
         *tensors,
-        lse.data_ptr(),
+        norm.data_ptr(),
         None if dlse is None else dlse.data_ptr(),
         None if gradients is None else ctypes.addressof(gradients),
         out.stride(0) if branches else 0,
@@ -110,14 +109,14 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
     )
     _run(kernel, argument, "backward")
     dinputs = [None if buffer is None else buffer.sum((0, 1)) for buffer in buffers]
-    dsink = None if call.sink is None else _sink_gradient(call.sink, result.out, lse, dout, dlse, bool(branches))
+    dsink = None if call.sink is None else _sink_gradient(call.sink, result, dout, dlse, bool(branches))
     return Gradients(dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, dinputs)
 
 
-def _sink_gradient(sink: Tensor, out: Tensor, lse: Tensor, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:
+def _sink_gradient(sink: Tensor, result: Result, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:
     """A sink is a key without a value: dS = P (0 - delta), summed over the rows."""
-    share = torch.exp(sink[..., None] - lse)
-    delta = torch.zeros_like(lse) if detached else (dout.float() * out.float()).sum(-1)
+    share = torch.exp(sink[..., None] - result.lse)
+    delta = torch.zeros_like(share) if detached else (dout.float() * result.out.float()).sum(-1)
     return -(share * (delta if dlse is None else delta - dlse)).sum(-1)
 
 

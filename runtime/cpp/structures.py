@@ -81,7 +81,7 @@ class ForwardProblem(ctypes.Structure):
     _fields_ = [
         ("sizes", Sizes),
         *((name, Tensor) for name in ("q", "k", "v", "out")),
-        ("lse", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("lse", "norm")),
         ("branch", ctypes.c_int64),
         ("scale", ctypes.c_float),
         ("threads", ctypes.c_int32),
@@ -95,7 +95,7 @@ class BackwardProblem(ctypes.Structure):
     _fields_ = [
         ("sizes", Sizes),
         *((name, Tensor) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
-        *((name, ctypes.c_void_p) for name in ("lse", "dlse", "gradients")),
+        *((name, ctypes.c_void_p) for name in ("norm", "dlse", "gradients")),
         ("branch", ctypes.c_int64),
         ("scale", ctypes.c_float),
         ("threads", ctypes.c_int32),

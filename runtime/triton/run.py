@@ -19,12 +19,13 @@ from attnspec.runtime.triton.module import Made, made, plans
 
 
 def forward(call: Call, keep: bool) -> Result:
-    """See :class:`attnspec.runtime.targets.Target`. Outputs of branches come whether or not ``keep`` asks for them."""
+    """See :class:`attnspec.runtime.targets.Target`."""
     kernels, given = _prepare(call)
     q, k, v = call.q, call.k, call.v
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
-        out, lse, parts = kernels.module.forward(q, k, v, call.scale, given, precision(), _shares(kernels, q, k))
-    return Result(out, lse, parts if keep else q.new_empty(0))
+        out, lse, norm, parts = kernels.module.forward(q, k, v, call.scale, given, precision(), _shares(kernels, q, k))
+    none = q.new_empty(0)
+    return Result(out, lse, norm if keep else none.float(), parts if keep else none)
 
 
 def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Gradients:

@@ -85,9 +85,10 @@ def time_of(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> flo
     module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), own).module
     out, dq, dk, dv = (torch.empty_like(t) for t in (q, q, k, k))
     lines = q.new_zeros((1, *q.shape[:3]), dtype=torch.float32)
-    rows = (q, k, k, out, lines[0], lines, dq)
+    norms = lines.new_zeros((1, 2, *q.shape[:3]))
+    rows = (q, k, k, out, norms[0], lines, dq)
     launches: dict[str, Callable[[], object]] = {
-        "forward": lambda: module.launch_forward(q, k, k, out[None], lines, 0.1, {}, "ieee", 1),
+        "forward": lambda: module.launch_forward(q, k, k, out[None], lines, norms, 0.1, {}, "ieee", 1),
         "queries": lambda: module.launch_queries(*rows, 0.1, {}, {}, "ieee"),
         "keys": lambda: module.launch_keys(*rows[:-1], dk, dv, 0.1, {}, "ieee"),
     }

@@ -20,9 +20,9 @@ def test_opcheck() -> None:
         q, k, v = tensors(n, n_q, heads=heads, kv_heads=kv_heads, dim_v=24)
         torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
         with torch.no_grad():
-            out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
+            out, lse, norm, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
         given = (torch.randn_like(out), torch.randn_like(lse))
-        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, parts, *given, [])
+        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, norm, parts, *given, [])
         detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
         torch.library.opcheck(operator.attend_backward, detached)
 
@@ -35,12 +35,12 @@ def test_opcheck_of_several_passes() -> None:
     q, k, v = tensors(30, 20, heads=4, kv_heads=2, dim_v=24)
     torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
     with torch.no_grad():
-        out, lse, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
+        out, lse, norm, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
     assert parts.shape == (2, *out.shape)
-    _, _, none = operator.attend(q.detach(), k.detach(), v.detach(), [], None, None, -1, 0.25, program, False)
+    *_, none = operator.attend(q.detach(), k.detach(), v.detach(), [], None, None, -1, 0.25, program, False)
     assert not none.numel()
     given = (torch.randn_like(out), torch.randn_like(lse))
-    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, parts, *given, [])
+    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, norm, parts, *given, [])
     detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
     torch.library.opcheck(operator.attend_backward, detached)
 

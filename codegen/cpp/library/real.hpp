@@ -74,16 +74,6 @@ template <class F, class... I> ATTNSPEC_INLINE auto lanewise(F&& f, I... at) {
 }
 
 // Functions of one real.
-ATTNSPEC_INLINE vfloat smaller(vfloat a, vfloat b) {  // as `larger`
-#if defined(__AVX512F__)
-    return (vfloat)_mm512_min_ps((__m512)a, (__m512)b);
-#elif defined(__AVX__)
-    return (vfloat)_mm256_min_ps((__m256)a, (__m256)b);
-#else
-    return a < b ? a : b;
-#endif
-}
-
 ATTNSPEC_INLINE vfloat abs(vfloat x) { return (vfloat)((vint)x & 0x7fffffff); }
 ATTNSPEC_INLINE vfloat sign(vfloat x) { return x > 0.f ? all(1.f) : x < 0.f ? all(-1.f) : x; }
 

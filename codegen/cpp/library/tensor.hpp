@@ -42,11 +42,11 @@ static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b
 
 struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
 // Where branches of a mixture are kept apart, `branch` is the distance between their outputs (in elements), else 0; the
-// log-sum-exps of branches then lie batch * heads * n_q apart.
+// log-sum-exps of branches then lie batch * heads * n_q apart, their norms twice that.
 struct ForwardProblem {
     Sizes sizes;
     Tensor q, k, v, out;
-    float* lse;  // (batch, heads, n_q), contiguous
+    float *lse, *norm;  // (batch, heads, n_q), contiguous, and (2, batch, heads, n_q): see tile.hpp; norm may be null
     int64_t branch;
     float scale;
     int32_t threads;
@@ -55,7 +55,7 @@ struct ForwardProblem {
 struct BackwardProblem {
     Sizes sizes;
     Tensor q, k, v, out, dout, dq, dk, dv;
-    const float* lse;
+    const float* norm;
     const float* dlse;  // may be null
     const Gradient* gradients;  // of all inputs, for each (batch, key head); may be null
     int64_t branch;

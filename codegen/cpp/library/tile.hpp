@@ -24,8 +24,19 @@ static inline Range clip(int64_t first, int64_t begin, int64_t end) {
     return {(int)(lo < 0 ? 0 : lo), (int)(hi > LANES ? LANES : hi)};
 }
 
-// A score line works on scores in natural units; without one they are in units of log2 from the start.
-constexpr float UNIT = Score::IDENTITY ? LOG2E : 1.f;
+// A score line works on scores in natural units; without one they are in units of log2 from the start. Differences of
+// scores become exponents of 2 times TO_LOG2: the other way round, large scores would lose what tells them apart.
+constexpr float UNIT = Score::IDENTITY ? LOG2E : 1.f, TO_LOG2 = Score::IDENTITY ? 1.f : LOG2E;
+
+ATTNSPEC_INLINE vfloat in_log2(vfloat difference) { return Score::IDENTITY ? difference : difference * LOG2E; }
+
+// What the weights of a row are relative to: a score not far below its largest, in units of scores, and the log2 of the sum
+// of weights relative to that. A weight is exp2(in_log2(score - top) - sum). A log-sum-exp would not do: for scores near
+// 1e9 a float's step is 64, and what tells one key from a hundred is lost. An empty row has top -INF.
+struct Norm {
+    float top, sum;
+    static Norm of(const float* norms, int64_t lines, int64_t line) { return {norms[line], norms[lines + line]}; }
+};
 
 // Room for rows that lie scattered, before they are packed.
 constexpr int SCRATCH = (BM > BN ? BM : BN) * (D > DV ? D : DV);
@@ -81,6 +92,55 @@ static void load_both(const Dot::A*& along, const Dot::A*& down, uint32_t* copy,
     down = along;
     if constexpr (PAIRS) down = load_columns<COLS, DOWN>(copy_down, scratch, t, b, h, at, slot, count, rows);
 }
+
+// Element c of row r of rows in the form that load_columns gives.
+template <int S>
+ATTNSPEC_INLINE float element(const Dot::A* down, int r, int c) {
+    if constexpr (PAIRS) {
+        const uint32_t both = ((const uint32_t*)down)[r / 2 * S + c];
+        return bits_float(r % 2 ? both & 0xffff0000u : both << 16);
+    } else
+        return ((const float*)down)[r * S + c];
+}
+
+template <int S>
+static void clear_row(uint32_t* down, int r) {
+    for (int c = 0; c < S; ++c)
+        if constexpr (PAIRS)
+            down[r / 2 * S + c] &= r % 2 ? 0x0000ffffu : 0xffff0000u;
+        else
+            down[r * S + c] = 0;
+}
+
+template <int S>
+ATTNSPEC_NOINLINE bool is_finite(const Dot::A* down, int r) {
+    uint32_t most = 0;  // of the exponents, which are all ones where a number is not finite
+    for (int c = 0; c < S; ++c) {
+        const uint32_t exponent = float_bits(element<S>(down, r, c)) & 0x7f800000u;
+        most = exponent > most ? exponent : most;
+    }
+    return most < 0x7f800000u;
+}
+
+// A weight of zero hides a row from a sum only if the row is finite. Rows of a tile that are not, in ascending order.
+template <int ROWS>
+struct Unfit {
+    int count, at[ROWS];
+    template <int S>
+    void find(const Dot::A* down, int rows) {
+        count = 0;
+        for (int r = 0; r < rows; ++r)
+            if (!is_finite<S>(down, r)) at[count++] = r;
+    }
+    // The tile with zeros in their place: a copy, if there are any.
+    template <int S>
+    const Dot::A* without(const Dot::A* down, uint32_t* copy, int rows) const {
+        if (!count) return down;
+        memcpy(copy, down, sizeof(uint32_t) * rows / STEP * S);
+        for (int i = 0; i < count; ++i) clear_row<S>(copy, at[i]);
+        return (const Dot::A*)copy;
+    }
+};
 
 // Positions of LANES slots, for score lines; those of dead lanes are 0.
 static inline void load_positions(int32_t* to, const Rows& at, int64_t shift, int64_t slot, Range live) {

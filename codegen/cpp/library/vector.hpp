@@ -40,7 +40,7 @@ typedef float vfloat_any __attribute__((vector_size(W * 4), aligned(4), may_alia
 typedef uint32_t vuint_any __attribute__((vector_size(W * 4), aligned(2), may_alias));
 typedef uint32_t pair __attribute__((aligned(2), may_alias));  // two neighbouring bf16
 
-constexpr float INF = std::numeric_limits<float>::infinity();
+constexpr float INF = std::numeric_limits<float>::infinity(), NO_NUMBER = std::numeric_limits<float>::quiet_NaN();
 
 ATTNSPEC_INLINE vfloat all(float x) { return x - vfloat{}; }
 ATTNSPEC_INLINE vint all(int32_t x) { return x - vint{}; }
@@ -56,6 +56,17 @@ ATTNSPEC_INLINE vfloat larger(vfloat a, vfloat b) {
     return (vfloat)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     return a > b ? a : b;
+#endif
+}
+
+// a < b ? a : b. When either is NaN the result is b.
+ATTNSPEC_INLINE vfloat smaller(vfloat a, vfloat b) {
+#if defined(__AVX512F__)
+    return (vfloat)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return (vfloat)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return a < b ? a : b;
 #endif
 }
 

@@ -16,8 +16,10 @@ def rows_of(*tensors):
 
 
 def forward(q, k, v, scale, given, precision="ieee", shares=1):
-    """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, outputs of separate branches.
+    """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, norm, outputs of separate branches.
 
+    The norm, (2, batch, heads, n_q) float32, is what the weights of a row are relative to: a score, in the units of the
+    kernels (those of log2, natural where there are score lines), and log2 of the sum of the weights relative to it.
     q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by
     name, what the kernels read beside these (see GIVEN). ``shares`` cuts the keys of each query tile into so many
     parts, which run side by side.
@@ -25,44 +27,64 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1):
     q, k, v = rows_of(q, k, v)
     many = BRANCHES or shares
     shape, sink = (many, *q.shape[:3], v.shape[3]), given.get("sink")
+    norms = q.new_empty((many, 2, *q.shape[:3]), dtype=torch.float32)
     if CARRY:
         out = q.new_zeros(shape, dtype=torch.float32)
-        lse = q.new_full(shape[:-1], float("-inf"), dtype=torch.float32)
-        if sink is not None and not BRANCHES:
-            lse.copy_(sink[None, ..., None].expand(lse.shape))
+        lse = begin(norms, None if BRANCHES else sink)
     else:
         out = q.new_empty(shape, dtype=q.dtype if many == 1 else torch.float32)
         lse = q.new_empty(shape[:-1], dtype=torch.float32)
     if q.numel():
-        launch_forward(q, k, v, out, lse, scale, given, precision, shares)
+        launch_forward(q, k, v, out, lse, norms, scale, given, precision, shares)
     if many == 1 and not BRANCHES:
-        return out[0].to(q.dtype), lse[0], q.new_empty(0)
-    terms = lse if sink is None or not BRANCHES else torch.cat([lse, sink[None, ..., None].expand_as(lse[:1])])
-    total = torch.logsumexp(terms, 0)
-    weights = torch.exp(lse - total.nan_to_num(neginf=0.0))
+        return out[0].to(q.dtype), lse[0], norms[0], q.new_empty(0)
+    lse, norm, weights = merged(norms, sink if BRANCHES else None)
     mixed = (weights[..., None] * out).sum(0).to(q.dtype)
-    return mixed, total, out.to(q.dtype) if BRANCHES else q.new_empty(0)
+    return mixed, lse, norm, out.to(q.dtype) if BRANCHES else q.new_empty(0)
 
 
-def backward(q, k, v, scale, given, out, lse, parts, dout, dlse, wanted=(), precision="ieee"):
+def begin(norms, sink):
+    """Make norms those of rows that have seen nothing but their sink, (batch, heads), a logit; returns that."""
+    lse = torch.full_like(norms[:, 0], float("-inf")) if sink is None else sink[None, ..., None].expand_as(norms[:, 0])
+    norms[:, 0] = lse / (UNIT.value * LN2.value)
+    norms[:, 1] = 0.0
+    return lse.clone()
+
+
+def merged(norms, sink):
+    """Log-sum-exp and norm of a softmax in parts, (parts, 2, batch, heads, n_q), and a sink; weights of the parts."""
+    if sink is not None:
+        last = torch.empty_like(norms[:1])
+        begin(last, sink)
+        norms = torch.cat([norms, last])
+    tops, sums = norms.unbind(1)
+    top = tops.amax(0)
+    shares = torch.exp2((tops - top.nan_to_num(neginf=0.0)) * UNIT.value + sums)
+    total = shares.sum(0)
+    total = torch.where(total > 0, total, 1.0)
+    norm = torch.stack([top, total.log2()])
+    weights = shares / total
+    return (norm[0] * UNIT.value + norm[1]) * LN2.value, norm, weights if sink is None else weights[:-1]
+
+
+def backward(q, k, v, scale, given, out, lse, norm, parts, dout, dlse, wanted=(), precision="ieee"):
     """Gradients of q, k, v, of the sink (None without one), and of float inputs by name (those that are ``wanted``).
 
-    ``out``, ``lse`` and ``parts`` are what ``forward`` returned, ``dout`` and ``dlse`` (or None) the gradients of the
-    first two.
+    ``out``, ``lse``, ``norm`` and ``parts`` are what ``forward`` returned, ``dout`` and ``dlse`` (or None) the
+    gradients of the first two.
     """
     q, k, v, dout = rows_of(q, k, v, dout)
     batch, heads, n_q = q.shape[:3]
     own = parts if BRANCHES else out[None]
-    bound = torch.empty_like(lse)
-    delta = lse.new_empty((own.shape[0], *lse.shape))
-    lse = lse.contiguous()
+    delta = norm.new_empty((own.shape[0], *norm.shape[1:]))
+    norm = norm.contiguous()
     dlse = None if dlse is None else dlse.float().contiguous()
     for branch in range(own.shape[0]):
         part = own[branch]
-        if lse.numel():
+        if delta.numel():
             width = max(16, triton.next_power_of_2(v.shape[3]))
             prepare[(triton.cdiv(n_q, 16) * batch * heads,)](
-                part, dout, lse, dlse, bound, delta[branch], *part.stride(), *dout.stride(), n_q, heads,
+                part, dout, dlse, delta[branch], *part.stride(), *dout.stride(), n_q, heads,
                 DIM=v.shape[3], WIDTH=width, ROWS=16, enable_fp_fusion=True,
             )  # fmt: skip
     dq = torch.zeros(q.shape, dtype=torch.float32, device=q.device) if CARRY else q.new_empty(q.shape)
@@ -75,8 +97,8 @@ def backward(q, k, v, scale, given, out, lse, parts, dout, dlse, wanted=(), prec
     )
     gradients = {name: torch.zeros(given[name].shape, dtype=torch.float32, device=q.device) for name in wanted}
     if q.numel() and k.numel():
-        launch_queries(q, k, v, dout, bound, delta, dq, scale, given, gradients, precision)
-        launch_keys(q, k, v, dout, bound, delta, dk, dv, scale, given, precision)
+        launch_queries(q, k, v, dout, norm, delta, dq, scale, given, gradients, precision)
+        launch_keys(q, k, v, dout, norm, delta, dk, dv, scale, given, precision)
     else:
         dq.zero_(), dk.zero_(), dv.zero_()
     if REPEATS:

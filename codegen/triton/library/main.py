@@ -32,15 +32,15 @@ def main():
     q, k, v, dout = (wave(shape, seed).to(device, dtype) for seed, shape in enumerate(SHAPES))
     given = {name: value if isinstance(value, int) else unpacked(*value).to(device) for name, value in DATA.items()}
     wanted = [name for name in given if f"d{name}" in EXPECTED]
-    out, lse, parts = forward(q, k, v, SCALE, given)
-    dq, dk, dv, dsink, more = backward(q, k, v, SCALE, given, out, lse, parts, dout, None, wanted)
+    out, lse, norm, parts = forward(q, k, v, SCALE, given)
+    dq, dk, dv, dsink, more = backward(q, k, v, SCALE, given, out, lse, norm, parts, dout, None, wanted)
     found = {"out": out, "lse": lse, "dq": dq, "dk": dk, "dv": dv, **{f"d{name}": t for name, t in more.items()}}
     found |= {} if dsink is None else {"dsink": dsink}
     tolerance = {torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
     wrong = False
-    for name, (norm, sums) in EXPECTED.items():
+    for name, (size, sums) in EXPECTED.items():
         got = found[name].double().cpu().nan_to_num(neginf=0.0)
-        errors = [abs(float((got * wave(got.shape, 100 + n)).sum()) - x) / (norm + 1e-30) for n, x in enumerate(sums)]
+        errors = [abs(float((got * wave(got.shape, 100 + n)).sum()) - x) / (size + 1e-30) for n, x in enumerate(sums)]
         worst = max(errors) if not torch.isnan(got).any() else float("inf")
         wrong |= not worst <= tolerance
         print(f"{name}: {tuple(got.shape)}, error {worst:.1e}{'' if worst <= tolerance else ', WRONG'}")

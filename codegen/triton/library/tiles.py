@@ -39,12 +39,15 @@ def positions(listed, slot, begin, end):
 
 
 @triton.jit
-def softmax_step(s, top, total):
-    """Weights of a tile's scores (in units of log2), the new maximum and sum of each row, and the factor of the old."""
+def softmax_step(s, top, total, TIMES: tl.constexpr):
+    """Weights of a tile's scores, each 2^TIMES times, new maximum and sum of each row, factor of the old sum."""
     new = tl.maximum(top, tl.max(s, 1))
     base = tl.where(new == -INF, 0.0, new)
-    p = tl.exp2(s - base[:, None])
-    factor = tl.exp2(top - base)
+    p = (s - base[:, None]) * UNIT
+    if TIMES != 0.0:
+        p += TIMES
+    p = tl.exp2(p)
+    factor = tl.exp2((top - base) * UNIT)
     return p, new, total * factor + tl.sum(p, 1), factor
 
 
@@ -92,13 +95,10 @@ def run_of(here, here_size, first, last, there, there_size):
 
 @triton.jit
 def prepare(
-    OUT, DO, LSE, DLSE, BOUND, DELTA, o_b, o_h, o_r, o_e, g_b, g_h, g_r, g_e, n_q, heads,
+    OUT, DO, DLSE, DELTA, o_b, o_h, o_r, o_e, g_b, g_h, g_r, g_e, n_q, heads,
     DIM: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """For backward: each row's log-sum-exp in units of log2 (infinite where it sees nothing), and its delta.
-
-    delta = rowsum(dO * O) - dlse.
-    """
+    """For backward, of each row: delta = rowsum(dO * O) - dlse."""
     at = tl.program_id(0).to(tl.int64)
     tiles = (n_q + (ROWS - 1)) // ROWS
     rows = (at % tiles) * ROWS + tl.arange(0, ROWS)
@@ -114,6 +114,4 @@ def prepare(
     own = line * n_q + rows
     if DLSE is not None:
         delta -= tl.load(DLSE + own, mask=live, other=0.0)
-    lse = tl.load(LSE + own, mask=live, other=-INF)
     tl.store(DELTA + own, delta, mask=live)
-    tl.store(BOUND + own, tl.where(lse == -INF, INF, lse * LOG2E), mask=live)

@@ -1,6 +1,6 @@
 """Backward in Triton, without atomics on dQ, dK and dV: one kernel by query tile, one by key tile.
 
-Both compute the weights again from the log-sum-exp (Dao et al., 2022, appendix B.4): ``P = exp(S - lse)`` and
+Both compute the weights again (Dao et al., 2022, appendix B.4): ``P = exp(S - lse)``, the log-sum-exp in two parts, and
 ``dS = P * (dO V^T - delta)``. By key tile the transposed scores are computed directly, so that nothing is transposed
 after it was computed.
 """
@@ -28,7 +28,7 @@ class Queries(Body):
         yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
         yield from self.outer.read("g", "g_head", "g_r", parts(self.context.dim_v), "True")
         yield "line = (b * heads + h) * n_q + q_first + q_rel"
-        yield "bound = tl.load(BOUND + line, mask=q_live, other=INF)"
+        yield from self.norm("NORM + line")
         yield f"delta = tl.load({self.delta} + line, mask=q_live, other=0.0)"
         yield from self.zeros("dq", self.context.dim)
         for n in self.context.sums:
@@ -37,7 +37,7 @@ class Queries(Body):
     def tile(self) -> Iterator[str]:
         """Scores, weights, their gradients, and dQ."""
         yield from self.scores_by_query()
-        yield from self.weights("bound[:, None]")
+        yield from self.weights("[:, None]")
         yield from self.dot("dp", "g", "v", self.dims_v)
         yield from self.changes("delta[:, None]")
         if self.context.scored:
@@ -98,19 +98,20 @@ class Keys(Body):
         yield "h = tl.load(HEADS + x * GROUP + one).to(tl.int64)" if self.heads is not None else "h = x * GROUP + one"
         yield "q_head = Q + b * q_b + h * q_h"
         yield "g_head = DO + b * g_b + h * g_h"
-        yield "bound_line = BOUND + (b * heads + h) * n_q"
+        yield "norm_line = NORM + (b * heads + h) * n_q"
         yield f"delta_line = {self.delta} + (b * heads + h) * n_q"
 
     def tile(self) -> Iterator[str]:
         """Transposed scores and weights, dV, their gradients, and dK."""
         yield from self.inner.place("i")
+        yield from self.mask()
         yield from self.inner.read("q", "q_head", "q_r", parts(self.context.dim), "True")
         yield from self.inner.read("g", "g_head", "g_r", parts(self.context.dim_v), "True")
-        yield "bound = tl.load(bound_line + q_first + q_rel, mask=q_live, other=INF)"
+        yield from self.norm("norm_line + q_first + q_rel")
         yield "delta = tl.load(delta_line + q_first + q_rel, mask=q_live, other=0.0)"
         yield from self.dot("s", "k", "q", self.dims)
         yield from self.scores()
-        yield from self.weights("bound[None, :]")
+        yield from self.weights("[None, :]")
         for n in self.dims_v:  # before dP is there: fewer registers are held
             yield f"dv{n} = tl.dot(p.to(g{n}.dtype), g{n}, dv{n}, input_precision=PRECISION)"
         yield from self.dot("dp", "v", "g", self.dims_v)

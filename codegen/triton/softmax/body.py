@@ -99,36 +99,55 @@ class Body:
     def scores_by_query(self) -> Iterator[str]:
         """Load a tile of keys and values, and score its pairs."""
         yield from self.inner.place("j")
+        yield from self.mask()
         yield from self.inner.read("k", "k_head", "k_r", parts(self.context.dim), "PARTIAL")
         yield from self.inner.read("v", "v_head", "v_r", parts(self.context.dim_v), "PARTIAL")
         yield from self.dot("s", "q", "k", self.dims)
         yield from self.scores()
 
     def scores(self) -> Iterator[str]:
-        """From products to scores in units of log2; ``raw`` keeps them before score lines."""
+        """From products to scores: natural ones with score lines, before which ``raw`` keeps them, else those of log2.
+
+        Differences of scores become exponents, not scores: near 1e9 these would lose what tells them apart.
+        """
         if self.context.scored:
             yield "raw = s * scale"
-            yield f"s = {self.call(self.context.value, s='raw')} * LOG2E"
+            yield f"s = {self.call(self.context.value, s='raw')}"
         else:
             yield "s = s * (scale * LOG2E)"
-        if self.pass_.times > 1:
-            yield f"s = s + {log2(self.pass_.times)!r}  # each pair counts {self.pass_.times} times"
+
+    @property
+    def times(self) -> float:
+        """The log2 of how often each pair counts."""
+        return log2(self.pass_.times)
 
     def mask(self) -> Iterator[str]:
-        """Which pairs of a partial tile live: what is not decided there already."""
+        """Which pairs of a partial tile live: what is not decided there already.
+
+        Rows of the inner side that no pair needs are then not read: they may hold what is no number.
+        """
         live = "k_live[None, :]" if self.kind.outer == "q" else "k_live[:, None]"
         rest = self.pass_.tests.rest(self.pass_.pred)
+        yield "if PARTIAL:"
         if rest == e.Bool(True):
             yield f"    allowed = {live}"
-        else:
-            yield f"    allowed = {self.call(self.context.allowed(rest))} & {live}"
+            return
+        yield f"    allowed = {self.call(self.context.allowed(rest))} & {live}"
+        yield f"    {self.kind.inner}_live = {self.kind.inner}_live & (tl.max(allowed.to(tl.int32), 0) > 0)"
 
-    def weights(self, bound: str) -> Iterator[str]:
-        """P from scores, given the log-sum-exp."""
-        yield f"p = tl.exp2(s - {bound})"
+    def weights(self, row: str) -> Iterator[str]:
+        """P from scores and the norm of their rows; at most 1, whatever digits large scores have lost."""
+        yield f"p = (s - top{row}) * UNIT - total{row}"
+        yield "p = tl.exp2(tl.minimum(p, 0.0, propagate_nan=tl.PropagateNan.ALL))"
         yield "if PARTIAL:"
-        yield from self.mask()
         yield "    p = tl.where(allowed, p, 0.0)"
+
+    def norm(self, line: str) -> Iterator[str]:
+        """What the weights of rows are relative to; infinity where a row sees nothing or is not there."""
+        yield f"top = tl.load({line}, mask=q_live, other=INF)"
+        yield "top = tl.where(top == -INF, INF, top)"
+        less = f" - {self.times!r}  # each pair counts {self.pass_.times} times" if self.times else ""
+        yield f"total = tl.load({line} + batch * heads * n_q, mask=q_live, other=0.0){less}"
 
     def changes(self, delta: str) -> Iterator[str]:
         """The gradient of scores from P and dP; in masked pairs 0, whatever dP is there."""

@@ -23,14 +23,20 @@ class Forward(Body):
         """Load the queries, and what earlier passes have summed up."""
         yield "q_head = Q + b * q_b + h * q_h"
         yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
-        share = ("share * o_s + ", "share * batch * heads * n_q + ") if self.context.shares else ("", "")
+        share = [f"share * {size} + " if self.context.shares else "" for size in ("o_s", "rows", "2 * rows")]
         yield f"out_head = OUT + {share[0]}b * o_b + h * o_h"
-        yield f"line = LSE + {share[1]}(b * heads + h) * n_q + q_first + q_rel"
+        yield "rows = batch * heads * n_q"
+        yield "row = (b * heads + h) * n_q + q_first + q_rel"
+        yield f"line = LSE + {share[1]}row"
+        yield f"norm_line = NORM + {share[2]}row"
         if self.context.carry:
-            # An output and its log-sum-exp are a sum with one term.
-            yield "top = tl.load(line, mask=q_live, other=-INF) * LOG2E"
-            yield "total = tl.where(top == -INF, 0.0, 1.0)"
+            # An output with its norm is a sum with one term.
+            yield "top = tl.load(norm_line, mask=q_live, other=-INF)"
+            yield "total = tl.load(norm_line + rows, mask=q_live, other=0.0)"
+            yield "total = tl.where(top == -INF, 0.0, tl.exp2(total))"
             yield from self.outer.read("acc", "out_head", "o_r", parts(self.context.dim_v), "True")
+            for n in self.dims_v:
+                yield f"acc{n} = acc{n} * total[:, None]"
             return
         yield f"top = tl.full(({self.outer.size},), -INF, tl.float32)"
         yield f"total = tl.zeros(({self.outer.size},), tl.float32)"
@@ -40,9 +46,8 @@ class Forward(Body):
         """Scores, weights, and the output."""
         yield from self.scores_by_query()
         yield "if PARTIAL:"
-        yield from self.mask()
         yield "    s = tl.where(allowed, s, -INF)"
-        yield "p, top, total, factor = softmax_step(s, top, total)"
+        yield f"p, top, total, factor = softmax_step(s, top, total, {self.times!r})"
         for n in self.dims_v:
             yield f"acc{n} = tl.dot(p.to(v{n}.dtype), v{n}, acc{n} * factor[:, None], input_precision=PRECISION)"
 
@@ -52,4 +57,7 @@ class Forward(Body):
         for n in self.dims_v:
             yield f"acc{n} = acc{n} / divisor[:, None]"
         yield from self.outer.write("out_head", "o_r", "acc", parts(self.context.dim_v), False)
-        yield "tl.store(line, tl.where(total == 0.0, -INF, (top + tl.log2(divisor)) * LN2), mask=q_live)"
+        yield "top = tl.where(total == 0.0, -INF, top)"
+        yield "tl.store(line, (top * UNIT + tl.log2(divisor)) * LN2, mask=q_live)"
+        yield "tl.store(norm_line, top, mask=q_live)"
+        yield "tl.store(norm_line + rows, tl.log2(divisor), mask=q_live)"

@@ -5,8 +5,8 @@
 // with delta = rowsum(dO * O) - dlse. One kernel serves two plans:
 //   * one pass (KEYS): a thread owns a key head, walks all query tiles of its heads and adds dK and dV up as it goes;
 //   * two passes, when there are fewer key heads than threads: this one for dQ alone, and that of backward_keys.hpp.
-// Sums are in fp32; in pair mode P and dS are rounded to bf16 as factors. Scores are in units of log2, and the scale is
-// folded into dS.
+// Sums are in fp32; in pair mode P and dS are rounded to bf16 as factors. Scores are in the units of forward.hpp, and the
+// scale is folded into dS. A weight is at most 1, whatever digits large scores have lost.
 
 namespace attnspec {
 
@@ -23,14 +23,15 @@ struct alignas(64) QuerySpace {
     uint32_t q_lanes[GROUPS][QL * LANES], dout_lanes[GROUPS][OL * LANES];  // transposed
     uint32_t q[PM / STEP * QT], dout[PM / STEP * OT];                      // as rows (or pairs of rows)
     float dq[GROUPS][QT * LANES];
-    float lse[PM], delta[PM];
+    float top[PM], sum[PM], delta[PM];
     float p[ROWS * PM], ds[ROWS * PM];
     // In pair mode, P and dS as bf16 rows, and dS as pairs of rows too.
     uint32_t p_rows[PAIRS ? ROWS * PM / 2 : W], ds_rows[PAIRS ? ROWS * PM / 2 : W], ds_pairs[PAIRS ? ROWS * PM / 2 : W];
     float tail_dk[ROWS * QT], tail_dv[ROWS * OT];
     int32_t mask[ROWS * LANES], query_at[PM];
     uint32_t rows[LANES * (QT > OT ? QT : OT)], more_rows[LANES * OT];
-    uint32_t k[ROWS * KR], k_down[PAIRS ? ROWS / 2 * KC : W], v[ROWS * VR];
+    uint32_t k[ROWS * KR], k_down[PAIRS ? ROWS / 2 * KC : W], v[ROWS * VR], fit[ROWS / STEP * KC];
+    Unfit<ROWS> unfit;
     float scratch[round_up(SCRATCH, W)];
 };
 
@@ -59,7 +60,7 @@ struct BackwardTile {
     bool loaded;
     vfloat* score_sums;
     Gradients own_gradients;
-    const Dot::A *k, *k_down, *v;
+    const Dot::A *k, *k_down, *fit, *v;
     Range across[ROWS / R];  // for each block of keys, the groups that have pairs in it
 
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
@@ -72,9 +73,9 @@ struct BackwardTile {
         own.data = (Elem*)own.data + branch * p.branch;
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
-            float *lse = w.lse + g * LANES, *dl = w.delta + g * LANES;
+            float *top = w.top + g * LANES, *sums = w.sum + g * LANES, *dl = w.delta + g * LANES;
             // A lane without a query: its weights come out as zero.
-            for (int l = 0; l < LANES; ++l) lse[l] = INF, dl[l] = 0.f;
+            for (int l = 0; l < LANES; ++l) top[l] = INF, sums[l] = dl[l] = 0.f;
             uint32_t *q = w.q + g * LANES / STEP * QT, *dout = w.dout + g * LANES / STEP * OT;
             if (live.begin >= live.end) {
                 memset(q, 0, sizeof(uint32_t) * LANES / STEP * QT);
@@ -104,8 +105,15 @@ struct BackwardTile {
                 for (int c = 0; c < W; ++c) sum += dot[c];
                 if (p.dlse) sum -= p.dlse[row];
                 dl[l] = sum * score_scale(p.scale);
-                lse[l] = p.lse[row] == -INF ? INF : p.lse[row] * LOG2E - times;
+                const Norm norm = Norm::of(p.norm, s.batch * s.heads * s.n_q, row);
+                top[l] = norm.top == -INF ? INF : norm.top, sums[l] = norm.sum - times;
                 if (delta) delta[row] = dl[l];
+                // What a query that is not finite sees is not a number; what it does not see must not notice.
+                const int r = g * LANES + l;
+                if (KEYS && (!is_finite<QT>((const Dot::A*)w.q, r) || !is_finite<OT>((const Dot::A*)w.dout, r))) {
+                    clear_row<QT>(w.q, r), clear_row<OT>(w.dout, r);
+                    top[l] = NO_NUMBER;
+                }
             }
             memset(w.dq[g], 0, sizeof(w.dq[g]));
         }
@@ -127,6 +135,11 @@ struct BackwardTile {
         const int count = (int)(keys.end - keys.begin), rows = round_up(count, R);
         load_both<D, KR, KC>(k, k_down, w.k, w.k_down, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
         v = load_rows<DV, VR>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
+        fit = k_down;
+        if (partial) {
+            w.unfit.find<KC>(k_down, count);
+            fit = w.unfit.without<KC>(k_down, w.fit, rows);  // who sees the others has weights that are not numbers
+        }
         for (int r = 0; r < rows / R; ++r) across[r] = {GROUPS, 0};
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
@@ -156,19 +169,20 @@ struct BackwardTile {
         const bool masked = partial || range.end > count;
         for (int c = 0; c < C; ++c) {
             const int lane = g * LANES + c * W;
-            const vfloat lse = load(w.lse + lane), delta = load(w.delta + lane), scale = all(score_scale(p.scale));
+            const vfloat top = load(w.top + lane), sum = load(w.sum + lane), delta = load(w.delta + lane), scale = all(score_scale(p.scale));
             const vint query_at = *(const vint*)(w.query_at + lane);
             for (int r = range.begin; r < range.end; r += STEP) {
                 vfloat x[STEP], y[STEP];
                 for (int i = 0; i < STEP; ++i) {
-                    const vfloat s = load(w.p + (r + i) * PM + lane);
+                    vfloat s = load(w.p + (r + i) * PM + lane);
+                    vint on = all(-(int32_t)(r + i < count));
+                    if (partial) on &= *(const vint*)(w.mask + (r + i) * LANES + c * W);
+                    if (!Score::IDENTITY && masked) s = on != 0 ? s : vfloat{};
                     const pos key_at = Score::IDENTITY || r + i >= count ? 0 : (pos)at.keys(first_key + r + i);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes) * LOG2E;
-                    x[i] -= lse;
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes);
+                    x[i] = smaller(vfloat{}, in_log2(x[i] - top) - sum);
                     y[i] = load(w.ds + (r + i) * PM + lane) * scale - delta;
                     if (masked) {
-                        vint on = all(-(int32_t)(r + i < count));
-                        if (partial) on &= *(const vint*)(w.mask + (r + i) * LANES + c * W);
                         x[i] = on != 0 ? x[i] : all(-INF);
                         y[i] = on != 0 ? y[i] : vfloat{};
                     }
@@ -199,7 +213,7 @@ struct BackwardTile {
     ATTNSPEC_NOINLINE void queries(int g, Range range) {
         const auto* ds = (const Dot::B*)(PAIRS ? w.ds_pairs : (uint32_t*)w.ds) + range.begin / STEP * PM + g * LANES;
         for (int m = 0; m < KC; m += R)
-            block<Dot, R, C, 1, KC, PM, LANES, true>(k_down + range.begin / STEP * KC + m, ds, (range.end - range.begin) / STEP,
+            block<Dot, R, C, 1, KC, PM, LANES, true>(fit + range.begin / STEP * KC + m, ds, (range.end - range.begin) / STEP,
                                                      w.dq[g] + m * LANES);
     }
 
@@ -272,7 +286,7 @@ static void backward_query_tile(const BackwardProblem& p, QuerySpace& w, Sums su
     vfloat score_sums[Score::SUMS + 1];
     for (auto& sum : score_sums) sum = vfloat{};
     BackwardTile<KEYS> tile{p, w, at, sums, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
-                            Pass::BRANCH, Pass::TIMES, delta, false, score_sums, gradients, nullptr, nullptr, nullptr, {}};
+                            Pass::BRANCH, Pass::TIMES, delta, false, score_sums, gradients, nullptr, nullptr, nullptr, nullptr, {}};
     Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
     if (!tile.loaded) {

@@ -11,11 +11,13 @@ struct alignas(64) KeySpace {
     uint32_t k_lanes[KEY_GROUPS][QL * LANES], v_lanes[KEY_GROUPS][OL * LANES];
     float dk[KEY_GROUPS][QT * LANES], dv[KEY_GROUPS][OT * LANES];
     float p[QUERY_ROWS * LANES], ds[QUERY_ROWS * LANES];
-    float lse[round_up(QUERY_ROWS, W)], delta[round_up(QUERY_ROWS, W)];
+    float top[round_up(QUERY_ROWS, W)], sum[round_up(QUERY_ROWS, W)], delta[round_up(QUERY_ROWS, W)];
     int32_t mask[QUERY_ROWS * LANES], key_at[KEY_GROUPS][LANES];
     uint32_t rows[LANES * (QT > OT ? QT : OT)];
     uint32_t q[QUERY_ROWS * KR], q_down[PAIRS ? QUERY_ROWS / 2 * KC : W];
     uint32_t dout[QUERY_ROWS * VR], dout_down[PAIRS ? QUERY_ROWS / 2 * VC : W];
+    uint32_t fit_q[QUERY_ROWS / STEP * KC], fit_dout[QUERY_ROWS / STEP * VC];
+    Unfit<QUERY_ROWS> unfit;
     float scratch[round_up(SCRATCH, W)];
 };
 
@@ -60,10 +62,11 @@ struct BackwardKeyTile {
         load_both<DV, VR, VC>(dout, dout_down, w.dout, w.dout_down, w.scratch, p.dout, b, h, at.queries, queries.begin, count, rows);
         for (int r = 0; r < rows; ++r) {
             const int64_t row = r < count ? line + at.queries(queries.begin + r) : 0;
-            const float lse = r < count ? p.lse[row] : -INF;
-            w.lse[r] = lse == -INF ? INF : lse * LOG2E - times;
+            const Norm norm = r < count ? Norm::of(p.norm, s.batch * s.heads * s.n_q, row) : Norm{-INF, 0.f};
+            w.top[r] = norm.top == -INF ? INF : norm.top, w.sum[r] = norm.sum - times;
             w.delta[r] = r < count ? deltas[row] : 0.f;
         }
+        if (partial) refuse(count, rows);
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
@@ -75,6 +78,15 @@ struct BackwardKeyTile {
             weights(g, range, partial, queries.begin, count);
             keys(g, range);
         }
+    }
+
+    // As for queries in backward.hpp: what one that is not finite sees is not a number, all else does not notice.
+    ATTNSPEC_NOINLINE void refuse(int count, int rows) {
+        w.unfit.count = 0;
+        for (int r = 0; r < count; ++r)
+            if (!is_finite<KC>(q_down, r) || !is_finite<VC>(dout_down, r)) w.unfit.at[w.unfit.count++] = r, w.top[r] = NO_NUMBER;
+        q_down = w.unfit.without<KC>(q_down, w.fit_q, rows);
+        dout_down = w.unfit.without<VC>(dout_down, w.fit_dout, rows);
     }
 
     ATTNSPEC_NOINLINE void scores(int g, Range range) {
@@ -94,15 +106,16 @@ struct BackwardKeyTile {
                 vfloat x[STEP], y[STEP];
                 for (int i = 0; i < STEP; ++i) {
                     const int at = (r + i) * LANES + c * W;
-                    const vfloat s = load(w.p + at);
+                    vfloat s = load(w.p + at);
+                    const vint on = partial ? *(const vint*)(w.mask + at) : all(-1);
+                    if (!Score::IDENTITY && partial) s = on != 0 ? s : vfloat{};
                     const vint key_at = *(const vint*)(w.key_at[g] + c * W);
                     const pos query_at = Score::IDENTITY || r + i >= count
                                              ? 0 : (pos)(this->at.queries(first_query + r + i) + this->at.offset);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes) * LOG2E;
-                    x[i] -= w.lse[r + i];
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes);
+                    x[i] = smaller(vfloat{}, in_log2(x[i] - w.top[r + i]) - w.sum[r + i]);
                     y[i] = load(w.ds + at) * scale - w.delta[r + i];
                     if (partial) {
-                        vint on = *(const vint*)(w.mask + at);
                         x[i] = on != 0 ? x[i] : all(-INF);
                         y[i] = on != 0 ? y[i] : vfloat{};
                     }

@@ -1,8 +1,9 @@
 // Forward: for each tile of queries, walk the key tiles that the pattern names and keep a running softmax.
 //
 // The queries of a tile lie on vector lanes, LANES at a time (a group). Per group: S = K Q^T, then the running maximum and
-// P = exp2(S - maximum) down the lanes, then O^T += V^T P. Scores are in units of log2: the scale carries log2(e).
-// The maximum is lazy: sums are rescaled only when a score passes it by 2^8, which after the first tiles hardly happens;
+// P = exp2(S - maximum) down the lanes, then O^T += V^T P. Scores are in units of log2, the scale carries log2(e), unless
+// there are score lines: then in natural ones.
+// The maximum is lazy: sums are rescaled only when a score passes it by 8, which after the first tiles hardly happens;
 // fp32 has room for that factor and the result is the same.
 
 namespace attnspec {
@@ -21,7 +22,8 @@ struct alignas(64) ForwardSpace {  // one per thread; every array a multiple of 
     float s[ROWS * LANES];
     int32_t mask[ROWS * LANES], query_at[GROUPS][LANES];
     uint32_t rows[LANES * (QL > OT ? QL : OT)];
-    uint32_t k[round_up(ROWS * KT, W)], v[round_up(ROWS / STEP * VS, W)];
+    uint32_t k[round_up(ROWS * KT, W)], v[round_up(ROWS / STEP * VS, W)], fit[round_up(ROWS / STEP * VS, W)];
+    Unfit<ROWS> unfit;
     float scratch[round_up(SCRATCH, W)];
     Elem turned[TURN ? LANES * D : W];
 };
@@ -37,7 +39,7 @@ struct ForwardTile {
     int branch;
     float times;     // log2 of how often each pair counts
     bool loaded;
-    const Dot::A *k, *v;
+    const Dot::A *k, *v, *fit;  // fit: v without the rows that are not finite
 
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
     Tensor out() const {
@@ -45,10 +47,10 @@ struct ForwardTile {
         t.data = (Sum*)t.data + branch * p.branch;
         return t;
     }
-    float* lse() const {
-        const int64_t lines = p.sizes.batch * p.sizes.heads * p.sizes.n_q, own = (b * p.sizes.heads + h) * p.sizes.n_q;
-        return p.lse + (p.branch ? branch * lines : 0) + own;
-    }
+    int64_t lines() const { return p.sizes.batch * p.sizes.heads * p.sizes.n_q; }
+    int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
+    int64_t line() const { return (b * p.sizes.heads + h) * p.sizes.n_q; }
+    float* norms() const { return p.norm + 2 * before(); }
 
     void load_queries() {
         loaded = true;
@@ -86,15 +88,15 @@ struct ForwardTile {
     // Goes on from what earlier passes have summed up: an output and its log-sum-exp are a sum with one term.
     ATTNSPEC_NOINLINE void carry(int g, int64_t slot, Range live) {
         const Tensor t = out();
-        const float* line = lse();
         float* rows = (float*)w.rows;
         memset(rows, 0, sizeof(float) * LANES * OT);
         for (int l = live.begin; l < live.end; ++l) {
             const int64_t row = at.queries(slot + l);
-            const float before = line[row];
-            if (before == -INF) continue;
-            w.top[g][l] = before * LOG2E, w.sum[g][l] = w.rounded_sum[g][l] = 1.f;
-            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, 1.f);
+            const Norm before = Norm::of(norms(), lines(), line() + row);
+            if (before.top == -INF) continue;
+            const float sum = __builtin_exp2f(before.sum);
+            w.top[g][l] = before.top, w.sum[g][l] = w.rounded_sum[g][l] = sum;
+            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, sum);
         }
         transpose<LANES, OT, LANES, OT>(w.out[g], rows);
     }
@@ -106,7 +108,12 @@ struct ForwardTile {
         if (!loaded) load_queries();
         const int count = (int)(keys.end - keys.begin), rows = round_up(count, R);
         k = load_rows<D, KT>(w.k, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
-        v = load_columns<DV, VS>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
+        fit = v = load_columns<DV, VS>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
+        w.unfit.count = 0;
+        if (partial) {
+            w.unfit.find<VS>(v, count);
+            fit = w.unfit.without<VS>(v, w.fit, rows);
+        }
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
@@ -122,14 +129,13 @@ struct ForwardTile {
         scores(g, range);
         vfloat top[C];
         if (!Score::IDENTITY) rescore(g, range, first_key, count, top);
-        if (times != 0.f)
-            for (int i = range.begin * LANES; i < range.end * LANES; i += W) store(w.s + i, load(w.s + i) + times);
         if (partial) hide(range);
         for (int r = count; r < range.end; ++r)
             for (int l = 0; l < LANES; ++l) w.s[r * LANES + l] = -INF;
-        if (Score::IDENTITY || partial || times != 0.f) largest(range, top);
+        if (Score::IDENTITY || partial) largest(range, top);
         softmax(g, range, top);
         output(g, range);
+        if (w.unfit.count) output_unfit(g, range);
     }
 
     void largest(Range range, vfloat* top) {
@@ -144,7 +150,7 @@ struct ForwardTile {
         }
     }
 
-    // The score lines of the pattern, in natural units; then units of log2. Finds the largest of them on the way.
+    // The score lines of the pattern. Finds the largest score on the way.
     ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count, vfloat* top) {
         const int end = range.end < count ? range.end : count;
         const Rows keys = at.keys;
@@ -155,7 +161,7 @@ struct ForwardTile {
             vfloat most = all(-INF);
             for (int r = range.begin; r < end; ++r) {
                 vfloat* s = (vfloat*)(scores + r * LANES + c * W);
-                *s = Score::value(*s, q, (pos)keys(first_key + r), (pos)h, (pos)b, sizes) * LOG2E;
+                *s = Score::value(*s, q, (pos)keys(first_key + r), (pos)h, (pos)b, sizes);
                 most = larger(*s, most);
             }
             top[c] = most;
@@ -170,10 +176,22 @@ struct ForwardTile {
     }
 
     ATTNSPEC_NOINLINE void output(int g, Range range) {
-        const auto* a = v + range.begin / STEP * VS;
+        const auto* a = fit + range.begin / STEP * VS;
         const auto* x = (const Dot::B*)w.s + range.begin / STEP * LANES;
         for (int m = 0; m < VS; m += R)
             block<Dot, R, C, 1, VS, LANES, LANES, true>(a + m, x, (range.end - range.begin) / STEP, w.out[g] + m * LANES);
+    }
+
+    // The values that are not finite, for the queries that see them.
+    ATTNSPEC_NOINLINE void output_unfit(int g, Range range) {
+        for (int i = 0; i < w.unfit.count; ++i) {
+            const int r = w.unfit.at[i];
+            for (int l = 0; l < LANES; ++l)
+                if (r >= range.begin && r < range.end && w.mask[r * LANES + l]) {
+                    const float weight = element<LANES>((const Dot::A*)w.s, r, l);
+                    for (int d = 0; d < DV; ++d) w.out[g][d * LANES + l] += weight * element<VS>(v, r, d);
+                }
+        }
     }
 
     void hide(Range range) {
@@ -183,6 +201,7 @@ struct ForwardTile {
 
     // Turns scores into weights, in place. In pair mode these are rounded to bf16, and the output is divided by the sum of
     // the rounded ones: a row that attends to one key gets that key's value exactly. The log-sum-exp is of the exact ones.
+    // Where pairs count several times the factor is in the weights.
     ATTNSPEC_NOINLINE void softmax(int g, Range range, const vfloat* top) {
         vfloat sum[C], rounded[C], base[C];
         vint passed = vint{};
@@ -198,12 +217,12 @@ struct ForwardTile {
 #pragma GCC unroll 8
             for (int c = 0; c < C; ++c) {
                 float* at = w.s + r * LANES + c * W;
-                vfloat x = exp2<!PAIRS>(load(at) - base[c]);
+                vfloat x = weight(load(at) - base[c]);
                 sum[c] += x;
 #if defined(__AVX512BF16__)
                 if constexpr (PAIRS) {
                     // The weights of two keys side by side in each lane.
-                    vfloat y = exp2<!PAIRS>(load(at + LANES) - base[c]);
+                    vfloat y = weight(load(at + LANES) - base[c]);
                     sum[c] += y;
                     x = interleave_pairs(x, y);
                     const pair ones = 0x3f803f80;
@@ -220,11 +239,15 @@ struct ForwardTile {
         }
     }
 
+    ATTNSPEC_INLINE vfloat weight(vfloat score) const {
+        return exp2<!PAIRS>(ATTNSPEC_TIMES ? in_log2(score) + times : in_log2(score));
+    }
+
     // A score passed the running maximum by far: rescale what has been summed.
     ATTNSPEC_NOINLINE void raise(int g, const vfloat* top) {
         for (int c = 0; c < C; ++c) {
             vfloat old = load(w.top[g] + c * W), now = larger(top[c], old);
-            vfloat factor = exp2<true>(old - (now == -INF ? vfloat{} : now));
+            vfloat factor = exp2<true>(in_log2(old - (now == -INF ? vfloat{} : now)));
             store(w.top[g] + c * W, now);
             store(w.sum[g] + c * W, load(w.sum[g] + c * W) * factor);
             store(w.rounded_sum[g] + c * W, load(w.rounded_sum[g] + c * W) * factor);
@@ -237,7 +260,7 @@ struct ForwardTile {
 
     void store_output() {
         const Tensor t = out();
-        float* line = lse();
+        float* lse = p.lse + before() + line();
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
@@ -254,7 +277,10 @@ struct ForwardTile {
             put_rows<DV, OT, Sum>(t, b, h, at.queries, slot, count, (const float*)w.rows + live.begin * OT);
             for (int l = 0; l < count; ++l) {
                 const float sum = w.sum[g][live.begin + l];
-                line[at.queries(slot + l)] = sum == 0.f ? -INF : w.top[g][live.begin + l] * LN2 + __builtin_logf(sum);
+                const int64_t row = at.queries(slot + l);
+                const Norm norm = {sum == 0.f ? -INF : w.top[g][live.begin + l], sum == 0.f ? 0.f : __builtin_log2f(sum)};
+                lse[row] = (Score::IDENTITY ? norm.top * LN2 : norm.top) + norm.sum * LN2;
+                if (p.norm) norms()[line() + row] = norm.top, norms()[lines() + line() + row] = norm.sum;
             }
         }
     }
@@ -266,7 +292,7 @@ static void forward_tile(const ForwardProblem& p, ForwardSpace& w, const Place& 
     const Span live = slots_of(at.queries, at.query_slots, i, Pass::BM);
     if (live.begin >= live.end) return;
     ForwardTile tile{p, w, at, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
-                     Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr};
+                     Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr, nullptr};
     Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
     if (!tile.loaded) {
