@@ -125,21 +125,13 @@ def facts(program: Program) -> Facts:
         from attnspec.relation.lower import sizes_needed
 
         checked = spec(program)
+        around = (checked.inputs, checked.axes, checked.order, checked.rotations, checked.sink, checked.normalized)
         note = {
             "name": checked.name,
             "align": checked.align,
             "needs": sorted(sizes_needed(checked)),
             "separate": len(checked.branches) if checked.detached else 0,
-            "bare": not (
-                names(checked)
-                or checked.inputs
-                or checked.axes
-                or checked.order
-                or checked.rotations
-                or checked.sink
-                or checked.normalized
-            )
-            and checked.scale is None,
+            "bare": not names(checked) and not any(around) and checked.scale is None,
         }
         cache.set_note(key, note)
     return Facts(note["name"], note["align"], tuple(note["needs"]), note["separate"], note["bare"])
