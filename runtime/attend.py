@@ -114,12 +114,12 @@ def score_inputs(spec: Spec) -> frozenset[str]:
 def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:
     """How often each pair counts, (batch, heads, n_q, n); for each branch by itself where weights are detached."""
     arrays = {name: t.numpy(force=True) for name, t in inputs.items()}
-    own = [spec]
+    parts = [spec]
     if spec.detached:
-        own = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
+        parts = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
     masks = [
         torch.from_numpy(one.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads, inputs=arrays))
-        for one in own
+        for one in parts
     ]
     if not spec.detached:
         return masks[0]

@@ -31,9 +31,9 @@ SUMS = 4
 def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
     """The text, with an example of these sizes. Queries and keys there are as the kernels get them: already rotated."""
     schedule = schedule_for(dim, 4 if dtype == "float32" else 2, sizes.n_q)
-    own = plans(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch), schedule)
+    planned = plans(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch), schedule)
     key = triton_kernel.TritonKey(dim, dim)
-    wide = triton_kernel.is_wide(own, key)
+    wide = triton_kernel.is_wide(planned, key)
     shapes = [
         (sizes.batch, sizes.heads, sizes.n_q, dim),
         (sizes.batch, sizes.kv_heads, sizes.n, dim),
@@ -47,8 +47,8 @@ def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
         inputs["buckets"] = hash_buckets(q, bare.order)
     call = around.Around.of(bare, program.encoded).call(q.float(), k.float(), v.float(), None, inputs)[0]
     given = given_of(call, wide)
-    rest = tuple(name for name in triton_kernel.given(own, key) if name not in given)
-    given |= triton_data.data(own, rest, replace(sizes, scalars=call.scalars()), wide, torch.device("cpu"))
+    rest = tuple(name for name in triton_kernel.given(planned, key) if name not in given)
+    given |= triton_data.data(planned, rest, replace(sizes, scalars=call.scalars()), wide, torch.device("cpu"))
     expected = dict(_expected(bare, (q, k, v, dout), call.scale, inputs))
     head = [
         f"DTYPE = torch.{dtype}",
@@ -59,7 +59,7 @@ def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
         "# The norm of each result in float64, and weighted sums of it.",
         *_mapping("EXPECTED", {name: [repr(value)] for name, value in expected.items()}),
     ]
-    return triton_kernel.module(own, key, schedule, "\n".join(head))
+    return triton_kernel.module(planned, key, schedule, "\n".join(head))
 
 
 def wave(shape: tuple[int, ...], seed: int) -> Tensor:

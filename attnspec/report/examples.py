@@ -96,12 +96,12 @@ def _work(rows: Rows) -> int:
     """About how many operations it takes to look at a pair."""
 
     def visit(node: e.Node) -> int:
-        own = 1
+        cost = 1
         if isinstance(node, (e.Read, e.Flag)):
-            own = 12 if {"q", "k"} <= contents.free(node) else 1
+            cost = 12 if {"q", "k"} <= contents.free(node) else 1
         elif isinstance(node, e.Among):
-            own = 4 * rows.arrays[node.name].shape[-1]
-        return own + sum(visit(child) for child in node.children())
+            cost = 4 * rows.arrays[node.name].shape[-1]
+        return cost + sum(visit(child) for child in node.children())
 
     return 4 + sum(visit(branch.pred) for branch in rows.spec.branches)
 

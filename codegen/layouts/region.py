@@ -10,7 +10,10 @@ from attnspec.spec import expr as e
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pairs that one pass computes: as a predicate, and as the sets of those that are possible and certain."""
+    """Pairs that one pass computes: as a predicate, and as the sets of those that are possible and certain.
+
+    ``branch`` is the softmax that they belong to, in which each counts ``times`` times.
+    """
 
     title: str
     pred: e.Pred

@@ -11,15 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnspec.codegen.layouts.base import Layout, tiles_of
-from attnspec.codegen.layouts.region import Tiles
+from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.tile_tests import Tests
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
-from attnspec.relation.presburger import Pairs
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
-from attnspec.spec import expr as e
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,13 @@ class Sweep:
         return self.full is None or self.maybe is None or self.partial is None
 
 
-@dataclass(frozen=True, eq=False)
-class Pass:
-    """A set of pairs, cut into tiles in one layout.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pass(Region):
+    """A region, cut into tiles in one layout.
 
-    ``pred`` are its pairs as partial tiles evaluate them, ``pairs`` those that are possible and ``sure`` those that are
-    certain; ``cut`` are the sets of tiles, for the residue ``c`` of the layout. ``branch`` is the softmax that the pass
-    belongs to, each of whose pairs counts ``times`` times.
+    Partial tiles evaluate its ``pred``. ``cut`` are the sets of tiles, for the residue ``c`` of the layout.
     """
 
-    title: str
-    branch: int
-    times: int
-    pred: e.Pred
-    pairs: Pairs
-    sure: Pairs
     layout: Layout
     tile: Tile
     cut: Tiles

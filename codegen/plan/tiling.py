@@ -25,12 +25,7 @@ def make_pass(region: Region, layout: Layout, size: Tile, cut: Tiles, align: str
     Where ``tests`` bound them, loops keep between the tiles ``lo`` and ``hi``, which the kernel finds in the inputs.
     """
     return Pass(
-        title=region.title,
-        branch=region.branch,
-        times=region.times,
-        pred=region.pred,
-        pairs=region.pairs,
-        sure=region.sure,
+        **vars(region),
         layout=layout,
         tile=size,
         cut=cut,

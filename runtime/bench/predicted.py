@@ -104,7 +104,8 @@ def _counted(
     if seen is None:
         return found, None
     areas = [
-        min(own.visited, seen.tiles[tile] * tile.rows * tile.columns) for own, tile in zip(found, tiles, strict=True)
+        min(kernel.visited, seen.tiles[tile] * tile.rows * tile.columns)
+        for kernel, tile in zip(found, tiles, strict=True)
     ]
-    one, two, three = (replace(own, visited=area) for own, area in zip(found, areas, strict=True))
+    one, two, three = (replace(kernel, visited=area) for kernel, area in zip(found, areas, strict=True))
     return (one, two, three), seen.pairs

@@ -72,11 +72,11 @@ def contenders(
     others': they get vectors as if that were done.
     """
     tensors, given, spec = inputs(setup), examples(attend.spec, setup), attend.spec
-    own: Callable[..., Tensor] = attend
+    call: Callable[..., Tensor] = attend
     making = Making(attend, setup, given, autotune)
     tick("compiling the kernel")
     found = Contenders(
-        given, {"attnspec": call_of(lambda q, k, v: own(q, k, v, **given), tensors, setup)}, {}, making.notes
+        given, {"attnspec": call_of(lambda q, k, v: call(q, k, v, **given), tensors, setup)}, {}, making.notes
     )
     found.calls["attnspec"]()
     for name in peers(setup.device) if names is None else names:

@@ -49,6 +49,6 @@ def recall(spec: Spec, sizes: Sizes, dim: int, dtype: str, device: str = "cpu") 
 
 
 def _key(spec: Spec, sizes: Sizes, dim: int, dtype: str, device: str) -> str:
-    own = "" if device == "cpu" else f"\0{device}"
-    identity = f"{spec}\0{sizes}\0{dim}\0{dtype}\0{platform.node()}\0{os.cpu_count()}{own}"
+    where = "" if device == "cpu" else f"\0{device}"
+    identity = f"{spec}\0{sizes}\0{dim}\0{dtype}\0{platform.node()}\0{os.cpu_count()}{where}"
     return f"measured-{sha256(identity.encode()).hexdigest()[:32]}"

@@ -138,12 +138,12 @@ def compile_candidate(dim: int, dtype: str, few: bool, kind: str, number: int, d
     """Compile one candidate as the measurement will call it."""
     _alone()
     found = _shapes(dim, dtype, few)
-    own = replace(Schedule(*(found[one][0] for one in KINDS)), **{kind: found[kind][number]})
+    schedule = replace(Schedule(*(found[one][0] for one in KINDS)), **{kind: found[kind][number]})
     q, k = (
         torch.randn(1, triton_tune.HEADS, n, dim, dtype=getattr(torch, dtype), device=device)
         for n in (FEW if few else triton_tune.LENGTH, triton_tune.LENGTH)
     )
-    triton_tune.time_of(kind, own, q, k, lambda launch: 0.0)
+    triton_tune.time_of(kind, schedule, q, k, lambda launch: 0.0)
 
 
 def warm(

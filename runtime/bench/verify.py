@@ -120,8 +120,8 @@ class _Dense:
         tick: Callable[[], object],
     ) -> None:
         self.spec, self.sizes, self.v, self.dout, self.tick = spec, sizes, v, dout, tick
-        own = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-        self.scale = own if scale is None else scale
+        default = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+        self.scale = default if scale is None else scale
         self.floats = {
             name: t.detach().double().contiguous().requires_grad_()
             for name, t in inputs.items()
@@ -154,11 +154,11 @@ class _Dense:
         step = block_rows(s)
         for start in range(0, s.n_q, step):
             rows = slice(start, min(start + step, s.n_q))
-            own = q[rows].clone().requires_grad_()
-            found = self._rows(own, k, v, h, rows)
+            part = q[rows].clone().requires_grad_()
+            found = self._rows(part, k, v, h, rows)
             out[rows] = found.detach()
             names = list(self.floats)
-            leaves = [own, k, v, *(self.floats[name] for name in names)]
+            leaves = [part, k, v, *(self.floats[name] for name in names)]
             if found.requires_grad:
                 grads = torch.autograd.grad(found, leaves, dout[rows], allow_unused=True)
                 some = [torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, grads, strict=True)]

@@ -124,16 +124,14 @@ def facts(program: Program) -> Facts:
         from attnspec.codegen.expressions.reads import names
         from attnspec.relation.lower import sizes_needed
 
-        own = spec(program)
+        checked = spec(program)
+        around = (checked.inputs, checked.axes, checked.order, checked.rotations, checked.sink, checked.normalized)
         note = {
-            "name": own.name,
-            "align": own.align,
-            "needs": sorted(sizes_needed(own)),
-            "separate": len(own.branches) if own.detached else 0,
-            "bare": not (
-                names(own) or own.inputs or own.axes or own.order or own.rotations or own.sink or own.normalized
-            )
-            and own.scale is None,
+            "name": checked.name,
+            "align": checked.align,
+            "needs": sorted(sizes_needed(checked)),
+            "separate": len(checked.branches) if checked.detached else 0,
+            "bare": not names(checked) and not any(around) and checked.scale is None,
         }
         cache.set_note(key, note)
     return Facts(note["name"], note["align"], tuple(note["needs"]), note["separate"], note["bare"])

@@ -150,8 +150,8 @@ def tensor_of(t: torch.Tensor) -> Tensor:
 
 def expanded(table: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A table of angles for each row of ``x``: its last dimension lies in one piece, the others may not move."""
-    own = table if table.stride(-1) == 1 else table.contiguous()
-    return own.expand(*x.shape[:3], own.shape[-1])
+    table = table if table.stride(-1) == 1 else table.contiguous()
+    return table.expand(*x.shape[:3], table.shape[-1])
 
 
 def _four(values: Sequence[int], fill: int) -> Any:
@@ -189,8 +189,8 @@ def _tables(made: Plan, item: Pass, sizes: CallSizes, transposed: bool, keep: li
 
     outer = item.key_tiles(sizes) if transposed else item.query_tiles(sizes)
     found, which = tables(made, item, sizes, transposed)
-    own = [TileTable(*(a.ctypes.data for a in (t.start, t.fulls, t.tiles)), outer.start) for t in found]
-    array = (TileTable * which.size)(*(own[i] if i >= 0 else TileTable() for i in which.flat))
+    distinct = [TileTable(*(a.ctypes.data for a in (t.start, t.fulls, t.tiles)), outer.start) for t in found]
+    array = (TileTable * which.size)(*(distinct[i] if i >= 0 else TileTable() for i in which.flat))
     keep += [array, *found]
     return array
 

@@ -23,8 +23,8 @@ def numbers(offsets: Tensor, n: int, dtype: torch.dtype = torch.int32) -> Tensor
     if offsets.device.type != "cpu":
         return numbers_on_device(offsets, n, dtype)
     lengths = offsets.diff(dim=-1)
-    own = torch.arange(lengths.shape[-1], dtype=dtype).expand(lengths.shape)
-    return _repeat(own.reshape(-1), lengths.reshape(-1)).view(*offsets.shape[:-1], n)
+    each = torch.arange(lengths.shape[-1], dtype=dtype).expand(lengths.shape)
+    return _repeat(each.reshape(-1), lengths.reshape(-1)).view(*offsets.shape[:-1], n)
 
 
 def numbers_on_device(offsets: Tensor, n: int, dtype: torch.dtype) -> Tensor:

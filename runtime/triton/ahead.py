@@ -136,10 +136,12 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
     key, known = TritonKey(dim, dim), dict[tuple[str, Shape, Types], list[Compiled]]()
 
     def build_with(schedule: Schedule) -> Built:
-        own = plans(program, sizes, schedule)
-        text = module(own, key, schedule)
+        planned = plans(program, sizes, schedule)
+        text = module(planned, key, schedule)
         loaded = _loaded(text)
-        types = Types(own.forward.relation.spec, DTYPES[dtype], is_wide(own, key), loaded.ADDS, loaded.CARRY, dim)
+        types = Types(
+            planned.forward.relation.spec, DTYPES[dtype], is_wide(planned, key), loaded.ADDS, loaded.CARRY, dim
+        )
         # What a kernel takes from the plans of other kinds is in its types.
         new = {kind for kind in KINDS if (kind, schedule.of(kind), types) not in known}
         made = compiled(loaded, new, types, schedule, gpu, group)

@@ -49,10 +49,10 @@ def plans(program: Program, sizes: Needed, schedule: Schedule) -> Plans:
 
     if program.tile is not None:
         check_tile(program.tile)
-    own = relation(program, sizes)
+    lowered = relation(program, sizes)
     tiles = [shape.tile for shape in (schedule.forward, schedule.queries, schedule.keys)]
     fixed = None if program.tile is None else Tile(*program.tile)
-    made = {tile: plan(own, fixed, program.layout, square(tile)) for tile in dict.fromkeys(tiles)}
+    made = {tile: plan(lowered, fixed, program.layout, square(tile)) for tile in dict.fromkeys(tiles)}
     return Plans(*(made[tile] for tile in tiles))
 
 
@@ -68,20 +68,20 @@ def made(program: Program, key: TritonKey, sizes: Needed, schedule: Schedule) ->
         from attnspec.codegen.plan.lengths import longest
         from attnspec.codegen.triton.module import is_wide, module
 
-        own = plans(program, sizes, schedule)
-        text = module(own, key, schedule)
+        planned = plans(program, sizes, schedule)
+        text = module(planned, key, schedule)
         digest = sha256(text.encode()).hexdigest()
         stages = {
             "source.attn": program.text,
             "params.json": program.params,
             "spec.txt": f"{spec(program)}\n",
-            "relation.txt": f"{own.forward.relation}\n",
-            "plan.txt": f"{own.forward}\n",
+            "relation.txt": f"{planned.forward.relation}\n",
+            "plan.txt": f"{planned.forward}\n",
         }
         path = cache.file(digest, "kernel.py") or cache.add(
             digest, lambda to: to.write_text(text, encoding="utf-8"), stages, "kernel.py"
         )
-        note = {"module": digest, "wide": is_wide(own, key), "longest": longest(own.all)}
+        note = {"module": digest, "wide": is_wide(planned, key), "longest": longest(planned.all)}
         cache.set_note(note_key, note)
     found = load(f"attnspec_kernels_{note['module'][:16]}", str(path))
     return Made(found, str(path), tuple(found.GIVEN), bool(note["wide"]), int(note["longest"]))

@@ -26,13 +26,13 @@ def data(plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device
     found: Given = {}
     for kind, made in (("forward", plans.forward), ("queries", plans.queries), ("keys", plans.keys)):
         for number, item in enumerate(made.passes):
-            own = f"{kind}_{number}"
-            names = {name.removeprefix(f"{own}.") for name in wanted if name.startswith(f"{own}.")}
+            prefix = f"{kind}_{number}"
+            names = {name.removeprefix(f"{prefix}.") for name in wanted if name.startswith(f"{prefix}.")}
             if names & {"q_list", "k_list"}:
-                found |= {f"{own}.{name}": value for name, value in _lists(item, sizes, wide, device).items()}
+                found |= {f"{prefix}.{name}": value for name, value in _lists(item, sizes, wide, device).items()}
             if "table" in names:
                 tables = _tables(made, item, sizes, kind == "keys", device)
-                found |= {f"{own}.{name}": value for name, value in tables.items()}
+                found |= {f"{prefix}.{name}": value for name, value in tables.items()}
     return found
 
 

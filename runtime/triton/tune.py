@@ -33,12 +33,12 @@ def schedule(q: Tensor, v: Tensor) -> Schedule:
     dim, n_q = max(q.shape[3], v.shape[3]), q.shape[2]
     if not q.is_cuda:
         return schedule_for(dim, q.dtype.itemsize, n_q)
-    own = (architecture(q.device), q.device, bucket(dim), q.dtype, n_q <= FEW)
-    if own not in _FOUND:
+    key = (architecture(q.device), q.device, bucket(dim), q.dtype, n_q <= FEW)
+    if key not in _FOUND:
         if torch.cuda.is_current_stream_capturing():
             return schedule_for(dim, q.dtype.itemsize, n_q)
-        _FOUND[own] = _known(*own)
-    return _FOUND[own]
+        _FOUND[key] = _known(*key)
+    return _FOUND[key]
 
 
 def architecture(device: torch.device) -> str:
@@ -77,12 +77,12 @@ def measured(shapes: Candidates, q: Tensor, k: Tensor, clock: Clock) -> Schedule
     return best
 
 
-def time_of(kind: str, own: Schedule, q: Tensor, k: Tensor, clock: Clock) -> float | None:
+def time_of(kind: str, schedule: Schedule, q: Tensor, k: Tensor, clock: Clock) -> float | None:
     """The time of one kernel with a schedule; None where it cannot run."""
     from attnspec.codegen.triton.module import TritonKey
     from attnspec.runtime.triton.module import does_not_fit, made
 
-    module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), own).module
+    module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), schedule).module
     out, dq, dk, dv = (torch.empty_like(t) for t in (q, q, k, k))
     lines = q.new_zeros((1, *q.shape[:3]), dtype=torch.float32)
     norms = lines.new_zeros((1, 2, *q.shape[:3]))

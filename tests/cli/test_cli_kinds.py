@@ -144,6 +144,7 @@ def test_bench_with_inputs_and_scores(many: Path) -> None:
     assert scored["times_faster"]["SDPA causal"] > 0
 
 
+@pytest.mark.slow  # a kernel for each
 def test_a_suite_times_every_shipped_spec() -> None:
     words = ("bench", "--suite", "-n", "256", "--heads", "8", "--dim", "16", "--no-flex", "--runs", "3")
     found = read_json(*words)

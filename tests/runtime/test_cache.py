@@ -15,6 +15,7 @@ from attnspec.runtime.core.program import facts
 from attnspec.runtime.core.store import Cache, CacheError
 from attnspec.runtime.cpp import load as native
 from attnspec.runtime.cpp.compiler import CompilerError, compiler
+from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
 
 
@@ -60,7 +61,7 @@ def test_a_folder_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
         Cache.default()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "no checksum", "no library"])
+@pytest.mark.parametrize("damage", [slow("truncate"), "flip", slow("no checksum"), "no library"])
 def test_a_damaged_entry_is_built_again(folder: Path, damage: str) -> None:
     use()
     for entry in entries(folder):

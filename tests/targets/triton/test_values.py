@@ -31,7 +31,7 @@ from tests.support.strategies import Case, cases
 from tests.support.triton_unit import MODES, call, kernel, load, text
 
 pytest.importorskip("triton")
-EXAMPLES = max(60, settings().max_examples // 4)
+EXAMPLES = max(40, settings().max_examples // 4)
 KINDS = st.sampled_from([np.int32, np.int64])
 Q, K, H, B = (e.Var(name) for name in "qkhb")
 Inputs = Mapping[str, NDArray[Any]]
