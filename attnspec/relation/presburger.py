@@ -25,7 +25,7 @@ from attnspec.errors.diagnostic import AttnspecError
 from attnspec.relation import effort, loops
 from attnspec.relation.count import Floor, Piece
 
-SCALARS = tuple(f"i{number}" for number in range(6))
+SCALARS = tuple(f"i{number}" for number in range(12))
 """Integer inputs with one value for each head and batch entry, in the order in which a pattern declares them."""
 
 PARAMETERS = ("n", "n_q", "h", "b", "heads", "kv_heads", "batch", "m", "c", "lo", "hi", *SCALARS)

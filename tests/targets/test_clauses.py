@@ -125,3 +125,16 @@ def test_compiles_without_graph_breaks() -> None:
     pairs = zip(*(torch.autograd.grad((out**2).sum(), sources) for out in (got, want)), strict=True)
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_many_scalar_inputs(target: str) -> None:
+    """Each is a parameter of the sets, up to a dozen: tiles that they rule out are not visited, counts are exact."""
+    names = [f"end{i}" for i in range(9)]
+    declared = "  ".join(f"input {name}: int[batch]" for name in names)
+    places = " or ".join(f"{name} <= k < {name} + 3" for name in names)
+    attend = compiled(f"attention many {{ {declared}  attend {places} }}", target)
+    inputs = {name: torch.tensor([8 * i]) for i, name in enumerate(names)}
+    assert attend.relation.exact
+    assert attend.cost(n=70, **inputs).pairs == 70 * 27
+    agree(attend, *tensors(70, 33, 2, 1), inputs=inputs)
