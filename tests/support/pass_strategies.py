@@ -110,7 +110,7 @@ def passes(relation: Relation, way: Way) -> list[Pass]:
 def choosing(number: int) -> Iterator[None]:
     """Inside, plans take the way of a number in each branch."""
 
-    def take(_relation: Relation, _item: HeadClass, _part: Any, found: list[Way]) -> tuple[Way, None]:
+    def take(_relation: Relation, _item: HeadClass, _part: Any, found: list[Way], _scalars: Any) -> tuple[Way, None]:
         return found[number % len(found)], None
 
     with pytest.MonkeyPatch.context() as patch:
