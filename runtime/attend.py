@@ -103,7 +103,7 @@ def dense(
         given["buckets"] = hash_buckets(q, spec.order)
     counts = counted(spec, sizes, given)
     out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
-    return out, lse.float()
+    return out, lse if q.dtype == torch.float64 else lse.float()
 
 
 def score_inputs(spec: Spec) -> frozenset[str]:

@@ -18,7 +18,7 @@ from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
-from attnspec.runtime.core.arguments import CallError, check_call, check_tile
+from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation, spec
 from attnspec.runtime.core.request import Call
 from attnspec.runtime.targets import NAMES, kinds
@@ -65,6 +65,11 @@ def compile(
 
     if target not in NAMES:
         raise ValueError(f"target must be one of {', '.join(NAMES)}, not {target!r}")
+    if tile is not None and not isinstance(tile, tuple | list):
+        raise TypeError(
+            f"tile is the size of tiles, (queries, keys), not {tile!r}; a parameter that is called so goes into "
+            f"params={{'tile': {tile!r}}}"
+        )
     if tile is not None and (len(tile) != 2 or any(t % 16 or not 16 <= t <= 512 for t in tile)):
         raise ValueError(f"tile must be two multiples of 16 between 16 and 512, not {tile!r}")
     if tile is not None and target == "triton":
@@ -130,8 +135,9 @@ class Attention:
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
         Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
-        (batch, heads, n_q), float32, natural logarithm; both are differentiable. float32, bfloat16 or float16;
-        sums are float32. ``scale`` defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
+        (batch, heads, n_q), float32, natural logarithm; both are differentiable, once and in reverse. float32,
+        bfloat16 or float16 (and float64 with target "dense"); sums are float32. ``scale``, which gets no gradient but
+        with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
         key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
         name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast
         q, k and v are cast as SDPA's are.
@@ -144,6 +150,8 @@ class Attention:
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
         check_call(self._facts.name, self._target, self._kinds, q, k, v)
+        if self._target != "dense":
+            check_derivatives(self._facts.name, scale, q, k, v, *inputs.values())
         if self._target == "dense":
             out, lse = around.dense(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:

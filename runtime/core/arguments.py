@@ -6,6 +6,7 @@ import os
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from attnspec.errors.diagnostic import AttnspecError
 
@@ -29,8 +30,9 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
             raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
         if t.dim() != 4:
             raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
-        if t.dtype not in DTYPES:
-            raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16")
+        if t.dtype not in DTYPES and not (t.dtype == torch.float64 and target == "dense"):
+            dense = ' (target="dense" takes float64 too)' if t.dtype == torch.float64 else ""
+            raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16{dense}")
         if t.device.type not in kinds:
             raise CallError(f"{name}: {label} is on {t.device}; {_places(target, kinds)}")
         if t.layout != torch.strided:
@@ -58,6 +60,30 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
     for label, size in (("q and k", q.shape[3]), ("v", v.shape[3])):
         if not 1 <= size <= MAX_DIM:
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
+
+
+def check_derivatives(name: str, scale: object, *tensors: object) -> None:
+    """Refuse derivatives that kernels do not have, of a call that is not dense.
+
+    Raises CallError where ``scale`` asks for a gradient, NotImplementedError where a tensor has a tangent.
+    """
+    if isinstance(scale, Tensor):
+        if scale.numel() != 1:
+            raise CallError(f"{name}: scale is a number; it has the shape {_shape(scale)}")
+        if scale.requires_grad and torch.is_grad_enabled():
+            raise CallError(
+                f"{name}: scale gets no gradient. Multiply the queries by it: attend(q * scale, k, v, scale=1.0); or "
+                'use target="dense", or scale.detach()'
+            )
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, (*tensors, scale))):
+        raise NotImplementedError(
+            f"{name}: kernels have no forward-mode derivatives (torch.func.jvp, torch.autograd.forward_ad); "
+            'target="dense" has them'
+        )
+
+
+def _has_tangent(value: object) -> bool:
+    return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def check_tile(tile: tuple[int, int]) -> None:

@@ -140,7 +140,28 @@ def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str,
 # Checks
 
 
+_ELSEWHERE = {
+    "alibi_slopes": "write `input slope: float[heads]` and `score s + slope[h] * (k - q)`, or use the spec `alibi`",
+    "attn_mask": "a mask is what the spec says. A tensor of booleans is an input, `attend keep[b, h, q, k]`, and so is "
+    "one that is added to scores, `score s + bias[b, h, q, k]`",
+    "block_mask": "which blocks there are follows from the spec; a table of blocks is an input, as in `block_table`",
+    "cu_seqlens": "use the spec `packed_offsets`, or `input starts: int[...] offsets`",
+    "dropout_p": "there is no dropout of weights",
+    "enable_gqa": "query heads may be a multiple of the key heads without it",
+    "is_causal": "write `within causal`, or use the spec `causal`",
+    "key_padding_mask": "use the spec `padded` with `length=`, or `left_padded` with `start=`",
+    "score_mod": "write `score` lines",
+    "softcap": "write `score softcap(s, 50.0)`, or use the spec `softcap`",
+    "softmax_scale": "it is called `scale`",
+    "window_size": "use the spec `window` with `width=`, or write `within window(1024)`",
+}
+"""What takes the place of arguments that other attention functions have."""
+_ELSEWHERE |= {"causal": _ELSEWHERE["is_causal"], "mask": _ELSEWHERE["attn_mask"], "dropout": _ELSEWHERE["dropout_p"]}
+
+
 def _unknown(name: str, names: list[str]) -> str:
+    if name in _ELSEWHERE:
+        return f"there is no argument `{name}`: {_ELSEWHERE[name]}"
     if not names:
         return f"there is no input `{name}`; the spec takes none"
     hint = did_you_mean(name, names) or f"the inputs are {', '.join(f'`{k}`' for k in names)}"

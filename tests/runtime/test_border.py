@@ -40,6 +40,71 @@ def test_wrong_tensors(name: str) -> None:
         attnspec.compile("causal")(*tensors)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dropout_p", "no argument `dropout_p`: there is no dropout"),
+        ("is_causal", "write `within causal`"),
+        ("enable_gqa", "a multiple of the key heads"),
+        ("attn_mask", "`attend keep"),
+        ("window_size", "`window` with `width=`"),
+        ("softmax_scale", "it is called `scale`"),
+        ("lenght", "no input `lenght`; did you mean `length`"),
+    ],
+)
+@pytest.mark.parametrize("target", ["auto", "dense"])
+def test_arguments_of_other_functions(name: str, message: str, target: str) -> None:
+    pattern = "padded" if name == "lenght" else "causal"
+    with pytest.raises(attnspec.CallError, match=message):
+        attnspec.compile(pattern, target=target)(*(zeros(*GOOD),) * 3, **{name: torch.tensor(1)})
+
+
+def test_float64_is_dense() -> None:
+    q = zeros(*GOOD, dtype=torch.float64)
+    with pytest.raises(attnspec.CallError, match=r'q is torch.float64; .*target="dense" takes float64'):
+        attnspec.compile("causal")(q, q, q)
+    out, lse = attnspec.compile("causal", target="dense")(q, q, q, return_lse=True)
+    assert out.dtype == lse.dtype == torch.float64
+
+
+def test_a_learned_scale_is_not_dropped() -> None:
+    q, k, v = tensors(20)
+    scale = torch.tensor(0.3, requires_grad=True)
+    for name in ("causal", "softcap"):
+        with pytest.raises(attnspec.CallError, match=r"scale gets no gradient.*attend\(q \* scale"):
+            attnspec.compile(name)(q, k, v, scale=scale)
+        with pytest.raises(attnspec.CallError, match="scale is a number"):
+            attnspec.compile(name)(q, k, v, scale=torch.ones(2))
+    attend = attnspec.compile("causal")
+    (wanted,) = torch.autograd.grad(attnspec.compile("causal", target="dense")(q, k, v, scale=scale).sum(), scale)
+    (found,) = torch.autograd.grad(attend(q * scale, k, v, scale=1.0).sum(), scale)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(attend(q, k, v, scale=scale.detach()), attend(q, k, v, scale=0.3))
+
+
+@pytest.mark.parametrize("name", ["causal", "alibi"])
+def test_tangents_are_not_dropped(name: str) -> None:
+    """Forward-mode differentiation is refused by kernels, and right in plain PyTorch."""
+    q, k, v = (t.detach() for t in tensors(20, heads=8))
+    attend, dense = attnspec.compile(name), attnspec.compile(name, target="dense")
+    with pytest.raises(NotImplementedError, match=r'forward-mode.*target="dense"'):
+        torch.func.jvp(lambda x: attend(q, x, v), (k,), (k,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(v, torch.ones_like(v))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            attend(q, k, dual)
+        attend(q, k, v)  # nothing to drop
+    _, tangent = torch.func.jvp(lambda x: dense(q, k, x), (v,), (torch.ones_like(v),))
+    torch.testing.assert_close(tangent, torch.ones_like(v))
+
+
+def test_a_parameter_that_is_called_as_an_option() -> None:
+    text = "attention a(tile = 4) { attend q // tile == k // tile }"
+    with pytest.raises(TypeError, match=r"goes into params=\{'tile': 8\}"):
+        attnspec.compile(text, tile=8)  # type: ignore[arg-type]
+    assert attnspec.compile(text, params={"tile": 8}).spec.params
+
+
 def test_triton_is_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(attnspec.CallError, match='target="triton" is for tensors on a GPU; these are on the CPU'):
