@@ -102,6 +102,10 @@ FORMULAS: dict[str, tuple[dict[str, Any], Formula]] = {
         {"height": 6, "width": 7, "radius": 2},
         lambda i, j, n, h: natten(i, j, 6, 7, 2),
     ),
+    "swin": (
+        {"width": 7, "window": 3, "shift": 1},
+        lambda i, j, n, h: ((i // 7 + 2) // 3 == (j // 7 + 2) // 3) & ((i % 7 + 2) // 3 == (j % 7 + 2) // 3),
+    ),
     "axial": ({"width": 6}, lambda i, j, n, h: (i // 6 == j // 6) | (i % 6 == j % 6)),
     "blockwise_causal": ({"block": 5}, lambda i, j, n, h: (j <= i) & (j // 5 >= i // 5 - 1)),
     "shared_question": (
