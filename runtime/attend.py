@@ -127,7 +127,7 @@ def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | 
 
 
 def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
-    """The sink of each head of each batch entry, (batch, heads), float32."""
+    """The sink of each head of each batch entry, (batch, heads), or of each row, (batch, heads, n_q), float32."""
     if spec.sink is None:
         return None
     if isinstance(spec.sink, RealRead) and found[spec.sink.name].shape[-1] == sizes.heads:
@@ -135,5 +135,10 @@ def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.d
         if spec.sink.indices in ((e.Var("h"),), (e.Var("b"), e.Var("h"))):  # without numpy, for torch.compile
             return logit.expand(sizes.batch, sizes.heads)
     places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
+    shape: tuple[int, ...] = (sizes.batch, sizes.heads)
+    if "q" in contents.free(spec.sink):
+        places = {name: place[..., None] for name, place in places.items()}
+        places["q"] = np.arange(sizes.first, sizes.first + sizes.n_q)
+        shape = (*shape, sizes.n_q)
     env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
-    return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(sizes.batch, sizes.heads)
+    return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(shape)

@@ -16,13 +16,13 @@ _LOG2E = log2(2.718281828459045)
 
 
 def begin(lse: Tensor, norm: Tensor, sink: Tensor | None, natural: bool) -> None:
-    """Make them those of rows that have seen nothing but their sink, (batch, heads), a logit."""
+    """Make them those of rows that saw nothing but their sink, a logit: (batch, heads), or (batch, heads, n_q)."""
     top = norm.select(-4, 0)
     norm.select(-4, 1).zero_()
     if sink is None:
         lse.fill_(float("-inf")), top.fill_(float("-inf"))
     else:
-        lse.copy_(sink[..., None].expand(lse.shape))
+        lse.copy_(by_row(sink).expand(lse.shape))
         torch.mul(lse, 1.0 if natural else _LOG2E, out=top)
 
 
@@ -41,3 +41,8 @@ def merged(norms: Tensor, sink: Tensor | None, natural: bool) -> tuple[Tensor, T
     norm = torch.stack([top, torch.where(total > 0, total, 1.0).log2()])
     lse = (norm[0] * unit + norm[1]) / _LOG2E
     return lse, norm, weights if sink is None else weights[:-1]
+
+
+def by_row(sink: Tensor) -> Tensor:
+    """A sink with a dimension of rows, (batch, heads, n_q or 1)."""
+    return sink if sink.dim() == 3 else sink[..., None]

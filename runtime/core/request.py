@@ -19,7 +19,8 @@ class Call(NamedTuple):
 
     q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (batch, kv_heads, n, dim_v), rotated where the pattern
     says so, of one dtype and on one device. ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads,
-    rounds * n) the positions of the slots of a computed order; ``sink`` (batch, heads) float32 a logit of every row;
+    rounds * n) the positions of the slots of a computed order; ``sink`` float32 a logit of every row, (batch, heads),
+    or one of each, (batch, heads, n_q);
     ``m`` the number that axis lengths are solved for (-1: there are no axes). ``encoded`` is the program as a string.
     """
 

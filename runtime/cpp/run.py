@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import KernelKey
-from attnspec.runtime.core.norm import begin, merged
+from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, Turn
 from attnspec.runtime.cpp import structures as problem
@@ -114,10 +114,11 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
 
 
 def _sink_gradient(sink: Tensor, result: Result, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:
-    """A sink is a key without a value: dS = P (0 - delta), summed over the rows."""
-    share = torch.exp(sink[..., None] - result.lse)
+    """A sink is a key without a value: dS = P (0 - delta), summed over the rows where it is the same for all."""
+    share = torch.exp(by_row(sink) - result.lse)
     delta = torch.zeros_like(share) if detached else (dout.float() * result.out.float()).sum(-1)
-    return -(share * (delta if dlse is None else delta - dlse)).sum(-1)
+    of_rows = -(share * (delta if dlse is None else delta - dlse))
+    return of_rows if sink.dim() == 3 else of_rows.sum(-1)
 
 
 def _buffers(call: Call, t: Tensor, number: int) -> Tensor:

@@ -175,8 +175,8 @@ def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
 
 
 def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
-    """The logit of the sink, which does not depend on the row, (entries, heads, rows)."""
-    arrays = tables(inputs)
+    """The logit of the sink, (entries, heads, rows)."""
+    arrays = {**tables(inputs), "q": np.arange(block.rows.start, block.rows.stop) + sizes.first}
     sinks = [
         real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(len(block.rows))
         for b in block.entries

@@ -104,6 +104,15 @@ CLAUSES: dict[str, tuple[str, Inputs]] = {
     ),
     "two score lines": ("attend causal  score s + (k - q) / 16  score tanh(s) * 2.0", _nothing),
     "sink": ("input slope: float[heads]  attend window(20) and q > 30  sink slope[h]", slopes),
+    "sink of each row": (
+        "input slope: float[heads]  input far: float[n_q]  attend window(20) and q > 30"
+        "  sink if q % 3 == 0 then slope[h] * 2.0 else far[q] + q / n",
+        lambda b, n: {**slopes(b, n), "far": _random(n)},
+    ),
+    "sink of each row and mixture": (
+        "input far: float[batch, heads, n_q]  mix w in [8, 32] weights detached { attend window(w) }  sink far[q]",
+        lambda b, n: {"far": _random(b, HEADS, n)},
+    ),
     "sink and mixture": (
         "input slope: float[heads]  mix w in [8, 32] weights detached { attend window(w) }  sink slope[h]",
         slopes,

@@ -60,6 +60,16 @@ def test_fewer_queries_and_more(target: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_a_sink_of_each_row(target: str) -> None:
+    attend = compiled("attention a { input far: float[heads, n_q]  attend causal  sink far[h, q] - q / 16 }", target)
+    for n, n_q in ((90, 3), (40, 70)):
+        far = torch.randn(HEADS, n_q, generator=torch.Generator().manual_seed(0))
+        agree(attend, *tensors(n, n_q, heads=HEADS), inputs={"far": far})
+    ordered = "order by lsh(buckets = 8, rounds = 2)  attend q.bucket == k.bucket  sink q / 8 - 2.0"
+    agree(compiled(f"attention a {{ {ordered} }}", target), *tensors(40, heads=2))
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_names_of_inputs_never_meet(target: str) -> None:
     """Kernels have parameters of their own for what is derived from an input, and for its sizes."""
     attend = compiled(

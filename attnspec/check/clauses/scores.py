@@ -51,16 +51,18 @@ def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken
 
 
 def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.RealExpr:
-    """The logit of a sink: of the head, the batch entry and float inputs only."""
+    """The logit of a sink: of the head, the batch entry, the row (not beside axes) and float inputs only."""
     value = _real(el, node.value, _with_score(el, node.value, scope, r.Score(), taken))
     el.bound(value, node.span)
     parts = list(contents.walk(value))
     floats = {part.name.partition(".")[0] for part in parts if isinstance(part, r.RealRead)}
     names = set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - floats
+    if not el.has_axes:
+        names -= {"q", "n", "n_q"}
     if any(isinstance(part, r.Score) for part in parts):
         names.add("s")
     if names:
-        help = "a sink takes its share whatever the key: it is one number for each head and batch entry"
+        help = "a sink takes its share whatever the key: it is one number for each row of a head and batch entry"
         el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
     return value
 

@@ -26,7 +26,7 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1):
     """
     q, k, v = rows_of(q, k, v)
     many = BRANCHES or shares
-    shape, sink = (many, *q.shape[:3], v.shape[3]), given.get("sink")
+    shape, sink = (many, *q.shape[:3], v.shape[3]), by_row(given.get("sink"))
     norms = q.new_empty((many, 2, *q.shape[:3]), dtype=torch.float32)
     if CARRY:
         out = q.new_zeros(shape, dtype=torch.float32)
@@ -44,8 +44,8 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1):
 
 
 def begin(norms, sink):
-    """Make norms those of rows that have seen nothing but their sink, (batch, heads), a logit; returns that."""
-    lse = torch.full_like(norms[:, 0], float("-inf")) if sink is None else sink[None, ..., None].expand_as(norms[:, 0])
+    """Make norms those of rows that have seen nothing but their sink, (batch, heads, n_q or 1); returns that."""
+    lse = torch.full_like(norms[:, 0], float("-inf")) if sink is None else sink[None].expand_as(norms[:, 0])
     norms[:, 0] = lse / (UNIT.value * LN2.value)
     norms[:, 1] = 0.0
     return lse.clone()
@@ -104,11 +104,18 @@ def backward(q, k, v, scale, given, out, lse, norm, parts, dout, dlse, wanted=()
     if REPEATS:
         dk, dv = (by_position(t, given["order"], k.shape) for t in (dk, dv))
     dsink = None
-    if given.get("sink") is not None:  # a sink is a key without a value: dS = P (0 - delta), summed over the rows
-        share = torch.exp(given["sink"][..., None] - lse)
+    if given.get("sink") is not None:  # a sink is a key without a value: dS = P (0 - delta)
+        share = torch.exp(by_row(given["sink"]) - lse)
         own_delta = (dout.float() * out.float()).sum(-1) * (0.0 if BRANCHES else 1.0)
-        dsink = -(share * (own_delta if dlse is None else own_delta - dlse)).sum(-1)
+        dsink = -(share * (own_delta if dlse is None else own_delta - dlse))
+        if given["sink"].dim() == 2:  # the same for all rows
+            dsink = dsink.sum(-1)
     return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, gradients
+
+
+def by_row(sink):
+    """A sink with a dimension of rows, (batch, heads, n_q or 1); None where there is none."""
+    return sink if sink is None or sink.dim() == 3 else sink[..., None]
 
 
 def by_position(t, order, shape):
