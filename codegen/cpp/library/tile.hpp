@@ -112,9 +112,22 @@ static void clear_row(uint32_t* down, int r) {
             down[r * S + c] = 0;
 }
 
+// Whether the rows of a range are finite; in pair mode its ends are even.
+template <int S>
+ATTNSPEC_NOINLINE bool are_finite(const Dot::A* down, Range range) {
+    const uint32_t* words = (const uint32_t*)down + range.begin / STEP * S;
+    uint32_t most = 0;  // of the exponents, which are all ones where a number is not finite
+    for (int i = 0; i < (range.end - range.begin) / STEP * S; ++i) {
+        const uint32_t high = words[i] & 0x7f800000u, low = PAIRS ? words[i] << 16 & 0x7f800000u : 0;
+        most = high > most ? high : most;
+        most = low > most ? low : most;
+    }
+    return most < 0x7f800000u;
+}
+
 template <int S>
 ATTNSPEC_NOINLINE bool is_finite(const Dot::A* down, int r) {
-    uint32_t most = 0;  // of the exponents, which are all ones where a number is not finite
+    uint32_t most = 0;
     for (int c = 0; c < S; ++c) {
         const uint32_t exponent = float_bits(element<S>(down, r, c)) & 0x7f800000u;
         most = exponent > most ? exponent : most;
@@ -122,21 +135,32 @@ ATTNSPEC_NOINLINE bool is_finite(const Dot::A* down, int r) {
     return most < 0x7f800000u;
 }
 
-// A weight of zero hides a row from a sum only if the row is finite. Rows of a tile that are not, in ascending order.
+// A weight of zero hides a row from a sum only if the row is finite. Rows of a tile that are not, as far as was asked.
 template <int ROWS>
 struct Unfit {
     int count, at[ROWS];
+    Range asked;
+    void begin() { count = 0, asked = {0, 0}; }
+    // Looks at the rows of a range that were not looked at yet, with is_fit(range) and is_fit_row(row).
+    template <class All, class One>
+    ATTNSPEC_INLINE void find(Range range, All&& are_fit, One&& is_fit) {
+        if (asked.begin == asked.end) asked = {range.begin, range.begin};
+        const Range parts[2] = {{range.begin, asked.begin}, {asked.end, range.end}};
+        for (const Range& part : parts)
+            if (part.begin < part.end && !are_fit(part))
+                for (int r = part.begin; r < part.end; ++r)
+                    if (!is_fit(r)) at[count++] = r;
+        asked = {range.begin < asked.begin ? range.begin : asked.begin, range.end > asked.end ? range.end : asked.end};
+    }
     template <int S>
-    void find(const Dot::A* down, int rows) {
-        count = 0;
-        for (int r = 0; r < rows; ++r)
-            if (!is_finite<S>(down, r)) at[count++] = r;
+    ATTNSPEC_INLINE void find(const Dot::A* down, Range range) {
+        find(range, [&](Range part) { return are_finite<S>(down, part); }, [&](int r) { return is_finite<S>(down, r); });
     }
     // The tile with zeros in their place: a copy, if there are any.
     template <int S>
     const Dot::A* without(const Dot::A* down, uint32_t* copy, int rows) const {
         if (!count) return down;
-        memcpy(copy, down, sizeof(uint32_t) * rows / STEP * S);
+        if ((const Dot::A*)copy != down) memcpy(copy, down, sizeof(uint32_t) * rows / STEP * S);
         for (int i = 0; i < count; ++i) clear_row<S>(copy, at[i]);
         return (const Dot::A*)copy;
     }

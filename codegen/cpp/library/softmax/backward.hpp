@@ -136,10 +136,7 @@ struct BackwardTile {
         load_both<D, KR, KC>(k, k_down, w.k, w.k_down, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
         v = load_rows<DV, VR>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
         fit = k_down;
-        if (partial) {
-            w.unfit.find<KC>(k_down, count);
-            fit = w.unfit.without<KC>(k_down, w.fit, rows);  // who sees the others has weights that are not numbers
-        }
+        w.unfit.begin();
         for (int r = 0; r < rows / R; ++r) across[r] = {GROUPS, 0};
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
@@ -148,6 +145,10 @@ struct BackwardTile {
             else if (partial)
                 range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
             if (range.begin < range.end) {
+                if (partial) {
+                    w.unfit.find<KC>(k_down, range);
+                    fit = w.unfit.without<KC>(k_down, w.fit, rows);  // who sees the others has weights that are no numbers
+                }
                 scores(g, range);
                 weights(g, range, partial, keys.begin, count);
                 queries(g, range);

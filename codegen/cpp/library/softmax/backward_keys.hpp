@@ -66,13 +66,14 @@ struct BackwardKeyTile {
             w.top[r] = norm.top == -INF ? INF : norm.top, w.sum[r] = norm.sum - times;
             w.delta[r] = r < count ? deltas[row] : 0.f;
         }
-        if (partial) refuse(count, rows);
+        w.unfit.begin();
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
                 range = mask_tile<Pass, false>(w.mask, at, first + g * LANES, live, queries.begin, count, h, b, s);
                 if (range.begin >= range.end) continue;
+                refuse(range, rows);
             }
             scores(g, range);
             weights(g, range, partial, queries.begin, count);
@@ -81,12 +82,13 @@ struct BackwardKeyTile {
     }
 
     // As for queries in backward.hpp: what one that is not finite sees is not a number, all else does not notice.
-    ATTNSPEC_NOINLINE void refuse(int count, int rows) {
-        w.unfit.count = 0;
-        for (int r = 0; r < count; ++r)
-            if (!is_finite<KC>(q_down, r) || !is_finite<VC>(dout_down, r)) w.unfit.at[w.unfit.count++] = r, w.top[r] = NO_NUMBER;
-        q_down = w.unfit.without<KC>(q_down, w.fit_q, rows);
-        dout_down = w.unfit.without<VC>(dout_down, w.fit_dout, rows);
+    void refuse(Range range, int rows) {
+        const Dot::A *q = q_down, *dout = dout_down;
+        w.unfit.find(range, [&](Range part) { return are_finite<KC>(q, part) && are_finite<VC>(dout, part); },
+                     [&](int r) { return is_finite<KC>(q, r) && is_finite<VC>(dout, r); });
+        for (int i = 0; i < w.unfit.count; ++i) w.top[w.unfit.at[i]] = NO_NUMBER;
+        q_down = w.unfit.without<KC>(q, w.fit_q, rows);
+        dout_down = w.unfit.without<VC>(dout, w.fit_dout, rows);
     }
 
     ATTNSPEC_NOINLINE void scores(int g, Range range) {

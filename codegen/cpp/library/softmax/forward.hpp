@@ -90,15 +90,23 @@ struct ForwardTile {
         const Tensor t = out();
         float* rows = (float*)w.rows;
         memset(rows, 0, sizeof(float) * LANES * OT);
+        for (int l = 0; l < LANES; ++l) w.sum[g][l] = -INF;
         for (int l = live.begin; l < live.end; ++l) {
             const int64_t row = at.queries(slot + l);
             const Norm before = Norm::of(norms(), lines(), line() + row);
+            w.top[g][l] = before.top, w.sum[g][l] = before.top == -INF ? -INF : before.sum;
             if (before.top == -INF) continue;
-            const float sum = __builtin_exp2f(before.sum);
-            w.top[g][l] = before.top, w.sum[g][l] = w.rounded_sum[g][l] = sum;
-            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, sum);
+            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, 1.f);
         }
         transpose<LANES, OT, LANES, OT>(w.out[g], rows);
+        for (int c = 0; c < C; ++c) {
+            const vfloat sum = exp2<true>(load(w.sum[g] + c * W));
+            store(w.sum[g] + c * W, sum), store(w.rounded_sum[g] + c * W, sum);
+            for (int d = 0; d < OT; ++d) {
+                float* at = w.out[g] + d * LANES + c * W;
+                store(at, load(at) * sum);
+            }
+        }
     }
 
     template <class Pass>
@@ -109,17 +117,15 @@ struct ForwardTile {
         const int count = (int)(keys.end - keys.begin), rows = round_up(count, R);
         k = load_rows<D, KT>(w.k, w.scratch, p.k, b, kv, at.keys, keys.begin, count, rows);
         fit = v = load_columns<DV, VS>(w.v, w.scratch, p.v, b, kv, at.keys, keys.begin, count, rows);
-        w.unfit.count = 0;
-        if (partial) {
-            w.unfit.find<VS>(v, count);
-            fit = w.unfit.without<VS>(v, w.fit, rows);
-        }
+        w.unfit.begin();
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
                 range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
                 if (range.begin >= range.end) continue;
+                w.unfit.find<VS>(v, range);
+                fit = w.unfit.without<VS>(v, w.fit, rows);
             }
             attend(g, range, keys.begin, count, partial);
         }
@@ -270,15 +276,19 @@ struct ForwardTile {
                     float* at = w.out[g] + d * LANES + c * W;
                     store(at, load(at) * factor);
                 }
+                sum = load(w.sum[g] + c * W);
+                const vint none = (vint)(sum == 0.f);
+                sum = none != 0 ? vfloat{} : log(none != 0 ? all(1.f) : sum) * LOG2E;
+                store(w.sum[g] + c * W, sum);
+                store(w.top[g] + c * W, none != 0 ? all(-INF) : load(w.top[g] + c * W));
             }
             transpose<OT, LANES, OT, LANES>(w.rows, w.out[g]);
             const int64_t slot = first + g * LANES + live.begin;
             const int count = live.end - live.begin;
             put_rows<DV, OT, Sum>(t, b, h, at.queries, slot, count, (const float*)w.rows + live.begin * OT);
             for (int l = 0; l < count; ++l) {
-                const float sum = w.sum[g][live.begin + l];
                 const int64_t row = at.queries(slot + l);
-                const Norm norm = {sum == 0.f ? -INF : w.top[g][live.begin + l], sum == 0.f ? 0.f : __builtin_log2f(sum)};
+                const Norm norm = {w.top[g][live.begin + l], w.sum[g][live.begin + l]};
                 lse[row] = (Score::IDENTITY ? norm.top * LN2 : norm.top) + norm.sum * LN2;
                 if (p.norm) norms()[line() + row] = norm.top, norms()[lines() + line() + row] = norm.sum;
             }
