@@ -45,6 +45,7 @@ def test_the_mask_function_for_flex_is_the_pattern(case: Case) -> None:
     assert torch.equal(flex_mask(spec, case.sizes()), torch.from_numpy(spec.mask(case.n, case.n_q, case.heads)))
 
 
+@pytest.mark.slow
 def test_flex_and_sdpa_compute_the_same_as_the_kernel() -> None:
     """The contenders of the benchmark agree, so that it compares like with like."""
     attend = attnspec.compile("longformer", width=40, globals=3)

@@ -124,6 +124,7 @@ def test_what_does_not_fit_the_time_is_listed(monkeypatch: pytest.MonkeyPatch) -
     assert gpu_suite.as_plain(report, {}, 3.0)["not_run"][0] == "alibi n=64 dim=16"
 
 
+@pytest.mark.slow
 def test_rows_are_measured_and_failures_do_not_end_it() -> None:
     rows = [row for row in shipped_rows(128, None, None, 1, 16, "float32") if row.name in ("causal", "window")]
     rows.insert(1, replace(rows[0], name="broken", spec="nowhere"))
@@ -151,6 +152,7 @@ def test_the_order_of_a_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said[0].startswith("WRONG: window, dim 16, float32, 16x16/4/1")
 
 
+@pytest.mark.slow
 def test_what_a_crew_does_for_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU: candidates in the interpreter, rows by C++ kernels."""
     monkeypatch.setattr(triton_tune, "LENGTH", 64)

@@ -185,6 +185,7 @@ def test_bench_startup_and_memory() -> None:
     assert peak["tensor_bytes"] == 4096 * (8 * 64 + 1) * 4
 
 
+@pytest.mark.slow
 def test_bench_ceilings() -> None:
     assert "need a SPEC" in run("bench", "--memory", status=2).stderr
     machine = read_json("bench", "--ceilings")

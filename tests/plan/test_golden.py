@@ -42,6 +42,7 @@ def test_no_golden_file_is_left_over() -> None:
     assert {p.stem for p in GOLDEN.glob("*.txt")} == set(attnspec.shipped())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", attnspec.shipped())
 def test_every_stage_is_the_same_in_another_process_order(name: str) -> None:
     """Stages do not depend on what was compiled before."""

@@ -40,7 +40,7 @@ def check_ways(case: Case, tile: Tile) -> None:
             assert (counts(made, sizes, transposed) == want).all(), f"way {number}, transposed {transposed}"
 
 
-@settings(max_examples=max(14, settings().max_examples // 5))
+@settings(max_examples=max(6, settings().max_examples // 10))
 @example(Case("attention a { attend k % 5 % 4 <= 1  attend q == k }", {}, 40, 40, 1), Tile(16, 16))
 @example(Case("attention a { attend |q // 8 - k // 8| <= 1 and |q % 8 - k % 8| <= 1 }", {}, 20, 50, 1), Tile(16, 16))
 @given(laid_cases(), TILES)
@@ -59,7 +59,7 @@ def test_every_way_of_generated_specs(case: Case, tile: Tile) -> None:
     check_ways(case, tile)
 
 
-@settings(max_examples=max(10, settings().max_examples // 10))
+@settings(max_examples=max(6, settings().max_examples // 10))
 @given(laid_cases(), TILES)
 def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, tile: Tile) -> None:
     spec, sizes = case.spec(), case.sizes()

@@ -69,6 +69,7 @@ def test_ranges_over_sizes_have_a_bound(pred: str) -> None:
             ask()
 
 
+@pytest.mark.slow
 def test_conditional_values_beyond_counting_are_too_irregular() -> None:
     choices = " + ".join(f"(if q % {i} == 0 then k else {i})" for i in range(2, 400))
     with pytest.raises(SpecError, match="E404"):

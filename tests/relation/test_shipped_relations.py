@@ -37,7 +37,12 @@ def calls(spec: Spec, heads: int, lengths: tuple[tuple[int, int], ...]) -> Itera
         yield replace(sizes, scalars=scalars(spec, arrays)), arrays
 
 
-@pytest.mark.parametrize("name", attnspec.shipped())
+LONG = ("longnet", "swin")  # in seconds: of these the plan and the kernels are quick tests
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) if x in LONG else x for x in attnspec.shipped()]
+)
 def test_shipped_specs(name: str) -> None:
     """All three meanings, at lengths that divide nothing and more."""
     spec = attnspec.read(name)

@@ -23,7 +23,7 @@ DIMS = st.sampled_from([(8, 8), (16, 24), (17, 5), (64, 64), (80, 80)])
 DTYPES = st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16])
 
 
-@examples(8)
+@examples(6)
 @given(cases(), DIMS, DTYPES, GROUPS, st.integers(1, 3))
 def test_specs(case: Case, dims: tuple[int, int], dtype: torch.dtype, kv_heads: int, batch: int) -> None:
     """At the case's own sizes and at larger ones."""
@@ -71,7 +71,7 @@ def check_layouts(target: str, case: Case, number: int, detached: bool, kv_heads
                 agree(attend, *tensors(n, n_q, 4, kv_heads, seed=n))
 
 
-@examples(4)
+@examples(3)
 @given(laid_cases(), st.integers(0, 12), st.booleans(), GROUPS)
 def test_layouts(case: Case, number: int, detached: bool, kv_heads: int) -> None:
     check_layouts("cpp", case, number, detached, kv_heads, 5)
