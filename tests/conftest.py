@@ -17,11 +17,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Triton kernels run in numpy: this is read when triton is imported, which no test does before.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A kernel compiles in two thirds of the time, and most are called a few times only.
-os.environ.setdefault("ATTNSPEC_CXXFLAGS", "-O1")
+# A kernel compiles in half the time, and most are called a few times only.
+os.environ.setdefault("ATTNSPEC_CXXFLAGS", "-Og")
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("quick", max_examples=40, deadline=None, suppress_health_check=_SLOW, derandomize=True)
+settings.register_profile("quick", max_examples=25, deadline=None, suppress_health_check=_SLOW, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("ATTNSPEC_PROFILE", "quick"))
 

@@ -219,6 +219,7 @@ def poisoned() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+@pytest.mark.slow
 def test_a_crew_survives_what_its_members_do() -> None:
     tasks: list[crew.Task] = [
         die,

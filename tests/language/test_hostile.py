@@ -273,7 +273,8 @@ HOSTILE = {
 
 SLOW = {
     *("long list often", "membership", "wide sum", "wide or", "many names", "many attentions", "many quotes"),
-    *("nested unrolled", "deep if", "deep power", "open braces", "closing braces"),
+    *("nested unrolled", "deep if", "deep power", "open braces", "closing braces", "chained comparison"),
+    *("open mixtures", "long list"),
 }
 
 

@@ -23,6 +23,7 @@ from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
 from tests.support.pass_strategies import candidates, forced, laid_cases, passes
 from tests.support.strategies import Case, cases
+from tests.support.targets import slow
 
 TILES = st.sampled_from([Tile(16, 16), Tile(4, 8), Tile(8, 3), Tile(64, 32)])
 
@@ -48,6 +49,7 @@ def test_every_way_means_the_spec(case: Case, tile: Tile) -> None:
     check_ways(case, tile)
 
 
+@pytest.mark.slow
 def test_loops_of_sets_with_unknown_divisions() -> None:
     """A candidate whose tiles isl gives with divisions that it has not worked out."""
     text = "attention a { align start  attend axial(16)  attend axial(24)  within causal }"
@@ -92,8 +94,8 @@ def test_the_chosen_way_means_the_spec_and_costs_what_it_computes(case: Case, ti
         ("sparse_fixed", {}, [IDENTITY, Columns(128, 96, 32)]),
         ("axial", {}, [Residue(64), IDENTITY]),
         ("neighborhood_2d", {"radius": 6}, [Grid(64, (4, 8), (2, 8))]),
-        ("swin", {}, [Grid(56, (7, 7), (7, 7), (64, 64))]),
-        ("swin", {"shift": 3}, [Grid(56, (7, 7), (7, 7), (64, 64), (4, 4))]),
+        slow("swin", {}, [Grid(56, (7, 7), (7, 7), (64, 64))]),
+        slow("swin", {"shift": 3}, [Grid(56, (7, 7), (7, 7), (64, 64), (4, 4))]),
         ("longnet_branch", {}, [Residue(4)]),
         ("window", {}, [IDENTITY]),
         ("longformer", {}, [IDENTITY]),
@@ -114,7 +116,7 @@ WASTE: dict[str, tuple[dict[str, Any], int, float]] = {
 }
 
 
-@pytest.mark.parametrize("name", WASTE)
+@pytest.mark.parametrize("name", [slow(name) if "swin" in name else name for name in WASTE])
 def test_waste(name: str) -> None:
     """Computed pairs for each live one, at the bars of issue 3."""
     params, n, most = WASTE[name]

@@ -17,15 +17,15 @@ CPP = (
     *((1, 150, 150, 4, 1), (3, 130, 70, 2, 1), (1, 1, 1, 1, 1), (3, 45, 1, 4, 1), (1, 40, 90, 2, 1)),
     *((3, 33, 33, 1, 1), (3, 150, 150, 1, 2), (3, 150, 150, 2, 1)),
 )
-CALLS = [
-    ("cpp", CPP),
-    ("triton", ((1, 45, 45, 2, 1),)),
-    slow("triton", ((1, 120, 120, 2, 1), (1, 70, 30, 4, 1), (1, 1, 1, 1, 1))),
+TRITON = ((1, 45, 45, 2, 1), (1, 120, 120, 2, 1), (1, 70, 30, 4, 1), (1, 1, 1, 1, 1))
+KERNELS = [
+    *((name, "cpp", CPP) for name in MIXTURES),
+    *((name, "triton", TRITON[:1]) for name in ("longnet detached", "branches")),
+    *(slow(name, "triton", TRITON) for name in MIXTURES),
 ]
 
 
-@pytest.mark.parametrize(("target", "calls"), CALLS)
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize(("name", "target", "calls"), KERNELS)
 def test_kernels(name: str, target: str, calls: tuple[tuple[int, int, int, int, int], ...]) -> None:
     attend = compiled(MIXTURES[name], target)
     for count, n, n_q, kv_heads, batch in calls:
