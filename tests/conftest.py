@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Triton kernels run in numpy: this is read when triton is imported, which no test does before.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# A kernel compiles in half the time, and most are called a few times only.
+# Kernels of tests compile in a third of the time: most are called a few times only. (See pytest_configure.)
+OWN_FLAGS = "ATTNSPEC_CXXFLAGS" not in os.environ
 os.environ.setdefault("ATTNSPEC_CXXFLAGS", "-Og")
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -39,6 +42,24 @@ def pytest_configure(config: pytest.Config) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(folder / "notes", ignore_errors=True)
     os.environ["ATTNSPEC_CACHE"] = str(folder)
+    if OWN_FLAGS:
+        os.environ["ATTNSPEC_CXXFLAGS"] = precompiled(folder / "header.hpp")
+
+
+def precompiled(header: Path) -> str:
+    """Flags with which kernels find the header of vector instructions parsed: that takes a third of their time."""
+    from attnspec.runtime.cpp.compiler import CompilerError, compiler
+
+    flags = os.environ["ATTNSPEC_CXXFLAGS"]
+    header.write_text("#if defined(__AVX__)\n#include <immintrin.h>\n#endif\n", encoding="utf-8")
+    try:
+        tool = compiler()
+    except CompilerError:
+        return flags  # the tests that need one say so
+    compiler.cache_clear()
+    command = [*tool.command, *tool.flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"]
+    subprocess.run(command, check=True, capture_output=True)
+    return f"{flags} -include {shlex.quote(str(header))}"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -66,6 +66,7 @@ def test_cases_are_checked_in_the_interpreter(number: int) -> None:
     assert checks.run(small(number, dtype)) == Found("right")
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a kernel of another pattern in its place."""
     own = checks.verify

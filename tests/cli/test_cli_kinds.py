@@ -132,6 +132,7 @@ def test_draw_and_diff_with_inputs(many: Path, tmp_path: Path) -> None:
     assert "length = " in text
 
 
+@pytest.mark.slow
 def test_bench_with_inputs_and_scores(many: Path) -> None:
     found = read_json("bench", f"{many}:docs", "-n", "256", "--heads", "2", "--no-flex", "--runs", "3")[0]
     assert found["preparation"]["median"] > 0

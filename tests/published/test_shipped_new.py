@@ -83,7 +83,7 @@ def test_a_spec_is_what_its_dense_form_computes(name: str) -> None:
     n_q, kv_heads = case.n if case.n_q is None else case.n_q, case.kv_heads or case.heads
     shapes = {"q": (case.heads, n_q, 16), "k": (kv_heads, case.n, 16), "v": (kv_heads, case.n, 16)}
     sources = {x: random(case.batch, *shape, seed=i) for i, (x, shape) in enumerate(shapes.items())}
-    sizes = around.sizes_of(attend.spec, sources["q"], sources["k"])
+    sizes = around.solved(attend.spec, sources["q"], sources["k"])
     inputs = example(attend.spec, sizes, torch.Generator().manual_seed(5))
     inputs |= {key: torch.tensor(value) for key, value in case.more.items()}
     if attend.spec.order is not None:
@@ -99,7 +99,7 @@ def test_a_spec_is_what_its_dense_form_computes(name: str) -> None:
     close("lse", lse, want_lse, case.tolerance)
     d_out, d_lse = random(*out.shape, seed=7).detach(), random(*lse.shape, seed=8).detach()
     got = torch.autograd.grad((out, lse), list(sources.values()), (d_out, d_lse))
-    expected = torch.autograd.grad((want, want_lse), list(exact.values()), (d_out.double(), d_lse))
+    expected = torch.autograd.grad((want, want_lse), list(exact.values()), (d_out.double(), d_lse.double()))
     for key, a, b in zip(sources, got, expected, strict=True):
         close(f"gradient of {key}", a, b, case.tolerance)
         assert b.abs().max() > 0
