@@ -21,7 +21,7 @@ from attnspec.relation import effort
 Ints = NDArray[np.int64]
 _WORK = 20_000_000
 """Residue pairs that a count may visit: about two seconds."""
-_PAIRS_PER_OPERATION = 12
+_PAIRS_PER_OPERATION = 48
 """How many of them take as long as an operation of the solver."""
 _CHUNK = 1 << 15
 

@@ -24,6 +24,7 @@ STAGE = 4_000_000
 
 @dataclass
 class _Spent:
+    most: int
     work: int = 0
 
 
@@ -31,12 +32,12 @@ _stage: ContextVar[_Spent | None] = ContextVar("stage", default=None)
 
 
 @contextmanager
-def stage() -> Iterator[None]:
-    """Bound the work of a block; a stage inside another spends what the outer one has."""
+def stage(shares: int = 1) -> Iterator[None]:
+    """Bound the work of a block by so many shares; a stage inside another spends what the outer one has."""
     if _stage.get() is not None:
         yield
         return
-    token = _stage.set(_Spent())
+    token = _stage.set(_Spent(shares * STAGE))
     try:
         yield
     finally:
@@ -53,4 +54,4 @@ def charge(work: int) -> None:
 def exhausted() -> bool:
     """Whether the stage has had its share; never outside of a stage."""
     spent = _stage.get()
-    return spent is not None and spent.work >= STAGE
+    return spent is not None and spent.work >= spent.most

@@ -115,7 +115,7 @@ class Cost:
         )
 
 
-@stage()
+@stage(shares=3)  # it asks for each branch of heads that differ
 def cost(
     plan: Plan,
     sizes: Sizes,

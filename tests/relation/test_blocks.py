@@ -77,6 +77,19 @@ def test_longnet_at_a_billion_tokens() -> None:
         assert 1 < found.waste < 1.1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [10**6, 10**9])
+def test_heads_that_differ_are_counted_within_a_stage(n: int) -> None:
+    """Twelve heads in five branches: all that a cost counts."""
+    branches = dict(attnspec.read("longnet").params)["branches"]
+    want = 0
+    for w, r in branches:
+        for h in range(12):
+            whole, rest = (len(range(h % r, size, r)) for size in (w, n % w))
+            want += n // w * (whole * (whole + 1) // 2) + rest * (rest + 1) // 2
+    assert attnspec.compile("longnet").cost(n=n, heads=12).pairs == want
+
+
 def test_clauses_of_a_branch_are_restricted_by_its_own_lines() -> None:
     branches = "branch { attend k < 8  attend k < 4  within q < 2 } branch { attend k < 6  within q >= 2 }"
     assert attnspec.compile(f"attention a {{ mix {{ {branches} }} }}").cost(n=16).heads[0].clauses == (16, 8, 84)
