@@ -63,7 +63,7 @@ def standalone(program: Program, sizes: Sizes, dim: int, dtype: str) -> str:
 
 
 def wave(shape: tuple[int, ...], seed: int) -> Tensor:
-    """As in ``triton/main.py``."""
+    """As in ``codegen/triton/library/main.py``."""
     at = torch.arange(math.prod(shape), dtype=torch.float64)
     return ((torch.sin(at * 12.9898 + seed * 78.233) * 43758.5453) % 1.0 * 3.4 - 1.7).view(shape)
 

@@ -85,7 +85,7 @@ struct ForwardTile {
         }
     }
 
-    // Goes on from what earlier passes have summed up: an output and its log-sum-exp are a sum with one term.
+    // Goes on from what earlier passes have summed up: an output and its norm are a sum with one term.
     ATTNSPEC_NOINLINE void carry(int g, int64_t slot, Range live) {
         const Tensor t = out();
         float* rows = (float*)w.rows;
