@@ -57,7 +57,7 @@ def compile(
     is ``"auto"`` (a fused kernel, compiled at the first call: C++ for tensors on the CPU, Triton for those on a GPU),
     ``"cpp"`` or ``"triton"`` (only that), or ``"dense"`` (plain PyTorch over the whole mask).
     ``tile`` overrides the tile size (query positions, keys); both must be multiples of 16, and on a GPU powers of two.
-    ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in their order (see DESIGN 5.1).
+    ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in their order.
 
     Raises SpecError where the pattern or a parameter is wrong, FileNotFoundError where there is no such file.
     """

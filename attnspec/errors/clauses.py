@@ -1,4 +1,4 @@
-"""Mistakes in clauses: their place, inputs, mixtures, axes, orders and scores (DESIGN 2.5 to 2.9)."""
+"""Mistakes in clauses: their place, inputs, mixtures, axes, orders and scores."""
 
 from __future__ import annotations
 

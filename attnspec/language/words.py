@@ -1,4 +1,4 @@
-"""The words of the language that cannot name anything else (DESIGN 2.13)."""
+"""The words of the language that cannot name anything else."""
 
 from __future__ import annotations
 

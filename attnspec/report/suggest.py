@@ -1,4 +1,4 @@
-"""A parameter near the given one with which less of the work is wasted (issue of DESIGN 5.4: Explain)."""
+"""A parameter near the given one with which less of the work is wasted."""
 
 from __future__ import annotations
 

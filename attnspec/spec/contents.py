@@ -41,7 +41,7 @@ def free(node: e.Node) -> frozenset[str]:
 
 
 def varies(node: e.Node) -> frozenset[str]:
-    """What in an expression is not constant in the sense of DESIGN 2.13: positions, lengths and inputs, by name."""
+    """What in an expression is not constant within one head of one call: positions, lengths and inputs, by name."""
     found = set()
     for part in walk(node):
         if isinstance(part, e.Var) and part.name in _VARIES:

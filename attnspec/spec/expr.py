@@ -23,9 +23,9 @@ Nested = Union[int, tuple["Nested", ...]]
 POSITIONS = frozenset({"q", "k"})
 SIZES = frozenset({"n", "n_q", "b", "m"})
 SLOTS = frozenset({"q_slot", "k_slot"})
-"""Places in a computed order (DESIGN 2.8), where a pattern has one."""
+"""Places in a computed order (``order by``), where a pattern has one."""
 CONSTANTS = frozenset({"h", "heads", "kv_heads", "batch"})
-"""Variables that are constant within one head of one call (DESIGN 2.13): they may be factors, divisors and indices."""
+"""Variables that are constant within one head of one call: they may be factors, divisors and indices."""
 _WRITTEN = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot"}
 """Variables that the language writes otherwise."""
 
@@ -199,7 +199,7 @@ class If(IntExpr):
 class Index(IntExpr):
     """``items[i]`` or ``items[i][j]``...: an entry of a (nested) list; one expression per level, from outside in.
 
-    The comparison around a read outside the list is false (DESIGN 2.13).
+    The comparison around a read outside the list is false.
     """
 
     items: tuple[Nested, ...]
@@ -213,7 +213,7 @@ class Index(IntExpr):
 class Read(IntExpr):
     """``doc[b, q]``: an entry of an integer input, with one index for each dimension it is declared with.
 
-    The comparison around a read outside the tensor is false (DESIGN 2.13). ``doc.first`` and ``doc.last`` name what is
+    The comparison around a read outside the tensor is false. ``doc.first`` and ``doc.last`` name what is
     derived from a sorted input: the first and last position of the run of equal values that a position is in.
     """
 

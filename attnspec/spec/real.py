@@ -1,4 +1,4 @@
-"""Real-valued expressions: what a ``score`` or ``sink`` line computes (DESIGN 2.9).
+"""Real-valued expressions: what a ``score`` or ``sink`` line computes.
 
 They live beside the integer expressions of :mod:`attnspec.spec.expr`, which they contain wherever they read positions.
 

@@ -1,4 +1,4 @@
-"""Score expressions as C++ on vectors: what a kernel calls for W pairs at once, with the derivatives (DESIGN 2.9).
+"""Score expressions as C++ on vectors: what a kernel calls for W pairs at once, with the derivatives.
 
 >>> from attnspec.spec.expr import Add, Mul, Int, Var
 >>> from attnspec.spec.real import Cast, Product, RealRead, Score, Total

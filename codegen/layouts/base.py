@@ -1,4 +1,4 @@
-"""What a layout is: a bijection on positions under which tiles are cut (DESIGN 5.1).
+"""What a layout is: a bijection on positions under which tiles are cut.
 
 A layout puts positions into slots; a tile is a run of slots. It may have several separate sequences of slots, one for
 each residue ``c``. A kernel reaches the position of a slot with a stride, or reads it from a list.

@@ -1,4 +1,4 @@
-"""The ways into which a branch could be cut: passes, each with a layout of its own (DESIGN 5.1 and 5.2).
+"""The ways into which a branch could be cut: passes, each with a layout of its own.
 
 Layouts propose themselves for a relation; and unions of terms are cut in two, of which one lies denser in a layout of
 its own.

@@ -1,4 +1,4 @@
-"""The decisions of DESIGN 5.1 and 5.2: into which passes a branch is cut, and in which layout each lies.
+"""The planner's decisions: into which passes a branch is cut, and in which layout each lies.
 
 Each candidate is cut into tiles exactly, and the cheapest one wins.
 """

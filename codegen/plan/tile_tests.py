@@ -1,4 +1,4 @@
-"""What a kernel can find out about a whole tile from the inputs, without looking at its pairs (DESIGN 2.7).
+"""What a kernel can find out about a whole tile from the inputs, without looking at its pairs.
 
 Two kinds of atoms tell: that query and key are in the same run of a sorted input (``doc[q] == doc[k]``), which bounds
 the keys of a query tile by binary search; and an entry that is the same for all pairs of a tile, of a table or list of

@@ -1,4 +1,4 @@
-"""What a score or sink expression means, in torch: differentiable in the score and in the float inputs (DESIGN 2.9).
+"""What a score or sink expression means, in torch: differentiable in the score and in the float inputs.
 
 >>> from attnspec.spec.expr import Add, Int, Mul, Var
 >>> from attnspec.spec.real import Cast, Product, Real, Score, Total

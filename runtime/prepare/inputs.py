@@ -1,4 +1,4 @@
-"""The tensors that come with a call: checked, completed, and made into what kernels read (DESIGN 2.7, 2.13).
+"""The tensors that come with a call: checked, completed, and made into what kernels read.
 
 Everything here costs O(n), and little of it: a million tokens of documents take milliseconds.
 

@@ -1,4 +1,4 @@
-"""Computed orders: positions sorted by the LSH bucket of their vectors (DESIGN 2.8; Reformer: Kitaev et al., 2020).
+"""Computed orders: positions sorted by the LSH bucket of their vectors (Reformer: Kitaev et al., 2020).
 
 As published (trax, Hugging Face): a vector is projected on random directions R and its bucket is the argmax of
 ``[x R; -x R]``; with several factors, the bucket is the sum of each factor's argmax times the product of the factors

@@ -1,4 +1,4 @@
-"""Rotary position embeddings: RoPE, xPos and YaRN (DESIGN 2.9): applied to keys before the kernel, to queries in it.
+"""Rotary position embeddings: RoPE, xPos and YaRN, applied to keys before the kernel, to queries in it.
 
 Angles are worked out in float64, so that position 1,000,000 is as exact as position 1; the turn itself is done in
 float32 (float64 for float64 tensors) and rounded once to the dtype of the tensor.

@@ -118,7 +118,7 @@ WASTE: dict[str, tuple[dict[str, Any], int, float]] = {
 
 @pytest.mark.parametrize("name", [slow(name) if "swin" in name else name for name in WASTE])
 def test_waste(name: str) -> None:
-    """Computed pairs for each live one, at the bars of issue 3."""
+    """Computed pairs for each live one."""
     params, n, most = WASTE[name]
     made = plan(lower(attnspec.read(name.split()[0], **params), 1))
     assert cost(made, Sizes(n, n), 64, 64, 4).waste <= most

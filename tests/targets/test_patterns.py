@@ -26,7 +26,7 @@ def test_patterns_and_lengths(name: str, target: str, n: int, n_q: int) -> None:
 
 
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
-# Of the types, bfloat16 is left to a GPU: Triton's interpreter multiplies its bits (TRITON.md).
+# Of the types, bfloat16 is left to a GPU: Triton's interpreter multiplies its bits.
 TYPES = {"cpp": (F32, BF16, F16), "triton": (F32, F16)}
 DIMS = {
     "cpp": (

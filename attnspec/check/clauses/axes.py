@@ -1,4 +1,4 @@
-"""Axes and the lines between them, to predicates over the concatenated positions (DESIGN 2.6)."""
+"""Axes and the lines between them, to predicates over the concatenated positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The inputs that lines declare (DESIGN 2.7)."""
+"""The inputs that lines declare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mixtures: one softmax per branch (DESIGN 2.5)."""
+"""Mixtures: one softmax per branch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Computed orders of the positions: ``order by lsh(...)`` (DESIGN 2.8)."""
+"""Computed orders of the positions: ``order by lsh(...)``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines that change the score: ``score``, ``sink``, ``scale``, ``normalize`` and ``rotate`` (DESIGN 2.9)."""
+"""Lines that change the score: ``score``, ``sink``, ``scale``, ``normalize`` and ``rotate``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROTATIONS = {
         **_DIMENSIONS,
     },
 }
-"""The rotations and their options (SYSTEMS.md, section 11)."""
+"""The rotations and their options (RoPE: Su et al., 2021; xPos: Sun et al., 2022; YaRN: Peng et al., 2023)."""
 
 
 def score(el: Elaborator, node: t.Score, scope: Scope, before: r.RealExpr, taken: Span | None) -> r.RealExpr:

@@ -1,4 +1,4 @@
-"""The fields of a position in a computed order: ``q.slot``, ``k.bucket`` (DESIGN 2.8)."""
+"""The fields of a position in a computed order: ``q.slot``, ``k.bucket``."""
 
 from __future__ import annotations
 
