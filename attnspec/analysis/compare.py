@@ -17,8 +17,9 @@ from attnspec.spec.spec import Spec
 class Witness:
     """A pair that one pattern allows and the other does not, in a call of the named sizes.
 
-    ``row`` is the query row (from 0), ``k`` the key; ``allowed_by`` is ``"first"`` or ``"second"``. ``inputs`` are
-    values of integer inputs, for this head and batch entry, with which it holds; other inputs may hold anything.
+    ``row`` is the query row (from 0), ``k`` the key; ``allowed_by`` is ``"first"``, ``"second"`` or ``"both"``.
+    ``inputs`` are values of integer inputs, for this head and batch entry, with which it holds; other inputs may hold
+    anything.
     """
 
     row: int
@@ -42,24 +43,28 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        """Whether both allow the same pairs in every call; how often a mixture counts a pair is not compared."""
+        """Whether both allow the same pairs in every call; how often they count, :func:`compare_counts` says."""
         return self.first_only is None and self.second_only is None
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A pair that both patterns allow, and how often it counts in the branches of each."""
+
+    at: Witness
+    first: int
+    second: int
 
 
 @stage()
 def compare(first: Relation, second: Relation) -> Comparison:
     """Compare two relations over all calls (all heads that both are defined for).
 
-    Inputs that are declared alike in both are the same tensors. Raises TooHard where the solver's budget does not
-    suffice, DependsOnInputs where it takes the contents of inputs to know.
+    Inputs that are declared alike in both are the same tensors. A difference is shown where there are as many queries
+    as keys, if it is seen there. Raises TooHard where the solver's budget does not suffice, DependsOnInputs where it
+    takes the contents of inputs to know.
     """
-    if first.heads is not None and second.heads is not None and first.heads != second.heads:
-        raise ValueError(f"the first pattern is defined for {first.heads} heads, the second for {second.heads}")
-    heads = first.heads if first.heads is not None else second.heads
-    # Sizes that either was built for hold for both: elsewhere its set means nothing.
-    known = dict(first.known) | dict(second.known)
-    if any(known[name] != value for name, value in (*first.known, *second.known)):
-        raise ValueError(f"the patterns were lowered for different sizes: {first.known} and {second.known}")
+    heads, known = _calls(first, second)
     if not (first.exact and second.exact):
         if _alike(first.spec, second.spec):
             return Comparison(None, None)
@@ -73,12 +78,56 @@ def compare(first: Relation, second: Relation) -> Comparison:
         for name, mine, other in (("first", a, b), ("second", b, a)):
             if witnesses[name] is None:
                 with budget(mine.sure, other.pairs):
-                    found = mine.sure.difference(other.pairs).sample()
+                    found = _sample(mine.sure.difference(other.pairs))
                 if found is not None:
                     witnesses[name] = _witness(found, name, names)
                 elif not (mine.exact and other.exact):
                     _require_none(mine, other)
     return Comparison(witnesses["first"], witnesses["second"])
+
+
+@stage()
+def compare_counts(first: Relation, second: Relation) -> Counted | None:
+    """A pair that two patterns with the same pairs do not count alike; None if there is none, in any call.
+
+    A softmax counts a pair once, a mixture as often as there are branches (and ``times``) that it stands in. Raises
+    what :func:`compare` does.
+    """
+    if not (first.spec.mixture or second.spec.mixture) or _alike(first.spec, second.spec):
+        return None
+    heads, known = _calls(first, second)
+    for relation in (first, second):
+        relation.require_exact()
+    names = _shared_names(first.spec, second.spec)
+    sides = [_Side(relation, names, known) for relation in (first, second)]
+    for h in [None] if heads is None else range(heads):
+        a, b = (side.counts(h, heads, other) for side, other in zip(sides, sides[::-1], strict=True))
+        for often, mine in a.items():
+            for other_often, other in b.items():
+                if often != other_often:
+                    with budget(mine, other):
+                        found = _sample(mine.intersection(other))
+                    if found is not None:
+                        return Counted(_witness(found, "both", names), often, other_often)
+    return None
+
+
+def _calls(first: Relation, second: Relation) -> tuple[int | None, dict[str, int]]:
+    """The number of heads that two relations are defined for (None: any), and the sizes that either was built for.
+
+    Elsewhere its set means nothing.
+    """
+    if first.heads is not None and second.heads is not None and first.heads != second.heads:
+        raise ValueError(f"the first pattern is defined for {first.heads} heads, the second for {second.heads}")
+    known = dict(first.known) | dict(second.known)
+    if any(known[name] != value for name, value in (*first.known, *second.known)):
+        raise ValueError(f"the patterns were lowered for different sizes: {first.known} and {second.known}")
+    return first.heads if first.heads is not None else second.heads, known
+
+
+def _sample(pairs: Pairs) -> dict[str, int] | None:
+    """The first pair, with as many queries as keys if there is one."""
+    return pairs.intersection(Pairs.read("n_q = n")).sample() or pairs.sample()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +158,20 @@ class _Side:
         pairs = self._rows(item.pairs, h, heads, other)
         sure = pairs if item.exact else self._rows(item.sure, h, heads, other)
         return _Bounds(self.relation.spec, pairs, sure, item.unknown)
+
+    def counts(self, h: int | None, heads: int | None, other: _Side) -> dict[int, Pairs]:
+        """How often pairs of a head count, with the pairs that do."""
+        item = self.relation.of_head(h or 0)
+        counted = {0: self._rows(item.pairs, h, heads, other)}
+        for part in item.parts:
+            own, before, counted = self._rows(part.pairs, h, heads, other), counted, {}
+            for often, pairs in before.items():
+                with budget(pairs, own):
+                    split = ((often + part.times, pairs.intersection(own)), (often, pairs.difference(own)))
+                    for new, those in split:
+                        if not those.is_empty():
+                            counted[new] = counted[new].union(those) if new in counted else those
+        return counted
 
     def _rows(self, pairs: Pairs, h: int | None, heads: int | None, other: _Side) -> Pairs:
         first = "n - n_q" if self.relation.spec.align == "end" else "0"

@@ -17,7 +17,7 @@ COMMANDS = {
     "check": "Check spec files; print nothing if they are right.",
     "compile": "Compile a pattern's Triton kernels ahead of time, for a GPU that need not be there.",
     "completion": "Print a completion script for a shell.",
-    "diff": "Are two patterns equal? If not, the first pair on which they differ.",
+    "diff": "Are two patterns equal? If not, the first pair, or the lines, in which they differ.",
     "draw": "Draw the mask as an SVG or PNG picture.",
     "emit": "Print a stage of the compiler as text.",
     "fmt": "Format spec files.",

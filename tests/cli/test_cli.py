@@ -105,17 +105,6 @@ def test_emitted_cpp_compiles_alone(tmp_path: Path) -> None:
     subprocess.run(["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-fopenmp", str(path)], check=True)
 
 
-def test_diff() -> None:
-    assert run("diff", "causal", "causal").stdout == "equal for every length\n"
-    text = run("diff", "causal", "window", "2:width=8", status=1).stdout
-    assert "causal (the first) allows all that window (the second) does, and more" in text
-    assert "query row 0 sees key 0, at n = 9, n_q = 1" in text
-    found = read_json("diff", "window", "causal", status=1)
-    assert not found["equal"]
-    assert found["first_only"] is None
-    assert found["second_only"]["k"] == 0
-
-
 def test_draw(tmp_path: Path) -> None:
     svg, png = tmp_path / "mask.svg", tmp_path / "mask.png"
     run("draw", "window", "-o", str(svg))

@@ -12,7 +12,8 @@ import click
 from attnspec.cli.options import checked, complete_spec, json_option, params_of
 
 if TYPE_CHECKING:
-    from attnspec.analysis.compare import Witness
+    from attnspec.analysis.compare import Comparison, Counted, Witness
+    from attnspec.analysis.weights import Difference
 
 
 @click.command()
@@ -20,38 +21,83 @@ if TYPE_CHECKING:
 @click.argument("second", shell_complete=complete_spec)
 @click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--heads", type=click.IntRange(1), help="Query heads, where a pattern depends on their number.")
+@click.option("--pairs", "only_pairs", is_flag=True, help="Compare which pairs there are, and nothing else.")
 @json_option
-def command(first: str, second: str, params: tuple[str, ...], heads: int | None, as_json: bool) -> None:
-    """Compare two patterns, exactly, for every length at once: which pairs there are, not how often they count.
+def command(
+    first: str, second: str, params: tuple[str, ...], heads: int | None, only_pairs: bool, as_json: bool
+) -> None:
+    """Compare two patterns, exactly, for every length at once.
 
-    Parameters apply to both; with 1:name=value or 2:name=value to one of them. Status 0 if they are equal, 1 if not.
+    Compared are which pairs there are, how often branches count them, and as they are written (names resolved,
+    parameters put in) scores, sinks, rotations, scales, normalization and orders. Parameters apply to both; with
+    1:name=value or 2:name=value to one of them. Status 0 if they are equal, 1 if not.
     """
-    from attnspec.analysis.compare import compare
+    from attnspec.analysis.compare import compare, compare_counts
+    from attnspec.analysis.weights import differences
     from attnspec.relation.lower import listed_heads, lower
 
     patterns = [checked(spec, params_of(i, params, 2)) for i, spec in enumerate((first, second), 1)]
     count = heads or next((c for c in map(listed_heads, patterns) if c), None)
+    counted: Counted | None = None
+    others: tuple[Difference, ...] = ()
     try:
-        result = compare(*(lower(p, count) for p in patterns))
+        relations = [lower(p, count) for p in patterns]
+        result = compare(*relations)
+        if not only_pairs:
+            counted = compare_counts(*relations) if result.equal else None
+            others = differences(*patterns)
     except ValueError as error:  # the patterns are defined for different numbers of heads
         raise click.UsageError(str(error)) from None
+    equal = result.equal and counted is None and not others
     if as_json:
-        sides = {"first_only": result.first_only, "second_only": result.second_only}
-        click.echo(json.dumps({"equal": result.equal, **{k: w and asdict(w) for k, w in sides.items()}}, indent=2))
-    elif result.equal:
-        click.echo("equal for every length")
+        sides = {"first_only": result.first_only, "second_only": result.second_only, "counts": counted}
+        data = {"equal": equal, **{name: side and asdict(side) for name, side in sides.items()}}
+        click.echo(json.dumps({**data, "differences": [asdict(item) for item in others]}, indent=2))
     else:
         names = [f"{p.name} (the {which})" for p, which in zip(patterns, ("first", "second"), strict=True)]
+        click.echo("\n".join(_said(names, result, counted, others, only_pairs)))
+    sys.exit(0 if equal else 1)
+
+
+def _said(
+    names: list[str], result: Comparison, counted: Counted | None, others: tuple[Difference, ...], only_pairs: bool
+) -> list[str]:
+    """What is printed, line by line."""
+    one, two = names
+    if not result.equal:
         if result.second_only is None:
-            click.echo(f"{names[0]} allows all that {names[1]} does, and more")
+            lines = [f"{one} allows all that {two} does, and more"]
         elif result.first_only is None:
-            click.echo(f"{names[1]} allows all that {names[0]} does, and more")
+            lines = [f"{two} allows all that {one} does, and more"]
         else:
-            click.echo("different: each allows pairs that the other does not")
+            lines = ["different: each allows pairs that the other does not"]
         for name, witness in zip(names, (result.first_only, result.second_only), strict=True):
             if witness is not None:
-                click.echo(f"only {name}: {_place(witness)}")
-    sys.exit(0 if result.equal else 1)
+                lines.append(f"only {name}: {_place(witness)}")
+    elif counted is not None:
+        lines = [
+            "the same pairs, which do not count alike",
+            f"{one} counts {_times(counted.first)}, {two} {_times(counted.second)}: {_place(counted.at)}",
+        ]
+    elif others:
+        lines = ["the same pairs"]
+    else:
+        lines = ["the same pairs for every length" if only_pairs else "equal for every length"]
+    if others:
+        lines[0] += "; " + _listed([item.what for item in others]) + " differ"
+    for item in others:
+        lines += [f"{item.what}:"]
+        for name, text in ((one, item.first), (two, item.second)):
+            lines += [f"    {name}: {line}" for line in (text or "none").splitlines()]
+    return lines
+
+
+def _times(count: int) -> str:
+    return {1: "a pair once", 2: "a pair twice"}.get(count, f"a pair {count} times")
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _place(w: Witness) -> str:

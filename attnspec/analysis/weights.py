@@ -1,0 +1,61 @@
+"""What two patterns say of the weights of their pairs: scores, sinks, rotations, and what else is no question of sets.
+
+It is compared as it is written once names are resolved and parameters bound: texts that differ may mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from attnspec.spec.spec import Spec
+
+_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "order": "orders",
+        "normalize": "normalization",
+        "rotate": "rotations",
+        "scale": "scales",
+        "score": "scores",
+        "sink": "sinks",
+    }
+)
+"""The first words of lines that say how pairs weigh, and what a difference in them is called."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Lines of two patterns that are not the same; empty text where one has no such line."""
+
+    what: str
+    first: str
+    second: str
+
+
+def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
+    """In which lines about weights two patterns differ.
+
+    >>> from attnspec.check.check import check_text
+    >>> a, b = (check_text(f"attention a {{ score s + {slope} * (k - q) }}") for slope in (0.5, 0.25))
+    >>> print(*differences(a, b))
+    Difference(what='scores', first='score s + 0.5 * (k - q)', second='score s + 0.25 * (k - q)')
+    """
+    mine, other = _lines(first), _lines(second)
+    found = [Difference(what, mine[what], other[what]) for what in mine if mine[what] != other[what]]
+    if first.detached != second.detached and first.mixture and second.mixture:
+        said = [f"mix{' weights detached' if spec.detached else ''}" for spec in (first, second)]
+        found.append(Difference("gradients of the mixture", *said))
+    if first.align != second.align and any(mine[what] for what in ("rotations", "scores", "sinks")):
+        found.append(Difference("positions of queries", f"align {first.align}", f"align {second.align}"))
+    return tuple(found)
+
+
+def _lines(spec: Spec) -> dict[str, str]:
+    """The lines of each kind, one below the other."""
+    lines: dict[str, list[str]] = {what: [] for what in _WORDS.values()}
+    for line in str(spec).splitlines():
+        word = line.split(maxsplit=1)[0]
+        if word in _WORDS:
+            lines[_WORDS[word]].append(line.strip())
+    return {what: "\n".join(texts) for what, texts in lines.items()}
