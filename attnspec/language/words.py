@@ -22,4 +22,9 @@ CLAUSES = frozenset(
 )
 """Words that begin a clause, and only there mean anything."""
 
+PARTICLES = frozenset(
+    {"by", "detached", "int", "bool", "float", "keys", "offsets", "queries", "random", "sorted", "times", "weights"}
+)
+"""Words inside clauses: names elsewhere."""
+
 HEADINGS = frozenset({"pattern", "attention"})
