@@ -56,25 +56,15 @@ class Around:
     ) -> tuple[Call, Sizes, dict[str, Tensor]]:
         """A call of vectors that are not rotated yet, its sizes, and its inputs made ready."""
         spec = self.spec
-        sizes = solved(spec, q, k)
+        sizes = sizes_of(spec, q, k)
         if spec.order is not None and q.shape[2] != k.shape[2]:
             raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
         found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
         if scale is None:
             scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         tensors = [found[name] for name in self.reads]
-        m = -1 if sizes.m is None else sizes.m
         sink = _sink(spec, sizes, found, q.device)
-        return Call(q, k, v, tensors, found.get(ORDER), sink, m, float(scale), self.program), sizes, found
-
-
-def solved(spec: Spec, q: Tensor, k: Tensor) -> Sizes:
-    """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
-    try:
-        m = spec.sizes(k.shape[2], q.shape[2])["m"] if spec.axes else None
-    except ValueError as error:
-        raise CallError(f"{spec.name}: {error}") from None
-    return sizes_of(q, k, spec.align, m)
+        return Call(q, k, v, tensors, found.get(ORDER), sink, float(scale), self.program), sizes, found
 
 
 def attend(
@@ -88,7 +78,7 @@ def attend(
         q, k, tables = half_turned(around.spec, q, k, sizes, found)
         return operator.attend_turning(q, k, *call[2:], *tables)  # type: ignore[no-any-return]
     q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-    out, lse, *_ = operator.attend(q, k, *call[2:], keep)
+    out, lse, *_ = operator.attended(Call(q, k, *call[2:]), keep)
     return out, lse
 
 
@@ -96,7 +86,7 @@ def dense(
     spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """The same over the whole mask in plain PyTorch."""
-    sizes = solved(spec, q, k)
+    sizes = sizes_of(spec, q, k)
     found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
     given = dict(inputs)
     if spec.order is not None and "buckets" not in given:

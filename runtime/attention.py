@@ -156,8 +156,8 @@ class Attention:
             out, lse = around.dense(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-            call = Call(q, k, v, (), None, None, -1, scale, self._encoded)
-            out, lse, *_ = operator.attend(*call, operator.keeps(q, k, v))
+            call = Call(q, k, v, (), None, None, scale, self._encoded)
+            out, lse, *_ = operator.attended(call, operator.keeps(q, k, v))
         else:
             out, lse = around.attend(self._around or around.Around.of(self.spec, self._encoded), q, k, v, scale, inputs)
         return (out, lse) if return_lse else out

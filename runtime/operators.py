@@ -16,21 +16,33 @@ from attnspec.runtime.core.request import Call, Result, Turn
 from attnspec.runtime.cpp import run as cpp
 from attnspec.runtime.targets import target_of
 
-# The fields of a Call. (Schemas have no structures.)
-_CALL = "Tensor q, Tensor k, Tensor v, Tensor[] inputs, Tensor? order, Tensor? sink, SymInt m, float scale, str program"
+# The fields of a Call. (Schemas have no structures.) Calls without inputs have operators of their own: AOTInductor and
+# wrappers in C++ cannot pass an empty list.
+_QKV, _REST = "Tensor q, Tensor k, Tensor v", "Tensor? order, Tensor? sink, float scale, str program"
+_CALL, _BARE = f"{_QKV}, Tensor[] inputs, {_REST}", f"{_QKV}, {_REST}"
 _RESULT = "Tensor out, Tensor lse, Tensor norm, Tensor parts"
+_GIVEN = f"{_RESULT}, Tensor dout, Tensor? dlse"
 _LIBRARY = torch.library.Library("attnspec", "DEF")  # type: ignore[no-untyped-call]
 for _schema in (
     f"attend({_CALL}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"attend_bare({_BARE}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)",
     f"attend_turning({_CALL}, Tensor cos, Tensor sin, bool pairs) -> (Tensor, Tensor)",
-    f"attend_backward({_CALL}, {_RESULT}, Tensor dout, Tensor? dlse, bool[] wanted) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
+    f"attend_backward({_CALL}, {_GIVEN}, bool[] wanted) -> (Tensor, Tensor, Tensor, Tensor, Tensor[])",
+    f"attend_bare_backward({_BARE}, {_GIVEN}) -> (Tensor, Tensor, Tensor, Tensor)",
 ):
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
 
 attend = torch.ops.attnspec.attend.default
+attend_bare = torch.ops.attnspec.attend_bare.default
 attend_turning = torch.ops.attnspec.attend_turning.default
 attend_backward = torch.ops.attnspec.attend_backward.default
+attend_bare_backward = torch.ops.attnspec.attend_bare_backward.default
+
+
+def attended(call: Call, keep: bool) -> Result:
+    """A call by the operator for it."""
+    q, k, v, inputs, *rest = call
+    return Result(*(attend(*call, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
 
 
 def keeps(*tensors: Tensor | None) -> bool:
@@ -43,6 +55,10 @@ def _attend(*arguments: Any) -> Result:
     *fields, keep = arguments
     call = Call(*fields)
     return target_of(call.program.target, call.q.device.type).forward(call, keep)
+
+
+def _attend_bare(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Result:
+    return _attend(q, k, v, (), *rest)
 
 
 def _attend_turning(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -61,14 +77,25 @@ def _attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, l
     return dq, dk, dv, none if dsink is None else dsink, [out.new_empty(0) if d is None else d for d in dinputs]
 
 
+def _attend_bare_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _attend_backward(q, k, v, (), *rest, ())[:4]
+
+
 _LIBRARY.impl("attend_turning", _attend_turning, "CPU")  # type: ignore[no-untyped-call]
-for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
-    _LIBRARY.impl("attend", _attend, _device)  # type: ignore[no-untyped-call]
-    _LIBRARY.impl("attend_backward", _attend_backward, _device)  # type: ignore[no-untyped-call]
+for _name, _implementation in (
+    ("attend", _attend),
+    ("attend_bare", _attend_bare),
+    ("attend_backward", _attend_backward),
+    ("attend_bare_backward", _attend_bare_backward),
+):
+    for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
+        _LIBRARY.impl(_name, _implementation, _device)  # type: ignore[no-untyped-call]
 
 
-@torch.library.register_fake("attnspec::attend", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> tuple[Tensor, ...]:
+# Shapes. They may be symbols: nothing here compares them.
+
+
+def _fake_attend(*arguments: Any) -> tuple[Tensor, ...]:
     *fields, keep = arguments
     call = Call(*fields)
     out, lse = _empty(call.q, call.v)
@@ -77,8 +104,11 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
     return out, lse, lse.new_empty((2, *lse.shape) if keep else 0), parts
 
 
-@torch.library.register_fake("attnspec::attend_turning", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _fake_attend_bare(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _fake_attend(q, k, v, (), *rest)
+
+
+def _fake_attend_turning(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _empty(q, v)
 
 
@@ -86,8 +116,7 @@ def _empty(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return q.new_empty((*q.shape[:3], v.shape[3])), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@torch.library.register_fake("attnspec::attend_backward", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def _fake_attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     *fields, _, _, _, _, _, _, wanted = arguments
     call = Call(*fields)
     dq, dk, dv = (t.new_empty(t.shape) for t in (call.q, call.k, call.v))
@@ -99,26 +128,60 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     return dq, dk, dv, dsink, dinputs
 
 
+def _fake_attend_bare_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _fake_attend_backward(q, k, v, (), *rest, ())[:4]
+
+
+for _name, _fake in (
+    ("attend", _fake_attend),
+    ("attend_bare", _fake_attend_bare),
+    ("attend_turning", _fake_attend_turning),
+    ("attend_backward", _fake_attend_backward),
+    ("attend_bare_backward", _fake_attend_bare_backward),
+):
+    torch.library.register_fake(f"attnspec::{_name}", _fake, lib=_LIBRARY)
+
+
+# Gradients
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *fields, _ = inputs
+    *fields, ctx.keep = inputs
     call = Call(*fields)
     ctx.save_for_backward(call.q, call.k, call.v, call.order, call.sink, *output, *call.inputs)
-    ctx.scale, ctx.program, ctx.m = call.scale, call.encoded, call.m
+    ctx.scale, ctx.program = call.scale, call.encoded
     ctx.wanted = [t.requires_grad for t in call.inputs]
     ctx.sinks = call.sink is not None and call.sink.requires_grad
     ctx.set_materialize_grads(False)
 
 
+def _save_bare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, *rest = inputs
+    _save(ctx, (q, k, v, (), *rest), output)
+
+
 def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *_: None) -> tuple[Any, ...]:
     q, k, v, order, sink, out, lse, norm, parts, *inputs = ctx.saved_tensors
     if dout is None and dlse is None:
-        return None, None, None, [None] * len(inputs), None, None, None, None, None, None
+        return None, None, None, [None] * len(inputs), None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
-    call = Call(q, k, v, inputs, order, sink, ctx.m, ctx.scale, ctx.program)
-    dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, norm, parts, dout, dlse, ctx.wanted)
+    call = Call(q, k, v, inputs, order, sink, ctx.scale, ctx.program)
+    if not ctx.keep:  # a graph that was traced without gradients
+        out, lse, norm, parts = attended(call, True)
+    if inputs:
+        dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, norm, parts, dout, dlse, ctx.wanted)
+    else:
+        rest = order, sink, ctx.scale, ctx.program
+        dq, dk, dv, dsink = attend_bare_backward(q, k, v, *rest, out, lse, norm, parts, dout, dlse)
+        dinputs = []
     wanted = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
-    return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None, None
+    return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None
+
+
+def _gradients_bare(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    dq, dk, dv, _, *rest = _gradients(ctx, *gradients)
+    return dq, dk, dv, *rest
 
 
 def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
@@ -135,6 +198,8 @@ def _refuse_turning(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
     )
 
 
-torch.library.register_autograd("attnspec::attend_backward", _refuse, lib=_LIBRARY)
+for _name in ("attend_backward", "attend_bare_backward"):
+    torch.library.register_autograd(f"attnspec::{_name}", _refuse, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend_turning", _refuse_turning, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend", _gradients, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend_bare", _gradients_bare, setup_context=_save_bare, lib=_LIBRARY)

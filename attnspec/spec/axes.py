@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
@@ -54,7 +55,8 @@ def lengths(axes: Sequence[Axis], m: int) -> tuple[int, int]:
     return sum(size for axis, size in each if axis.keys), sum(size for axis, size in each if axis.queries)
 
 
-def solve(axes: Sequence[Axis], n: int, n_q: int) -> int:
+@lru_cache(maxsize=256)
+def solve(axes: tuple[Axis, ...], n: int, n_q: int) -> int:
     """The number that ``n`` means beside axes: with it their sizes add up to n keys and n_q queries.
 
     Sizes never decrease with it (the checker sees to that), so it is found by bisection. ValueError if there is none,

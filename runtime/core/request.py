@@ -12,6 +12,7 @@ from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
+from attnspec.spec.spec import Spec
 
 
 class Call(NamedTuple):
@@ -20,8 +21,7 @@ class Call(NamedTuple):
     q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (batch, kv_heads, n, dim_v), rotated where the pattern
     says so, of one dtype and on one device. ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads,
     rounds * n) the positions of the slots of a computed order; ``sink`` float32 a logit of every row, (batch, heads),
-    or one of each, (batch, heads, n_q);
-    ``m`` the number that axis lengths are solved for (-1: there are no axes). ``encoded`` is the program as a string.
+    or one of each, (batch, heads, n_q); ``encoded`` is the program as a string.
     """
 
     q: Tensor
@@ -30,7 +30,6 @@ class Call(NamedTuple):
     inputs: Sequence[Tensor]
     order: Tensor | None
     sink: Tensor | None
-    m: int
     scale: float
     encoded: str
 
@@ -54,8 +53,11 @@ class Call(NamedTuple):
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes, without scalars."""
-        return sizes_of(self.q, self.k, facts(self.program).align, None if self.m < 0 else self.m)
+        """The sizes, without scalars. Raises CallError where no axis lengths fit the tensors."""
+        known = facts(self.program)
+        if known.bare:  # there are no axes, and the text need not be read
+            return _sizes(self.q, self.k, known.align, None)
+        return sizes_of(spec(self.program), self.q, self.k)
 
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
@@ -113,6 +115,14 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
     return max(q.shape[2], k.shape[2]) > NARROW_LENGTH
 
 
-def sizes_of(q: Tensor, k: Tensor, align: str, m: int | None) -> Sizes:
-    """The sizes of a call of these tensors; ``m`` is the number that axis lengths are solved for."""
+def sizes_of(pattern: Spec, q: Tensor, k: Tensor) -> Sizes:
+    """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
+    try:
+        m = pattern.sizes(k.shape[2], q.shape[2])["m"] if pattern.axes else None
+    except ValueError as error:
+        raise CallError(f"{pattern.name}: {error}") from None
+    return _sizes(q, k, pattern.align, m)
+
+
+def _sizes(q: Tensor, k: Tensor, align: str, m: int | None) -> Sizes:
     return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], align == "end", m)

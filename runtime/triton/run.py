@@ -83,6 +83,6 @@ def given_of(call: Call, wide: bool) -> triton_data.Given:
         given["order"] = call.order.to(kind).contiguous()
     if call.sink is not None:
         given["sink"] = call.sink
-    if call.m >= 0:
-        given["m"] = call.m
+    if (m := call.sizes.m) is not None:
+        given["m"] = m
     return given

@@ -11,6 +11,7 @@ import torch
 import attnspec
 from attnspec.check.check import check_text
 from attnspec.runtime import attend as around
+from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.order import hash_buckets
 from tests.published.comparing import TOLERANCE, close, random
@@ -83,7 +84,7 @@ def test_a_spec_is_what_its_dense_form_computes(name: str) -> None:
     n_q, kv_heads = case.n if case.n_q is None else case.n_q, case.kv_heads or case.heads
     shapes = {"q": (case.heads, n_q, 16), "k": (kv_heads, case.n, 16), "v": (kv_heads, case.n, 16)}
     sources = {x: random(case.batch, *shape, seed=i) for i, (x, shape) in enumerate(shapes.items())}
-    sizes = around.solved(attend.spec, sources["q"], sources["k"])
+    sizes = sizes_of(attend.spec, sources["q"], sources["k"])
     inputs = example(attend.spec, sizes, torch.Generator().manual_seed(5))
     inputs |= {key: torch.tensor(value) for key, value in case.more.items()}
     if attend.spec.order is not None:

@@ -18,13 +18,13 @@ def test_opcheck() -> None:
     program = attend.program.encoded
     for n, n_q, heads, kv_heads in ((30, 30, 2, 2), (30, 7, 4, 2)):
         q, k, v = tensors(n, n_q, heads=heads, kv_heads=kv_heads, dim_v=24)
-        torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
+        torch.library.opcheck(operator.attend_bare, (q, k, v, None, None, 0.25, program, True))
         with torch.no_grad():
-            out, lse, norm, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
+            out, lse, norm, parts = operator.attend_bare(q, k, v, None, None, 0.25, program, True)
         given = (torch.randn_like(out), torch.randn_like(lse))
-        arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, norm, parts, *given, [])
+        arguments: tuple[Any, ...] = (q, k, v, None, None, 0.25, program, out, lse, norm, parts, *given)
         detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
-        torch.library.opcheck(operator.attend_backward, detached)
+        torch.library.opcheck(operator.attend_bare_backward, detached)
 
 
 def test_opcheck_of_several_passes() -> None:
@@ -33,16 +33,16 @@ def test_opcheck_of_several_passes() -> None:
     attend = attnspec.compile(text)
     program = attend.program.encoded
     q, k, v = tensors(30, 20, heads=4, kv_heads=2, dim_v=24)
-    torch.library.opcheck(operator.attend, (q, k, v, [], None, None, -1, 0.25, program, True))
+    torch.library.opcheck(operator.attend_bare, (q, k, v, None, None, 0.25, program, True))
     with torch.no_grad():
-        out, lse, norm, parts = operator.attend(q, k, v, [], None, None, -1, 0.25, program, True)
+        out, lse, norm, parts = operator.attend_bare(q, k, v, None, None, 0.25, program, True)
     assert parts.shape == (2, *out.shape)
-    *_, none = operator.attend(q.detach(), k.detach(), v.detach(), [], None, None, -1, 0.25, program, False)
+    *_, none = operator.attend_bare(q.detach(), k.detach(), v.detach(), None, None, 0.25, program, False)
     assert not none.numel()
     given = (torch.randn_like(out), torch.randn_like(lse))
-    arguments: tuple[Any, ...] = (q, k, v, [], None, None, -1, 0.25, program, out, lse, norm, parts, *given, [])
+    arguments: tuple[Any, ...] = (q, k, v, None, None, 0.25, program, out, lse, norm, parts, *given)
     detached = tuple(a.detach() if isinstance(a, torch.Tensor) else a for a in arguments)
-    torch.library.opcheck(operator.attend_backward, detached)
+    torch.library.opcheck(operator.attend_bare_backward, detached)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
