@@ -7,7 +7,6 @@ A cell stands for a block of query rows and keys, so a picture of a million toke
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,6 @@ from attnspec.relation.sizes import Sizes
 EMPTY, PARTIAL, FULL, OPEN = 0, 1, 2, 3
 _PAIRS = 1 << 20
 _SHADES = {EMPTY: "··", PARTIAL: "▒▒", FULL: "██", OPEN: "??"}
-_COLOURS = {PARTIAL: (142, 180, 227), FULL: (31, 78, 140), OPEN: (232, 184, 109)}
 
 
 @stage()
@@ -81,33 +79,3 @@ def _proved(relation: Relation, sizes: Sizes, h: int, b: int, most: int) -> NDAr
 def text(picture: NDArray[np.uint8]) -> str:
     """A picture for the terminal: two characters a cell."""
     return "\n".join("".join(_SHADES[int(c)] for c in row) for row in picture)
-
-
-def svg(picture: NDArray[np.uint8], title: str, size: int = 640) -> str:
-    """A picture as an SVG document; neighbouring equal cells of a row are one rectangle."""
-    from xml.sax.saxutils import escape
-
-    rows, columns = picture.shape
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{size}" height="{round(size * rows / max(1, columns))}" '
-        f'viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" shape-rendering="crispEdges">',
-        f"<title>{escape(title)}</title>",
-        f'<rect width="{columns}" height="{rows}" fill="#fff"/>',
-    ]
-    for y, row in enumerate(picture):
-        edges = [0, *(np.flatnonzero(np.diff(row)) + 1).tolist(), columns]
-        for start, end in itertools.pairwise(edges):
-            if end > start and row[start] != EMPTY:
-                red, green, blue = _COLOURS[int(row[start])]
-                fill = f"#{red:02x}{green:02x}{blue:02x}"
-                lines.append(f'<rect x="{start}" y="{y}" width="{end - start}" height="1" fill="{fill}"/>')
-    return "\n".join([*lines, "</svg>", ""])
-
-
-def pixels(picture: NDArray[np.uint8], size: int = 640) -> NDArray[np.uint8]:
-    """A picture as an RGB image, (height, width, 3), uint8, about ``size`` wide."""
-    colours = np.full((len(_SHADES), 3), 255, dtype=np.uint8)
-    for kind, colour in _COLOURS.items():
-        colours[kind] = colour
-    times = max(1, size // max(1, picture.shape[1]))
-    return np.asarray(colours[picture].repeat(times, axis=0).repeat(times, axis=1), dtype=np.uint8)

@@ -22,7 +22,24 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-_LENGTH, _HEADS = click.IntRange(1, 1 << 33), click.IntRange(1, 1 << 14)
+class _LengthType(click.ParamType):  # type: ignore[type-arg]
+    """``65536``, ``64k`` (of 1,024), ``1M`` (of 1,048,576) or ``1e6``."""
+
+    name = "LENGTH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).replace("_", "").replace(",", "")
+        unit = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower(), 1)
+        try:
+            length = float(text[:-1] if unit > 1 else text) * unit
+        except ValueError:
+            self.fail(f"{value!r} is not a length, as 65536, 64k or 1e6 are", param, ctx)
+        if not 1 <= length <= 1 << 33 or length != int(length):
+            self.fail(f"{value!r} is not a whole number from 1 to 2**33", param, ctx)
+        return int(length)
+
+
+_LENGTH, _HEADS = _LengthType(), click.IntRange(1, 1 << 14)
 
 
 def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
@@ -52,8 +69,8 @@ def spec_argument(function: F) -> F:
     return click.argument("spec", shell_complete=complete_spec)(params(function))
 
 
-def size_options(length: int, device: bool = False) -> Callable[[F], F]:
-    """Options for the sizes of a call, with a default length.
+def size_options(length: int | None, device: bool = False) -> Callable[[F], F]:
+    """Options for the sizes of a call, with a default length (None: the command chooses one).
 
     With ``device``, ``--device`` too: the command then calls :func:`device_option_of`, which settles the element type.
     """
@@ -65,8 +82,8 @@ def size_options(length: int, device: bool = False) -> Callable[[F], F]:
                 "--length",
                 type=_LENGTH,
                 default=length,
-                show_default=True,
-                help="Keys; beside axes, the n of their sizes.",
+                show_default="chosen for the pattern" if length is None else True,
+                help="Keys; beside axes, the n of their sizes. 64k is 65,536, 1e6 a million.",
             ),
             click.option("--queries", type=_LENGTH, help="Query rows, if not as many as keys."),
             click.option(

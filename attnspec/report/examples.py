@@ -18,6 +18,7 @@ from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
     from attnspec.codegen.tiles import Tile
+    from attnspec.relation.relation import Relation
     from attnspec.runtime.dense.counts import Rows
     from attnspec.runtime.prepare.given import Given
 
@@ -90,6 +91,23 @@ def draw(spec: Spec, shown: Given, h: int, most: int) -> NDArray[np.uint8]:
     if s.n * s.n_q * rounds**2 * _work(rows) > 10 * _MOST_WORK:
         raise TooMany("looking at its pairs would take too long")
     return _head(rows, h, TILE, most).cells
+
+
+def drawn_tiles(relation: Relation, shown: Given, h: int, most: int) -> NDArray[np.uint8]:
+    """What a kernel does in each cell, as :func:`draw` has it: FULL tiles, PARTIAL ones, or nothing. Raises TooMany."""
+    from attnspec.codegen.cost.visited import visited
+    from attnspec.codegen.plan.choose import plan
+    from attnspec.runtime.prepare.given import contents_of, missing
+
+    spec, s = relation.spec, shown.sizes
+    contents = contents_of(spec, shown)
+    if contents is None:
+        raise TooMany(f"without {missing(spec, shown)} there is no knowing its tiles")
+    found = visited(plan(relation, None, "auto", scalars=s.scalars), s, h, 0, contents)
+    height, width = max(1, -(-s.n_q // most)), max(1, -(-s.n // most))
+    by_rows = np.maximum.reduceat(found, np.arange(0, s.n_q, height), axis=0)
+    cells: NDArray[np.uint8] = np.maximum.reduceat(by_rows, np.arange(0, s.n, width), axis=1)
+    return cells
 
 
 def _work(rows: Rows) -> int:

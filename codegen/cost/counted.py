@@ -75,7 +75,7 @@ def counted(spec: Spec, passes: tuple[Pass, ...], sizes: Sizes, h: int, b: int, 
     clauses = [[0] * len(branch.attend) for branch in branches]
     for item in passes:
         for c in range(item.layout.residues):
-            for i, j, full in _visits(item, sizes, h, b, c, env):
+            for i, j, full in visits(item, sizes, h, b, c, env):
                 left -= 1
                 if left < 0:
                     raise TooMany(f"the inputs leave more than {_MOST_TILES:,} tiles: too many to look at one by one")
@@ -109,9 +109,7 @@ def _places(layout: Layout, order: NDArray[np.int64] | None, q: Any, k: Any) -> 
     return {"q": order[q], "k": order[k], "q_slot": q, "k_slot": k}
 
 
-def _visits(
-    item: Pass, sizes: Sizes, h: int, b: int, c: int, env: Mapping[str, Any]
-) -> Iterator[tuple[int, int, bool]]:
+def visits(item: Pass, sizes: Sizes, h: int, b: int, c: int, env: Mapping[str, Any]) -> Iterator[tuple[int, int, bool]]:
     """The tiles (i, j) that the forward pass visits, and whether each is full."""
     sweep, rows = item.forward, item.query_tiles(sizes, c)
     kinds = ((sweep.full, 0), (sweep.maybe, 1), (sweep.partial, 2))

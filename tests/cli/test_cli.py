@@ -105,16 +105,6 @@ def test_emitted_cpp_compiles_alone(tmp_path: Path) -> None:
     subprocess.run(["c++", "-std=c++17", "-fsyntax-only", "-Wall", "-fopenmp", str(path)], check=True)
 
 
-def test_draw(tmp_path: Path) -> None:
-    svg, png = tmp_path / "mask.svg", tmp_path / "mask.png"
-    run("draw", "window", "-o", str(svg))
-    assert svg.read_text().startswith("<svg")
-    run("draw", "longformer_dilated", "-o", str(png), "--head", "7", "-n", "5000")
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert "must end in .svg or .png" in run("draw", "window", "-o", "mask.gif", status=2).stderr
-    assert "no head 9" in run("draw", "window", "-o", str(png), "--head", "9", status=2).stderr
-
-
 def test_list() -> None:
     text = run("list").stdout
     assert "longformer" in text
