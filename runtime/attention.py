@@ -324,7 +324,13 @@ class Attention:
         return replace(sizes, m=self.spec.sizes(n, n_q)["m"]) if self.spec.axes else sizes
 
     def __repr__(self) -> str:
-        return f"<attnspec {self._facts.name}, target {self._target}>"
+        params = ", ".join(f"{name}={value!r}" for name, value in self.spec.params)
+        return f"<attnspec {self._facts.name}({params}), target {self._target}>"
+
+    def _repr_html_(self) -> str:
+        from attnspec.analysis.notebook import page
+
+        return page(self.spec)
 
     def _sizes(self, heads: int | None, kv_heads: int | None, batch: int | None) -> tuple[tuple[str, int], ...]:
         given = {"heads": heads, "kv_heads": heads if kv_heads is None else kv_heads, "batch": batch}

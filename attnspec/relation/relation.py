@@ -19,6 +19,7 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
+from attnspec.spec.writing import Shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +113,7 @@ class HeadClass:
 
 
 @dataclass(frozen=True, eq=False)
-class Relation:
+class Relation(Shown):
     """The pairs ``(x, y)``, ``y >= 0``, of a pattern for every length at once: one set per class of heads.
 
     x and y are the positions q and k. In a pattern with an order they are places in that order, ``q_slot`` and

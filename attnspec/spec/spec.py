@@ -25,13 +25,14 @@ from attnspec.spec import make
 from attnspec.spec.axes import solve
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
 from attnspec.spec.real import RealExpr, RealRead, Score
+from attnspec.spec.writing import Shown
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Spec:
+class Spec(Shown):
     """What a pattern allows: the union of ``attend`` (every pair if there is none), restricted by each of ``within``.
 
     ``params`` are the values the spec was checked with; ``align`` says where query row 0 stands: with ``"end"`` row i

@@ -7,6 +7,7 @@ brackets there, so that there are as few as can be.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 # Binding strengths, loosest first (Python's order; `if` binds loosest of all).
 IF, OR, AND, NOT, COMPARE, SUM, PRODUCT, NEGATIVE, POWER, ATOM = range(10)
@@ -35,6 +36,13 @@ class Written:
 
     def __str__(self) -> str:
         return self._write()[0]
+
+
+class Shown:
+    """What prints as text, and as that text in a notebook."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def number(value: float) -> Text:

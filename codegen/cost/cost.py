@@ -14,6 +14,7 @@ from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import HeadClass, Part, Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import free
+from attnspec.spec.writing import Shown
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class HeadCost:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Cost(Shown):
     """What a call of given sizes costs, over all heads and batch entries.
 
     Operations count a multiply-add as two. ``useful`` ones are spent on live pairs, ``flops`` on all pairs of visited

@@ -18,6 +18,7 @@ from attnspec.codegen.tiles import Tile
 from attnspec.relation.loops import Loops
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
+from attnspec.spec.writing import Shown
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class ClassPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Shown):
     """The tiles that a kernel visits for a relation."""
 
     relation: Relation

@@ -10,13 +10,13 @@ from PIL import Image
 
 import attnspec
 from attnspec.analysis.extent import telling_length
+from attnspec.analysis.figure import LEGEND, Figure
 from attnspec.analysis.picture import FULL, PARTIAL
 from attnspec.codegen.cost.counted import Contents
 from attnspec.codegen.cost.visited import SKIPPED, visited
 from attnspec.codegen.plan.choose import plan
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
-from attnspec.report.figure import LEGEND, Figure
 from tests.support.command import run
 
 SOLID = {"dense", "t5_bias"}
@@ -67,7 +67,8 @@ def test_every_shipped_spec_draws_more_than_a_solid_shape(name: str, tmp_path: P
         return
     assert 0.05 < white.mean() < 0.995
     corner = white[-white.shape[0] // 3 :, : white.shape[1] // 3]
-    assert name in CAUSAL or name == "memory" or corner.any()
+    partial = (image == (142, 180, 227)).all(-1)
+    assert name in CAUSAL or name == "memory" or corner.any() or partial.mean() > 0.05
 
 
 @pytest.mark.slow

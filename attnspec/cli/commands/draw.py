@@ -35,8 +35,8 @@ def command(
     The length is chosen by the numbers of the pattern, so that its windows and blocks can be seen.
     """
     from attnspec.analysis.extent import telling_length
+    from attnspec.analysis.figure import LEGEND, TILES, Figure
     from attnspec.codegen.cost.counted import TooMany
-    from attnspec.report.figure import LEGEND, TILES, Figure
 
     if output.suffix.lower() not in (".svg", ".png"):
         raise click.UsageError(f"the output must end in .svg or .png, not {output.name!r}")
@@ -69,12 +69,12 @@ def _cells(
     pattern: Spec, sizes: Sizes, head: int, values: dict[str, Any], tiles: bool
 ) -> tuple[Given | None, NDArray[np.uint8]]:
     """The cells of the picture, and the inputs that it is made with."""
+    from attnspec.analysis.figure import MOST
     from attnspec.analysis.picture import cells
     from attnspec.relation.count import TooIrregular
     from attnspec.relation.lower import lower
     from attnspec.relation.presburger import TooHard
     from attnspec.report.examples import draw, drawn_tiles
-    from attnspec.report.figure import MOST
     from attnspec.runtime.prepare.given import examples, whole
 
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
