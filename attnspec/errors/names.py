@@ -13,7 +13,10 @@ from attnspec.errors.source import Span
 
 def unknown_name(span: Span, name: str, known: Iterable[str]) -> Diagnostic:
     """A name that nothing defines."""
-    return diagnose("E011", f"unknown name `{clip(name)}`", (span, "not defined"), help=did_you_mean(name, known))
+    help = did_you_mean(name, known)
+    if name == "_":
+        help = "only a whole size of an input is `_`, as in `input top: int[batch, heads, _]`"
+    return diagnose("E011", f"unknown name `{clip(name)}`", (span, "not defined"), help=help)
 
 
 def unknown_field(span: Span, name: str) -> Diagnostic:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from attnspec.errors.catalogue import did_you_mean
 from attnspec.spec import exact
 from attnspec.spec.parts import Input, Pattern
+from attnspec.spec.shapes import Shape, fits, shape_in, written
 
 Array = NDArray[Any]
 _KINDS = {"int": ("iu", np.int64, "integers"), "bool": ("b", np.bool_, "booleans"), "float": ("f", np.float64, "reals")}
@@ -70,13 +71,14 @@ def _given(spec: Pattern, declared: Input, inputs: Mapping[str, Any], sizes: Map
     if declared.random is not None:
         return drawn_for(spec, declared, sizes)
     raise ValueError(
-        f"{_name(spec, declared)} is missing: `{declared}`, here of the shape {_shape(spec, declared, sizes)}"
+        f"{_name(spec, declared)} is missing: `{declared}`, here of the shape "
+        f"{written(declared, _shape(spec, declared, sizes))}"
     )
 
 
-def _shape(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> tuple[int, ...]:
+def _shape(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> Shape:
     try:
-        return tuple(exact.integer(size, sizes) for size in declared.sizes)
+        return shape_in(declared, sizes)
     except (exact.Unknown, exact.TooLarge):
         raise ValueError(f"{_name(spec, declared)} has no size in this call: `{declared}`") from None
 
@@ -84,7 +86,7 @@ def _shape(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> tuple[in
 def drawn_for(spec: Pattern, declared: Input, sizes: Mapping[str, int]) -> Array:
     """What an input declared ``random`` holds where a call does not give it. Raises ValueError for an empty range."""
     assert declared.random is not None
-    shape = _shape(spec, declared, sizes)
+    shape = tuple(size for size in _shape(spec, declared, sizes) if size is not None)  # all of them: they are declared
     low, high = (exact.integer(end, sizes) for end in (declared.random.low, declared.random.high))
     if low >= high and 0 not in shape:
         raise ValueError(f"{_name(spec, declared)} cannot be drawn from the empty range {low}..{high}")
@@ -98,10 +100,8 @@ def array_of(spec: Pattern, declared: Input, value: Any, sizes: Mapping[str, int
     kinds, dtype, word = _KINDS[declared.kind]
     if array.dtype.kind not in kinds:
         raise ValueError(f"{where} holds {word}, but was given {array.dtype}")
-    free = declared.form == "offsets"
-    if len(array.shape) != len(shape) or array.shape[: len(shape) - free] != shape[: len(shape) - free]:
-        wanted = str(shape) if not free else f"({', '.join([*map(str, shape[:-1]), 'documents + 1'])})"
-        raise ValueError(f"{where} has the shape {wanted}: `{declared}`; was given {array.shape}")
+    if not fits(shape, array.shape):
+        raise ValueError(f"{where} has the shape {written(declared, shape)}: `{declared}`; was given {array.shape}")
     return array.astype(dtype)
 
 

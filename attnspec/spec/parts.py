@@ -72,11 +72,16 @@ class Random:
     seed: int
 
 
+ANY_SIZE = e.Var("_")
+"""The size of an input that is whatever comes with the call."""
+
+
 @dataclass(frozen=True)
 class Input:
     """A tensor that comes with the call.
 
-    ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q.
+    ``kind`` is ``"int"``, ``"bool"`` or ``"float"``; ``sizes`` are expressions over batch, heads, kv_heads, n, n_q, or
+    ANY_SIZE.
     ``form`` is ``"plain"``, ``"sorted"`` (values never decrease along the last dimension) or ``"offsets"``: read as the
     number of the document that a position is in, and given as the offsets at which documents begin, followed by n (so
     that its last dimension is one longer than there are documents, whatever the last of ``sizes`` says: always n).

@@ -59,7 +59,7 @@ CASES = (
     _case("per head: classes", "longformer_dilated", width=32, dilations=(1, 2, 3, 4)),
     _case("packed: inputs", "packed"),
     _case("padded: an input as a bound", "padded", sizes={"batch": 2}),
-    _case("block_topk: tables", "block_topk", block=64, count=2),
+    _case("block_topk: tables", "block_topk", block=16),
     _case("alibi: scores", "alibi"),
     _case("t5_bias: gradients of inputs", "t5_bias", buckets=8, furthest=32),
     _case("gpt_oss: sinks, yarn", "gpt_oss", width=100),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.relation.relation import inputs_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.prepare.inputs import roots, shape_of
 from attnspec.runtime.prepare.runs import numbers
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import value_of
+from attnspec.spec.parts import Input
+from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 
 
@@ -32,7 +36,7 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
         if declared.random is not None:
             continue
         generator = torch.Generator().manual_seed(seed)
-        shape = shape_of(declared, sizes)
+        shape = example_shape(spec, declared, sizes)
         if declared.form != "plain":
             count = max(1, round(shape[-1] / 500))
             cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
@@ -48,6 +52,35 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
             place = torch.rand(shape, generator=generator, dtype=torch.float64)
             found[declared.name] = low + (place * max(1, high - low)).long()
     return found
+
+
+def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:
+    """The shape of an example: what is whatever comes reaches as far as it is read, lists of what is chosen have 16."""
+    shape = shape_of(declared, sizes)
+    if declared.form != "plain":
+        shape = (*shape[:-1], sizes.parameters(0, 0)["m"])
+    return tuple(_reach(spec, declared, axis, sizes) if x is None else x for axis, x in enumerate(shape))
+
+
+_CHOSEN, _FEW, _LOOK = 16, 8, 256
+
+
+def _reach(spec: Spec, declared: Input, axis: int, sizes: Sizes) -> int:
+    """How many entries of a dimension are read, at least by the positions that are looked at."""
+    places = np.unique([*range(_LOOK), *np.linspace(0, max(sizes.n, sizes.n_q) - 1, 3, dtype=np.int64)])
+    q, k = sizes.first + places[places < sizes.n_q][:, None], places[places < sizes.n]
+    last = sizes.parameters(sizes.heads - 1, sizes.batch - 1)
+    env = {**last, "q": q, "k": k, "q_slot": q, "k_slot": k}
+    found = []
+    for root in roots(spec):
+        for node in contents.walk(root):
+            if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)) and node.name == declared.name:
+                index = node.indices[axis] if axis < len(node.indices) else None
+                if index is None:
+                    found.append(_CHOSEN)
+                elif contents.free(index) <= env.keys() and not inputs_of([index]):
+                    found.append(int(np.max(value_of(index, env)[0], initial=0)) + 1)
+    return max(found, default=_FEW)
 
 
 def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.relation.relation import inputs_of, scalar_names, scalars
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.example import example, example_shape
 from attnspec.runtime.prepare.inputs import shape_of
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.spec.arrays import array_of, check_names, derive, drawn_for, slots
@@ -60,7 +60,7 @@ def given(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any]) -> Given:
 
 def examples(spec: Spec, sizes: Sizes) -> Given:
     """Example inputs, drawn with a fixed seed. Raises TooMany where they would be too large."""
-    numbers = sum(int(np.prod([float(x) for x in shape_of(item, sizes)])) for item in spec.inputs)
+    numbers = sum(int(np.prod([float(x) for x in example_shape(spec, item, sizes)])) for item in spec.inputs)
     if numbers > _MOST_NUMBERS:
         raise TooMany(f"example inputs would hold {numbers:,} numbers")
     tensors = example(spec, sizes, torch.Generator().manual_seed(0))
@@ -122,8 +122,13 @@ def _of(spec: Spec, sizes: Sizes, arrays: Mapping[str, NDArray[Any]]) -> Given:
 def _whole(declared: Input, value: Any, sizes: Sizes) -> Any:
     """One number becomes an array of the declared shape (offsets have none: they are given whole)."""
     value = _plain(value)
-    if isinstance(value, (bool, int, float)) and declared.form != "offsets":
-        return np.full(shape_of(declared, sizes), value)
+    if isinstance(value, (bool, int, float)):
+        shape = shape_of(declared, sizes)
+        known = [size for size in shape if size is not None]
+        if len(known) == len(shape):
+            return np.full(known, value)
+        if declared.form == "plain":
+            raise ValueError(f"one number is not enough for `{declared}`, whose sizes are not known: give all of it")
     return value
 
 

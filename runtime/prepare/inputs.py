@@ -27,6 +27,7 @@ from attnspec.spec import expr as e
 from attnspec.spec.arrays import drawn, slopes
 from attnspec.spec.parts import Input
 from attnspec.spec.real import RealRead
+from attnspec.spec.shapes import Shape, fits, shape_in, written
 from attnspec.spec.spec import Spec
 
 LIMIT = 1 << 30
@@ -73,10 +74,11 @@ def prepare(
         elif declared.random is not None:
             tensor = draw(where, declared, sizes, where_made)
         else:
-            raise CallError(f"{where} is missing: `{declared}`, here {_given_shape(declared, shape)}")
+            raise CallError(f"{where} is missing: `{declared}`, here {written(declared, shape)}")
         if declared.form == "offsets":
-            _check_offsets(where, tensor, shape[-1])
-            tensor = numbers(tensor, shape[-1], torch.int64 if wide else torch.int32)
+            positions = sizes.parameters(0, 0)["m"]
+            _check_offsets(where, tensor, positions)
+            tensor = numbers(tensor, positions, torch.int64 if wide else torch.int32)
         elif declared.kind == "int":
             _check_values(where, declared, tensor)
             tensor = tensor.to(torch.int64 if wide else torch.int32).contiguous()
@@ -103,17 +105,16 @@ def reads(spec: Spec) -> frozenset[str]:
     return frozenset(node.name for root in roots(spec) for node in contents.walk(root) if isinstance(node, kinds))
 
 
-def shape_of(declared: Input, sizes: Sizes) -> tuple[int, ...]:
-    """The sizes of an input in a call. Offsets are read by position: there the last size is the number of positions."""
-    env = sizes.parameters(0, 0)
-    shape = tuple(known.integer(size, env) for size in declared.sizes)
-    return (*shape[:-1], env["m"]) if declared.form == "offsets" else shape
+def shape_of(declared: Input, sizes: Sizes) -> Shape:
+    """The shape of what a call gives for an input."""
+    return shape_in(declared, sizes.parameters(0, 0))
 
 
 def draw(where: str, declared: Input, sizes: Sizes, device: torch.device | None = None) -> Tensor:
     """What an input declared ``random`` holds where the call does not give it: int64, the same on every machine."""
     assert declared.random is not None
-    env, shape = sizes.parameters(0, 0), shape_of(declared, sizes)
+    env = sizes.parameters(0, 0)
+    shape = tuple(size for size in shape_in(declared, env) if size is not None)  # all of them: they are declared
     low, high = (known.integer(end, env) for end in (declared.random.low, declared.random.high))
     if low >= high and 0 not in shape:
         raise CallError(f"{where} cannot be drawn from the empty range {low}..{high}")
@@ -168,7 +169,7 @@ def _unknown(name: str, names: list[str]) -> str:
     return f"there is no input `{name}`; {hint}"
 
 
-def _check(where: str, declared: Input, tensor: object, shape: tuple[int, ...]) -> None:
+def _check(where: str, declared: Input, tensor: object, shape: Shape) -> None:
     """Refuse what is not a tensor of the declared kind and shape."""
     if not isinstance(tensor, Tensor):
         raise CallError(f"{where} must be a tensor, not {type(tensor).__name__}")
@@ -183,20 +184,9 @@ def _check(where: str, declared: Input, tensor: object, shape: tuple[int, ...]) 
         word = {"int": "integers", "bool": "booleans", "float": "floating-point numbers"}[declared.kind]
         raise CallError(f"{where} must hold {word}; it is {tensor.dtype}")
     actual = tuple(tensor.shape)
-    if declared.form == "offsets":
-        fits = len(actual) == len(shape) and actual[:-1] == shape[:-1] and actual[-1] >= 1
-    else:
-        fits = actual == shape
-    if not fits:
-        wanted = _given_shape(declared, shape)
+    if not fits(shape, actual) or (declared.form == "offsets" and actual[-1] < 1):
+        wanted = written(declared, shape)
         raise CallError(f"{where} has the shape {actual}; it is declared `{declared}`, here {wanted}")
-
-
-def _given_shape(declared: Input, shape: tuple[int, ...]) -> str:
-    """The shape of what a call gives."""
-    if declared.form != "offsets":
-        return str(shape)
-    return f"({', '.join([*map(str, shape[:-1]), 'documents + 1'])})"
 
 
 def _check_values(where: str, declared: Input, tensor: Tensor) -> None:

@@ -96,7 +96,7 @@ def _(
     q: Tensor, given: Sequence[Tensor], names: Sequence[str], sizes: Sequence[int], wide: bool, program: str
 ) -> list[Tensor]:
     spec = spec_of(decode(program))
-    known = {i.name: i for i in spec.inputs}
+    known, numbers = {i.name: i for i in spec.inputs}, _sizes(spec, sizes)
     whole = torch.int64 if wide else torch.int32
 
     def fake(name: str) -> Tensor:
@@ -107,6 +107,10 @@ def _(
             return q.new_empty((q.shape[1],), dtype=torch.float32)
         declared = known[name.split(".")[0]]
         dtype = torch.uint8 if declared.kind == "bool" else whole
-        return q.new_empty(shape_of(declared, _sizes(spec, sizes)), dtype=dtype)
+        shape = shape_of(declared, numbers)
+        if declared.form == "offsets":  # they are read by position
+            shape = (*shape[:-1], numbers.n if numbers.m is None else numbers.m)
+        sizes_given = given[names.index(declared.name)].shape if None in shape else ()  # what is drawn has no such size
+        return q.new_empty([sizes_given[i] if x is None else x for i, x in enumerate(shape)], dtype=dtype)
 
     return [fake(name) for name in made_names(spec)]

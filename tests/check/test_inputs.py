@@ -265,3 +265,10 @@ def test_what_other_devices_compute_is_the_same(lengths: list[list[int]], dtype:
         ends = ("first", "last")
         here, there = runs.run_ends(found, ends), runs.run_ends_on_device(found, ends)
         assert all(torch.equal(here[end], there[end]) for end in ends)
+
+
+def test_a_size_that_is_whatever_comes_is_written_as_it_was() -> None:
+    text = "attention a {\n    input top: int[batch, n // 64, _]\n    attend k // 64 in top[b, q // 64]\n}"
+    assert str(check_text(text)) == text
+    named = check_text("attention a(_ = 3) { input top: int[n, _]  attend k in top[q] }")  # a parameter has its name
+    assert str(named.inputs[0]) == "input top: int[n, 3]"

@@ -34,6 +34,7 @@ def test_a_dimension_of_queries_is_indexed_by_the_positions_of_queries(align: st
         "input doc: int[n] attend doc[-1 - k // 2] == q",
         "input block: bool[n] attend block[q % 64 - 64]",
         "attend k <= q input bias: float[n] score s + bias[n + k]",
+        "input keep: bool[_] attend keep[-1 - k]",
     ],
 )
 def test_an_index_that_is_always_outside_is_an_error(body: str) -> None:
@@ -49,6 +50,7 @@ def test_an_index_that_is_always_outside_is_an_error(body: str) -> None:
         "input bias: float[heads, n] attend k <= q score s + bias[h, q - k]",
         "input block: bool[n // 64] attend block[k // 64 - 1]",
         "input doc: int[n_q] attend doc[n - 1] == k",
+        "input keep: bool[_, _] attend keep[q + 1000 * n, 77]",
         "input mask: bool[n, n] axis x[n] axis y[n] keys x -> y: mask[q, k + n]",
     ],
 )

@@ -97,7 +97,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Formula]] = {
     "prefix_lm_lengths": ({}, {"length": [0, 20]}, lambda b, h, i, j: j <= i or j < [0, 20][b]),
     "block_table": ({"block": 4}, {"keep": KEEP}, lambda b, h, i, j: KEEP[b, h, i // 4, j // 4]),
     "block_topk": (
-        {"block": 4, "count": 2},
+        {"block": 4},
         {"top": TOP},
         lambda b, h, i, j: j <= i and j // 4 in TOP[b, h, i // 4],
     ),

@@ -33,6 +33,7 @@ class Case:
 
 
 DOC = [[0] * 40 + [1] * 5 + [4] * 105, [0] * 1 + [1] * 99 + [2] * 50]
+TOP = [[[[0, 3, 9], [1, 1, -1], *[[2, 7, 5]] * 8]] * 2] * 2
 CASES = {
     "longnet": Case({"branches": [[16, 1], [32, 2], [64, 4]]}, heads=4),
     "reformer": Case({"buckets": 8, "rounds": 3, "chunk": 16}, n=144),
@@ -46,7 +47,7 @@ CASES = {
     "left_padded": Case(more={"start": [0, 33]}),
     "prefix_lm_lengths": Case(more={"length": [0, 70]}),
     "block_table": Case({"block": 16}),
-    "block_topk": Case({"block": 16, "count": 3}),
+    "block_topk": Case({"block": 16}, more={"top": TOP}),
     "hierarchical": Case({"segment": 32, "slots": 3}, n=150 + 15),
     "memory": Case({"slots": 7}, n=150 + 14),
     "etc": Case({"globals": 10, "radius": 12}, n=160),

@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "bigbird_mixture": {"block": 16, "randoms": 2},
     "block_diffusion": {"block": 8},
     "block_table": {"block": 32},
-    "block_topk": {"block": 32, "count": 2},
+    "block_topk": {"block": 32},
     "blockwise_causal": {"block": 24},
     "chunked": {"size": 48},
     "dilated": {"width": 24, "rate": 3},
@@ -75,5 +75,7 @@ def call_of(
         keys, queries = lengths(spec.axes, n)
         sizes = replace(sizes, n=keys, n_q=queries, m=n)
     found = example(spec, sizes, torch.Generator().manual_seed(0))
+    if spec.name == "block_topk":  # fewer than the example has, or hardly a block is left out at this length
+        found["top"] = found["top"][..., :2]
     inputs = {key: t.requires_grad_(t.is_floating_point()) for key, t in found.items()}
     return tensors(sizes.n, sizes.n_q, 4, sizes.kv_heads, 1, dim, dtype=dtype), inputs

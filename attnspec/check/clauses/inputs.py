@@ -10,7 +10,7 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.parts import Input, Random
+from attnspec.spec.parts import ANY_SIZE, Input, Random
 
 _OF_SIZES = frozenset({"batch", "heads", "kv_heads", "n", "n_q", "m", "?"})
 
@@ -19,8 +19,13 @@ def declare(el: Elaborator, node: t.Input, scope: Scope, seen: dict[str, Span]) 
     """The input that a line declares."""
     name = node.name.name
     define(node.name, f"`{name}`", seen, el.report)
-    sizes = [_of_sizes(el, tree, scope, "the size of an input") for tree in node.sizes]
+    sizes = [
+        ANY_SIZE if _is_any(tree, scope) else _of_sizes(el, tree, scope, "the size of an input") for tree in node.sizes
+    ]
     for size, tree in zip(sizes, node.sizes, strict=True):
+        if size == ANY_SIZE and isinstance(node.form, t.Random):
+            help = "a call need not give it: write how many there are"
+            el.wrong(bad_input(tree.span, "a size of what is drawn must be known", "this is whatever comes", help))
         if isinstance(size, e.Int) and size.value < 1:
             el.wrong(bad_input(tree.span, "the size of an input must be positive", f"this is {size.value}"))
         if size == e.Var("n_q") and el.length == "m":
@@ -60,6 +65,11 @@ def _random(el: Elaborator, node: t.Random, scope: Scope) -> Random:
     if seed is not None and seed < 0:
         el.wrong(bad_input(node.seed.span, "a seed must not be negative", f"this is {seed}"))
     return Random(low, high, seed or 0)
+
+
+def _is_any(tree: t.Expr, scope: Scope) -> bool:
+    """Whether a size is ``_``, whatever comes: unless the attention has given something that name."""
+    return isinstance(tree, t.Name) and e.Var(tree.name) == ANY_SIZE and tree.name not in scope.names
 
 
 def _of_sizes(el: Elaborator, tree: t.Expr, scope: Scope, what: str) -> e.IntExpr:

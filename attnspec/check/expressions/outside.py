@@ -25,11 +25,11 @@ def always_outside(index: e.IntExpr, size: e.IntExpr, from_start: bool, longer: 
     of all calls that have at least twice as many keys as queries.
     """
     found, limit = _bounds(index, from_start), _bounds(size, from_start)
-    if found is None or limit is None:
+    if found is None:
         return False
     low, high = found
-    below, beyond = _plus(high, _form(0, 0, 1)), _minus(limit[1], low)
-    return any(_never_positive(form, longer) for form in (below, beyond))
+    negative = _never_positive(_plus(high, _form(0, 0, 1)), longer)
+    return negative or (limit is not None and _never_positive(_minus(limit[1], low), longer))
 
 
 def _never_positive(form: Form, longer: bool) -> bool:
