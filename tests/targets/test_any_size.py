@@ -53,7 +53,9 @@ def test_tables_and_documents_of_any_length(target: str) -> None:
 def test_one_compiled_graph_per_shape() -> None:
     attend = attnspec.compile(CHOSEN)
     torch._dynamo.reset()
-    traced = torch.compile(lambda q, k, v, top, bias: attend(q, k, v, top=top, bias=bias), fullgraph=True, backend="eager")
+    traced = torch.compile(
+        lambda q, k, v, top, bias: attend(q, k, v, top=top, bias=bias), fullgraph=True, backend="eager"
+    )
     q, k, v = tensors(64, heads=2, dim=8)
     for most, near in ((3, 5), (2, 5)):
         given = chosen(64, most, near)
