@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 # Rooms on one line know each other. The files directly in `codegen` and in `attnspec` count as these rooms.
 ORDER = """
-    errors | language | spec | check.expressions | check.clauses | check | relation | analysis
+    errors | language | spec | check.expressions | check.clauses | check | reference | relation | analysis
     codegen | codegen.expressions | codegen.layouts | codegen.plan | codegen.cpp | codegen.triton codegen.triton.softmax
     codegen.cost
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.dense | runtime

@@ -49,7 +49,7 @@ def test_the_wheel_holds_everything(source: Callable[[Path], Path], tmp_path: Pa
     (wheel,) = (tmp_path / "out").glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = [p for folder in ("attnspec", *LINKS) for p in (ROOT / folder).rglob("*")]
-    kinds = {".py", ".hpp", ".lark", ".attn", ".typed"}
+    kinds = {".py", ".hpp", ".lark", ".attn", ".typed", ".md"}
     shipped = {p.relative_to(ROOT) for p in sources if p.suffix in kinds}
     assert {p.suffix for p in shipped} == kinds
     assert {str(p if p.parts[0] == "attnspec" else "attnspec" / p) for p in shipped} <= names

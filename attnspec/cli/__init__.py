@@ -20,9 +20,11 @@ COMMANDS = {
     "diff": "Are two patterns equal? If not, the first pair, or the lines, in which they differ.",
     "draw": "Draw the mask as an SVG or PNG picture.",
     "emit": "Print a stage of the compiler as text.",
+    "explain": "Explain a mistake by its code.",
     "fmt": "Format spec files.",
+    "help": "Explain the language: a topic, a word, a pattern, a shipped spec.",
     "inspect": "Show what a pattern looks like and costs, without running it.",
-    "list": "List the shipped specs.",
+    "list": "List the shipped specs, or show some in full.",
     "run": "Compile for this machine, run forward and backward, and compare with dense attention.",
 }
 """Each command, a file of its name in ``commands``, with what ``--help`` says of it."""
@@ -94,8 +96,9 @@ def _explain(error: Exception, json_wanted: bool) -> None:
             return
         color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         click.echo("\n\n".join(render(d, color) for d in error.diagnostics), err=True)
-        if len(error.diagnostics) > 1:
-            click.echo(f"\n{len(error.diagnostics)} errors", err=True)
+        first = error.diagnostics[0].code
+        count = f"{len(error.diagnostics)} errors; " if len(error.diagnostics) > 1 else ""
+        click.echo(f"\n{count}`attnspec explain {first}` says more", err=True)
         return
     if not isinstance(error, (AttnspecError, OSError, MemoryError)):
         raise error

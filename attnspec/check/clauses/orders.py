@@ -12,14 +12,15 @@ from attnspec.errors.clauses import bad_option
 from attnspec.language import tree as t
 from attnspec.spec.parts import Order
 
-_LSH = {"lsh": {"buckets": Option("ints", None, 2), "rounds": Option("int", 1, 1), "seed": Option("int", 0, 0)}}
+ORDERS = {"lsh": {"buckets": Option("ints", None, 2), "rounds": Option("int", 1, 1), "seed": Option("int", 0, 0)}}
+"""The orders and their options."""
 _MAX_BUCKETS = 2**20
 _MAX_ROUNDS = 64
 
 
 def order(el: Elaborator, node: t.Order, scope: Scope) -> Order | None:
     """The order that a line declares; None after a mistake."""
-    settings = options.read(el, node.by, _LSH, "order", scope)
+    settings = options.read(el, node.by, ORDERS, "order", scope)
     if settings is None:
         return None
     buckets, rounds, seed = settings["buckets"], settings["rounds"], settings["seed"]

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 
 import click
 
-from attnspec.cli.console import console
-from attnspec.cli.options import json_option, signature_of
+from attnspec.cli.options import complete_spec, json_option
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_spec)
+@click.option("--filter", "word", default="", metavar="WORD", help="Those with a word in name, group or description.")
 @json_option
-def command(as_json: bool) -> None:
-    """List the shipped specs with their parameters."""
-    from rich.table import Table
+def command(names: tuple[str, ...], word: str, as_json: bool) -> None:
+    """List the shipped specs, a line each; of NAME all: description, parameters, inputs and text."""
+    from attnspec.reference import specs
 
-    from attnspec.check.parameters import write
-    from attnspec.language.load import shipped
-
-    found = [signature_of(name) for name in shipped()]
+    if names and word:
+        raise click.UsageError("--filter chooses from the list; with names there is nothing to choose")
+    if names:
+        specs.shipped_only(names)
+    found = list(names) or [name for group in specs.chosen(word).values() for name in group]
+    if not found:
+        groups = ", ".join(specs.GROUPS)
+        raise click.UsageError(f"no shipped spec has {word!r} in its name, group or description; groups are {groups}")
     if as_json:
-        plain = [{"name": s.name, "doc": s.doc, "parameters": {p.name: p.default for p in s.parameters}} for s in found]
-        click.echo(json.dumps(plain, indent=2))
+        click.echo(json.dumps([specs.to_dict(name) for name in found], indent=2))
         return
-    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("name", no_wrap=True)
-    table.add_column("parameters")
-    table.add_column("what it is")
-    for item in found:
-        given = (p.name if p.default is None else f"{p.name}={write(p.default)}" for p in item.parameters)
-        table.add_row(item.name, " ".join(given), item.doc.strip().split("\n\n")[0].replace("\n", " "))
-    console().print(table)
+    if names:
+        click.echo("\n\n".join(map(specs.in_full, names)))
+        return
+    fixed = sys.stdout.isatty() or "COLUMNS" in os.environ  # in a pipe, for grep, lines are not cut
+    click.echo(specs.lines(word, shutil.get_terminal_size().columns if fixed else None))
+    click.echo("\nattnspec list NAME shows one in full, --filter WORD a few")

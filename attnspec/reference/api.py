@@ -1,0 +1,102 @@
+"""What ``attnspec`` offers to Python, read from its sources: signatures, and what their docstrings begin with.
+
+Sources are read, not imported: the functions are torch's neighbours, and help must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Iterator
+from importlib.resources import files
+
+from attnspec.reference.entry import WIDTH, fenced, wrap
+
+PUBLIC = {
+    "compile": "runtime.attention",
+    "Attention": "runtime.attention",
+    "read": "",
+    "shipped": "language.load",
+    "Spec": "spec.spec",
+    "SpecError": "errors.diagnostic",
+    "CallError": "runtime.core.arguments",
+}
+"""Each public name with the module that holds it (within attnspec)."""
+
+
+def api() -> str:
+    """The public names, with their members."""
+    return "\n\n".join(_said(name, home) for name, home in PUBLIC.items())
+
+
+def _said(name: str, home: str) -> str:
+    module = ast.parse(_source(home))
+    node = next(n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
+    head = f"### attnspec.{name}"
+    if isinstance(node, ast.FunctionDef):
+        return f"{head}\n\n{fenced(_signature(node), 'python')}\n\n{wrap(_plain(ast.get_docstring(node) or ''))}"
+    about = f"{head}\n\n{wrap(_first(node))}"
+    members = [f"- `{_member(m)}`: {_first(m)}" for m in _members(node)]
+    return "\n".join([about, *([""] if members else []), *map(_item, members)])
+
+
+def _source(home: str) -> str:
+    *folders, name = home.split(".")
+    package, name = ".".join(["attnspec", *folders]), f"{name or '__init__'}.py"
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def _members(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and _public(member.name) and "overload" not in _decorators(member):
+            yield member
+
+
+def _public(name: str) -> bool:
+    return name == "__call__" or not name.startswith("_")
+
+
+def _decorators(node: ast.FunctionDef) -> set[str]:
+    return {ast.unparse(d).split(".")[-1] for d in node.decorator_list}
+
+
+def _member(node: ast.FunctionDef) -> str:
+    if _decorators(node) & {"property", "cached_property"}:
+        return node.name
+    return _signature(node).replace("__call__", "").removesuffix(f" -> {_returns(node)}")
+
+
+def _signature(node: ast.FunctionDef) -> str:
+    """A signature without types, but for what it returns."""
+    a = node.args
+    plain = [*a.posonlyargs, *a.args]
+    defaults: list[ast.expr | None] = [*[None] * (len(plain) - len(a.defaults)), *a.defaults]
+    said = [_argument(x, d) for x, d in zip(plain, defaults, strict=True) if x.arg != "self"]
+    said += [f"*{a.vararg.arg}"] if a.vararg else ["*"] if a.kwonlyargs else []
+    said += [_argument(x, d) for x, d in zip(a.kwonlyargs, a.kw_defaults, strict=True)]
+    said += [f"**{a.kwarg.arg}"] if a.kwarg else []
+    return f"{node.name}({', '.join(said)}) -> {_returns(node)}"
+
+
+def _returns(node: ast.FunctionDef) -> str:
+    return ast.unparse(node.returns) if node.returns else "None"
+
+
+def _argument(node: ast.arg, default: ast.expr | None) -> str:
+    return node.arg if default is None else f"{node.arg}={ast.unparse(default)}"
+
+
+def _first(node: ast.FunctionDef | ast.ClassDef) -> str:
+    """What a docstring begins with."""
+    return " ".join(_plain(ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
+def _plain(doc: str) -> str:
+    """A docstring as Markdown, without its example."""
+    paragraphs = [p for p in doc.replace("``", "`").split("\n\n") if not p.lstrip().startswith(">>>")]
+    return "\n\n".join(" ".join(p.split()) for p in paragraphs)
+
+
+def _item(text: str) -> str:
+    """An item of a list, its further lines indented."""
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,83 @@
+"""Lines that change the score, and the functions of reals."""
+
+from __future__ import annotations
+
+from attnspec.reference.entry import Entry, Section
+
+SECTION = Section(
+    "scores",
+    "Scores",
+    "The score of a pair is `scale * dot(q, k)`; the lines below change it, in the order in which they stand. A "
+    "score may not remove pairs (there is no infinity): `within` does, and skips their tiles.",
+    (
+        Entry(
+            "score x",
+            "The new score; `s` is the score so far, and integers become reals. Several lines apply one after another.",
+            "score s + 0.5 * (k - q)\nscore s / 2",
+            "s = 3.0 becomes 1.0 at query 5, key 3",
+        ),
+        Entry(
+            "a / b",
+            "A quotient of reals, where reals may stand. Whole division is `//`.",
+            "score s - q / 4",
+            "s = 1.0 becomes -0.25 at query 5, key 3",
+        ),
+        Entry(
+            "score if c then a else b",
+            "The condition may compare reals here. At a tie, in `min` and `max` too, the gradient goes to the first.",
+            "score if s > 4.0 or q == k then 4.0 else s",
+            "s = 9.0 becomes 4.0 at query 5, key 3",
+        ),
+        Entry(
+            "tanh(x), exp(x), log(x), sqrt(x), abs(x), x ** y",
+            "Of reals, beside `min`, `max` and `clamp`. A fractional exponent wants a positive base.",
+            "score log(exp(s)) + tanh(0.0) + sqrt(4.0)\nscore max(s, 0.5) ** 2 + abs(-1.0)",
+            "s = 1.0 becomes 10.0 at query 5, key 3",
+        ),
+        Entry(
+            "softcap(x, cap)",
+            "`cap * tanh(x / cap)` (Gemma 2).",
+            "score softcap(s, 50.0)",
+            "s = 5000.0 becomes 50.0 at query 5, key 3",
+        ),
+        Entry(
+            "alibi_slope(h, heads)",
+            "ALiBi's slope of a head (Press et al., 2022), for any number of heads as in its code.",
+            "within causal\nscore s - alibi_slope(h, heads) * (q - k)",
+            "s = 1.0 becomes 0.0 at query 5, key 3 (h = 0, heads = 8)",
+        ),
+        Entry(
+            "t5_bucket(distance, buckets, max_distance, both_sides)",
+            "T5's bucket of a distance `k - q` (Raffel et al., 2020): an index for a learned bias.",
+            "input bias: float[heads, 32]\nscore s + bias[h, t5_bucket(k - q, 32, 128, true)]",
+        ),
+        Entry(
+            "sink x",
+            "A logit without a value: it takes its share of the softmax (gpt-oss). It may depend on the head, the "
+            "batch entry, the row and float inputs, not on the key.",
+            "attend k == q\nsink 0.0",
+            "the weights of query 5 sum to 0.5",
+        ),
+        Entry(
+            "scale x",
+            "The factor of the dot product where the call gives none; otherwise 1 / sqrt(dim).",
+            "scale 1.0\nattend causal",
+        ),
+        Entry(
+            "normalize k",
+            "The vectors of keys (or `q`: of queries) are scaled to unit length before the dot product.",
+            "normalize q\nnormalize k",
+        ),
+        Entry(
+            "rotate rope(theta = 10000)",
+            "Rotary embeddings of queries and keys; the options are below. Several lines turn one after another.",
+            "attend causal\nrotate rope(theta = 500000, layout = pairs)",
+        ),
+        Entry(
+            "rotate rope() at (x, y)",
+            "The positions by which queries (`x`) and keys (`y`) turn, in place of `q` and `k`: for instance those "
+            "within a packed document.",
+            "input doc: int[batch, n] sorted\nrotate rope() at (q - first(doc, q), k - first(doc, k))",
+        ),
+    ),
+)
