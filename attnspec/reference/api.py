@@ -6,6 +6,7 @@ Sources are read, not imported: the functions are torch's neighbours, and help m
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from collections.abc import Iterator
 from importlib.resources import files
@@ -17,6 +18,7 @@ PUBLIC = {
     "Attention": "runtime.attention",
     "read": "",
     "shipped": "language.load",
+    "nn.SpecAttention": "runtime.modules.spec_attention",
     "Spec": "spec.spec",
     "SpecError": "errors.diagnostic",
     "CallError": "runtime.core.arguments",
@@ -31,7 +33,9 @@ def api() -> str:
 
 def _said(name: str, home: str) -> str:
     module = ast.parse(_source(home))
-    node = next(n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
+    node = next(
+        n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name.split(".")[-1]
+    )
     head = f"### attnspec.{name}"
     if isinstance(node, ast.FunctionDef):
         return f"{head}\n\n{fenced(_signature(node), 'python')}\n\n{wrap(_plain(ast.get_docstring(node) or ''))}"
@@ -93,7 +97,8 @@ def _first(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 def _plain(doc: str) -> str:
     """A docstring as Markdown, without its example."""
-    paragraphs = [p for p in doc.replace("``", "`").split("\n\n") if not p.lstrip().startswith(">>>")]
+    doc = re.sub(r":\w+:(?=`)", "", doc.replace("``", "`"))
+    paragraphs = [p for p in doc.split("\n\n") if not p.lstrip().startswith(">>>")]
     return "\n\n".join(" ".join(p.split()) for p in paragraphs)
 
 
