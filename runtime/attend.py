@@ -13,9 +13,11 @@ from torch import Tensor
 from attnspec.codegen.expressions.reads import names
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
+from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import Call, is_wide, sizes_of
+from attnspec.runtime.core.visible import visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.expressions.real import real
@@ -73,12 +75,12 @@ def attend(
     """Output and log-sum-exp of a pattern that is more than a mask."""
     call, sizes, found = around.call(q, k, v, scale, inputs)
     keep = operator.keeps(q, k, v, call.sink, *call.inputs)
-    if not keep and around.turns and turns(q) and not torch.compiler.is_compiling():
+    if not keep and around.turns and turns(q) and visible(q):
         # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
         q, k, tables = half_turned(around.spec, q, k, sizes, found)
         return operator.attend_turning(q, k, *call[2:], *tables)  # type: ignore[no-any-return]
     q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-    out, lse, *_ = operator.attended(Call(q, k, *call[2:]), keep)
+    out, lse, *_ = transforms.attend(Call(q, k, *call[2:]), keep)
     return out, lse
 
 

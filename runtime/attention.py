@@ -18,6 +18,7 @@ from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
+from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation, spec
 from attnspec.runtime.core.request import Call
@@ -157,7 +158,7 @@ class Attention:
         elif self._facts.bare and not inputs:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
             call = Call(q, k, v, (), None, None, scale, self._encoded)
-            out, lse, *_ = operator.attended(call, operator.keeps(q, k, v))
+            out, lse, *_ = transforms.attend(call, operator.keeps(q, k, v))
         else:
             out, lse = around.attend(self._around or around.Around.of(self.spec, self._encoded), q, k, v, scale, inputs)
         return (out, lse) if return_lse else out

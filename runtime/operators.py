@@ -6,6 +6,7 @@ second of start-up, at the first call of an operator.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,16 @@ def attended(call: Call, keep: bool) -> Result:
     """A call by the operator for it."""
     q, k, v, inputs, *rest = call
     return Result(*(attend(*call, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
+
+
+def attended_backward(
+    call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]]:
+    """Its gradients by the operator for them, as :func:`_attend_backward` returns them."""
+    q, k, v, inputs, *rest = call
+    if inputs:
+        return attend_backward(*call, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
+    return *attend_bare_backward(q, k, v, *rest, *result, dout, dlse), ()
 
 
 def keeps(*tensors: Tensor | None) -> bool:
@@ -145,7 +156,7 @@ for _name, _fake in (
 # Gradients
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *fields, ctx.keep = inputs
     call = Call(*fields)
     ctx.save_for_backward(call.q, call.k, call.v, call.order, call.sink, *output, *call.inputs)
@@ -157,34 +168,38 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _save_bare(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     q, k, v, *rest = inputs
-    _save(ctx, (q, k, v, (), *rest), output)
+    save(ctx, (q, k, v, (), *rest), output)
 
 
-def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, *_: None) -> tuple[Any, ...]:
+def gradients(
+    ctx: Any,
+    dout: Tensor | None,
+    dlse: Tensor | None,
+    *_: None,
+    forward: Callable[[Call, bool], Result] = attended,
+    backward: Callable[..., tuple[Any, ...]] = attended_backward,
+) -> tuple[Any, ...]:
+    """The gradients of what ``attend`` is given, by these operators for a call and for its backward pass."""
     q, k, v, order, sink, out, lse, norm, parts, *inputs = ctx.saved_tensors
     if dout is None and dlse is None:
         return None, None, None, [None] * len(inputs), None, None, None, None, None
     if dout is None:
         dout = torch.zeros_like(out)
     call = Call(q, k, v, inputs, order, sink, ctx.scale, ctx.program)
+    result = Result(out, lse, norm, parts)
     if not ctx.keep:  # a graph that was traced without gradients
-        out, lse, norm, parts = attended(call, True)
-    if inputs:
-        dq, dk, dv, dsink, dinputs = attend_backward(*call, out, lse, norm, parts, dout, dlse, ctx.wanted)
-    else:
-        rest = order, sink, ctx.scale, ctx.program
-        dq, dk, dv, dsink = attend_bare_backward(q, k, v, *rest, out, lse, norm, parts, dout, dlse)
-        dinputs = []
+        result = forward(call, True)
+    dq, dk, dv, dsink, dinputs = backward(call, result, dout, dlse, ctx.wanted)
     wanted = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
     return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None
 
 
 def _gradients_bare(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-    dq, dk, dv, _, *rest = _gradients(ctx, *gradients)
+    dq, dk, dv, _, *rest = gradients(ctx, *gradients)
     return dq, dk, dv, *rest
 
 
-def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+def refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
     raise NotImplementedError(
         "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
         'target="dense" has them'
@@ -199,7 +214,7 @@ def _refuse_turning(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
 
 
 for _name in ("attend_backward", "attend_bare_backward"):
-    torch.library.register_autograd(f"attnspec::{_name}", _refuse, lib=_LIBRARY)
+    torch.library.register_autograd(f"attnspec::{_name}", refuse, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend_turning", _refuse_turning, lib=_LIBRARY)
-torch.library.register_autograd("attnspec::attend", _gradients, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend", gradients, setup_context=save, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend_bare", _gradients_bare, setup_context=_save_bare, lib=_LIBRARY)

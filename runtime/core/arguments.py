@@ -83,7 +83,9 @@ def check_derivatives(name: str, scale: object, *tensors: object) -> None:
 
 
 def _has_tangent(value: object) -> bool:
-    return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
+    if not isinstance(value, Tensor) or torch._C._functorch.is_batchedtensor(value):
+        return False  # what is mapped by vmap cannot be asked: runtime.transforms refuses it
+    return forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
 
 
 def check_tile(tile: tuple[int, int]) -> None:

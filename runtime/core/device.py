@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from attnspec.runtime.core.visible import visible
+
 NAMES = ("cpu", "cuda")
 
 
@@ -43,7 +45,7 @@ def capturing() -> bool:
 
 def lasting() -> bool:
     """Whether what is made now holds numbers, and may be kept: not where torch traces with fake tensors."""
-    return not torch.compiler.is_compiling() and type(torch.empty(0)) is torch.Tensor
+    return visible(torch.empty(0))
 
 
 def on_device(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device | str) -> Tensor:
