@@ -17,9 +17,10 @@ from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import Call, is_wide, sizes_of
-from attnspec.runtime.core.visible import visible
+from attnspec.runtime.core.visible import array, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
+from attnspec.runtime.expressions.functions import real_function
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready
@@ -89,6 +90,8 @@ def dense(
 ) -> tuple[Tensor, Tensor]:
     """The same over the whole mask in plain PyTorch."""
     sizes = sizes_of(spec, q, k)
+    if transforming():
+        inputs = {name: t if t.is_floating_point() else torch.from_numpy(array(t)) for name, t in inputs.items()}
     found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
     given = dict(inputs)
     if spec.order is not None and "buckets" not in given:
@@ -105,7 +108,7 @@ def score_inputs(spec: Spec) -> frozenset[str]:
 
 def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:
     """How often each pair counts, (batch, heads, n_q, n); for each branch by itself where weights are detached."""
-    arrays = {name: t.numpy(force=True) for name, t in inputs.items()}
+    arrays = {name: np.zeros(t.shape) if t.is_floating_point() else array(t) for name, t in inputs.items()}
     parts = [spec]
     if spec.detached:
         parts = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
@@ -132,5 +135,9 @@ def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.d
         places = {name: place[..., None] for name, place in places.items()}
         places["q"] = np.arange(sizes.first, sizes.first + sizes.n_q)
         shape = (*shape, sizes.n_q)
+    if not visible(*found.values()):
+        b, h, q = (torch.as_tensor(places.get(name, 0), device=device) for name in "bhq")
+        value: Tensor = real_function(spec.sink, sizes, found)(b, h, q, q)
+        return value.float().expand(shape)
     env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
     return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(shape)

@@ -157,6 +157,7 @@ for _name, _fake in (
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Keep what :func:`gradients` reads, of the fields of a call, ``keep`` and the results."""
     *fields, ctx.keep = inputs
     call = Call(*fields)
     ctx.save_for_backward(call.q, call.k, call.v, call.order, call.sink, *output, *call.inputs)
@@ -194,12 +195,13 @@ def gradients(
     return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None
 
 
-def _gradients_bare(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-    dq, dk, dv, _, *rest = gradients(ctx, *gradients)
+def _gradients_bare(ctx: Any, *given: Any) -> tuple[Any, ...]:
+    dq, dk, dv, _, *rest = gradients(ctx, *given)
     return dq, dk, dv, *rest
 
 
 def refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    """The backward pass of backward. Raises NotImplementedError."""
     raise NotImplementedError(
         "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
         'target="dense" has them'

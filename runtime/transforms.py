@@ -19,7 +19,7 @@ in torch.func by ``register_autograd``.)
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -35,90 +35,98 @@ from attnspec.spec.split import apart, own_dims
 
 Dims = Sequence[int | None]
 """A dimension of each tensor, None where it has none."""
+_SINK = 10
+"""Its place among the tensors of a backward pass."""
 
 
 def attend(call: Call, keep: bool) -> Result:
     """A call by its operator, inside transforms or outside. ``keep`` says that gradients may be wanted."""
     if torch.compiler.is_compiling() or not transforming():
-        return Result(*operator.attend(*call, keep))
+        return operator.attended(call, keep)
     return Result(*_Attend.apply(*_flat(call)))  # type: ignore[no-untyped-call]
 
 
 def _flat(call: Call) -> tuple[Any, ...]:
-    """What a call is made of, its tensors last: functions of autograd take no lists."""
-    return (call.m, call.scale, call.encoded), call.q, call.k, call.v, call.order, call.sink, *call.inputs
+    """What a call is made of: numbers, then tensors (functions of autograd take no lists)."""
+    return (call.scale, call.encoded), call.q, call.k, call.v, call.order, call.sink, *call.inputs
 
 
-def _call(rest: tuple[int, float, str], q: Tensor, k: Tensor, v: Tensor, *tensors: Any) -> Call:
+def _call(rest: tuple[float, str], q: Tensor, k: Tensor, v: Tensor, *tensors: Any) -> Call:
     order, sink, *inputs = tensors
     return Call(q, k, v, inputs, order, sink, *rest)
 
 
 class _Attend(torch.autograd.Function):
-    """``attend`` of a call, as :func:`_flat` has it."""
+    """``attend`` of a call as :func:`_flat` has it."""
 
     @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        return tuple(operator.attend(*_call(*arguments), True))
+    def forward(rest: Any, *tensors: Any) -> tuple[Tensor, ...]:
+        return tuple(operator.attended(_call(rest, *tensors), True))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         operator.save(ctx, (*_call(*inputs), True), output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-        dq, dk, dv, dinputs, _, dsink, *_ = operator.gradients(ctx, *gradients, backward=_backward)
+    def backward(ctx: Any, *given: Any) -> tuple[Any, ...]:
+        dq, dk, dv, dinputs, _, dsink, *_ = operator.gradients(ctx, *given, forward=attend, backward=_backward)
         return None, dq, dk, dv, None, dsink, *dinputs
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, rest: Any, *tensors: Any) -> Any:
-        return _mapped_attend(lambda *t: _Attend.apply(rest, *t), info, in_dims[1:], tensors, rest[-1], True)  # type: ignore[no-untyped-call]
+        return _map_attend(functools.partial(_Attend.apply, rest), info.batch_size, in_dims[1:], tensors, rest, True)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
         _refuse_tangents()
 
 
-def _backward(*arguments: Any) -> tuple[Any, ...]:
-    """``attend_backward``, inside transforms."""
-    *fields, out, lse, norm, parts, dout, dlse, wanted = arguments
-    rest, *tensors = _flat(Call(*fields))
-    given = out, lse, norm, parts, dout, dlse
-    dq, dk, dv, dsink, *dinputs = _AttendBackward.apply((*rest, wanted), *given, *tensors)  # type: ignore[no-untyped-call]
+def _backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Any:
+    """``attend_backward`` inside transforms."""
+    numbers, *tensors = _flat(call)
+    dq, dk, dv, dsink, *dinputs = _AttendBackward.apply(  # type: ignore[no-untyped-call]
+        (numbers, tuple(wanted)), *result, dout, dlse, *tensors
+    )
     return dq, dk, dv, dsink, dinputs
 
 
 class _AttendBackward(torch.autograd.Function):
-    """``attend_backward``: forward's results and their gradients, then the tensors of the call."""
+    """``attend_backward``: of forward's results, their gradients, and the tensors of the call."""
 
     @staticmethod
     def forward(rest: Any, *tensors: Any) -> tuple[Tensor, ...]:
-        *rest, wanted = rest
-        call = _call(tuple(rest), *tensors[6:])
-        *gradients, dinputs = operator.attend_backward(*call, *tensors[:6], wanted)
-        return *gradients, *dinputs
+        return _attend_backward(rest, *tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
+        pass  # nothing is kept: there are no second derivatives
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> NoReturn:
-        operator.refuse(ctx)
+    def backward(ctx: Any, *given: Any) -> tuple[Any, ...]:
+        return operator.refuse(ctx, *given)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, rest: Any, *tensors: Any) -> Any:
-        return _mapped_backward(lambda *t: _AttendBackward.apply(rest, *t), info, in_dims[1:], tensors, *rest[-2:])  # type: ignore[no-untyped-call]
+        return _map_backward(
+            functools.partial(_AttendBackward.apply, rest), info.batch_size, in_dims[1:], tensors, rest
+        )
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
         _refuse_tangents()
 
 
+def _attend_backward(rest: Any, out: Tensor, lse: Tensor, norm: Tensor, parts: Tensor, *more: Any) -> tuple[Any, ...]:
+    (numbers, wanted), (dout, dlse, *tensors) = rest, more
+    result = Result(out, lse, norm, parts)
+    *found, dinputs = operator.attended_backward(_call(numbers, *tensors), result, dout, dlse, wanted)
+    return *found, *dinputs
+
+
 def _refuse_tangents() -> NoReturn:
     raise NotImplementedError(
-        "attnspec: kernels have no forward-mode derivatives (torch.func.jvp, jacfwd, hessian, torch.autograd.forward_ad);"
-        ' target="dense" has them'
+        "attnspec: kernels have no forward-mode derivatives (torch.func.jvp, jacfwd, hessian; "
+        'torch.autograd.forward_ad); target="dense" has them'
     )
 
 
@@ -126,16 +134,20 @@ def _refuse_tangents() -> NoReturn:
 
 
 def _mapped(
-    run: Callable[..., Sequence[Tensor]], size: int, at: Dims, tensors: Sequence[Tensor | None], own: Dims, whole: Dims | None
+    run: Callable[..., Sequence[Tensor]],
+    size: int,
+    at: Dims,
+    tensors: Sequence[Tensor | None],
+    own: Dims,
+    whole: Dims | None,
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-    """A function of tensors for every entry of a mapped dimension, which is at ``at`` in each: results, and where it is.
+    """A function of tensors for every entry of a mapped dimension, at ``at`` in each: results, and where it is in them.
 
     ``own`` is the dimension of the batch in each tensor, ``whole`` in each result; None where entries differ otherwise.
     """
     if whole is not None and not any(a is not None and d is None for a, d in zip(at, own, strict=True)):
         joined = run(*(_join(t, a, d, size) for t, a, d in zip(tensors, at, own, strict=True)))
-        cut = (t if d is None else t.unflatten(d, (size, t.shape[d] // size)) for t, d in zip(joined, whole, strict=True))
-        return tuple(cut), tuple(whole)
+        return tuple(_cut(t, d, size) for t, d in zip(joined, whole, strict=True)), tuple(whole)
     each = [
         run(*(t if t is None or a is None else t.select(a, i) for t, a in zip(tensors, at, strict=True)))
         for i in range(size)
@@ -151,6 +163,11 @@ def _join(t: Tensor | None, at: int | None, batch: int | None, size: int) -> Ten
     return t.movedim(0, batch).flatten(batch, batch + 1)
 
 
+def _cut(t: Tensor, batch: int | None, size: int) -> Tensor:
+    """A result with the mapped dimension before that of the batch, where it is joined with it."""
+    return t if batch is None else t.view(*t.shape[:batch], size, t.shape[batch] // size, *t.shape[batch + 1 :])
+
+
 @functools.lru_cache(maxsize=256)
 def _inputs(program: str) -> tuple[bool, tuple[int | None, ...]]:
     """Whether batch entries know nothing of each other, and the dimension of the batch in each input of the kernel."""
@@ -164,44 +181,54 @@ def _own(name: str, dims: dict[str, int | None]) -> int | None:
     return 0 if name.startswith("order") else dims.get(name.partition(".")[0])
 
 
-def _mapped_attend(run: Any, info: Any, at: Dims, tensors: Sequence[Any], program: str, keep: bool) -> Any:
-    free, inputs = _inputs(program)
-    whole = (0, 0, 1 if keep else None, 1 if keep and facts(decode(program)).separate else None)
-    return _mapped(run, info.batch_size, at, tensors, (0,) * 5 + inputs, whole if free else None)
-
-
-def _mapped_backward(
-    run: Any, info: Any, at: Dims, tensors: Sequence[Any], program: str, wanted: Sequence[bool]
+def _map_attend(
+    run: Callable[..., Any], size: int, at: Dims, tensors: Sequence[Any], numbers: tuple[float, str], keep: bool
 ) -> Any:
-    free, inputs = _inputs(program)
+    free, inputs = _inputs(numbers[-1])
+    whole = (0, 0, 1 if keep else None, 1 if keep and facts(decode(numbers[-1])).separate else None)
+    return _mapped(run, size, at, tensors, (*(0,) * 5, *inputs), whole if free else None)
+
+
+def _map_backward(run: Callable[..., Any], size: int, at: Dims, tensors: Sequence[Any], rest: Any) -> Any:
+    numbers, wanted = rest
+    free, inputs = _inputs(numbers[-1])
     free = free and not any(want and d is None for want, d in zip(wanted, inputs, strict=True))
-    parts = 1 if facts(decode(program)).separate else None
-    sink = None if tensors[10] is None else 0
+    parts = 1 if facts(decode(numbers[-1])).separate else None
+    sink = None if tensors[_SINK] is None else 0
     whole = (0, 0, 0, sink, *(d if want else None for want, d in zip(wanted, inputs, strict=True)))
     own = (0, 0, 1, parts, 0, 0, *(0,) * 5, *inputs)
-    return _mapped(run, info.batch_size, at, tensors, own, whole if free else None)
+    return _mapped(run, size, at, tensors, own, whole if free else None)
 
 
-def _vmap_attend(info: Any, in_dims: Any, *arguments: Any) -> Any:
-    *fields, keep = arguments
-    (_, *at), (rest, *tensors) = _flat(Call(*in_dims[:-1])), _flat(Call(*fields))
-    return _mapped_attend(lambda *t: operator.attend(*_call(rest, *t), keep), info, at, tensors, rest[-1], keep)
+def _rule_attend(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    (*fields, keep), (_, *at) = arguments, _flat(Call(*in_dims[:-1]))
+    numbers, *tensors = _flat(Call(*fields))
+
+    def run(*tensors: Any) -> Result:
+        return operator.attended(_call(numbers, *tensors), keep)
+
+    return _map_attend(run, info.batch_size, at, tensors, numbers, keep)
 
 
-def _vmap_backward(info: Any, in_dims: Any, *arguments: Any) -> Any:
-    *fields, _, _, _, _, _, _, wanted = arguments
-    (_, *at), (rest, *tensors) = _flat(Call(*in_dims[:-7])), _flat(Call(*fields))
-
-    def run(*t: Any) -> tuple[Tensor, ...]:
-        *gradients, dinputs = operator.attend_backward(*_call(rest, *t[6:]), *t[:6], wanted)
-        return *gradients, *dinputs
-
-    given = arguments[-7:-1]
-    found, where = _mapped_backward(run, info, (*in_dims[-7:-1], *at), (*given, *tensors), rest[-1], wanted)
+def _rule_backward(info: Any, in_dims: Any, *arguments: Any) -> Any:
+    (_, *at), (numbers, *tensors) = _flat(Call(*in_dims[:-7])), _flat(Call(*arguments[:-7]))
+    *given, wanted = arguments[-7:]
+    rest, at, tensors = (numbers, tuple(wanted)), [*in_dims[-7:-1], *at], [*given, *tensors]
+    run = functools.partial(_attend_backward, rest)
+    found, where = _map_backward(run, info.batch_size, at, tensors, rest)
     return (*found[:4], list(found[4:])), (*where[:4], list(where[4:]))
 
 
-def _vmap_ready(
+def _rule_bare(info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
+    return _rule_attend(info, (*in_dims[:3], (), *in_dims[3:]), q, k, v, (), *rest)
+
+
+def _rule_bare_backward(info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Any:
+    found, where = _rule_backward(info, (*in_dims[:3], (), *in_dims[3:], ()), q, k, v, (), *rest, ())
+    return found[:4], where[:4]
+
+
+def _rule_ready(
     info: Any,
     in_dims: Any,
     q: Tensor,
@@ -211,20 +238,29 @@ def _vmap_ready(
     wide: bool,
     program: str,
 ) -> Any:
-    checked = spec(decode(program))
-    dims = own_dims(checked, "b")
-    *others, batch, m = sizes
-    made = made_names(checked)
-    whole = tuple(_own(name, dims) for name in made) if apart(checked, "b", inputs) else None
+    checked, (*others, _, m), at = spec(decode(program)), sizes, [in_dims[0], *in_dims[1]]
+    if checked.order is None and at[0] is not None:  # the vectors are not looked at
+        at[0], q = None, q.select(at[0], 0)[:, :, :0]
 
     def run(q: Tensor, *given: Tensor) -> Any:
-        entries = q.shape[0]
-        return torch.ops.attnspec.ready.default(q, list(given), inputs, [*others, entries, m], wide, program)
+        return torch.ops.attnspec.ready.default(q, given, inputs, (*others, q.shape[0], m), wide, program)
 
-    own = (0, *(dims.get(name) for name in inputs))
-    found, where = _mapped(run, info.batch_size, (in_dims[0], *in_dims[1]), (q, *given), own, whole)
+    if not any(a is not None for a in at):
+        found = run(q, *given)
+        return found, [None] * len(found)
+    dims = own_dims(checked, "b")
+    whole = tuple(_own(name, dims) for name in made_names(checked)) if apart(checked, "b", inputs) else None
+    found, where = _mapped(run, info.batch_size, at, (q, *given), (0, *map(dims.get, inputs)), whole)
     return list(found), list(where)
 
 
-for _name, _rule in (("attend", _vmap_attend), ("attend_backward", _vmap_backward), ("ready", _vmap_ready)):
-    torch.library.register_vmap(f"attnspec::{_name}", _rule, lib=operator.LIBRARY)
+_RULES: Mapping[str, Callable[..., Any]] = {
+    "attend": _rule_attend,
+    "attend_bare": _rule_bare,
+    "attend_backward": _rule_backward,
+    "attend_bare_backward": _rule_bare_backward,
+    "ready": _rule_ready,
+}
+_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _name, _rule in _RULES.items():
+    torch.library.register_vmap(f"attnspec::{_name}", _rule, lib=_LIBRARY)

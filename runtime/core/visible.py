@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor
+
+from attnspec.runtime.core.arguments import CallError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def transforming() -> bool:
@@ -20,3 +27,23 @@ def visible(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or transforming():
         return False
     return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta" for t in tensors)
+
+
+def everything(t: Tensor) -> Tensor:
+    """A tensor without the wrappers of transforms: what vmap maps is whole, with a dimension more somewhere."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t
+
+
+def array(t: Tensor) -> NDArray[Any]:
+    """A tensor as an array, inside transforms too. Raises CallError where vmap maps it."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(t):
+        if torch._C._functorch.is_batchedtensor(t):
+            raise CallError(
+                'target="dense" evaluates masks in Python: vmap may map q, k, v and float inputs, but no inputs of '
+                "integers or booleans"
+            )
+        t = torch._C._functorch.get_unwrapped(t)
+    with torch._C._DisableFuncTorch():
+        return t.numpy(force=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.visible import array, everything
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec.evaluate import table
@@ -159,7 +160,7 @@ def _scored(
             if everywhere:
                 heads.append(real(node, {**env, **positions}, inputs, dots[i, j]).expand(dots.shape[2:]))
                 continue
-            rows, columns = (t.numpy(force=True) for t in live[i, j].nonzero(as_tuple=True))
+            rows, columns = (array(t) for t in live[i, j].nonzero(as_tuple=True))
             env |= {"q": rows + block.rows.start + sizes.first, "k": columns}
             values = real(node, env, inputs, dots[i, j][live[i, j]]).expand(len(rows))
             heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[i, j], values))
@@ -168,7 +169,7 @@ def _scored(
 
 def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
     """Whether a score is finite at every pair, live or not."""
-    if isinstance(node, RealRead) and not bool(torch.isfinite(inputs[node.name]).all()):
+    if isinstance(node, RealRead) and not bool(torch.isfinite(everything(inputs[node.name])).all()):
         return False
     fine = isinstance(node, _ANYWHERE) or (isinstance(node, Apply) and node.function in ("tanh", "abs"))
     return fine and all(_finite(child, inputs) for child in node.children() if isinstance(child, RealExpr))
@@ -187,4 +188,4 @@ def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tens
 
 def tables(inputs: Mapping[str, Tensor]) -> dict[str, object]:
     """The integer and boolean inputs, for the expressions that read them."""
-    return {table(name): t.numpy(force=True) for name, t in inputs.items() if not t.is_floating_point()}
+    return {table(name): array(t) for name, t in inputs.items() if not t.is_floating_point()}

@@ -57,6 +57,12 @@ def score_function(spec: Spec, sizes: Sizes, tables: Mapping[str, Tensor]) -> Sc
     return lambda s, b, h, q, k: of({"s": s, "b": b, "h": h, "q": q + first if first else q, "k": k})
 
 
+def real_function(expr: r.RealExpr, sizes: Sizes, tables: Mapping[str, Tensor]) -> Function:
+    """A real expression without a score over tensors of (batch, head, query position, key)."""
+    of = _of(_Functions(sizes, tables).real(bind(expr, _known(sizes))))
+    return lambda b, h, q, k: of({"b": b, "h": h, "q": q, "k": k, "s": q * 0.0})
+
+
 def index_function(expr: e.IntExpr, sizes: Sizes, tables: Mapping[str, Tensor]) -> Function:
     """An integer expression over tensors of (batch, head, query position, key); 0 where it has no value."""
     functions = _Functions(sizes, tables)

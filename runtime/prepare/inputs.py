@@ -56,25 +56,14 @@ def prepare(
     Raises CallError where an input is missing, unknown, elsewhere, of the wrong kind or shape, not sorted, or too
     large; values are not looked at while a CUDA graph is captured.
     """
-    declared_names = [declared.name for declared in spec.inputs]
-    for name in given:
-        if name not in declared_names and not (name == "buckets" and spec.order is not None):
-            raise CallError(f"{spec.name}: {_unknown(name, declared_names)}")
+    check(spec, sizes, given, device)
     names = reads(spec) | set(also)
     where_made = device or next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
     found: dict[str, Tensor] = {}
     for declared in spec.inputs:
         where = f"{spec.name}: input `{declared.name}`"
-        shape = shape_of(declared, sizes)
-        if declared.name in given:
-            tensor = given[declared.name]
-            _check(where, declared, tensor, shape)
-            if device is not None and tensor.device != device:
-                raise CallError(f"{where} is on {tensor.device}, but q is on {device}: move it there")
-        elif declared.random is not None:
-            tensor = draw(where, declared, sizes, where_made)
-        else:
-            raise CallError(f"{where} is missing: `{declared}`, here {written(declared, shape)}")
+        is_given = declared.name in given
+        tensor = given[declared.name] if is_given else draw(where, declared, sizes, where_made)
         if declared.form == "offsets":
             positions = sizes.parameters(0, 0)["m"]
             _check_offsets(where, tensor, positions)
@@ -90,6 +79,27 @@ def prepare(
     if "alibi.slope" in names:
         found["alibi.slope"] = on_device(_slopes, sizes.heads, real, device=where_made).clone()
     return found
+
+
+def check(spec: Spec, sizes: Sizes, given: Mapping[str, Tensor], device: torch.device | None) -> None:
+    """Whether inputs are those of the spec, of its kinds and shapes, and where they must be; values are not looked at.
+
+    Raises CallError.
+    """
+    declared_names = [declared.name for declared in spec.inputs]
+    for name in given:
+        if name not in declared_names and not (name == "buckets" and spec.order is not None):
+            raise CallError(f"{spec.name}: {_unknown(name, declared_names)}")
+    for declared in spec.inputs:
+        where = f"{spec.name}: input `{declared.name}`"
+        if declared.name in given:
+            tensor = given[declared.name]
+            _check(where, declared, tensor, shape_of(declared, sizes))
+            if device is not None and tensor.device != device:
+                raise CallError(f"{where} is on {tensor.device}, but q is on {device}: move it there")
+        elif declared.random is None:
+            shape = written(declared, shape_of(declared, sizes))
+            raise CallError(f"{where} is missing: `{declared}`, here {shape}")
 
 
 def roots(spec: Spec) -> list[e.Node]:

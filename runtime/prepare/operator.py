@@ -15,7 +15,8 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.program import spec as spec_of
-from attnspec.runtime.prepare.inputs import prepare, reads, shape_of
+from attnspec.runtime.core.visible import visible
+from attnspec.runtime.prepare.inputs import check, prepare, reads, shape_of
 from attnspec.runtime.prepare.order import lsh
 from attnspec.spec.spec import Spec
 
@@ -44,8 +45,10 @@ def ready(
     ``made`` are the names of :func:`made_names`, ``floats`` those of the float inputs. Raises CallError where an input
     does not fit.
     """
-    if not torch.compiler.is_compiling():
+    if visible(q, *inputs.values()):
         return _all(spec, sizes, q, inputs, wide)
+    if not torch.compiler.is_compiling():
+        check(spec, sizes, inputs, q.device)
     found: dict[str, Tensor] = {}
     if made or inputs:
         given = [t.detach() for t in inputs.values()]

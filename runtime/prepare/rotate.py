@@ -34,6 +34,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
+from attnspec.runtime.core.visible import everything, visible
 from attnspec.runtime.cpp.turn import turn, turns
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -68,7 +69,7 @@ def rotate(
     with ``compiled``, CompilerError without a C++ compiler.
     """
     cos, sin, pairs = angles(x, positions, rotation, side, centre)
-    if torch.compiler.is_compiling():
+    if not visible(x):
         return _turn_whole(x, cos, sin, pairs)
     if compiled and turns(x):
         return turn(x, cos, sin, pairs)
@@ -84,8 +85,7 @@ def angles(
     if rotation.kind == "xpos":
         _check_reach(rotation, positions, centre, x.dtype)
     # Tensors of other types (fake ones, say) must not reach the cache.
-    plain = not torch.compiler.is_compiling() and type(x) in (Tensor, torch.nn.Parameter)
-    if plain and isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED:
+    if visible(x) and isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED:
         # Only xPos has tables of each side.
         own = side if rotation.kind == "xpos" else "q"
         try:
@@ -157,7 +157,7 @@ def places(expr: e.IntExpr, side: str, sizes: Sizes, inputs: Mapping[str, Tensor
         return rows
     names, device = contents.free(expr), None
     reads = [inputs[node.name] for node in contents.walk(expr) if isinstance(node, (e.Read, e.Flag, e.Among))]
-    if any(t.device.type != "cpu" for t in reads):
+    if reads and (not visible(*reads) or any(t.device.type != "cpu" for t in reads)):
         return places_on_device(expr, side, sizes, inputs)
     env: dict[str, Any] = {**sizes.parameters(0, 0), side: np.arange(rows.start, rows.stop)}
     if "b" in names:
@@ -199,8 +199,7 @@ def _unit(x: Tensor) -> Tensor:
 def _centre(*places: Tensor | range) -> float:
     """The middle of all positions."""
     ends = [end for at in places if len(at) and isinstance(at, range) for end in (at[0], at[-1])]
-    if not torch.compiler.is_compiling() and not capturing():
-        ends += [int(end) for at in places if isinstance(at, Tensor) and at.numel() for end in torch.aminmax(at)]
+    ends += [end for at in places if isinstance(at, Tensor) for end in _ends(at)]
     return (min(ends) + max(ends)) / 2 if ends else 0.0
 
 
@@ -289,14 +288,22 @@ def _decay(rotation: Rotation, dims: int) -> Tensor:
     return torch.log2((torch.arange(0, dims, 2, dtype=torch.float64) / dims + 0.4) / 1.4) / float(base)
 
 
+def _ends(positions: Tensor) -> list[int]:
+    """The least and the largest position, over all that vmap maps; none where they cannot be looked at."""
+    if torch.compiler.is_compiling() or capturing():
+        return []
+    positions = everything(positions)
+    if type(positions) is not Tensor or positions.device.type == "meta" or not positions.numel():
+        return []
+    return [int(end) for end in torch.aminmax(positions)]
+
+
 def _check_reach(rotation: Rotation, positions: Tensor | range, centre: float, dtype: torch.dtype) -> None:
-    """Refuse positions so far from the centre that xPos would overflow; not possible while compiling with tensors."""
+    """Refuse positions so far from the centre that xPos would overflow, where they can be looked at."""
     if isinstance(positions, range):
         ends = [positions[0], positions[-1]] if len(positions) else []
-    elif torch.compiler.is_compiling() or not positions.numel() or capturing():
-        return
     else:
-        ends = [int(end) for end in torch.aminmax(positions)]
+        ends = _ends(positions)
     base = float(dict(rotation.options)["scale_base"])
     reach = REACH[dtype] * base / -math.log2(0.4 / 1.4)
     if any(abs(end - centre) > reach for end in ends):
