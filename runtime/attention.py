@@ -94,6 +94,7 @@ class Attention:
         self._target, self._kinds, self._encoded = target, kinds(target), program.encoded
         self.program = decode(self._encoded)  # the object that calls find too: looking things up compares no texts
         self._facts: Facts = facts(self.program)
+        self.__name__ = self._facts.name  # functions have one: torch.func asks at every call
         self._around = None if self._facts.bare else around.Around.of(self.spec, self._encoded)
 
     @overload
