@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from attnspec.errors.catalogue import diagnose, did_you_mean, listed
 from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.foreign import OPTIONS
 from attnspec.errors.source import Span
 
 MAX_BRANCHES = 64
@@ -91,7 +92,9 @@ def score_name_taken(span: Span, first: Span | None) -> Diagnostic:
 def unknown_option(span: Span, of: str, name: str, known: Iterable[str]) -> Diagnostic:
     """A misspelt option, or a misspelt thing that has options."""
     known = list(known)
-    return diagnose("E045", f"{of} `{name}`", (span, f"known: {', '.join(known)}"), help=did_you_mean(name, known))
+    here = OPTIONS.get(name)
+    help = f"it is called `{here}` here" if here in known else did_you_mean(name, known)
+    return diagnose("E045", f"{of} `{name}`", (span, f"known: {', '.join(known)}"), help=help)
 
 
 def bad_option(span: Span, name: str, wanted: str) -> Diagnostic:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from attnspec.errors.catalogue import clip, diagnose, did_you_mean
+from attnspec.errors.catalogue import clip, diagnose, did_you_mean, nearest
 from attnspec.errors.diagnostic import Diagnostic, Label
+from attnspec.errors.foreign import brought
 from attnspec.errors.source import Span
 
 # Names and calls
 
 
-def unknown_name(span: Span, name: str, known: Iterable[str]) -> Diagnostic:
-    """A name that nothing defines."""
-    help = did_you_mean(name, known)
+def unknown_name(span: Span, name: str, own: Collection[str], known: Iterable[str]) -> Diagnostic:
+    """A name that nothing defines: not the attention (its ``own`` names), nor what everyone knows."""
+    close = did_you_mean(name, {*own, *known})
+    help = close if nearest(name, {*own, *known}) in own else brought(name) or close
     if name == "_":
         help = "only a whole size of an input is `_`, as in `input top: int[batch, heads, _]`"
     return diagnose("E011", f"unknown name `{clip(name)}`", (span, "not defined"), help=help)
 
 
+def spec_as_pattern(span: Span, name: str, help: str) -> Diagnostic:
+    """``attend longformer``."""
+    return diagnose("E011", f"`{name}` is a shipped spec, not a pattern", (span, "not a predicate"), help=help)
+
+
 def unknown_field(span: Span, name: str) -> Diagnostic:
     """``q.something``."""
-    return diagnose("E011", f"nothing has a field `{clip(name)}`", (span, "not defined"))
+    help = brought(name) or "`q` and `k` are the positions; beside an order they have a `slot` and a `bucket`"
+    return diagnose("E011", f"nothing has a field `{clip(name)}`", (span, "not defined"), help=help)
 
 
 def reserved(span: Span, name: str) -> Diagnostic:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attnspec.errors.catalogue import clip, diagnose
 from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.foreign import SIGNS
 from attnspec.errors.source import Span
 
 MAX_SOURCE = 200_000
@@ -28,22 +29,11 @@ def unopened(span: Span) -> Diagnostic:
     return diagnose("E002", f"`{span.text}` closes nothing", (span, "nothing is open that it could close"))
 
 
-_SIGN_HELP = {
-    "&": "write `and`",
-    "&&": "write `and`",
-    "!": "write `not`, or `!=` for unequal",
-    "~": "write `not`",
-    "^": "a power is written `**`",
-    ";": "clauses need nothing between them",
-    "'": 'strings stand in double quotes: "..."',
-}
-
-
 def bad_character(span: Span) -> Diagnostic:
     """A character that no word, number or sign begins with."""
     char = span.text
     name = f"`{char}`" if char.isprintable() else f"U+{ord(char[0]):04X}"
-    return diagnose("E003", f"{name} means nothing here", (span, ""), help=_SIGN_HELP.get(char, ""))
+    return diagnose("E003", f"{name} means nothing here", (span, ""), help=SIGNS.get(char, ""))
 
 
 def unclosed_string(span: Span) -> Diagnostic:

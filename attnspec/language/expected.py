@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attnspec.errors.catalogue import did_you_mean
+from attnspec.errors.foreign import brought
 from attnspec.language import words
 from attnspec.language.scan import Token
 
@@ -63,10 +64,8 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return ""
     token, before = tokens[i], tokens[i - 1] if i else None
     after_operand = "COMPARE" in accepted or "+" in accepted
-    if token.text == "=" and after_operand:
-        return "a comparison is written `==`"
-    if text.startswith("||", token.start):
-        return "write `or`"
+    if sign := _sign(text, tokens, i, after_operand):
+        return sign
     if token.text == "->":
         return "a line between axes is a clause of its own: `queries -> keys: ...`"
     if token.text == "weights" and "WEIGHTS" in accepted:
@@ -75,12 +74,22 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "bracket the names: `mix (a, b) in ...`"
     if token.text == "," and "IN" in accepted and i > 2 and tokens[i - 3].text == "branch":
         return "bracket the names: `branch for (x, y) in ...`"
+    if token.text == "," and "ATTEND" in accepted:
+        return "join conditions by `and`, or write a line for each"
+    if token.text == "(" and i > 1 and tokens[i - 2].text == ".":
+        return brought(tokens[i - 1].text) or brought("torch")
     if token.text == "." or (before is not None and before.text == "."):
         return _point(tokens, i if token.text == "." else i - 1)
+    if token.text == "(" and before is not None and before.text in {"any", "all", "sum"}:
+        return f"it runs over a range or a list: `{before.text} i in 0..4: ...`"
+    if token.text == "if" and "ATTEND" in accepted and not after_operand:
+        return "conditions stand in lines: `attend a and b`, `for h in 0..4 { ... }`"
     if token.text == "if":
         return "bracket it: `(if ... then ... else ...)`"
     if token.text in {"any", "all"}:
         return f"bracket it: `({token.text} ... in ...: ...)`"
+    if token.text in {"then", "else"}:
+        return f"`{token.text}` belongs to `if c then a else b`; conditions are joined by `and` and `or`"
     if before is not None and before.kind == "number" and token.kind == "name" and token.start == before.end:
         return f"write `{before.text} * {token.text}`"
     if token.text in words.SYNTAX and "NAME" in accepted:
@@ -89,10 +98,48 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "clauses stand inside `attention name { ... }`"
     if token.text in words.HEADINGS and "ATTEND" in accepted:
         return f"`{token.text}` stands outside of attentions"
+    if token.kind == "name" and "ATTEND" in accepted and i + 1 < len(tokens) and tokens[i + 1].text == ":":
+        return "a line between axes names both: `queries -> keys: ...`"
     if token.kind == "name" and ("ATTEND" in accepted or _small(accepted)):
-        return did_you_mean(token.text, [*_small(accepted), *(words.CLAUSES if "ATTEND" in accepted else ())])
+        return _misplaced(token, before, accepted, after_operand)
     if token.kind == "name" and "ATTENTION" in accepted:
         return did_you_mean(token.text, words.HEADINGS)
+    return ""
+
+
+_SIGNS_ELSEWHERE = {"===": "==", "!==": "!=", "<>": "!=", "=<": "<=", "=>": ">=", ":=": "=", "||": "or", "..=": ".."}
+"""Signs of other languages, of which the first part is one here."""
+
+
+def _sign(text: str, tokens: list[Token], i: int, after_operand: bool) -> str:
+    """What the user may have meant by an unexpected sign."""
+    token, before = tokens[i], tokens[i - 1] if i else None
+    start = before.start if before is not None and before.kind == "sign" and before.end == token.start else token.start
+    for sign, ours in _SIGNS_ELSEWHERE.items():
+        if token.kind == "sign" and text.startswith(sign, start):
+            return f"write `{ours}`"
+    if token.text == "=" and before is not None and before.text in words.CLAUSES:
+        return f"there is no `=` behind `{before.text}`"
+    if token.text == "=" and after_operand:
+        return "a comparison is written `==`"
+    if token.text == "|":
+        return "write `or`; bars are for the absolute value, `|q - k|`"
+    return ""
+
+
+def _misplaced(token: Token, before: Token | None, accepted: frozenset[str], after_operand: bool) -> str:
+    """What the user may have meant by a name where a word or an operator is wanted."""
+    clause = "ATTEND" in accepted
+    if before is not None and before.text in ("lambda", "def", "return"):
+        return brought(before.text)
+    small, clauses = _small(accepted), words.CLAUSES if clause else ()
+    for said in (did_you_mean(token.text, small), brought(token.text), did_you_mean(token.text, {*small, *clauses})):
+        if said:
+            return said
+    if clause and token.first:
+        return "a line begins with its word: `attend` adds pairs, `within` restricts them all"
+    if clause and after_operand:
+        return "join them: `and` where both must hold, a second `attend` line where either may"
     return ""
 
 

@@ -19,6 +19,7 @@ from attnspec.check.clauses.scores import ROTATIONS
 from attnspec.check.expressions.fields import FIELDS
 from attnspec.check.expressions.options import Option
 from attnspec.errors.catalogue import CODES
+from attnspec.errors.foreign import brought
 from attnspec.errors.source import Source
 from attnspec.language import words
 from attnspec.language.load import shipped
@@ -63,6 +64,8 @@ def topic(name: str) -> str:
         about.append(f"`{name}` is an option: {OPTIONS[name]}.")
     if name in shipped():
         about.append(specs.in_full(name))
+    if not about and brought(name):
+        about.append(f"`{name}` means nothing here: {brought(name)}.")
     if not about:
         raise KeyError(name)
     return "\n\n".join(about)

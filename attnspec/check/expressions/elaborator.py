@@ -27,7 +27,8 @@ from attnspec.check.expressions.scope import (
 )
 from attnspec.errors.clauses import NO_REALS, no_infinity, not_finite
 from attnspec.errors.diagnostic import Diagnostic
-from attnspec.errors.names import reserved, unknown_name, wrong_arguments
+from attnspec.errors.foreign import WORDS
+from attnspec.errors.names import reserved, spec_as_pattern, unknown_name, wrong_arguments
 from attnspec.errors.source import Span
 from attnspec.errors.values import (
     MAX_DEPTH,
@@ -41,6 +42,7 @@ from attnspec.errors.values import (
 )
 from attnspec.language import tree as t
 from attnspec.language import words
+from attnspec.language.load import shipped
 from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr
@@ -121,6 +123,8 @@ class Elaborator:
 
     def _mismatch(self, wanted: str, value: Value, node: t.Expr) -> e.IntExpr:
         help = NO_REALS if isinstance(value, RealExpr) else ""
+        if isinstance(value, e.Pred):
+            help = "predicates are joined by `and`, `or` and `not`; a comment begins with `#`"
         if isinstance(value, InputRef):
             help = f"index it: `{value.input.name}[...]`"
         if value is not UNKNOWN:
@@ -129,10 +133,13 @@ class Elaborator:
 
     def pred(self, node: t.Expr, scope: Scope) -> e.Pred:
         """An expression that must be a predicate."""
+        before = len(self.report.mistakes)
         value = self.expr(node, scope)
         if isinstance(value, e.Pred):
             return value
-        self._mismatch("a predicate", value, node)
+        unknown = isinstance(value, e.Node) and "?" in contents.free(value)
+        if not (unknown and (len(self.report.mistakes) > before or not self.shallow)):  # else it is said already
+            self._mismatch("a predicate", value, node)
         return HOLE_PRED
 
     def expr(self, node: t.Expr, scope: Scope) -> Value:
@@ -159,8 +166,11 @@ class Elaborator:
             return self.wrong(wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
         if name.name in ("inf", "infinity", "nan"):
             return self.wrong(no_infinity(name.span, name.name))
-        everything = {*scope.names, *scope.module.names(), *words.VARIABLES, *words.BUILTINS, *words.LIBRARY}
-        return self.wrong(unknown_name(name.span, name.name, everything))
+        if name.name not in WORDS and name.name in shipped():
+            help = f"`attnspec list {name.name}` shows its clauses"
+            return self.wrong(spec_as_pattern(name.span, name.name, help))
+        everything = {*scope.module.names(), *words.VARIABLES, *words.BUILTINS, *words.LIBRARY}
+        return self.wrong(unknown_name(name.span, name.name, scope.names, everything))
 
     def force(self, entry: Entry, scope: Scope, span: Span) -> Value:
         """The value of what a name stands for, at the positions of ``scope``."""
