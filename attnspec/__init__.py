@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "read", "shipped"]
+__all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "merge", "read", "shipped"]
 
 if TYPE_CHECKING:
     from attnspec.errors.diagnostic import SpecError
     from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
     from attnspec.runtime.core.arguments import CallError
+    from attnspec.runtime.merge import merge
     from attnspec.spec.spec import Spec
 
 
@@ -34,6 +35,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 
 _HOMES = {
     "compile": "attnspec.runtime.attention",
+    "merge": "attnspec.runtime.merge",
     "Attention": "attnspec.runtime.attention",
     "CallError": "attnspec.runtime.core.arguments",
     "SpecError": "attnspec.errors.diagnostic",

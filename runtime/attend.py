@@ -20,6 +20,7 @@ from attnspec.runtime.core.request import Call, is_wide, sizes_of
 from attnspec.runtime.core.visible import array, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
+from attnspec.runtime.dense.rows import Scored
 from attnspec.runtime.expressions.functions import real_function
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.inputs import prepare
@@ -71,18 +72,24 @@ class Around:
 
 
 def attend(
-    around: Around, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of a pattern that is more than a mask."""
+    around: Around,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    keep: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, log-sum-exp and norm (if ``keep``) of a pattern that is more than a mask."""
     call, sizes, found = around.call(q, k, v, scale, inputs)
-    keep = operator.keeps(q, k, v, call.sink, *call.inputs)
+    keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs)
     if not keep and around.turns and turns(q) and visible(q):
         # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
         q, k, tables = half_turned(around.spec, q, k, sizes, found)
-        return operator.attend_turning(q, k, *call[2:], *tables)  # type: ignore[no-any-return]
+        return (*operator.attend_turning(q, k, *call[2:], *tables), q.new_empty(0))
     q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-    out, lse, *_ = transforms.attend(Call(q, k, *call[2:]), keep)
-    return out, lse
+    out, lse, norm, _ = transforms.attend(Call(q, k, *call[2:]), keep)
+    return out, lse, norm
 
 
 def dense(
@@ -99,6 +106,11 @@ def dense(
     counts = counted(spec, sizes, given)
     out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
     return out, lse if q.dtype == torch.float64 else lse.float()
+
+
+def largest(spec: Spec, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The largest scores of rows in plain PyTorch."""
+    return Scored.of(spec, q, k, scale, inputs, sizes_of(spec, q, k)).largest(np.arange(q.shape[2]))
 
 
 def score_inputs(spec: Spec) -> frozenset[str]:

@@ -20,16 +20,17 @@ from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
-from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation, spec
+from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
 from attnspec.runtime.core.request import Call
+from attnspec.runtime.ends import ends
 from attnspec.runtime.targets import NAMES, kinds
+from attnspec.runtime.weights import Weights
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.cost import Cost
     from attnspec.codegen.plan.plan import Plan
     from attnspec.relation.relation import Relation
     from attnspec.runtime.prepare.given import Given
-    from attnspec.spec.spec import Spec
 
 _PLAN_LENGTH = 8192
 """Of example inputs with which layouts are compared."""
@@ -84,7 +85,7 @@ def compile(
     return Attention(Program.of(text, filename, name, given, tile, layout, target), target)
 
 
-class Attention:
+class Attention(Weights):
     """A compiled pattern: call it with q, k and v.
 
     ``program`` is its text with the parameters; ``spec``, ``relation`` and ``plan`` are its stages: print any of them.
@@ -106,6 +107,7 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: Literal[False] = False,
+        return_max: Literal[False] = False,
         inputs: Mapping[str, Tensor] | None = None,
         **more: Tensor,
     ) -> Tensor: ...
@@ -119,9 +121,38 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: Literal[True],
+        return_max: Literal[False] = False,
         inputs: Mapping[str, Tensor] | None = None,
         **more: Tensor,
     ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        return_max: Literal[True],
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[True],
+        return_max: Literal[True],
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
 
     def __call__(
         self,
@@ -131,13 +162,17 @@ class Attention:
         *,
         scale: float | None = None,
         return_lse: bool = False,
+        return_max: bool = False,
         inputs: Mapping[str, Tensor] | None = None,
         **more: Tensor,
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
         Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
-        (batch, heads, n_q), float32, natural logarithm; both are differentiable, once and in reverse. float32,
+        (batch, heads, n_q), float32, natural logarithm; both are differentiable, once and in reverse. With
+        ``return_max`` then comes the largest score of each row, (batch, heads, n_q), float32, after score lines and
+        without the sink, minus infinity where the row sees no key: what QK-clip wants (Kimi K2, 2025, section 2.1). It
+        has no gradient, and one that reaches it is an error (target "dense" has it: that of the largest). float32,
         bfloat16 or float16 (and float64 with target "dense"); sums are float32. ``scale``, which gets no gradient but
         with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
         key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
@@ -159,15 +194,17 @@ class Attention:
         elif self._facts.bare and not inputs:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
             call = Call(q, k, v, (), None, None, scale, self._encoded)
-            out, lse, *_ = transforms.attend(call, operator.keeps(q, k, v))
+            out, lse, norm, _ = transforms.attend(call, return_max or operator.keeps(q, k, v))
         else:
-            out, lse = around.attend(self._around or around.Around.of(self.spec, self._encoded), q, k, v, scale, inputs)
-        return (out, lse) if return_lse else out
-
-    @cached_property
-    def spec(self) -> Spec:
-        """The checked pattern."""
-        return spec(self.program)
+            of = self._around or around.Around.of(self.spec, self._encoded)
+            out, lse, norm = around.attend(of, q, k, v, scale, inputs, return_max)
+        if not return_max:
+            return (out, lse) if return_lse else out
+        if self._target == "dense":
+            largest = around.largest(self.spec, q, k, scale, inputs)
+        else:
+            largest = ends(norm.detach()[2], (q, k, v, *inputs.values()), "the largest scores of rows")
+        return (out, lse, largest) if return_lse else (out, largest)
 
     @cached_property
     def relation(self) -> Relation:
@@ -306,18 +343,6 @@ class Attention:
             ):
                 raise CallError(f"{self._facts.name}: there is no argument or input `{name}`; {hint}")
         return given(self.spec, sizes, named)
-
-    def _named(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a call: those in a mapping and those by keyword."""
-        if inputs is None:
-            return dict(more)
-        if not isinstance(inputs, Mapping):
-            raise CallError(
-                f"{self._facts.name}: inputs is a mapping from names to tensors, not {type(inputs).__name__}"
-            )
-        if twice := inputs.keys() & more.keys():
-            raise CallError(f"{self._facts.name}: given twice, in inputs and by keyword: {', '.join(sorted(twice))}")
-        return {**inputs, **more}
 
     def _call_sizes(self, n: int, n_q: int | None, heads: int, kv_heads: int | None, batch: int) -> Sizes:
         """The sizes of a call, checked, with what is solved for beside axes."""

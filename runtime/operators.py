@@ -112,7 +112,7 @@ def _fake_attend(*arguments: Any) -> tuple[Tensor, ...]:
     out, lse = _empty(call.q, call.v)
     branches = facts(call.program).separate
     parts = out.new_empty((branches, *out.shape) if branches and keep else 0)
-    return out, lse, lse.new_empty((2, *lse.shape) if keep else 0), parts
+    return out, lse, lse.new_empty((3, *lse.shape) if keep else 0), parts
 
 
 def _fake_attend_bare(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:

@@ -42,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(folder / "notes", ignore_errors=True)
     os.environ["ATTNSPEC_CACHE"] = str(folder)
+    # Torch finds its graphs by the names of operators: those of another checkout may return other shapes.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     if OWN_FLAGS:
         os.environ["ATTNSPEC_CXXFLAGS"] = precompiled(folder / "header.hpp")
 

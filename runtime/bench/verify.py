@@ -185,7 +185,7 @@ class _Dense:
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, h: int, rows: slice) -> Tensor:
         """The output of a block of rows, differentiable."""
         counts = [torch.from_numpy(np.array(c))[None, None] for c in self.rows.counts(h, 0, rows)]
-        block = Block(range(1), range(h, h + 1), range(rows.start, rows.stop))
+        block = Block(range(1), range(h, h + 1), np.arange(rows.start, rows.stop))
         q, k, v = (t[None, None] for t in (q, k, v))
         return dense_block(self.spec, q, k, v, self.scale, self.ready, counts, self.sizes, block)[0][0, 0]
 

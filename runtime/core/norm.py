@@ -1,8 +1,10 @@
-"""What the weights of a row are relative to, as kernels keep it for backward: (2, batch, heads, n_q), float32.
+"""What the weights of a row are relative to, as kernels keep it for backward: (3, batch, heads, n_q), float32.
 
 First a score not far below the row's largest, in units of the kernel's scores (natural ones where there are score
 lines, else those of log2), minus infinity where the row sees nothing; then log2 of the sum of the weights relative to
 it. The log-sum-exp would not do: it has no room for the second beside scores near 1e9.
+
+Third, for those who ask, the row's largest score in natural units; a sink is none.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ _LOG2E = log2(2.718281828459045)
 def begin(lse: Tensor, norm: Tensor, sink: Tensor | None, natural: bool) -> None:
     """Make them those of rows that saw nothing but their sink, a logit: (batch, heads), or (batch, heads, n_q)."""
     top = norm.select(-4, 0)
-    norm.select(-4, 1).zero_()
+    norm.select(-4, 1).zero_(), norm.select(-4, 2).fill_(float("-inf"))
     if sink is None:
         lse.fill_(float("-inf")), top.fill_(float("-inf"))
     else:
@@ -27,18 +29,18 @@ def begin(lse: Tensor, norm: Tensor, sink: Tensor | None, natural: bool) -> None
 
 
 def merged(norms: Tensor, sink: Tensor | None, natural: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exp and norm of a softmax in parts, (parts, 2, batch, heads, n_q), and a sink; weights of the parts."""
+    """Log-sum-exp and norm of a softmax in parts, (parts, 3, batch, heads, n_q), and a sink; weights of the parts."""
     unit = _LOG2E if natural else 1.0
     if sink is not None:
         last = torch.empty_like(norms[:1])
         begin(last.new_empty(last[:, 0].shape), last, sink, natural)
         norms = torch.cat([norms, last])
-    tops, sums = norms.unbind(1)
+    tops, sums, largest = norms.unbind(1)
     top = tops.amax(0)
     shares = torch.exp2((tops - top.nan_to_num(neginf=0.0)) * unit + sums)
     total = shares.sum(0)
     weights = shares / torch.where(total > 0, total, 1.0)
-    norm = torch.stack([top, torch.where(total > 0, total, 1.0).log2()])
+    norm = torch.stack([top, torch.where(total > 0, total, 1.0).log2(), largest.amax(0)])
     lse = (norm[0] * unit + norm[1]) / _LOG2E
     return lse, norm, weights if sink is None else weights[:-1]
 

@@ -33,7 +33,7 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if kernel.carry else q.dtype
     many = (branches,) if branches else ()
     lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
-    norm = lse.new_empty((*many, 2, *q.shape[:3]) if keep or kernel.carry else 0)
+    norm = lse.new_empty((*many, 3, *q.shape[:3]) if keep or kernel.carry else 0)
     if kernel.carry:
         out = q.new_zeros((*many, *shape), dtype=dtype)
         begin(lse, norm, None if branches else sink, kernel.natural)

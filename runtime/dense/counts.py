@@ -36,14 +36,14 @@ class Rows:
     arrays: Mapping[str, NDArray[Any]]
     slots: NDArray[Any] | None = field(default=None)
 
-    def counts(self, h: int, b: int, rows: slice) -> list[NDArray[Any]]:
+    def counts(self, h: int, b: int, rows: slice | NDArray[np.int64]) -> list[NDArray[Any]]:
         """For each branch, how often each pair of some rows counts (with ``times``): (rows, n), bool or integers."""
         s = self.sizes
         tables = {table(name): array for name, array in self.arrays.items()}
         env = {**s.parameters(h, b), **tables}
         if self.slots is not None:
             return self._of_slots(env, h, b, rows)
-        q = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None] + s.first
+        q = np.arange(s.n_q, dtype=np.int64)[rows, None] + s.first
         k = np.arange(s.n, dtype=np.int64)[None, :]
         found = []
         for branch in self.spec.branches:
@@ -51,7 +51,7 @@ class Rows:
             found.append(seen if branch.times == 1 else seen * np.int64(branch.times))
         return found
 
-    def _of_slots(self, env: dict[str, Any], h: int, b: int, rows: slice) -> list[NDArray[Any]]:
+    def _of_slots(self, env: dict[str, Any], h: int, b: int, rows: slice | NDArray[np.int64]) -> list[NDArray[Any]]:
         """A pair counts as often as there are pairs of slots in which it stands."""
         assert self.slots is not None
         order, n = self.slots[b, h].astype(np.int64), self.sizes.n

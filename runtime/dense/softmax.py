@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
@@ -31,7 +32,7 @@ def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float)
     Shapes as in :func:`attnspec.compile`'s callable; ``mask`` is (batch, heads, n_q, n) or broadcasts to it, bool.
     Computed in the dtype of the inputs (give float64 for an oracle). A row without keys gives zeros and minus infinity.
     """
-    keys, values = (_per_head(t, q.shape[1]) for t in (k, v))
+    keys, values = (per_head(t, q.shape[1]) for t in (k, v))
     scores = (q @ keys.transpose(-1, -2)) * scale
     return _softmax(scores, mask, values, None)
 
@@ -71,8 +72,8 @@ def dense(
     shape = (*q.shape[:3], k.shape[2])
     parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
     q, k = turned(spec, q, k, sizes, inputs)
-    keys, values = (_per_head(t, q.shape[1]) for t in (k, v))
-    whole = Block(range(sizes.batch), range(sizes.heads), range(sizes.n_q))
+    keys, values = (per_head(t, q.shape[1]) for t in (k, v))
+    whole = Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
     return dense_block(spec, q, keys, values, scale, inputs, parts, sizes, whole)
 
 
@@ -82,7 +83,7 @@ class Block:
 
     entries: range
     heads: range
-    rows: range
+    rows: NDArray[np.int64]
 
 
 def dense_block(
@@ -101,23 +102,45 @@ def dense_block(
     k (entries, heads, n, dim) and v (entries, heads, n, dim_v) are those of the block's query heads. ``counts`` are
     (entries, heads, rows, n); ``sizes`` are those of the whole call.
     """
-    parts = list(counts)
-    if not spec.detached and len(parts) > 1:
-        parts = [torch.stack([part.long() for part in parts]).sum(0)]
-    dots = (q @ k.transpose(-1, -2)) * scale
-    scores = _scored(spec.score, dots, torch.stack([part > 0 for part in parts]).any(0), sizes, inputs, block)
-    sink = None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs, block)
+    scores, sink = scores_block(spec, q, k, scale, inputs, counts, sizes, block)
     if not spec.detached:
-        return _softmax(scores, parts[0], v, sink)
-    outs, shares = zip(*(_softmax(scores, part, v, None) for part in parts), strict=True)
+        return _softmax(scores, together(counts), v, sink)
+    outs, shares = zip(*(_softmax(scores, part, v, None) for part in counts), strict=True)
     lse = _logsumexp(torch.stack([*shares, *([] if sink is None else [sink])]), 0)
     safe = lse.masked_fill(torch.isneginf(lse), 0.0)
     weights = [torch.exp(share - safe).detach() for share in shares]
     return sum((w[..., None] * out for w, out in zip(weights, outs, strict=True)), torch.zeros_like(outs[0])), lse
 
 
+def scores_block(
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    scale: float,
+    inputs: Mapping[str, Tensor],
+    counts: Sequence[Tensor],
+    sizes: Sizes,
+    block: Block,
+) -> tuple[Tensor, Tensor | None]:
+    """The scores of a block, (entries, heads, rows, n), not masked, and its sinks; all as for :func:`dense_block`."""
+    dots = (q @ k.transpose(-1, -2)) * scale
+    scores = _scored(spec.score, dots, together(counts) > 0, sizes, inputs, block)
+    return scores, None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs, block)
+
+
+def together(counts: Sequence[Tensor]) -> Tensor:
+    """How often pairs count in all branches together."""
+    return counts[0] if len(counts) == 1 else torch.stack([part.long() for part in counts]).sum(0)
+
+
 def _softmax(scores: Tensor, counts: Tensor, values: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention for scores (.., n_q, n) whose pairs count several times; ``sink`` (.., n_q) has no values."""
+    """The output, and the log-sum-exp, of scores and values."""
+    weights, lse = weigh(scores, counts, sink)
+    return weights @ values, lse
+
+
+def weigh(scores: Tensor, counts: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weights and log-sum-exp of scores (.., n_q, n) whose pairs count several times; ``sink`` is (.., n_q)."""
     live = counts > 0
     weighted = scores if counts.dtype == torch.bool else scores + torch.log(counts.to(scores.dtype).clamp_min(1.0))
     weighted = weighted.masked_fill(~live, float("-inf"))
@@ -125,8 +148,7 @@ def _softmax(scores: Tensor, counts: Tensor, values: Tensor, sink: Tensor | None
     if sink is not None:
         lse = torch.logaddexp(lse, sink)
     safe = lse.masked_fill(torch.isneginf(lse), 0.0)
-    weights = torch.exp(weighted - safe[..., None]).masked_fill(~live, 0.0)
-    return weights @ values, lse
+    return torch.exp(weighted - safe[..., None]).masked_fill(~live, 0.0), lse
 
 
 def _logsumexp(x: Tensor, dim: int) -> Tensor:
@@ -135,7 +157,7 @@ def _logsumexp(x: Tensor, dim: int) -> Tensor:
     return torch.logsumexp(x.masked_fill(empty.unsqueeze(dim), 0.0), dim).masked_fill(empty, float("-inf"))
 
 
-def _per_head(t: Tensor, heads: int) -> Tensor:
+def per_head(t: Tensor, heads: int) -> Tensor:
     """Keys or values for each query head."""
     group = heads // t.shape[1]
     return t.repeat_interleave(group, dim=1) if group > 1 else t
@@ -152,7 +174,7 @@ def _scored(
         return dots
     arrays = tables(inputs)
     everywhere = _finite(node, inputs)
-    positions = {"q": np.arange(block.rows.start, block.rows.stop)[:, None] + sizes.first, "k": np.arange(sizes.n)}
+    positions = {"q": block.rows[:, None] + sizes.first, "k": np.arange(sizes.n)}
     heads: list[Tensor] = []
     for i, b in enumerate(block.entries):
         for j, h in enumerate(block.heads):
@@ -161,7 +183,7 @@ def _scored(
                 heads.append(real(node, {**env, **positions}, inputs, dots[i, j]).expand(dots.shape[2:]))
                 continue
             rows, columns = (array(t) for t in live[i, j].nonzero(as_tuple=True))
-            env |= {"q": rows + block.rows.start + sizes.first, "k": columns}
+            env |= {"q": block.rows[rows] + sizes.first, "k": columns}
             values = real(node, env, inputs, dots[i, j][live[i, j]]).expand(len(rows))
             heads.append(dots.new_full(dots.shape[2:], float("-inf")).masked_scatter(live[i, j], values))
     return torch.stack(heads).view(dots.shape) if heads else dots
@@ -177,7 +199,7 @@ def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
 
 def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
     """The logit of the sink, (entries, heads, rows)."""
-    arrays = {**tables(inputs), "q": np.arange(block.rows.start, block.rows.stop) + sizes.first}
+    arrays = {**tables(inputs), "q": block.rows + sizes.first}
     sinks = [
         real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(len(block.rows))
         for b in block.entries

@@ -85,7 +85,7 @@ def time_of(kind: str, schedule: Schedule, q: Tensor, k: Tensor, clock: Clock) -
     module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), schedule).module
     out, dq, dk, dv = (torch.empty_like(t) for t in (q, q, k, k))
     lines = q.new_zeros((1, *q.shape[:3]), dtype=torch.float32)
-    norms = lines.new_zeros((1, 2, *q.shape[:3]))
+    norms = lines.new_zeros((1, 3, *q.shape[:3]))
     rows = (q, k, k, out, norms[0], lines, dq)
     launches: dict[str, Callable[[], object]] = {
         "forward": lambda: module.launch_forward(q, k, k, out[None], lines, norms, 0.1, {}, "ieee", 1),

@@ -42,11 +42,12 @@ static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b
 
 struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
 // Where branches of a mixture are kept apart, `branch` is the distance between their outputs (in elements), else 0; the
-// log-sum-exps of branches then lie batch * heads * n_q apart, their norms twice that.
+// log-sum-exps of branches then lie batch * heads * n_q apart, their norms three times that.
 struct ForwardProblem {
     Sizes sizes;
     Tensor q, k, v, out;
-    float *lse, *norm;  // (batch, heads, n_q), contiguous, and (2, batch, heads, n_q): see tile.hpp; norm may be null
+    float *lse, *norm;  // (batch, heads, n_q), contiguous, and (3, batch, heads, n_q): a Norm of tile.hpp, the
+                      // largest score in natural units; norm may be null
     int64_t branch;
     float scale;
     int32_t threads;

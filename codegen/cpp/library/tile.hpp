@@ -26,7 +26,7 @@ static inline Range clip(int64_t first, int64_t begin, int64_t end) {
 
 // A score line works on scores in natural units; without one they are in units of log2 from the start. Differences of
 // scores become exponents of 2 times TO_LOG2: the other way round, large scores would lose what tells them apart.
-constexpr float UNIT = Score::IDENTITY ? LOG2E : 1.f, TO_LOG2 = Score::IDENTITY ? 1.f : LOG2E;
+constexpr float UNIT = Score::IDENTITY ? LOG2E : 1.f, TO_LOG2 = Score::IDENTITY ? 1.f : LOG2E, TO_NATURAL = Score::IDENTITY ? LN2 : 1.f;
 
 ATTNSPEC_INLINE vfloat in_log2(vfloat difference) { return Score::IDENTITY ? difference : difference * LOG2E; }
 

@@ -18,8 +18,9 @@ def rows_of(*tensors):
 def forward(q, k, v, scale, given, precision="ieee", shares=1):
     """Output (batch, heads, n_q, dim_v), log-sum-exp (batch, heads, n_q) float32, norm, outputs of separate branches.
 
-    The norm, (2, batch, heads, n_q) float32, is what the weights of a row are relative to: a score, in the units of the
-    kernels (those of log2, natural where there are score lines), and log2 of the sum of the weights relative to it.
+    The norm, (3, batch, heads, n_q) float32, is what the weights of a row are relative to: a score, in the units of the
+    kernels (those of log2, natural where there are score lines), and log2 of the sum of the weights relative to it;
+    then the row's largest score, in natural units.
     q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by
     name, what the kernels read beside these (see GIVEN). ``shares`` cuts the keys of each query tile into so many
     parts, which run side by side.
@@ -27,7 +28,7 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1):
     q, k, v = rows_of(q, k, v)
     many = BRANCHES or shares
     shape, sink = (many, *q.shape[:3], v.shape[3]), by_row(given.get("sink"))
-    norms = q.new_empty((many, 2, *q.shape[:3]), dtype=torch.float32)
+    norms = q.new_empty((many, 3, *q.shape[:3]), dtype=torch.float32)
     if CARRY:
         out = q.new_zeros(shape, dtype=torch.float32)
         lse = begin(norms, None if BRANCHES else sink)
@@ -47,22 +48,22 @@ def begin(norms, sink):
     """Make norms those of rows that have seen nothing but their sink, (batch, heads, n_q or 1); returns that."""
     lse = torch.full_like(norms[:, 0], float("-inf")) if sink is None else sink[None].expand_as(norms[:, 0])
     norms[:, 0] = lse / (UNIT.value * LN2.value)
-    norms[:, 1] = 0.0
+    norms[:, 1], norms[:, 2] = 0.0, float("-inf")
     return lse.clone()
 
 
 def merged(norms, sink):
-    """Log-sum-exp and norm of a softmax in parts, (parts, 2, batch, heads, n_q), and a sink; weights of the parts."""
+    """Log-sum-exp and norm of a softmax in parts, (parts, 3, batch, heads, n_q), and a sink; weights of the parts."""
     if sink is not None:
         last = torch.empty_like(norms[:1])
         begin(last, sink)
         norms = torch.cat([norms, last])
-    tops, sums = norms.unbind(1)
+    tops, sums, largest = norms.unbind(1)
     top = tops.amax(0)
     shares = torch.exp2((tops - top.nan_to_num(neginf=0.0)) * UNIT.value + sums)
     total = shares.sum(0)
     total = torch.where(total > 0, total, 1.0)
-    norm = torch.stack([top, total.log2()])
+    norm = torch.stack([top, total.log2(), largest.amax(0)])
     weights = shares / total
     return (norm[0] * UNIT.value + norm[1]) * LN2.value, norm, weights if sink is None else weights[:-1]
 

@@ -16,14 +16,15 @@ class Forward(Body):
 
     @property
     def state(self) -> list[str]:
-        """Maximum and sum of each row, and the output."""
-        return ["top", "total", *(f"acc{n}" for n in self.dims_v)]
+        """Maximum and sum of each row, and the output; the maximum of scores where the other knows a sink."""
+        largest = ["largest"] if self.context.carry else []
+        return ["top", "total", *largest, *(f"acc{n}" for n in self.dims_v)]
 
     def start(self) -> Iterator[str]:
         """Load the queries, and what earlier passes have summed up."""
         yield "q_head = Q + b * q_b + h * q_h"
         yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
-        share = [f"share * {size} + " if self.context.shares else "" for size in ("o_s", "rows", "2 * rows")]
+        share = [f"share * {size} + " if self.context.shares else "" for size in ("o_s", "rows", "3 * rows")]
         yield f"out_head = OUT + {share[0]}b * o_b + h * o_h"
         yield "rows = batch * heads * n_q"
         yield "row = (b * heads + h) * n_q + q_first + q_rel"
@@ -34,6 +35,7 @@ class Forward(Body):
             yield "top = tl.load(norm_line, mask=q_live, other=-INF)"
             yield "total = tl.load(norm_line + rows, mask=q_live, other=0.0)"
             yield "total = tl.where(top == -INF, 0.0, tl.exp2(total))"
+            yield "largest = tl.load(norm_line + 2 * rows, mask=q_live, other=-INF)"
             yield from self.outer.read("acc", "out_head", "o_r", parts(self.context.dim_v), "True")
             for n in self.dims_v:
                 yield f"acc{n} = acc{n} * total[:, None]"
@@ -47,6 +49,8 @@ class Forward(Body):
         yield from self.scores_by_query()
         yield "if PARTIAL:"
         yield "    s = tl.where(allowed, s, -INF)"
+        if self.context.carry:
+            yield "largest = tl.maximum(largest, tl.max(s, 1) * (UNIT * LN2))"
         yield f"p, top, total, factor = softmax_step(s, top, total, {self.times!r})"
         for n in self.dims_v:
             yield f"acc{n} = tl.dot(p.to(v{n}.dtype), v{n}, acc{n} * factor[:, None], input_precision=PRECISION)"
@@ -61,3 +65,7 @@ class Forward(Body):
         yield "tl.store(line, (top * UNIT + tl.log2(divisor)) * LN2, mask=q_live)"
         yield "tl.store(norm_line, top, mask=q_live)"
         yield "tl.store(norm_line + rows, tl.log2(divisor), mask=q_live)"
+        if not self.context.carry:
+            yield "largest = top * (UNIT * LN2)"
+        yield "largest = tl.where((total != total) & (largest < INF), total, largest)  # maxima skip NaN"
+        yield "tl.store(norm_line + 2 * rows, largest, mask=q_live)"

@@ -19,6 +19,7 @@ struct alignas(64) ForwardSpace {  // one per thread; every array a multiple of 
     uint32_t q[GROUPS][QL * LANES];
     float out[GROUPS][OT * LANES];
     float top[GROUPS][LANES], sum[GROUPS][LANES], rounded_sum[GROUPS][LANES];
+    float largest[GROUPS][LANES];  // of the scores, where `top` is lazy and knows the sink
     float s[ROWS * LANES];
     int32_t mask[ROWS * LANES], query_at[GROUPS][LANES];
     uint32_t rows[LANES * (QL > OT ? QL : OT)];
@@ -50,7 +51,7 @@ struct ForwardTile {
     int64_t lines() const { return p.sizes.batch * p.sizes.heads * p.sizes.n_q; }
     int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
     int64_t line() const { return (b * p.sizes.heads + h) * p.sizes.n_q; }
-    float* norms() const { return p.norm + 2 * before(); }
+    float* norms() const { return p.norm + 3 * before(); }
 
     void load_queries() {
         loaded = true;
@@ -64,7 +65,7 @@ struct ForwardTile {
             } else
                 load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
             if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, at.offset, slot, live);
-            for (int l = 0; l < LANES; ++l) w.top[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
+            for (int l = 0; l < LANES; ++l) w.top[g][l] = w.largest[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
             if (CARRY)
                 carry(g, slot, live);
             else
@@ -211,7 +212,10 @@ struct ForwardTile {
     ATTNSPEC_NOINLINE void softmax(int g, Range range, const vfloat* top) {
         vfloat sum[C], rounded[C], base[C];
         vint passed = vint{};
-        for (int c = 0; c < C; ++c) passed |= (vint)(top[c] > load(w.top[g] + c * W) + SLACK);
+        for (int c = 0; c < C; ++c) {
+            passed |= (vint)(top[c] > load(w.top[g] + c * W) + SLACK);
+            store(w.largest[g] + c * W, larger(top[c], load(w.largest[g] + c * W)));
+        }
         if (any(passed)) raise(g, top);
         for (int c = 0; c < C; ++c) {
             base[c] = load(w.top[g] + c * W);
@@ -289,8 +293,13 @@ struct ForwardTile {
             for (int l = 0; l < count; ++l) {
                 const int64_t row = at.queries(slot + l);
                 const Norm norm = {w.top[g][live.begin + l], w.sum[g][live.begin + l]};
-                lse[row] = (Score::IDENTITY ? norm.top * LN2 : norm.top) + norm.sum * LN2;
-                if (p.norm) norms()[line() + row] = norm.top, norms()[lines() + line() + row] = norm.sum;
+                lse[row] = norm.top * TO_NATURAL + norm.sum * LN2;
+                if (!p.norm) continue;
+                float* to = norms() + line() + row;
+                float largest = w.largest[g][live.begin + l] * TO_NATURAL;
+                if (CARRY && to[2 * lines()] > largest) largest = to[2 * lines()];
+                if (norm.sum != norm.sum && largest < INF) largest = NO_NUMBER;  // maxima skip it
+                to[0] = norm.top, to[lines()] = norm.sum, to[2 * lines()] = largest;
             }
         }
     }

@@ -1,0 +1,81 @@
+"""Weights and scores of some rows of queries in plain PyTorch, without the other rows: for looking at them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.visible import array
+from attnspec.runtime.dense.counts import Rows
+from attnspec.runtime.dense.softmax import Block, per_head, scores_block, together, weigh
+from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.order import lsh
+from attnspec.runtime.prepare.rotate import turned
+from attnspec.spec.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A call of which any rows can be looked at: q (batch, heads, n_q, dim) and k (batch, heads, n, dim), rotated.
+
+    Both are float32 (float64 where they were given so), and everything is differentiable.
+    """
+
+    spec: Spec
+    q: Tensor
+    k: Tensor
+    scale: float
+    inputs: Mapping[str, Tensor]
+    sizes: Sizes
+    pairs: Rows
+
+    @classmethod
+    def of(
+        cls, spec: Spec, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor], sizes: Sizes
+    ) -> Scored:
+        """Of the tensors of a call. Raises CallError where an input does not fit."""
+        if scale is None:
+            scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+        real = torch.float64 if q.dtype == torch.float64 else torch.float32
+        found = prepare(spec, sizes, inputs, real=real, device=q.device)
+        arrays = {name: array(t) for name, t in found.items() if not t.is_floating_point()}
+        slots = None
+        if spec.order is not None:
+            sorted_ = lsh(q, spec.order, inputs.get("buckets"))
+            arrays["order.bucket"], slots = array(sorted_.bucket), array(sorted_.order)
+        q, k = turned(spec, q.to(real), k.to(real), sizes, found)
+        return cls(spec, q, per_head(k, sizes.heads), scale, found, sizes, Rows(spec, sizes, arrays, slots))
+
+    def weights(self, rows: NDArray[np.int64]) -> Tensor:
+        """Of each pair, what its value is multiplied by: (batch, heads, rows, n)."""
+        scores, sink, counts = self._scores(rows)
+        return weigh(scores, counts, sink)[0]
+
+    def largest(self, rows: NDArray[np.int64]) -> Tensor:
+        """The largest score of each row, (batch, heads, rows); minus infinity where it sees nothing."""
+        scores, _, counts = self._scores(rows)
+        scores = scores.masked_fill(counts == 0, float("-inf"))
+        return scores.amax(-1) if self.sizes.n else scores.sum(-1) - torch.inf
+
+    def _scores(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None, Tensor]:
+        s = self.sizes
+        shape = (s.batch, s.heads, len(rows), s.n)
+        if not s.batch:
+            return self.q.new_empty(shape), None, self.q.new_empty(shape)
+        entries, heads = range(s.batch if self.pairs.reads("b") else 1), range(s.heads if self.pairs.reads("h") else 1)
+        branches = zip(*(self.pairs.counts(h, b, rows) for b in entries for h in heads), strict=True)
+        counts = [
+            torch.from_numpy(np.stack(parts)).view(len(entries), len(heads), *shape[2:]).to(self.q.device).expand(shape)
+            for parts in branches
+        ]
+        block = Block(range(s.batch), range(s.heads), rows)
+        q = self.q[:, :, torch.from_numpy(rows).to(self.q.device)]
+        scores, sink = scores_block(self.spec, q, self.k, self.scale, self.inputs, counts, s, block)
+        return scores, sink, together(counts)
