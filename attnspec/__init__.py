@@ -5,6 +5,7 @@
 >>> spec.mask(n=3).astype(int)[0, 0].tolist()
 [[1, 1, 0], [1, 1, 1], [0, 1, 1]]
 
+The language is explained by ``attnspec help`` on the command line: the text of ``attnspec/language/REFERENCE.md``.
 Importing this package imports neither torch nor the solver: they load with the first use of ``attnspec.compile``.
 """
 

@@ -62,7 +62,7 @@ def group() -> None:
     """A compiler for attention patterns.
 
     SPEC is the name of a shipped spec (see `attnspec list`), a file.attn, or file.attn:name; parameters follow as
-    name=value. Exit status: 0, 1 (the answer is no), 2 (the input is wrong).
+    name=value. `attnspec help` explains the language. Exit status: 0, 1 (the answer is no), 2 (the input is wrong).
     """
 
 

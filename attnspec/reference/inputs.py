@@ -20,6 +20,13 @@ SECTION = Section(
             "query 5 sees 1 3 5 7 (kind = [[0, 1, 0, 1, 0, 1, 0, 1]])",
         ),
         Entry(
+            "input name: int[n, _]",
+            "A size `_` is whatever comes: it is not checked, and nothing reads it. Indices beyond it are outside, and one kernel "
+            "serves all sizes.",
+            "input seen: int[n, _]\nattend k in seen[q]",
+            "query 1 sees 0 (n = 2, seen = [[1, 0, 1], [0, -1, 5]])",
+        ),
+        Entry(
             "input name: bool[n]",
             "A `bool` input is a predicate.",
             "input live: bool[n]\nattend live[k] and k <= q",

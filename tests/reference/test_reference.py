@@ -15,6 +15,8 @@ from attnspec.check.check import check_text
 from attnspec.codegen.cpp.kernel import kernel
 from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.plan.choose import plan
+from attnspec.codegen.triton.module import Plans, TritonKey, module
+from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.language.load import shipped
 from attnspec.reference import api, specs, topics
 from attnspec.reference.entry import Entry
@@ -38,9 +40,10 @@ def test_an_example_shows_what_it_says(entry: Entry) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-def test_an_example_has_a_kernel(entry: Entry) -> None:
+def test_an_example_has_kernels(entry: Entry) -> None:
     made = plan(lower(check_text(text_of(entry.example)), 2))
     assert kernel(made, KernelKey("forward", "float32", 64, 64))
+    assert module(Plans(made, made, made), TritonKey(64, 64), schedule_for(64, 2, 1024))
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,14 @@ def test_help_answers_by_topic_word_pattern_spec_and_code() -> None:
     assert "attention window(width = 1024)" in window
     assert "did you mean 'attend'?" in run("help", "atend", status=2).stderr
     assert "the topics are meaning, clauses" in run("help", "zzzzzz", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"), [("help sor", "sorted"), ("help packed_w", "packed_window"), ("explain e40", "E401")]
+)
+def test_completion_knows_topics_and_codes(typed: str, wanted: str) -> None:
+    words = {"COMP_WORDS": f"attnspec {typed}", "COMP_CWORD": "2", "_ATTNSPEC_COMPLETE": "bash_complete"}
+    assert wanted in run(**words).stdout
 
 
 def test_explain_answers_for_a_code() -> None:

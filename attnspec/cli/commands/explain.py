@@ -7,8 +7,12 @@ import click
 from attnspec.errors.catalogue import CODES, nearest
 
 
+def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    return [code for code in CODES if code.startswith(incomplete.upper())]
+
+
 @click.command()
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=_complete)
 def command(code: str | None) -> None:
     """Explain a mistake by its CODE: what it means, an example, how to mend it. Without one, list them."""
     if code is None:

@@ -7,8 +7,14 @@ import click
 from attnspec.errors.catalogue import nearest
 
 
+def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    from attnspec.reference.topics import names
+
+    return [name for name in names() if name.startswith(incomplete) and " " not in name]
+
+
 @click.command()
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=_complete)
 def command(topic: str | None) -> None:
     """Explain the language: a TOPIC, a word or sign of it, a pattern, a shipped spec, or `all`."""
     from attnspec.reference.topics import SAID, names, whole
