@@ -16,6 +16,7 @@ from attnspec.reference.entry import WIDTH, fenced, wrap
 PUBLIC = {
     "compile": "runtime.attention",
     "Attention": "runtime.attention",
+    "merge": "runtime.merge",
     "read": "",
     "shipped": "language.load",
     "nn.SpecAttention": "runtime.modules.spec_attention",
@@ -32,16 +33,19 @@ def api() -> str:
 
 
 def _said(name: str, home: str) -> str:
-    module = ast.parse(_source(home))
-    node = next(
-        n for n in module.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name.split(".")[-1]
-    )
+    node = _node(name.split(".")[-1], home)
     head = f"### attnspec.{name}"
     if isinstance(node, ast.FunctionDef):
         return f"{head}\n\n{fenced(_signature(node), 'python')}\n\n{wrap(_plain(ast.get_docstring(node) or ''))}"
     about = f"{head}\n\n{wrap(_first(node))}"
-    members = [f"- `{_member(m)}`: {_first(m)}" for m in _members(node)]
+    members = [f"- `{_member(m)}`: {_first(m)}" for m in _members(node, home)]
     return "\n".join([about, *([""] if members else []), *map(_item, members)])
+
+
+def _node(name: str, home: str) -> ast.FunctionDef | ast.ClassDef:
+    """The definition of a name in a module."""
+    body = ast.parse(_source(home)).body
+    return next(n for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name == name)
 
 
 def _source(home: str) -> str:
@@ -50,10 +54,18 @@ def _source(home: str) -> str:
     return files(package).joinpath(name).read_text(encoding="utf-8")
 
 
-def _members(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+def _members(node: ast.ClassDef, home: str) -> Iterator[ast.FunctionDef]:
+    """The public members of a class, and those of the classes of ours that it is made of."""
     for member in node.body:
         if isinstance(member, ast.FunctionDef) and _public(member.name) and "overload" not in _decorators(member):
             yield member
+    bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    for part in ast.parse(_source(home)).body:
+        if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("attnspec."):
+            place = (part.module or "").removeprefix("attnspec.")
+            for found in (_node(alias.name, place) for alias in part.names if alias.name in bases):
+                assert isinstance(found, ast.ClassDef)
+                yield from _members(found, place)
 
 
 def _public(name: str) -> bool:

@@ -21,8 +21,8 @@ SECTION = Section(
         ),
         Entry(
             "input name: int[n, _]",
-            "A size `_` is whatever comes: it is not checked, and nothing reads it. Indices beyond it are outside, and one kernel "
-            "serves all sizes.",
+            "A size `_` is whatever comes: it is not checked, and nothing reads it. Indices beyond it are outside, "
+            "and one kernel serves all sizes.",
             "input seen: int[n, _]\nattend k in seen[q]",
             "query 1 sees 0 (n = 2, seen = [[1, 0, 1], [0, -1, 5]])",
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -104,6 +105,19 @@ def test_every_shipped_spec_is_in_one_group() -> None:
 def test_every_public_name_is_said() -> None:
     said = "say where it is in PUBLIC of attnspec/reference/api.py"
     assert api.PUBLIC.keys() == {*attnspec.__all__, *(f"nn.{name}" for name in attnspec.nn.__all__)}, said
+
+
+def test_every_public_member_is_said() -> None:
+    for owner in (attnspec.Attention, attnspec.Spec, attnspec.SpecError):
+        members = {
+            n for c in owner.__mro__ if c.__module__.startswith("attnspec.") for n, v in vars(c).items() if _is_code(v)
+        }
+        text = api.api().split(f"### attnspec.{owner.__name__}\n")[1].split("\n### ")[0]
+        assert {m for m in members if not m.startswith("_") and f"- `{m}" not in text} == set(), owner
+
+
+def _is_code(value: object) -> bool:
+    return callable(value) or isinstance(value, (property, cached_property))
 
 
 def test_the_file_is_what_is_generated(update_golden: bool) -> None:
