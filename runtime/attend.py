@@ -85,6 +85,7 @@ def attend(
     keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs)
     if not keep and around.turns and turns(q) and visible(q):
         # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
+        operator.watched()
         q, k, tables = half_turned(around.spec, q, k, sizes, found)
         return (*operator.attend_turning(q, k, *call[2:], *tables), q.new_empty(0))
     q, k = turned(around.spec, q, k, sizes, found, compiled=True)

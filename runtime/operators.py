@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnspec.runtime import flops
 from attnspec.runtime.core.program import facts
 from attnspec.runtime.core.request import Call, Result, Turn
 from attnspec.runtime.cpp import run as cpp
@@ -42,6 +43,7 @@ attend_bare_backward = torch.ops.attnspec.attend_bare_backward.default
 
 def attended(call: Call, keep: bool) -> Result:
     """A call by the operator for it."""
+    watched()
     q, k, v, inputs, *rest = call
     return Result(*(attend(*call, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
 
@@ -50,10 +52,17 @@ def attended_backward(
     call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]]:
     """Its gradients by the operator for them, as :func:`_attend_backward` returns them."""
+    watched()
     q, k, v, inputs, *rest = call
     if inputs:
         return attend_backward(*call, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
     return *attend_bare_backward(q, k, v, *rest, *result, dout, dlse), ()
+
+
+def watched() -> None:
+    """Before an operator is called: who counts operations is to know of it."""
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        flops.announce()
 
 
 def keeps(*tensors: Tensor | None) -> bool:
@@ -220,3 +229,5 @@ for _name in ("attend_backward", "attend_bare_backward"):
 torch.library.register_autograd("attnspec::attend_turning", _refuse_turning, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend", gradients, setup_context=save, lib=_LIBRARY)
 torch.library.register_autograd("attnspec::attend_bare", _gradients_bare, setup_context=_save_bare, lib=_LIBRARY)
+
+flops.announce()

@@ -33,7 +33,7 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
         if t.dtype not in DTYPES and not (t.dtype == torch.float64 and target == "dense"):
             dense = ' (target="dense" takes float64 too)' if t.dtype == torch.float64 else ""
             raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16{dense}")
-        if t.device.type not in kinds:
+        if t.device.type not in kinds and (t.device.type != "meta" or target == "dense"):
             raise CallError(f"{name}: {label} is on {t.device}; {_places(target, kinds)}")
         if t.layout != torch.strided:
             raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")

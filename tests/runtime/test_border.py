@@ -28,7 +28,7 @@ CASES = {
     "heads": ((zeros(1, 6, 10, 8), zeros(*GOOD), zeros(*GOOD)), "6 heads cannot be shared among 4 key heads"),
     "no heads": ((zeros(1, 0, 10, 8), zeros(1, 0, 10, 8), zeros(1, 0, 10, 8)), "0 heads"),
     "too wide": ((zeros(1, 4, 10, 300), zeros(1, 4, 10, 300), zeros(*GOOD)), "head size of q and k is 300"),
-    "device": ((zeros(*GOOD).to("meta"), zeros(*GOOD), zeros(*GOOD)), "q is on meta"),
+    "device": ((zeros(*GOOD).to("meta"), zeros(*GOOD), zeros(*GOOD)), "on one device; they are on meta, cpu and cpu"),
     "no tensor": (([[0.0]], zeros(*GOOD), zeros(*GOOD)), "q must be a tensor, not list"),
 }
 

@@ -53,7 +53,7 @@ CASES: Mapping[str, tuple[str, dict[str, Tensor], tuple[str, ...]]] = {
     "mask": ("causal", {}, ()),
     "documents": ("packed", {"doc": integers(3, V, B, N).sort(-1).values}, ("doc",)),
     "documents of all": ("packed", {"doc": integers(3, B, N).sort(-1).values}, ()),
-    "offsets": ("packed_offsets", {"starts": torch.tensor([[0, 4, 10], [0, 0, 10], [0, 9, 10]])}, ("starts",)),
+    "offsets": ("packed_offsets", {"cu_seqlens": torch.tensor([[0, 4, 10], [0, 0, 10], [0, 9, 10]])}, ("starts",)),
     "lengths": ("padded", {"length": integers(N, V, B)}, ("length",)),
     "blocks": (
         "attention a { input keep: bool[batch, n_q // 2, n // 2]  attend causal and keep[b, q // 2, k // 2] }",
@@ -191,6 +191,7 @@ def test_gradients_of_each_sample_of_a_module() -> None:
         close([t[number] for t in found.values()], list(wanted))
 
 
+@pytest.mark.slow
 def test_compiled_vmap() -> None:
     attend, given = attnspec.compile("causal"), vectors()
     close(torch.compile(vmap(attend), fullgraph=True)(*given), vmap(attend)(*given))

@@ -1,0 +1,59 @@
+"""What FlopCounterMode counts of a call: the operations that live pairs take, by the conventions of PyTorch's SDPA.
+
+>>> import attnspec
+>>> from torch.utils.flop_counter import FlopCounterMode
+>>> q = torch.randn(1, 2, 100, 16)
+>>> with FlopCounterMode(display=False) as counter:
+...     _ = attnspec.compile("causal")(q, q, q)
+>>> counter.get_total_flops()  # 2 heads, 5,050 pairs, 16 + 16 multiply-adds
+646400
+
+Forward is two products, 2 * (dim + dim_v) for each pair, backward five, 2 * (3 * dim + 2 * dim_v), as
+``sdpa_flop_count`` and ``sdpa_backward_flop_count`` of ``torch.utils.flop_counter`` have it. Which pairs are counted
+where they depend on inputs: see :func:`attnspec.runtime.pairs.pairs`. Score lines, rotations and hashing are not
+counted, as PyTorch counts no other elementwise operations.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import torch
+
+from attnspec.runtime.core.request import Call
+
+_MODULE = "torch.utils.flop_counter"
+_OPERATORS = ("attend", "attend_bare", "attend_turning", "attend_backward", "attend_bare_backward")
+
+
+def announce() -> None:
+    """Tell FlopCounterMode of the operators, if anybody has imported it.
+
+    It takes half a second to import, and each mode copies the registry when it is made: active ones are told too.
+    """
+    module = sys.modules.get(_MODULE)
+    if module is None or not hasattr(module, "FlopCounterMode"):  # not imported, or not yet whole
+        return
+    packets = [getattr(torch.ops.attnspec, name) for name in _OPERATORS]
+    for name, packet in zip(_OPERATORS, packets, strict=True):
+        if packet not in module.flop_registry:
+            module.register_flop_formula(packet, get_raw=True)(functools.partial(_operations, name))
+    for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+        counter = getattr(mode, "counter", None)
+        if isinstance(counter, module.FlopCounterMode):
+            for packet in packets:
+                counter.flop_registry.setdefault(packet, module.flop_registry[packet])
+
+
+def _operations(name: str, *arguments: Any, out_val: Any = None) -> int:
+    """The operations of a call of an operator with these arguments."""
+    fields = list(arguments)
+    if "bare" in name:
+        fields.insert(3, ())
+    from attnspec.runtime.pairs import pairs  # here: few calls are counted
+
+    call = Call(*fields[: len(Call._fields)])
+    dim, dim_v = call.q.shape[3], call.v.shape[3]
+    return 2 * pairs(call) * (3 * dim + 2 * dim_v if name.endswith("backward") else dim + dim_v)
