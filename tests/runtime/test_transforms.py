@@ -259,3 +259,9 @@ def test_dense_says_what_it_cannot_map() -> None:
     attend, given = attnspec.compile("packed", target="dense"), vectors()
     with pytest.raises(attnspec.CallError, match='target="dense" evaluates masks in Python'):
         vmap(lambda q, k, v, doc: attend(q, k, v, doc=doc))(*given, integers(1, V, B, N))
+
+
+def test_largest_scores_are_mapped() -> None:
+    attend, given = attnspec.compile("causal"), vectors()
+    each = [attend(*sample, return_max=True) for sample in zip(*given, strict=True)]
+    close(vmap(lambda *t: attend(*t, return_max=True))(*given), tuple(map(torch.stack, zip(*each, strict=True))))
