@@ -20,10 +20,10 @@ from attnspec.relation import effort
 
 Ints = NDArray[np.int64]
 _WORK = 20_000_000
-"""Residue pairs that a count may visit: about two seconds."""
-_PAIRS_PER_OPERATION = 48
-"""How many of them take as long as an operation of the solver."""
-_CHUNK = 1 << 15
+"""Residue pairs that a count may visit: one to two seconds."""
+_STEPS_PER_OPERATION = 512
+"""How many terms (a row of constraints at a residue pair, a corner of its sum) take as long as one of the solver."""
+_CHUNK = 1 << 13
 
 
 class TooIrregular(AttnspecError):
@@ -47,6 +47,11 @@ class Piece:
 
     divisions: tuple[Floor, ...]
     rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def terms(self) -> int:
+        """How many divisions and rows there are to work out for a pair."""
+        return len(self.divisions) + len(self.rows)
 
     def period(self, axis: int) -> tuple[int, tuple[int, ...]]:
         """The smallest period in x (axis 1) or y (axis 2) that makes every division step by an integer.
@@ -95,11 +100,17 @@ def runs(pieces: tuple[Piece, ...], rows: int, first: int = 0) -> list[Runs]:
     return [run for piece in pieces for run in _runs(piece, x)]
 
 
-def _spend(pairs: int) -> None:
-    """Refuse to visit more residue pairs than one count, or a stage, may."""
-    if pairs > _WORK or effort.exhausted():
+def _require(pairs: int) -> None:
+    """Refuse to visit more residue pairs than one count may."""
+    if pairs > _WORK:
         raise TooIrregular
-    effort.charge(pairs // _PAIRS_PER_OPERATION)
+
+
+def _spend(terms: int) -> None:
+    """Refuse more work than a stage may take."""
+    if effort.exhausted():
+        raise TooIrregular
+    effort.charge(terms // _STEPS_PER_OPERATION)
 
 
 def _guard(piece: Piece) -> None:
@@ -116,10 +127,10 @@ def _guard(piece: Piece) -> None:
 
 
 def _affine(row: tuple[int, ...], x: Any, y: Any, divs: list[Any]) -> Any:
-    value = row[0] + row[1] * x + row[2] * y
-    for c, d in zip(row[3:], divs, strict=False):
+    value: Any = row[0]
+    for c, v in zip(row[1:], (x, y, *divs), strict=False):
         if c:
-            value = value + c * d
+            value = value + (v if c == 1 else c * v)
     return value
 
 
@@ -134,11 +145,12 @@ def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
     """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
     _guard(piece)
     step, grows = piece.period(2)
-    _spend(step * max(1, len(x)))
+    _require(step * max(1, len(x)))
     block = max(1, _CHUNK // max(1, len(x)))
     for start in range(0, step, block):
         residue = np.arange(start, min(start + block, step), dtype=np.int64)[:, None]
         shape = len(residue), len(x)
+        _spend(piece.terms * residue.size * len(x))
         divs = _divisions(piece, x, residue)
         keep = np.ones(shape, dtype=bool)
         low = np.full(shape, -(1 << 62), dtype=np.int64)
@@ -169,14 +181,13 @@ def _count_piece(piece: Piece, rows: int, first: int) -> int:
         slopes.append((along_y, along_x))
     widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y)) if slopes else 1
     if period * widen >= rows:  # every residue holds at most one row: count the rows one by one
-        if step * rows > _WORK:
-            raise TooIrregular
+        _require(step * rows)
         parts = (
             np.arange(a, min(a + _CHUNK, first + rows), dtype=np.int64) for a in range(first, first + rows, _CHUNK)
         )
         return sum(int(((r.high - r.low) // r.step + 1).sum()) for x in parts for r in _runs(piece, x))
     period *= widen
-    _spend(step * period)
+    _require(step * period)
     total, wide = 0, [(y, slope * widen) for y, slope in slopes]
     for start in range(0, step * period, _CHUNK):
         flat = np.arange(start, min(start + _CHUNK, step * period), dtype=np.int64)
@@ -186,32 +197,38 @@ def _count_piece(piece: Piece, rows: int, first: int) -> int:
 
 def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]], period: int, end: int) -> int:
     """Lattice points (t, s) of the polygons ``x + period t, residue + step s``, one polygon for each x."""
+    _spend(piece.terms * len(x))
     divs = _divisions(piece, x, residue)
+    kept = np.ones(len(x), dtype=bool)
+    for row, slope in zip(piece.rows, slopes, strict=True):
+        if slope == (0, 0):
+            kept &= _affine(row, x, residue, divs) >= 0
+    if not kept.all():  # most often few are left
+        x, residue, divs = x[kept], residue[kept], [d[kept] if np.ndim(d) else d for d in divs]
     first, last = np.zeros_like(x), (end - 1 - x) // period  # the t that stay within the rows
     upper: list[tuple[int, Ints]] = []
     lower: list[tuple[int, Ints]] = []
-    empty = np.zeros(len(x), dtype=bool)
     for row, (along_y, along_x) in zip(piece.rows, slopes, strict=True):
-        at = np.broadcast_to(_affine(row, x, residue, divs), x.shape)
         if along_y < 0:
-            upper.append((along_x // -along_y, at // -along_y))
+            upper.append((along_x // -along_y, _affine(row, x, residue, divs) // -along_y))
         elif along_y > 0:
-            lower.append((-(along_x // along_y), -(at // along_y)))
+            lower.append((-(along_x // along_y), -(_affine(row, x, residue, divs) // along_y)))
         elif along_x > 0:
-            first = np.maximum(first, -(at // along_x))
+            np.maximum(first, -(_affine(row, x, residue, divs) // along_x), out=first)
         elif along_x < 0:
-            last = np.minimum(last, at // -along_x)
-        else:
-            empty |= at < 0
+            np.minimum(last, _affine(row, x, residue, divs) // -along_x, out=last)
     if not upper or not lower:
         raise ValueError("the pairs of a row are not bounded")
-    gaps = list({(u - v): None for u, _ in upper for v, _ in lower})
-    gap_of = {slope: np.full(len(x), 1 << 62, dtype=np.int64) for slope in gaps}
+    gaps: dict[int, Ints] = {}
     for u, above in upper:
         for v, below in lower:
-            gap_of[u - v] = np.minimum(gap_of[u - v], above - below + 1)
-    last = np.where(empty, first - 1, np.maximum(last, first - 1))
-    return _sum_of_min([(s, gap_of[s]) for s in gaps], first, last)
+            gap = above - below + 1
+            gaps[u - v] = np.minimum(gaps[u - v], gap) if u - v in gaps else gap
+    return _sum_of_min(
+        [(slope, np.broadcast_to(gap, x.shape)) for slope, gap in gaps.items()],
+        first,
+        np.maximum(last, first - 1, out=last),
+    )
 
 
 def _sum_of_min(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> int:
@@ -224,11 +241,18 @@ def _sum_of_min(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> int:
         for other, shift in lines[:i]:
             cross = (shift - offset) // (slope - other)
             cuts += [cross - 1, cross]
-    edges = np.sort(np.clip(np.stack(cuts), first - 1, last), axis=0)
+    _spend(len(cuts) * (len(lines) + 4) * len(first))
+    edges = np.stack(cuts)
+    np.clip(edges, cuts[0], cuts[1], out=edges)
+    edges.sort(axis=0)
 
     def height(t: Ints) -> Ints:
-        least: Ints = np.min(np.stack([slope * t + offset for slope, offset in lines]), axis=0)
-        return np.maximum(least, 0)
+        (slope, offset), *rest = lines
+        least: Ints = slope * t + offset
+        for slope, offset in rest:
+            np.minimum(least, slope * t + offset, out=least)
+        np.maximum(least, 0, out=least)
+        return least
 
     low, high = edges[:-1] + 1, edges[1:]
     width = np.maximum(high - low + 1, 0)

@@ -13,7 +13,7 @@ True
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import lcm
@@ -22,8 +22,10 @@ from typing import Any
 import islpy as isl
 
 from attnspec.errors.diagnostic import AttnspecError
-from attnspec.relation import effort, loops
+from attnspec.relation import effort
 from attnspec.relation.count import Floor, Piece
+from attnspec.relation.loops import Loops
+from attnspec.relation.syntax_tree import statements
 
 SCALARS = tuple(f"i{number}" for number in range(12))
 """Integer inputs with one value for each head and batch entry, in the order in which a pattern declares them."""
@@ -40,6 +42,9 @@ BUDGET = 1_000_000
 _BUDGETS = ((1 << 12, BUDGET), (1 << 16, BUDGET // 8), (1 << 20, BUDGET // 20))
 _LEAST_BUDGET = BUDGET // 50
 """Less, the larger the numbers in the sets (up to so much, so many): an operation on them can take far longer."""
+_SKEW = 16
+"""So many times less, down to the least, where a division mixes x and y unevenly: ``(7 * x + y) // 5``. isl looks for
+short vectors of a lattice there, and does not count what that takes."""
 
 
 class TooHard(AttnspecError):
@@ -61,14 +66,17 @@ def budget(*sets: Pairs, numbers: int = 0) -> Iterator[None]:
         raise TooHard("the integer set solver reached the operation limit of this stage")
     numbers = max([numbers, *(s.magnitude() for s in sets)])
     operations = next((most for largest, most in _BUDGETS if numbers <= largest), _LEAST_BUDGET)
+    if any(s.skewed() for s in sets):
+        operations = min(operations, max(operations // _SKEW, _LEAST_BUDGET))
     context = _context()
     context.reset_operations()
     context.set_max_operations(operations)
     try:
         yield
-    except isl.Error as error:
-        # isl reports a limit that is reached while it reads a condition as a syntax error.
-        if "operations" in str(error) or "syntax error" in str(error):
+    except (isl.Error, TypeError):
+        # A limit that is reached while isl reads a condition is told as a syntax error, one that is reached while it
+        # writes a number as None instead of the number.
+        if _used(operations) == operations:
             raise TooHard("the integer set solver reached its operation limit") from None
         raise
     finally:
@@ -80,7 +88,7 @@ def budget(*sets: Pairs, numbers: int = 0) -> Iterator[None]:
 
 def _used(operations: int) -> int:
     """About how many operations a block took. isl does not tell: ask for one more, under ever higher limits."""
-    context, limit = _context(), operations >> 10
+    context, limit = _context(), max(1, operations >> 10)
     while limit < operations:
         context.set_max_operations(limit)
         with suppress(isl.Error):
@@ -230,6 +238,19 @@ class Pairs:
                     common = lcm(common, flat.get_div(i).get_denominator_val().to_python())
         return int(max(largest, common))
 
+    def skewed(self) -> bool:
+        """Whether a division mixes x and y with unlike factors."""
+        kinds = isl.dim_type
+        for basic in self._map.get_basic_maps():
+            flat = basic.wrap().flatten()
+            for i in range(flat.dim(kinds.div)):
+                with suppress(isl.Error):  # an existential variable without a definition mixes nothing
+                    aff = flat.get_div(i)
+                    x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
+                    if not (x.is_zero() or y.is_zero() or x.eq(y)):
+                        return True
+        return False
+
     def sample(self) -> dict[str, int] | None:
         """The first pair with the parameters that matter: smallest n, then n_q, ...; None if there is none.
 
@@ -264,7 +285,7 @@ class Pairs:
         """The pairs ``(x, 0)`` for every x that has a pair."""
         return self.image("x", "0")
 
-    def loops(self, left: str, right: str, context: str) -> loops.Loops:
+    def loops(self, left: str, right: str, context: str) -> Loops:
         """Loops that visit the y (named ``right``) of one x, which becomes the parameter ``left``.
 
         ``context`` is a condition that is known to hold for the parameters: the loops need not test it. Raises TooHard
@@ -283,7 +304,7 @@ class Pairs:
                 raise
             # isl's code generator gives up on some sets with many divisions; a table of tiles serves as well.
             raise TooHard("isl wrote no loops for this set") from None
-        return loops.Loops(_statements(node, right))
+        return Loops(statements(node, right))
 
     def pieces(self) -> tuple[Piece, ...]:
         """The set as disjoint pieces of plain integer constraints; every parameter must have been fixed."""
@@ -332,64 +353,3 @@ def _piece(basic: Any) -> Piece:
         divisions.append(Floor(tuple(row), denominator))
     opposite = tuple(tuple(-v for v in row) for row in equalities)
     return Piece(tuple(divisions), (*inequalities, *equalities, *opposite))
-
-
-_OPS: Mapping[str, str] = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "//",
-    "fdiv_q": "//",
-    "pdiv_q": "//",
-    "pdiv_r": "%",
-    "zdiv_r": "%",
-    "minus": "neg",
-    "min": "min",
-    "max": "max",
-    "cond": "select",
-    "select": "select",
-    "eq": "==",
-    "le": "<=",
-    "lt": "<",
-    "ge": ">=",
-    "gt": ">",
-    "and_": "and",
-    "and_then": "and",
-    "or_": "or",
-    "or_else": "or",
-}
-
-
-def _expression(node: Any, rename: Callable[[str], str]) -> loops.Expr:
-    kind = node.get_type()
-    if kind == isl.ast_expr_type.int:
-        return loops.Lit(int(node.get_val().to_python()))
-    if kind == isl.ast_expr_type.id:
-        return loops.Name(rename(node.get_id().get_name()))
-    args = tuple(_expression(node.get_op_arg(i), rename) for i in range(node.get_op_n_arg()))
-    return loops.Op(_OPS[node.get_op_type().name], args)
-
-
-def _statements(node: Any, name: str) -> tuple[loops.Stmt, ...]:
-    def rename(text: str) -> str:
-        return name if text == "c0" else text
-
-    kind = node.get_type()
-    if kind == isl.ast_node_type.block:
-        children = node.block_get_children()
-        return tuple(s for i in range(children.n_ast_node()) for s in _statements(children.get_at(i), name))
-    if kind == isl.ast_node_type.user:
-        return (loops.Visit(_expression(node.user_get_expr().get_op_arg(1), rename)),)
-    if kind == isl.ast_node_type.if_:  # type: ignore[attr-defined]
-        cond = _expression(node.if_get_cond(), rename)
-        other = _statements(node.if_get_else_node(), name) if node.if_has_else_node() else ()
-        return (loops.When(cond, _statements(node.if_get_then_node(), name), other),)
-    low = _expression(node.for_get_init(), rename)
-    body = _statements(node.for_get_body(), name)
-    if node.for_is_degenerate():
-        return (loops.For(name, low, low, loops.Lit(1), body),)
-    step = _expression(node.for_get_inc(), rename)
-    cond = _expression(node.for_get_cond(), rename)
-    assert isinstance(cond, loops.Op)
-    high = cond.args[1] if cond.op == "<=" else loops.Op("-", (cond.args[1], loops.Lit(1)))
-    return (loops.For(name, low, high, step, body),)

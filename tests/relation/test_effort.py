@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
 from attnspec.check.check import check_text
 from attnspec.codegen.plan.choose import plan
 from attnspec.errors.diagnostic import SpecError
-from attnspec.relation import effort
+from attnspec.relation import effort, presburger
+from attnspec.relation.count import count
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.sizes import Sizes
@@ -20,6 +23,8 @@ HARD = [
     "(q + 11 * k) % 1000 < 500 or q // 1000 == k // 1000 or 0 <= q - k < 23",
     "(q + k) // 29 % 5 == 0 and (3 * q + 11 * k) // 1024 % 2 == 0 and 0 <= q - k < 29",
 ]
+LATTICES = "not ((q + 7 * k) // 5 % 17 == 0 and (11 * q + k) // 5 % 17 == 0 and (q + 3 * k) % 5 < 2)"
+"""Took ten seconds of few operations."""
 
 
 def _spec(pred: str) -> Spec:
@@ -76,3 +81,33 @@ def test_conditional_values_beyond_counting_are_too_irregular() -> None:
     choices = " + ".join(f"(if q % {i} == 0 then k else {i})" for i in range(2, 400))
     with pytest.raises(SpecError, match="E404"):
         lower(_spec(f"{choices} < 7"))
+
+
+def test_what_mixes_query_and_key_unevenly_may_take_fewer_operations() -> None:
+    hard, easy = lower(_spec(LATTICES)).classes[0].pairs, lower(_spec("(q - k) % 997 < 498 and q // 5 == k // 5"))
+    assert hard.skewed()
+    assert not easy.classes[0].pairs.skewed()
+    assert not plan(lower(_spec(LATTICES))).passes[0].cut.proven
+
+
+def test_a_limit_is_told_wherever_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where isl writes a number: it gives None there."""
+    answered = []
+    for operations in range(1, 260):
+        monkeypatch.setattr(presburger, "_BUDGETS", ((1 << 62, operations),))
+        pairs = Pairs.read("0 <= x < 8 and 0 <= y < x and (x - y) mod 3 = 1 and (x + y) mod 4 <= 1")
+        with suppress(TooHard), budget():
+            answered.append(count(pairs.pieces(), 8))
+    assert set(answered) == {6}
+
+
+def test_a_count_is_charged_for_all_that_it_works_out() -> None:
+    def charged(pred: str) -> int:
+        pieces = Pairs.read(f"0 <= x - y <= 500 and y >= 0 and (x + 3 * y) mod 997 < 300{pred}").pieces()
+        with effort.stage():
+            assert count(pieces, 1 << 20) > 0
+            spent = effort._stage.get()
+            assert spent is not None
+            return spent.work
+
+    assert charged(" and 2 * x - y >= 7 and 3 * x - 2 * y >= -9") > 1.2 * charged("") > 0
