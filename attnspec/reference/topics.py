@@ -43,7 +43,9 @@ SECTIONS = (
 
 def whole() -> str:
     """The whole reference, in Markdown."""
-    parts = [f"# The language of attention patterns\n\n{wrap(_INTRODUCTION)}", *(t() for t in TOPICS.values())]
+    parts = [f"# The language of attention patterns\n\n{wrap(_INTRODUCTION)}"]
+    for name, text in TOPICS.items():
+        parts += [text(), *(map(explain, CODES) if name == "errors" else ())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -142,6 +142,7 @@ def test_help_answers_by_topic_word_pattern_spec_and_code() -> None:
     assert run("help", "all").stdout == FILE.read_text(encoding="utf-8")
     assert "attnspec help TOPIC" in run("help").stdout
     assert "binary search" in run("help", "sorted").stdout
+    assert "minus infinity" in run("help", "empty", "rows").stdout
     window = run("help", "window").stdout
     assert "pattern window(w) = 0 <= q - k < w" in window
     assert "attention window(width = 1024)" in window

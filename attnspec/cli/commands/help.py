@@ -14,13 +14,14 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
 
 
 @click.command()
-@click.argument("topic", required=False, shell_complete=_complete)
-def command(topic: str | None) -> None:
+@click.argument("words", metavar="[TOPIC]", nargs=-1, shell_complete=_complete)
+def command(words: tuple[str, ...]) -> None:
     """Explain the language: a TOPIC, a word or sign of it, a pattern, a shipped spec, or `all`."""
     from attnspec.reference.topics import SAID, names, whole
     from attnspec.reference.topics import topic as about
 
-    if topic is None:
+    topic = " ".join(words)
+    if not topic:
         width = max(map(len, SAID))
         click.echo("attnspec help TOPIC, where TOPIC is\n")
         click.echo("\n".join(f"  {name:<{width}}  {said}" for name, said in SAID.items()))
