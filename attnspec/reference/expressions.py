@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnspec.errors.values import MAX_RANGE
 from attnspec.reference.entry import Entry, Section
 
 SECTION = Section(
@@ -113,7 +114,7 @@ SECTION = Section(
         Entry(
             "any i in a..b: P, all i in list: P",
             "Whether `P` holds for some, or for all, values of a range or list that is known at compile time. "
-            "Bracket it where more follows. At most 10,000 values.",
+            f"Bracket it where more follows. At most {MAX_RANGE:,} values.",
             "attend any i in 0..3: q - k == 2 ** i\nwithin all x in [4, 6]: k != x",
             "query 5 sees 1 3",
         ),

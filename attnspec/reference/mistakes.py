@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnspec.errors.catalogue import CODES
+from attnspec.errors.clauses import MAX_BRANCHES
 from attnspec.errors.syntax import MAX_NESTING, MAX_SOURCE
 from attnspec.errors.values import MAX_COMBINATIONS, MAX_NODES, MAX_RANGE
 from attnspec.reference.entry import fenced, wrap
@@ -281,8 +282,8 @@ MISTAKES = {
         "rotate rope(theta = 10000)",
     ),
     "E046": Mistake(
-        "A mixture that cannot be one: `attend` beside it, a second one, no branches or more than 64, entries that "
-        "do not fit the names.",
+        f"A mixture that cannot be one: `attend` beside it, a second one, no branches or more than {MAX_BRANCHES}, "
+        "entries that do not fit the names.",
         "attend causal\nmix w in [4, 8] { attend window(w) }",
         "Move each `attend` into a branch; what holds for all is `within`.",
         "within causal\nmix w in [4, 8] { attend window(w) }",

@@ -18,10 +18,13 @@ from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.triton.module import Plans, TritonKey, module
 from attnspec.codegen.triton.schedule import schedule_for
+from attnspec.codegen.triton.syntax import MOST_RUNS
+from attnspec.errors.values import MAX_INT
 from attnspec.language.load import shipped
 from attnspec.reference import api, specs, topics
 from attnspec.reference.entry import Entry
 from attnspec.relation.lower import lower
+from attnspec.relation.presburger import SCALARS
 from tests.support.command import read_json, run
 from tests.support.examples import differs, text_of
 
@@ -95,6 +98,12 @@ def test_every_word_and_sign_has_an_entry() -> None:
 def test_every_option_is_said() -> None:
     options = {option for of in (topics.ROTATIONS, topics.ORDERS) for table in of.values() for option in table}
     assert options == topics.OPTIONS.keys(), "say what it is in OPTIONS of attnspec/reference/topics.py"
+
+
+def test_limits_of_later_rooms_are_said_as_they_are() -> None:
+    assert {12: "twelve"}[len(SCALARS)] in topics.topic("inputs")
+    assert f"{MOST_RUNS:,} runs" in topics.topic("E408")
+    assert MAX_INT == 2**62
 
 
 def test_every_shipped_spec_is_in_one_group() -> None:
