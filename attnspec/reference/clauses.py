@@ -57,8 +57,8 @@ SECTION = Section(
             "mix (w, r) in [(2, 1), (4, 2)] { ... }",
             "One softmax for each entry of a list or range, combined by their denominators: as a union, except that "
             "a pair which stands in two branches counts twice. LongNet's dilated attention is one. `within` and "
-            f"`let` outside hold in every branch. At most {MAX_BRANCHES} branches; a body has either `attend` lines or one "
-            "mixture.",
+            f"`let` outside hold in every branch. At most {MAX_BRANCHES} branches; a body has either `attend` lines or "
+            "one mixture.",
             "mix w in [1, 3] { attend 0 <= q - k < w }",
             "query 5 counts 0 0 0 1 1 2 0 0",
         ),

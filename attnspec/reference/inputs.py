@@ -15,8 +15,8 @@ SECTION = Section(
         Entry(
             "input name: int[batch, n]",
             "`int`, `bool` or `float`, and its sizes, over `batch`, `heads`, `kv_heads`, `n`, `n_q` and parameters "
-            f"(at most {MAX_DIMENSIONS}); the call's tensor has exactly these. Declared without `batch` or `heads` it is the same "
-            "for all. In an index the leading `b` and `h` may be left out: `doc[q]` is `doc[b, q]`.",
+            f"(at most {MAX_DIMENSIONS}); the call's tensor has exactly these. Declared without `batch` or `heads` it "
+            "is the same for all. In an index the leading `b` and `h` may be left out: `doc[q]` is `doc[b, q]`.",
             "input kind: int[batch, n]\nattend kind[q] == kind[b, k]",
             "query 5 sees 1 3 5 7 (kind = [[0, 1, 0, 1, 0, 1, 0, 1]])",
         ),
