@@ -21,7 +21,7 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
-from attnspec.runtime.core.request import Call
+from attnspec.runtime.core.request import Call, check_lists
 from attnspec.runtime.ends import ends
 from attnspec.runtime.targets import NAMES, kinds
 from attnspec.runtime.weights import Weights
@@ -187,6 +187,8 @@ class Attention(Weights):
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
         check_call(self._facts.name, self._target, self._kinds, q, k, v)
+        if self._facts.lists:
+            check_lists(self.program, q.shape[1], k.shape[1], q.shape[0])
         if self._target != "dense":
             check_derivatives(self._facts.name, scale, q, k, v, *inputs.values())
         if self._target == "dense":

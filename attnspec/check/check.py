@@ -117,7 +117,9 @@ def signature(file: t.File, name: str | None = None) -> Signature:
     parameters = []
     for parameter in attention.parameters:
         default = default_of(el, parameter, scope)
-        scope = scope.bind({parameter.name.name: UNKNOWN if default is None else as_entry(default)})
+        scope = scope.bind(
+            {parameter.name.name: UNKNOWN if default is None else as_entry(default, parameter.name.name)}
+        )
         parameters.append(Parameter(parameter.name.name, default))
     report.check()
     return Signature(attention.name.name, tuple(parameters), _doc(file, attention))
@@ -163,7 +165,7 @@ def _attention(
     try:
         values = bind_parameters(el, tree, Scope(patterns), params)
         names = [p.name.name for p in tree.parameters]
-        entries = {name: as_entry(values[name]) if name in values else UNKNOWN for name in names}
+        entries = {name: as_entry(values[name], name) if name in values else UNKNOWN for name in names}
         seen = {p.name.name: p.name.span for p in tree.parameters}
         parts = body(el, tree.clauses, Scope(patterns).bind(entries), seen)
     except Stop as stop:

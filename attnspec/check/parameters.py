@@ -8,40 +8,46 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Stop
-from attnspec.check.expressions.lists import kind
+from attnspec.check.expressions.lists import compatible, kind, rectangular
 from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import (
     HOLE,
     HOLE_PRED,
+    HOLE_REAL,
     UNKNOWN,
     Bound,
     Entry,
     ListValue,
     Module,
+    RealList,
     Scope,
     as_entry,
+    holds_reals,
+    reals,
     what,
 )
+from attnspec.errors.clauses import not_finite
 from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.names import missing_parameter, unknown_parameter, unusable_parameter, wrong_parameter_type
-from attnspec.errors.source import Source
+from attnspec.errors.source import Source, Span
 from attnspec.errors.syntax import MAX_NESTING
 from attnspec.errors.values import not_known, too_large, wrong_type
 from attnspec.language import tree as t
 from attnspec.language.parse import parse_value
-from attnspec.spec import contents, exact
+from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
+from attnspec.spec import real as r
 from attnspec.spec.parts import Value
-from attnspec.spec.real import RealExpr
 
 
 def read_value(text: str, name: str = "<value>") -> Value:
-    """The value of a constant expression of the language: an integer, a boolean or a (nested) list."""
+    """The value of a constant expression of the language: a number, a boolean or a (nested) list."""
     source = Source(name, text)
     tree = parse_value(source)
     report = Report(source)
@@ -55,11 +61,11 @@ def read_value(text: str, name: str = "<value>") -> Value:
     return value
 
 
-def write(value: e.Nested) -> str:
+def write(value: r.Reals) -> str:
     """A value as text in the language."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else f"[{', '.join(map(write, value))}]"
+    return f"[{', '.join(map(write, value))}]" if isinstance(value, tuple) else repr(value)
 
 
 def default_of(el: Elaborator, parameter: t.Parameter, scope: Scope) -> Value | None:
@@ -72,11 +78,10 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Value | 
     match value:
         case e.Int() | e.Bool():
             return value.value
-        case ListValue(items, ()):
+        case ListValue(items, ()) | RealList(items, _, ()):
             return items
-        case RealExpr():
-            help = "a parameter is an integer: write a real number where it is used, or a quotient as in `cap / 10`"
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value), help))
+        case r.RealExpr() if (number := make.constant(value)) is not None:
+            return number
         case e.IntExpr():
             return el.constant(tree, scope, name)
         case e.Node():
@@ -84,7 +89,7 @@ def _constant(el: Elaborator, tree: t.Expr, scope: Scope, name: str) -> Value | 
             if "?" not in names:
                 el.wrong(not_known(tree.span, name, names))
         case _ if value is not UNKNOWN:
-            el.wrong(wrong_type(tree.span, "an integer, a boolean or a list", what(value)))
+            el.wrong(wrong_type(tree.span, "a number, a boolean or a list", what(value)))
     return None
 
 
@@ -100,6 +105,8 @@ def holes(el: Elaborator, item: t.Pattern | t.Attention, scope: Scope) -> Scope:
                     entry = Bound(HOLE, 1, 1)
                 elif isinstance(value, e.Pred):
                     entry = Bound(HOLE_PRED, 3, 2)
+                elif isinstance(value, r.RealExpr):
+                    entry = Bound(HOLE_REAL, 2, 2)
         names[parameter.name.name] = entry
     return scope.bind(names)
 
@@ -113,7 +120,7 @@ def bind_parameters(el: Elaborator, tree: t.Attention, scope: Scope, params: Map
     bound: dict[str, Value] = {}
     for parameter in tree.parameters:
         name = parameter.name.name
-        earlier = scope.bind({n: as_entry(bound[n]) if n in bound else UNKNOWN for n in names[: names.index(name)]})
+        earlier = scope.bind({n: as_entry(bound[n], n) if n in bound else UNKNOWN for n in names[: names.index(name)]})
         default = default_of(el, parameter, earlier)
         if name in params:
             given = _override(el, parameter, default, params[name])
@@ -138,18 +145,39 @@ def _override(el: Elaborator, parameter: t.Parameter, default: Value | None, giv
     if not _well_formed(value):
         el.wrong(unusable_parameter(span, name, "a list of different things"))
         return None
+    if holds_reals(value) or (default is not None and holds_reals(default)):
+        return _as_reals(el, span, name, value)
     if _largest(value) > exact.LIMIT:
         el.wrong(too_large(span))
         return None
     return value
 
 
-def _plain(given: object, depth: int = 0) -> Value | None:
-    """A Python value as the language has it: bool, int or nested tuples of int; None if it is something else."""
+def _as_reals(el: Elaborator, span: Span, name: str, value: r.Reals) -> Value | None:
+    """A real, or a list of reals, in which integers may stand; None after a mistake."""
+    if not rectangular(value):
+        el.wrong(unusable_parameter(span, name, "a list of lists of different lengths, or without entries"))
+        return None
+    try:
+        found = reals(value) if isinstance(value, tuple) else float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(_largest(found)):
+        el.wrong(not_finite(span))
+        return None
+    return found
+
+
+def _plain(given: object, depth: int = 0) -> r.Reals | None:
+    """A Python value as the language has it: bool, numbers or nested tuples of these; None if it is something else.
+
+    Arrays and tensors are lists, or numbers where they have no dimensions.
+    """
+    given = given.tolist() if hasattr(given, "tolist") else given
     if isinstance(given, bool):
         return given if depth == 0 else None
     if isinstance(given, (list, tuple)) and depth < MAX_NESTING:
-        items: list[e.Nested] = []
+        items: list[r.Reals] = []
         for item in given:
             plain = _plain(item, depth + 1)
             if plain is None:
@@ -159,28 +187,44 @@ def _plain(given: object, depth: int = 0) -> Value | None:
     try:
         return operator.index(given)  # type: ignore[arg-type]  # numpy integers are integers too
     except TypeError:
-        return None
+        return given if isinstance(given, float) else None
 
 
 def _python_type(given: object) -> str:
     if isinstance(given, str):
         return "a text"
     if isinstance(given, (list, tuple)):
-        return "a list of other things than integers"
+        return "a list of other things than numbers"
     return f"a Python {type(given).__name__}"
 
 
-def _same_type(a: e.Nested, b: e.Nested) -> bool:
-    return a == () or b == () or (kind(a) == kind(b))
-
-
-def _well_formed(value: e.Nested) -> bool:
-    """Whether a list holds things of one kind only, at each level."""
-    if isinstance(value, int):
+def _same_type(default: r.Reals, value: r.Reals) -> bool:
+    """Whether a value may stand for a default: of its kind, or integers where it has reals."""
+    if default == () or value == () or kind(default) == kind(value):
         return True
-    kinds = {kind(item) for item in value if item != ()}
-    return len(kinds) <= 1 and all(map(_well_formed, value)) and not (() in value and kinds == {"an integer"})
+    return holds_reals(default) and not isinstance(value, bool) and kind(default) == kind(_with_reals(value))
 
 
-def _largest(value: e.Nested) -> int:
-    return abs(value) if isinstance(value, int) else max(map(_largest, value), default=0)
+def _with_reals(value: r.Reals) -> r.Reals:
+    return tuple(map(_with_reals, value)) if isinstance(value, tuple) else 0.5
+
+
+def _well_formed(value: r.Reals) -> bool:
+    """Whether a list holds things of one kind only, at each level."""
+    if not isinstance(value, tuple):
+        return True
+    rest = [item for item in value if item != ()]
+    numbers = any(not isinstance(item, tuple) for item in rest)
+    return (
+        all(compatible(item, rest[0]) for item in rest)
+        and all(map(_well_formed, value))
+        and not (() in value and numbers)
+    )
+
+
+def _largest(value: r.Reals) -> float:
+    """The largest magnitude in a value; that of what is no number is no number."""
+    if not isinstance(value, tuple):
+        return abs(value)
+    parts = list(map(_largest, value))
+    return math.nan if any(map(math.isnan, parts)) else max(parts, default=0)

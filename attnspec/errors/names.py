@@ -99,11 +99,13 @@ def missing_parameter(span: Span, attention: str, name: str) -> Diagnostic:
 
 def wrong_parameter_type(span: Span, name: str, wanted: str, got: str) -> Diagnostic:
     """A given value of another type than the default."""
-    return diagnose("E020", f"the parameter `{name}` is {wanted}, but was given {got}", (span, f"this is {wanted}"))
+    help = "a parameter whose default is a real number, as in `4.0`, takes any number" if got == "a real number" else ""
+    title = f"the parameter `{name}` is {wanted}, but was given {got}"
+    return diagnose("E020", title, (span, f"this is {wanted}"), help=help if wanted == "an integer" else "")
 
 
 def unusable_parameter(span: Span, name: str, got: str) -> Diagnostic:
     """A given value that is of no type the language has."""
     return diagnose(
-        "E020", f"the parameter `{name}` cannot be {got}", (span, "an integer, a boolean or a list is wanted")
+        "E020", f"the parameter `{name}` cannot be {got}", (span, "a number, a boolean or a list is wanted")
     )

@@ -137,6 +137,12 @@ def too_deep_inside(span: Span) -> Diagnostic:
 
 def mixed_list(span: Span, first: str, other: str) -> Diagnostic:
     """``[1, [2]]``."""
+    return diagnose("E031", f"a list holds either numbers or lists of one kind, not {first} and {other}", (span, other))
+
+
+def ragged_list(span: Span) -> Diagnostic:
+    """``[[0.5], [1.0, 2.0]]``."""
     return diagnose(
-        "E031", f"a list holds either integers or lists of one kind, not {first} and {other}", (span, other)
-    )
+        "E031", "lists of real numbers inside a list are of one length, and not empty",
+        (span, "their lengths differ"), note="kernels get them as a tensor",
+    )  # fmt: skip

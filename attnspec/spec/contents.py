@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnspec.spec import expr as e
-from attnspec.spec.real import RealRead
+from attnspec.spec.real import RealExpr, RealRead, Score
 
 _VARIES = e.POSITIONS | e.SIZES | e.SLOTS
 
@@ -59,6 +59,11 @@ def names(node: e.Node) -> tuple[str, ...]:
 def reads_list(node: e.Node) -> bool:
     """Whether an expression reads an entry of a list or of an input."""
     return any(isinstance(part, (e.Index, e.Read)) for part in walk(node))
+
+
+def settled(real: RealExpr) -> bool:
+    """Whether a real follows from literals and parameters alone."""
+    return not any(isinstance(part, (Score, RealRead, e.Var, e.Read, e.Flag, e.Among)) for part in walk(real))
 
 
 def measure(node: e.Node) -> tuple[int, int]:

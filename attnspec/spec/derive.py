@@ -12,7 +12,9 @@ True
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 
+from attnspec.spec import contents
 from attnspec.spec import real as r
 
 Leaf = r.Score | r.RealRead
@@ -35,7 +37,7 @@ def _backward(node: r.RealExpr, by: r.RealExpr) -> dict[Leaf, r.RealExpr]:
     if by == _ZERO:
         return {}
     match node:
-        case r.Real() | r.Cast():
+        case r.Real() | r.Cast() | r.Parameter() | r.Item():
             return {}
         case r.Score() | r.RealRead():
             return {node: by}
@@ -94,23 +96,52 @@ def total(left: r.RealExpr, right: r.RealExpr) -> r.RealExpr:
 
 
 def product(left: r.RealExpr, right: r.RealExpr) -> r.RealExpr:
-    """A product, with the constants in front and without ones."""
-    match left, right:
-        case (r.Real(0.0), _) | (_, r.Real(0.0)):
-            return _ZERO
-        case (r.Real(1.0), other) | (other, r.Real(1.0)):
-            return other
-        case r.Real(a), r.Real(b):
-            return r.Real(a * b)
-        case (r.Real(a), r.Product(r.Real(b), rest)) | (r.Product(r.Real(b), rest), r.Real(a)):
-            return product(r.Real(a * b), rest)
-        case _, r.Real():
-            return r.Product(right, left)
-        case r.Product(r.Real() as factor, rest), _:
-            return r.Product(factor, product(rest, right))
-        case r.Product(left_part, r.Real() as factor), _:
-            return product(factor, product(left_part, right))
-    return r.Product(left, right)
+    """A product, with the constants (literals, what follows from parameters) in front and without ones."""
+    (a, x), (b, y) = _split(left), _split(right)
+    factor = _factor((*_factors(a), *_factors(b)))
+    rest = y if x is None else x if y is None else r.Product(x, y)
+    if rest is None or factor == _ZERO:
+        return factor
+    return rest if factor == _ONE else r.Product(factor, rest)
+
+
+def _split(node: r.RealExpr) -> tuple[r.RealExpr, r.RealExpr | None]:
+    """The constant in front of a product, and the rest."""
+    if _constant(node):
+        return node, None
+    if isinstance(node, r.Product) and _constant(node.left):
+        return node.left, node.right
+    return _ONE, node
+
+
+def _factors(constant: r.RealExpr) -> tuple[r.RealExpr, ...]:
+    if isinstance(constant, r.Product):
+        return *_factors(constant.left), *_factors(constant.right)
+    return (constant,)
+
+
+def _factor(factors: Iterable[r.RealExpr]) -> r.RealExpr:
+    """The product of constants: one literal, then what follows from parameters; what divides itself cancels."""
+    number, rest = 1.0, list[r.RealExpr]()
+    for factor in factors:
+        inverse = factor.right if isinstance(factor, r.Quotient) and factor.left == _ONE else r.Quotient(_ONE, factor)
+        if isinstance(factor, r.Real):
+            number *= factor.value
+        elif inverse in rest:
+            rest.remove(inverse)
+        else:
+            rest.append(factor)
+    if number == 0.0 or not rest:
+        return r.Real(number)
+    first = rest if number == 1.0 else [r.Real(number), *rest]
+    return reduce(r.Product, first)
+
+
+def _constant(node: r.RealExpr) -> bool:
+    """Whether a real is a literal, or follows from parameters."""
+    if isinstance(node, r.Real | r.Parameter):
+        return True
+    return contents.settled(node) and any(isinstance(part, r.Parameter | r.Item) for part in contents.walk(node))
 
 
 def quotient(left: r.RealExpr, right: r.RealExpr) -> r.RealExpr:
@@ -122,4 +153,6 @@ def quotient(left: r.RealExpr, right: r.RealExpr) -> r.RealExpr:
             return product(r.Real(a / b), rest)
         case _, r.Real(b) if b:
             return product(r.Real(1.0 / b), left)
+        case _ if not isinstance(right, r.Real) and _constant(right):
+            return product(r.Quotient(_ONE, right), left)
     return r.Quotient(left, right)

@@ -160,8 +160,10 @@ class Evaluator:
     def real(self, node: r.RealExpr) -> Array:
         """The value of a real expression; a read outside an input is 0."""
         match node:
-            case r.Real(value):
+            case r.Real(value) | r.Parameter(_, value):
                 return self.constant(value)
+            case r.Item(_, items, indices):
+                return self.cast(*self.read(self.list_of(items), indices))
             case r.Score():
                 if self.score is None:
                     raise ValueError("`s` has no value here")
@@ -223,6 +225,10 @@ class Evaluator:
     def constant(self, value: float) -> Array:
         """A constant of a real expression."""
         return np.float64(value)
+
+    def list_of(self, items: tuple[r.Reals, ...]) -> Array:
+        """A list of reals as what :meth:`read` takes."""
+        return np.array(items, dtype=np.float64)
 
     def truth(self, value: Array) -> Array:
         """What is true or false, as booleans (comparisons of Python's integers in arrays are objects)."""

@@ -129,6 +129,18 @@ def entry(items: e.Nested, indices: tuple[e.IntExpr, ...], env: Env) -> e.Nested
     return items
 
 
+def real_entry(items: r.Reals, indices: tuple[e.IntExpr, ...]) -> float:
+    """An entry of a list of reals at constant indices; 0 outside."""
+    for index in indices:
+        at = integer(index, {})
+        assert isinstance(items, tuple)
+        if not 0 <= at < len(items):
+            return 0.0
+        items = items[at]
+    assert not isinstance(items, tuple)
+    return items
+
+
 def _positive(value: int) -> int:
     if value <= 0:
         raise Unknown

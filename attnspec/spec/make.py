@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-from attnspec.spec import exact
+from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
@@ -273,8 +273,10 @@ def constant(x: Number) -> float | None:
 
 def _value(x: r.RealExpr) -> float:
     match x:
-        case r.Real(number):
+        case r.Real(number) | r.Parameter(_, number):
             return number
+        case r.Item(_, items, indices):
+            return exact.real_entry(items, indices)
         case r.Cast(arg):
             return float(exact.integer(arg, {}))
         case r.Total(terms):
@@ -286,8 +288,44 @@ def _value(x: r.RealExpr) -> float:
         case r.Apply(function, arg):
             return abs(_value(arg)) if function == "abs" else float(getattr(math, function)(_value(arg)))
         case r.Choose(cond, then, other):
-            return _value(then if exact.truth(cond, {}) else other)
+            return _value(then if _holds(cond) else other)
     raise exact.Unknown
+
+
+def _holds(cond: e.Pred) -> bool:
+    match cond:
+        case r.Order(op, left, right):
+            return bool(e.COMPARE[op](_value(left), _value(right)))
+        case e.And(args):
+            return all(map(_holds, args))
+        case e.Or(args):
+            return any(map(_holds, args))
+        case e.Not(arg):
+            return not _holds(arg)
+    return exact.truth(cond, {})
+
+
+def require_finite(x: r.RealExpr) -> None:
+    """Raise NotFinite where a part that follows from parameters is not finite, or is 0 and divides."""
+    for part in contents.walk(x):
+        if isinstance(part, r.Parameter | r.Item):
+            break
+    else:
+        return  # literals have been folded
+    _require_finite(x)
+
+
+def _require_finite(x: e.Node) -> bool:
+    """The same of all parts; whether the whole follows from literals and parameters."""
+    known = [_require_finite(part) for part in x.children()]
+    if not isinstance(x, r.RealExpr):
+        return all(known) and not isinstance(x, (e.Var, e.Read, e.Flag, e.Among))
+    if isinstance(x, r.Quotient) and known[1] and constant(x.right) == 0:
+        raise NotFinite
+    settled = all(known) and not isinstance(x, (r.Score, r.RealRead))
+    if settled:
+        constant(x)
+    return settled
 
 
 def total(terms: Sequence[Number]) -> Number:
@@ -318,7 +356,7 @@ def product(a: Number, b: Number) -> r.RealExpr:
 def quotient(a: Number, b: Number) -> r.RealExpr:
     """``a / b``."""
     x, y = value(a), value(b)
-    if y == 0:
+    if y == 0 or (isinstance(b, r.Parameter) and b.value == 0):
         raise NotFinite
     return r.Quotient(real(a), real(b)) if x is None or y is None else _constant(x / y)
 

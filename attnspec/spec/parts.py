@@ -12,8 +12,9 @@ from typing import Protocol
 
 from attnspec.errors.source import Span
 from attnspec.spec import expr as e
+from attnspec.spec.real import Reals
 
-Value = int | tuple[e.Nested, ...]
+Value = int | float | tuple[e.Nested, ...] | tuple[Reals, ...]
 """What a parameter is bound to (booleans are kept as bool)."""
 
 

@@ -10,9 +10,23 @@ s + slope[h] * (k - q)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Union
 
 from attnspec.spec import expr as e
 from attnspec.spec import writing
+
+Reals = Union[float, tuple["Reals", ...]]
+"""A real or a nested tuple of them: a list parameter."""
+
+
+def shape_of(value: Reals) -> tuple[int, ...]:
+    """The lengths of a list of reals, level by level; none for a real.
+
+    >>> shape_of(((0.5, 1.0), (2.0, 3.0), (0.0, 1.0)))
+    (3, 2)
+    """
+    return (len(value), *(shape_of(value[0]) if value else ())) if isinstance(value, tuple) else ()
+
 
 FUNCTIONS = frozenset({"tanh", "exp", "log", "sqrt", "abs"})
 """Functions of one real."""
@@ -35,6 +49,32 @@ class Real(RealExpr):
 
     def _opposite(self) -> Real | None:
         return Real(-self.value) if self.value < 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter(RealExpr):
+    """A real parameter: a number like any other, but an argument of kernels, so that one serves all its values."""
+
+    name: str
+    value: float
+
+    def _write(self) -> writing.Text:
+        return self.name, writing.ATOM
+
+
+@dataclass(frozen=True, slots=True)
+class Item(RealExpr):
+    """``slopes[h]``: an entry of a list of reals (all of one length on each level), one index per level; 0 outside.
+
+    Kernels get the list as an argument. ``name`` is that of the parameter, empty for a list without one.
+    """
+
+    name: str
+    items: tuple[Reals, ...]
+    indices: tuple[e.IntExpr, ...]
+
+    def _write(self) -> writing.Text:
+        return writing.entry(self.name or self.items, self.indices)
 
 
 @dataclass(frozen=True, slots=True)

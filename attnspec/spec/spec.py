@@ -20,11 +20,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attnspec.errors.source import Span
+from attnspec.spec import contents, make, writing
 from attnspec.spec import expr as e
-from attnspec.spec import make
 from attnspec.spec.axes import solve
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
-from attnspec.spec.real import RealExpr, RealRead, Score
+from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score
 from attnspec.spec.writing import Shown
 
 if TYPE_CHECKING:
@@ -111,7 +111,20 @@ class Spec(Shown):
 
     def __str__(self) -> str:
         """The text of the spec in the language: checked again, it gives the same spec."""
-        return "\n".join([f"attention {self.name} {{", *(f"    {line}" for line in _lines(self)), "}"])
+        reals = _reals(self)
+        head = f"({', '.join(f'{name} = {writing.items(value)}' for name, value in reals.items())})" if reals else ""
+        return "\n".join([f"attention {self.name}{head} {{", *(f"    {line}" for line in _lines(self)), "}"])
+
+
+def _reals(spec: Spec) -> dict[str, Reals]:
+    """The real parameters that scores read by name."""
+    found: dict[str, Reals] = {}
+    for root in (spec.score, spec.sink):
+        for node in contents.walk(root) if root is not None else ():
+            match node:
+                case Parameter(name, value) | Item(name, value) if name:
+                    found[name] = value
+    return found
 
 
 def _lines(spec: Spec) -> Iterator[str]:

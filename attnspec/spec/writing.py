@@ -94,7 +94,7 @@ def call(name: str, args: Sequence[Written]) -> Text:
 
 def read(name: str, indices: Sequence[Written]) -> Text:
     """An entry of an input, and of what is derived from one, for which the language has other words."""
-    base, _, part = name.partition(".")
+    base, _, part = name.removeprefix(".").partition(".")
     places = list(map(str, indices))
     if part in ("first", "last"):
         return f"{part}({base}, {places[-1]})", ATOM
@@ -102,13 +102,15 @@ def read(name: str, indices: Sequence[Written]) -> Text:
         return f"{'q' if places[-1] == 'q.slot' else 'k'}.bucket", ATOM
     if name == "alibi.slope":
         return f"alibi_slope({places[0]}, heads)", ATOM
+    name = name.removeprefix(".")  # of an argument of kernels
     return (f"{name}[{', '.join(places)}]" if places else name), ATOM
 
 
-def entry(items: object, indices: Sequence[Written]) -> Text:
-    """``[1, 2][i]``: an entry of a list of integers or lists."""
-    return _items(items) + "".join(f"[{index}]" for index in indices), ATOM
+def entry(of: object, indices: Sequence[Written]) -> Text:
+    """``[1, 2][i]``: an entry of a list of numbers or lists, or of a named one."""
+    return items(of) + "".join(f"[{index}]" for index in indices), ATOM
 
 
-def _items(items: object) -> str:
-    return f"[{', '.join(map(_items, items))}]" if isinstance(items, tuple) else str(items)
+def items(value: object) -> str:
+    """A (nested) list, or a number or name."""
+    return f"[{', '.join(map(items, value))}]" if isinstance(value, tuple) else str(value)

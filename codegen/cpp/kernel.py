@@ -6,7 +6,8 @@ from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
 from attnspec.codegen.cpp.unit import DTYPES, KernelKey, boolean, define, read, without_plan
-from attnspec.codegen.expressions.reads import names
+from attnspec.codegen.expressions.arguments import comment
+from attnspec.codegen.expressions.reads import names, places
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.relation import scalar_reads
@@ -23,16 +24,16 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
     lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
-    reads = names(spec)
+    reads = places(spec)
     scalars = scalar_reads(spec)
     passes = [pass_struct(pass_, number, reads, scalars) for number, pass_ in enumerate(plan.passes)]
     title = f"{key.direction} pass, {key.dtype}, head size {key.dim} (values {key.dim_v})"
-    comment = "\n".join(f"// {line}".rstrip() for line in f"{spec}\n\n{plan}".splitlines())
+    head = "\n".join(f"// {line}".rstrip() for line in f"{comment(spec)}\n\n{plan}".splitlines())
     return "\n".join(
         [
             f"// attnspec: {spec.name}, {title}",
             "//",
-            comment,
+            head,
             "",
             _defines(plan, key),
             *map(read, _BASE),

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 
 from attnspec.codegen.cpp.lanes import cxx_syntax
 from attnspec.codegen.cpp.scalars import NO_NAMES
+from attnspec.codegen.expressions.arguments import arguments
 from attnspec.codegen.expressions.slopes import Entry, Slopes, contribution, scaled, slopes
 from attnspec.codegen.expressions.statements import Statements
 from attnspec.spec import contents
@@ -34,6 +35,7 @@ def score(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
     if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     by = slopes(real)
+    real = arguments(real).lifted
     sums = [entry for entry in by.entries if not entry.moves]
     return f"""\
 // The score of a pair: {real}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attnspec.codegen.expressions.arguments import arguments
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
@@ -31,5 +32,11 @@ def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
 
 
 def names(spec: Spec) -> dict[str, int]:
-    """The name of each tensor that kernels read, with its place in their argument."""
+    """The name of each tensor of a call that kernels read, with its place among the inputs of the call."""
     return {name: place for place, name in enumerate(read_by_kernels(spec))}
+
+
+def places(spec: Spec) -> dict[str, int]:
+    """The same of all that kernels read: after the inputs of a call what follows from real parameters."""
+    read = (*read_by_kernels(spec), *(one.name for one in arguments(spec.score).all))
+    return {name: place for place, name in enumerate(read)}

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from attnspec.codegen.expressions.arguments import arguments, is_argument
 from attnspec.codegen.expressions.statements import Statements
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
-from attnspec.spec.derive import derivatives
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Slopes:
 
 
 def slopes(real: r.RealExpr) -> Slopes:
-    """The derivatives of a score, in the order in which the entries are read."""
-    by = derivatives(real)
+    """The derivatives of a score over its arguments, in the order in which the entries are read."""
+    by = arguments(real).slopes
     entries = (Entry(leaf.name, leaf.indices, slope) for leaf, slope in by.items() if isinstance(leaf, r.RealRead))
     return Slopes(by.get(r.Score()), tuple(entries))
 
@@ -69,6 +69,8 @@ def _finite(real: r.RealExpr) -> bool:
             return math.isfinite(value)
         case r.Cast():
             return True
+        case r.RealRead(name):
+            return is_argument(name)
         case r.Total() | r.Product():
             return all(_finite(child) for child in real.children() if isinstance(child, r.RealExpr))
     return False

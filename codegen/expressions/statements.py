@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from attnspec.codegen.expressions.arguments import has_reciprocal
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -138,7 +139,7 @@ class Statements:
                 return self.named(negative(self.real(right)))
             case r.Product(left, right):
                 return self.named(f"{self.real(left)} * {self.real(right)}")
-            case r.Quotient(left, r.Real(value)) if _has_reciprocal(value):
+            case r.Quotient(left, r.Real(value)) if has_reciprocal(value):
                 return self.named(f"{self.real(left)} * {write.float_literal(1.0 / value)}")
             case r.Quotient(left, right):
                 return self.named(f"{self.real(left)} / {self.real(right)}")
@@ -328,11 +329,6 @@ def negative(text: str) -> str:
 def nest_calls(function: str, args: Sequence[str]) -> str:
     """``f(a, f(b, c))``."""
     return args[0] if len(args) == 1 else f"{function}({args[0]}, {nest_calls(function, args[1:])})"
-
-
-def _has_reciprocal(value: float) -> bool:
-    """Whether a division may be a multiplication: the reciprocal is a normal float."""
-    return 1e-37 < abs(value) < 1e37
 
 
 def _signed(parts: list[tuple[str, str]]) -> str:

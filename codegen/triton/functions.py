@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from textwrap import indent, shorten
 
 from attnspec.codegen.expressions import slopes
+from attnspec.codegen.expressions.arguments import arguments
 from attnspec.codegen.expressions.reads import reads
 from attnspec.codegen.expressions.statements import Statements
 from attnspec.codegen.triton.parameters import SCALARS, Parameter, argument, inputs, size
@@ -111,11 +112,11 @@ def row(read: e.Read, name: str) -> Function:
 
 def value(real: r.RealExpr, name: str = "score") -> Function:
     """The score after all score lines, given ``s``."""
-    folded = _folded(real)
+    folded = _folded(arguments(real).lifted)
     body = _body(folded)
     result = body.real(folded)
     reads_score = any(isinstance(node, r.Score) for node in contents.walk(folded))
-    return _function(name, real, body, [result if reads_score else f"tl.zeros_like(s) + {result}"])
+    return _function(name, folded, body, [result if reads_score else f"tl.zeros_like(s) + {result}"])
 
 
 def gradient(real: r.RealExpr, name: str = "score_gradient") -> Gradient:
@@ -123,13 +124,15 @@ def gradient(real: r.RealExpr, name: str = "score_gradient") -> Gradient:
     if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     by = slopes.slopes(_folded(real))
-    body = _body(real)
+    lifted = arguments(real).lifted
+    body = _body(lifted)
     results = ["tl.zeros_like(g)" if by.score is None else slopes.scaled(body, _folded(by.score))]
     for entry in by.entries:
         results.append(slopes.contribution(body, slopes.Entry(entry.name, entry.indices, _folded(entry.slope)))[1])
     places = [_place(entry, f"{name}_place_{number}") for number, entry in enumerate(by.entries)]
     entries = tuple(Entry(x.name, x.moves, place) for x, place in zip(by.entries, places, strict=True))
-    return Gradient(_function(name, real, body, results), entries)
+    read = (lifted, *(slope for slope in arguments(_folded(real)).slopes.values()))
+    return Gradient(_function(name, lifted, body, results, *read), entries)
 
 
 def _place(entry: slopes.Entry, name: str) -> Function:
@@ -158,15 +161,18 @@ def _folded(real: r.RealExpr) -> r.RealExpr:
     return r.Real(float(value_real(made, {}))) if parts and all(isinstance(x, r.Real) for x in parts) else made
 
 
-def _function(name: str, node: e.Node, body: Statements, results: Sequence[str]) -> Function:
-    """A function whose docstring is what it computes; statements that no result needs are left out."""
+def _function(name: str, node: e.Node, body: Statements, results: Sequence[str], *read_by: e.Node) -> Function:
+    """A function whose docstring is what it computes; statements that no result needs are left out.
+
+    ``read_by`` are the expressions that say what it reads, if not ``node``.
+    """
     used = set(mentioned(", ".join(results)))
     lines: list[str] = []
     for line in reversed(body.lines):
         if line.split(" = ")[0] in used:
             used.update(mentioned(line))
             lines.append(line)
-    read = tuple(p for p in inputs(reads(node)) if p.name in used)
+    read = tuple(p for p in inputs(reads(*(read_by or (node,)))) if p.name in used)
     arguments = (*(one for one in (*_VARIABLES, "s", "g") if one in used), *(p.name for p in read))
     text = "\n".join([f'"""{shorten(str(node), 400)}"""', *reversed(lines), f"return {', '.join(results)}"])
     return Function(

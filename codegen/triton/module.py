@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
+from attnspec.codegen.expressions import arguments
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
@@ -81,7 +82,8 @@ def module(plans: Plans, key: TritonKey, schedule: Schedule, main: str = "") -> 
         context, kernels, launches = _kernels(plans, key)
     except LongList:
         raise SpecError([long_list(spec.span, MOST_RUNS)]) from None
-    comment = "\n".join(f"# {line}".rstrip() for line in f"{spec}\n\n{plans.forward}".splitlines())
+    head = arguments.comment(spec)
+    comment = "\n".join(f"# {line}".rstrip() for line in f"{head}\n\n{plans.forward}".splitlines())
     title = f'"""attnspec: {spec.name}, head size {key.dim} (values {key.dim_v}).\n\n{schedule}\n"""'
     standard = ("base64", "functools", "os", "sys", "zlib") if main else ("functools",)
     imports = "\n".join([*(f"import {name}" for name in standard), "", *_IMPORTS])

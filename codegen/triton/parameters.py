@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attnspec.codegen.expressions.arguments import is_argument
+
 SCALARS = ("n", "n_q", "heads", "kv_heads", "batch", "m")
 
 
@@ -75,7 +77,9 @@ CONSTANTS = (Parameter("GROUP", "constexpr", "group"), Parameter("PRECISION", "c
 
 
 def argument(name: str) -> str:
-    """The parameter with the data of an input, or of what is derived from one (``doc.first``)."""
+    """The parameter with the data of an input, of what is derived from one (``doc.first``), or of a real parameter."""
+    if is_argument(name):
+        return f"real_{name[1:]}"
     own, _, derived = name.partition(".")
     return f"{derived}_of_{own}" if derived else f"in_{own}"
 
@@ -93,7 +97,8 @@ def inputs(reads: Mapping[str, tuple[str, int]]) -> tuple[Parameter, ...]:
     """
     found: list[Parameter] = []
     for name, (kind, dimensions) in reads.items():
-        data = _given(argument(name), _KINDS[kind], argument(name))
+        scalar = is_argument(name) and not dimensions
+        data = _given(argument(name), "fp32" if scalar else _KINDS[kind], argument(name))
         sizes = (Parameter(size(name, axis), "i32", f"{data.host}.shape[{axis}]") for axis in range(dimensions))
         found += [data, *sizes]
     return tuple(found)

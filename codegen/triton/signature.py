@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from attnspec.codegen.expressions.arguments import arguments
 from attnspec.codegen.expressions.reads import read_by_kernels
 from attnspec.codegen.triton.parameters import NUMBERS, TENSORS, gradient, inputs, sums
 from attnspec.spec.spec import Spec
@@ -35,7 +36,8 @@ class Types:
     @cached_property
     def _kinds(self) -> Mapping[str, str]:
         """The types of parameters, with what they depend on."""
-        read = inputs(read_by_kernels(self.spec))
+        arguments_ = {one.name: ("float", len(one.shape)) for one in arguments(self.spec.score).all}
+        read = inputs(read_by_kernels(self.spec) | arguments_)
         of_inputs = [one for n, p in enumerate(read) for one in (p, gradient(p.name), sums(n))]
         return {p.name: p.type for p in (*TENSORS, *of_inputs, *NUMBERS)}
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import replace as with_
 from textwrap import indent
 
+from attnspec.codegen.expressions.arguments import is_argument
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
 from attnspec.codegen.triton.parameters import argument, size
 from attnspec.spec import contents
@@ -133,6 +134,8 @@ def offset(body: Statements, name: str, places: Sequence[str]) -> str:
 
 def _read(other: str) -> Place:
     def read(body: Statements, name: str, places: Sequence[str]) -> str:
+        if is_argument(name) and not places:
+            return argument(name)  # a number, not a pointer
         if not places:
             return f"tl.load({argument(name)})"
         where = inside(body, name, places)

@@ -21,6 +21,7 @@ from attnspec.runtime.core.store import Cache
 if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Plan
     from attnspec.relation.relation import Relation
+    from attnspec.spec.real import Reals
     from attnspec.spec.spec import Spec
 
 Needed = tuple[tuple[str, int], ...]
@@ -64,13 +65,17 @@ class Program:
         return sha256(f"{self.encoded}\0{fingerprint()}".encode()).hexdigest()
 
 
-def _plain(value: Any) -> int:
-    """Integers of other libraries as Python's own."""
+def _plain(value: Any) -> Any:
+    """Numbers of other libraries as Python's own, arrays as lists."""
+    if getattr(value, "requires_grad", False):
+        raise TypeError("a parameter has no gradient: what is learned is an input, as in `input cap: float`")
+    if hasattr(value, "tolist"):
+        return value.tolist()
     try:
         return operator.index(value)
     except TypeError:
         raise TypeError(
-            f"a parameter is an integer, a boolean or a list of them, not {value!r} ({type(value).__name__})"
+            f"a parameter is a number, a boolean or a list of them, not {value!r} ({type(value).__name__})"
         ) from None
 
 
@@ -104,7 +109,8 @@ class Facts:
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
     stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
     detached, else 0. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
-    sink or scale.
+    sink or scale. ``lists`` says that a list of reals is read by head. ``arguments`` are the arguments of kernels that
+    follow from real parameters, by name; ``kernel`` is a hash of all else that a kernel depends on, their shapes too.
     """
 
     name: str
@@ -112,6 +118,9 @@ class Facts:
     needs: tuple[str, ...]
     separate: int
     bare: bool
+    lists: bool
+    arguments: tuple[tuple[str, Reals], ...]
+    kernel: str
 
 
 @functools.lru_cache(maxsize=256)
@@ -120,11 +129,14 @@ def facts(program: Program) -> Facts:
     cache = Cache.default()
     key = f"facts-{program.digest}"
     note = cache.note(key)
-    if note is None or note.keys() != {"name", "align", "needs", "separate", "bare"}:
+    if note is None or note.keys() != Facts.__dataclass_fields__.keys():
+        from attnspec.codegen.expressions.arguments import arguments, computed
         from attnspec.codegen.expressions.reads import names
         from attnspec.relation.lower import sizes_needed
+        from attnspec.spec.heads import lists_by_head
 
         checked = spec(program)
+        made = (str(program.tile), program.layout)
         around = (checked.inputs, checked.axes, checked.order, checked.rotations, checked.sink, checked.normalized)
         note = {
             "name": checked.name,
@@ -132,9 +144,18 @@ def facts(program: Program) -> Facts:
             "needs": sorted(sizes_needed(checked)),
             "separate": len(checked.branches) if checked.detached else 0,
             "bare": not names(checked) and not any(around) and checked.scale is None,
+            "lists": any(True for _ in lists_by_head(checked)),
+            "arguments": [[one.name, one.value] for one in arguments(checked.score).all],
+            "kernel": sha256("\0".join([computed(checked), *made, fingerprint()]).encode()).hexdigest(),
         }
         cache.set_note(key, note)
-    return Facts(note["name"], note["align"], tuple(note["needs"]), note["separate"], note["bare"])
+    needs, given = tuple(note["needs"]), tuple((name, _nested(value)) for name, value in note["arguments"])
+    return Facts(**{**note, "needs": needs, "arguments": given})
+
+
+def _nested(value: Any) -> Reals:
+    """Lists of a note as tuples."""
+    return tuple(map(_nested, value)) if isinstance(value, list | tuple) else float(value)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
@@ -12,6 +14,7 @@ from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
+from attnspec.spec.heads import uncovered
 from attnspec.spec.spec import Spec
 
 
@@ -58,6 +61,10 @@ class Call(NamedTuple):
         if known.bare:  # there are no axes, and the text need not be read
             return _sizes(self.q, self.k, known.align, None)
         return sizes_of(spec(self.program), self.q, self.k)
+
+    def arguments(self) -> Mapping[str, Tensor]:
+        """What kernels read beside the inputs: real parameters, and what follows from them, float32."""
+        return arguments_of(self.program, self.q.device)
 
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
@@ -108,6 +115,24 @@ class Turn(NamedTuple):
     cos: Tensor
     sin: Tensor
     pairs: bool
+
+
+@functools.lru_cache(maxsize=256)
+def check_lists(program: Program, heads: int, kv_heads: int, batch: int) -> None:
+    """Raises CallError where a list of reals that is read by head has no entry for one."""
+    found = uncovered(spec(program), {"heads": heads, "kv_heads": kv_heads, "batch": batch})
+    if found is not None:
+        name, (read, head) = facts(program).name, found
+        raise CallError(f"{name}: the list in `{read}` has no entry for head {head}; this call has {heads} heads")
+
+
+@functools.lru_cache(maxsize=256)
+def arguments_of(program: Program, device: torch.device) -> Mapping[str, Tensor]:
+    """The arguments of a program's kernels: reals on the CPU, lists on a device."""
+    return {
+        name: torch.tensor(value, dtype=torch.float32, device=device if isinstance(value, tuple) else None)
+        for name, value in facts(program).arguments
+    }
 
 
 def is_wide(q: Tensor, k: Tensor) -> bool:

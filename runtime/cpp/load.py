@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attnspec.codegen.cpp.unit import KernelKey
-from attnspec.runtime.core.program import Needed, Program, plan
+from attnspec.runtime.core.program import Needed, Program, facts, plan
 from attnspec.runtime.core.store import Cache, CacheError
 from attnspec.runtime.cpp.compiler import Compiler, compiler
 
@@ -42,7 +42,7 @@ class Native:
 def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
     """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
     cache, tool = Cache.default(), compiler()
-    note_key = sha256(f"{program.digest}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
+    note_key = sha256(f"{facts(program).kernel}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
     note = cache.note(note_key)
     path = cache.library(str(note.get("kernel"))) if note else None
     if note is None or path is None or "longest" not in note:

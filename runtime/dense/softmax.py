@@ -20,10 +20,10 @@ from attnspec.runtime.core.visible import array, everything
 from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec.evaluate import table
-from attnspec.spec.real import Apply, Cast, Choose, Product, Real, RealExpr, RealRead, Score, Total
+from attnspec.spec.real import Apply, Cast, Choose, Item, Parameter, Product, Real, RealExpr, RealRead, Score, Total
 from attnspec.spec.spec import Spec
 
-_ANYWHERE = (Real, Score, Cast, RealRead, Total, Product, Choose)
+_ANYWHERE = (Real, Parameter, Item, Score, Cast, RealRead, Total, Product, Choose)
 
 
 def dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,11 @@ class _Functions(Evaluator):
         if not places:
             return Later(lambda at: array)
         parts = [_of(place) for place in places]
-        return Later(lambda at: array[tuple(torch.as_tensor(part(at), device=at["q"].device) for part in parts)])
+        return Later(
+            lambda at: array.to(at["q"].device)[
+                tuple(torch.as_tensor(part(at), device=at["q"].device) for part in parts)
+            ]
+        )
 
     def among(self, item: e.IntExpr, name: str, indices: tuple[e.IntExpr, ...]) -> Any:
         """Which values are in each list is written out as flags, before anything runs."""
@@ -195,6 +199,9 @@ class _Functions(Evaluator):
             self.members[name] = flags[..., :-1].contiguous()
         value, inside = self.read(self.members[name], (*indices, item))
         return value & inside
+
+    def list_of(self, items: tuple[r.Reals, ...]) -> Tensor:
+        return torch.tensor(items, dtype=torch.float32)
 
     def constant(self, value: float) -> float:
         return value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attnspec.codegen.triton.schedule import Schedule
 from attnspec.errors.diagnostic import AttnspecError
 from attnspec.runtime.core.arguments import check_tile
-from attnspec.runtime.core.program import Needed, Program, relation, spec
+from attnspec.runtime.core.program import Needed, Program, facts, relation, spec
 from attnspec.runtime.core.store import Cache
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def made(program: Program, key: TritonKey, sizes: Needed, schedule: Schedule) ->
     """The module of a program. Raises TritonError where triton cannot be imported."""
     require()
     cache = Cache.default()
-    note_key = sha256(f"triton\0{program.digest}\0{key}\0{sizes}\0{schedule}".encode()).hexdigest()
+    note_key = sha256(f"triton\0{facts(program).kernel}\0{key}\0{sizes}\0{schedule}".encode()).hexdigest()
     note = cache.note(note_key)
     path = cache.file(str(note.get("module")), "kernel.py") if note else None
     if note is None or path is None or "longest" not in note:

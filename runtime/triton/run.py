@@ -79,6 +79,8 @@ def given_of(call: Call, wide: bool) -> triton_data.Given:
         for name, tensor in zip(names(spec(call.program)), call.inputs, strict=True):
             whole = tensor.dtype in (torch.int32, torch.int64)
             given[argument(name)] = (tensor.to(kind) if whole else tensor).contiguous()
+    for name, tensor in call.arguments().items():
+        given[argument(name)] = tensor if tensor.dim() else float(tensor)
     if call.order is not None:
         given["order"] = call.order.to(kind).contiguous()
     if call.sink is not None:

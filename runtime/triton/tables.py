@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Pass, Plan
     from attnspec.codegen.triton.module import Plans
 
-Given = dict[str, Tensor | int]
+Given = dict[str, Tensor | float]
 
 
 def data(plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device) -> Given:

@@ -6,7 +6,7 @@ from attnspec.check.clauses.axes import Axes, arrow, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
-from attnspec.check.expressions.scope import UNKNOWN, Entry, Function, Let, ListValue, Scope
+from attnspec.check.expressions.scope import UNKNOWN, Entry, Function, Let, ListValue, RealList, Scope
 from attnspec.errors.clauses import misplaced
 from attnspec.errors.source import Span
 from attnspec.errors.values import not_known
@@ -68,7 +68,7 @@ def let(el: Elaborator, node: t.Let, scope: Scope, seen: dict[str, Span]) -> Sco
 
 def _moves(value: object) -> bool:
     """Whether a value depends on the positions."""
-    if isinstance(value, ListValue):
+    if isinstance(value, ListValue | RealList):
         return any(_moves(index) for index in value.indices)
     return isinstance(value, e.Node) and bool(contents.free(value) & (e.POSITIONS | e.SLOTS))
 

@@ -71,9 +71,15 @@ def _real(el: Elaborator, tree: t.Expr, scope: Scope) -> r.RealExpr:
     """A real, in whose conditions reals may be compared."""
     el.orders_reals = True
     try:
-        return make.real(el.number(tree, scope))
+        value = make.real(el.number(tree, scope))
+        make.require_finite(value)
+    except make.NotFinite:
+        el.wrong(not_finite(tree.span))
+    else:
+        return value
     finally:
         el.orders_reals = False
+    return r.Real(0.0)
 
 
 def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, taken: Span | None) -> Scope:

@@ -76,7 +76,7 @@ def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
 
 def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     x, cap = (el.number(arg.value, scope) for arg in node.args)
-    known = make.value(cap)
+    known = make.constant(cap)
     if known is not None and known <= 0:
         return el.wrong(bad_option(node.args[1].span, "cap", "positive"))
     el.spend(contents.measure(cap)[0], node.span)

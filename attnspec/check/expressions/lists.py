@@ -6,7 +6,20 @@ from collections.abc import Sequence
 
 from attnspec.check.expressions import inputs
 from attnspec.check.expressions.elaborator import Elaborator
-from attnspec.check.expressions.scope import HOLE, HOLE_PRED, UNKNOWN, InputRef, ListValue, Scope, Value, what
+from attnspec.check.expressions.scope import (
+    HOLE,
+    HOLE_PRED,
+    UNKNOWN,
+    InputRef,
+    ListValue,
+    RealList,
+    Scope,
+    Value,
+    holds_reals,
+    integers,
+    reals,
+    what,
+)
 from attnspec.errors.source import Span
 from attnspec.errors.values import (
     MAX_COMBINATIONS,
@@ -14,6 +27,7 @@ from attnspec.errors.values import (
     index_outside,
     mixed_list,
     not_known,
+    ragged_list,
     range_too_large,
     ranges_too_large,
     wrong_type,
@@ -21,63 +35,93 @@ from attnspec.errors.values import (
 from attnspec.language import tree as t
 from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
+from attnspec.spec import real as r
 
 _FEW = 16  # `x in list` is written as comparisons up to this many
 
 
 def literal(el: Elaborator, node: t.ListOf | t.TupleOf, scope: Scope) -> Value:
     """``[a, b, c]``."""
-    items: list[e.Nested] = []
+    items: list[e.Nested | r.Reals] = []
     unknown = False
     for place in node.items:
-        value = el.expr(place, scope)
-        if isinstance(value, e.Int):
-            items.append(value.value)
-        elif isinstance(value, ListValue) and not value.indices:
-            items.append(value.items)
-        elif value is UNKNOWN or value == HOLE:
+        entry = _entry(el, place, scope)
+        if entry is None:
             unknown = True
-        elif isinstance(value, e.IntExpr):
-            try:
-                items.append(exact.integer(value, {}))
-            except exact.Unknown:
-                unknown = True
-                if "?" not in contents.names(value):
-                    el.wrong(not_known(place.span, "an entry of a list", contents.names(value)))
         else:
-            unknown = True
-            el.wrong(wrong_type(place.span, "an integer or a list", what(value)))
+            items.append(entry)
     if unknown:
         return UNKNOWN
-    first: e.Nested = items[0] if items else ()
+    first: r.Reals = items[0] if items else ()
     if first == ():  # which fits beside any other list, so the next one says what the others must be
         first = next((x for x in items if isinstance(x, tuple) and x), ())
-    for place, entry in zip(node.items, items, strict=True):
-        if kind(entry) != kind(first) and not _compatible(entry, first):
-            return el.wrong(mixed_list(place.span, kind(first), kind(entry)))
-    return ListValue(tuple(items))
+    for place, item_ in zip(node.items, items, strict=True):
+        if not compatible(item_, first):
+            return el.wrong(mixed_list(place.span, kind(first), kind(item_)))
+    if not holds_reals(tuple(items)):
+        return ListValue(integers(tuple(items)))
+    if not rectangular(tuple(items)):
+        return el.wrong(ragged_list(node.span))
+    return RealList(reals(tuple(items)))
 
 
-def kind(value: e.Nested) -> str:
+def _entry(el: Elaborator, place: t.Expr, scope: Scope) -> e.Nested | r.Reals | None:
+    """An entry of a list that is written out; None if it is not known, or none."""
+    value = el.expr(place, scope)
+    match value:
+        case ListValue(items, ()) | RealList(items, _, ()):
+            return items
+        case e.IntExpr():
+            if "?" in contents.free(value):
+                return None
+            try:
+                return exact.integer(value, {})
+            except exact.Unknown:
+                el.wrong(not_known(place.span, "an entry of a list", contents.names(value)))
+        case r.RealExpr():
+            if "?" in contents.free(value):
+                return None
+            number = make.constant(value)
+            if number is not None:
+                return number
+            el.wrong(not_known(place.span, "an entry of a list", contents.names(value)))
+        case _ if value is not UNKNOWN:
+            el.wrong(wrong_type(place.span, "a number or a list", what(value)))
+    return None
+
+
+def kind(value: r.Reals) -> str:
     """The type of a constant, for messages.
 
-    >>> kind((1, 2)), kind(((1,), (2, 3)))
-    ('a list of integers', 'a list of lists of integers')
+    >>> kind((1, 2)), kind(((1,), (2, 3))), kind((0.5, 1))
+    ('a list of integers', 'a list of lists of integers', 'a list of real numbers')
     """
     if isinstance(value, bool):
         return "a boolean"
     if isinstance(value, int):
         return "an integer"
+    if isinstance(value, float):
+        return "a real number"
     if not value:
         return "an empty list"
     first = next((v for v in value if v != ()), value[0])  # an empty list fits beside any other
-    if isinstance(first, int):
-        return "a list of integers"
+    if not isinstance(first, tuple):
+        return "a list of real numbers" if holds_reals(value) else "a list of integers"
     return "a list of lists" + kind(first).removeprefix("a list").removeprefix("an empty list")
 
 
-def _compatible(a: e.Nested, b: e.Nested) -> bool:
-    return isinstance(a, tuple) and isinstance(b, tuple) and not (a and b)
+def compatible(a: r.Reals, b: r.Reals) -> bool:
+    """Whether two constants may stand in one list: both numbers, or lists of what may stand in one."""
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return not a or not b or compatible(a[0], b[0])
+    return not isinstance(a, tuple | bool) and not isinstance(b, tuple | bool)
+
+
+def rectangular(value: r.Reals) -> bool:
+    """Whether lists inside a list are of one length, on each level, and none is empty."""
+    if not isinstance(value, tuple):
+        return True
+    return bool(value) and all(map(rectangular, value)) and len({r.shape_of(item) for item in value}) == 1
 
 
 def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
@@ -90,16 +134,18 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
         el.integer(more, scope)
     if base is UNKNOWN:
         return UNKNOWN
-    if not isinstance(base, ListValue):
+    if not isinstance(base, ListValue | RealList):
         return el.wrong(wrong_type(node.base.span, "a list or an input", what(base)))
     if node.more:
         help = "an entry of a list of lists is written `xs[i][j]`"
         return el.wrong(wrong_type(node.more[0].span, "one index", "several", help))
-    longest = base.longest
+    longest = base.longest if isinstance(base, ListValue) else base.shape[0]
     cases = el.constant_cases(index, node.index.span)
     bad = next((case for case in cases if not 0 <= case[0] < longest), None)
     if bad is not None:
         return el.wrong(index_outside(node.index.span, bad[0], longest, bad[1]))
+    if isinstance(base, RealList):
+        return _real_item(base, index)
     if isinstance(index, e.Int) and not base.indices:
         entry = base.items[index.value]
         return e.Int(entry) if isinstance(entry, int) else ListValue(entry)
@@ -108,11 +154,22 @@ def item(el: Elaborator, node: t.Item, scope: Scope) -> Value:
     return e.Index(base.items, indices) if base.flat else ListValue(base.items, indices)
 
 
+def _real_item(base: RealList, index: e.IntExpr) -> Value:
+    indices = (*base.indices, index)
+    if len(base.shape) > 1:
+        return RealList(base.items, base.name, indices)
+    if not base.name and all(isinstance(i, e.Int) for i in indices):
+        return r.Real(exact.real_entry(base.items, indices))
+    return r.Item(base.name, base.items, indices)
+
+
 def length(el: Elaborator, node: t.Expr, scope: Scope) -> Value:
     """``len(list)``."""
     value = el.expr(node, scope)
     if value is UNKNOWN:
         return HOLE
+    if isinstance(value, RealList):
+        return e.Int(value.shape[0])
     if not isinstance(value, ListValue):
         return el.wrong(wrong_type(node.span, "a list", what(value)))
     return _length(value)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
-from attnspec.spec.real import RealExpr
+from attnspec.spec.parts import Value as Constant
+from attnspec.spec.real import Cast, Parameter, Real, RealExpr, Reals, shape_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,20 @@ class ListValue:
     def flat(self) -> bool:
         """Whether they hold integers, not lists."""
         return not any(isinstance(x, tuple) for choice in self.choices for x in choice)
+
+
+@dataclass(frozen=True, slots=True)
+class RealList:
+    """A list of reals, all of one length on each level; with ``indices``, the inner list that they select."""
+
+    items: tuple[Reals, ...]
+    name: str = ""
+    indices: tuple[e.IntExpr, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths on the levels that are left."""
+        return shape_of(self.items)[len(self.indices) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +115,7 @@ class InputRef:
     by_row: bool
 
 
-Value = e.IntExpr | e.Pred | RealExpr | ListValue | PatternRef | Function | InputRef | Unknown
+Value = e.IntExpr | e.Pred | RealExpr | ListValue | RealList | PatternRef | Function | InputRef | Unknown
 """What an expression can be."""
 
 Entry = Value | Bound | Thunk | Let
@@ -109,6 +125,7 @@ UNKNOWN = Unknown()
 HOLE = e.Var("?")
 """An unknown integer: counts as constant."""
 HOLE_PRED = e.Cmp("!=", HOLE, e.Int(0))
+HOLE_REAL = Cast(HOLE)
 
 Q = Bound(e.Var("q"), 1, 1)
 K = Bound(e.Var("k"), 1, 1)
@@ -165,11 +182,32 @@ class Scope:
         return self.q is Q and self.k is K
 
 
-def as_entry(value: e.Nested) -> Bound | ListValue:
-    """A constant, as a name stands for it."""
+def as_entry(value: Constant, name: str = "") -> Bound | ListValue | RealList:
+    """A constant, as a name stands for it; ``name`` is that of a parameter."""
     if isinstance(value, tuple):
-        return ListValue(value)
+        return RealList(reals(value), name) if holds_reals(value) else ListValue(integers(value))
+    if isinstance(value, float):
+        return Bound(Parameter(name, value) if name else Real(value), 1, 1)
     return Bound(e.Bool(value) if isinstance(value, bool) else e.Int(value), 1, 1)
+
+
+def holds_reals(value: Reals | e.Nested) -> bool:
+    """Whether a constant is, or its lists hold, a real that is no integer."""
+    return any(map(holds_reals, value)) if isinstance(value, tuple) else isinstance(value, float)
+
+
+def reals(items: tuple[Reals, ...]) -> tuple[Reals, ...]:
+    """A list with its integers as reals.
+
+    >>> reals((1, 0.5))
+    (1.0, 0.5)
+    """
+    return tuple(reals(item) if isinstance(item, tuple) else float(item) for item in items)
+
+
+def integers(items: tuple[Reals, ...]) -> tuple[e.Nested, ...]:
+    """A list without reals."""
+    return cast(tuple[e.Nested, ...], items)
 
 
 def what(value: Value) -> str:
@@ -187,6 +225,8 @@ def what(value: Value) -> str:
             return "a real number"
         case ListValue():
             return "a list"
+        case RealList():
+            return "a list of real numbers"
         case InputRef():
             return "an input"
         case PatternRef():

@@ -30,7 +30,9 @@ def main():
         sys.exit("There is no GPU here. TRITON_INTERPRET=1 runs this on the CPU, slowly.")
     dtype = DTYPE if device == "cuda" else torch.float32  # the interpreter multiplies bfloat16 wrongly
     q, k, v, dout = (wave(shape, seed).to(device, dtype) for seed, shape in enumerate(SHAPES))
-    given = {name: value if isinstance(value, int) else unpacked(*value).to(device) for name, value in DATA.items()}
+    given = {
+        name: value if isinstance(value, (int, float)) else unpacked(*value).to(device) for name, value in DATA.items()
+    }
     wanted = [name for name in given if f"d{name}" in EXPECTED]
     out, lse, norm, parts = forward(q, k, v, SCALE, given)
     dq, dk, dv, dsink, more = backward(q, k, v, SCALE, given, out, lse, norm, parts, dout, None, wanted)
