@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from attnspec.spec.spec import Spec
+from attnspec.spec.spec import Spec, with_values
 
 _WORDS: Mapping[str, str] = MappingProxyType(
     {
@@ -54,7 +54,7 @@ def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
 def _lines(spec: Spec) -> dict[str, str]:
     """The lines of each kind, one below the other."""
     lines: dict[str, list[str]] = {what: [] for what in _WORDS.values()}
-    for line in str(spec).splitlines():
+    for line in str(with_values(spec)).splitlines():
         word = line.split(maxsplit=1)[0]
         if word in _WORDS:
             lines[_WORDS[word]].append(line.strip())

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.elaborator import Elaborator, Stop
-from attnspec.check.expressions.lists import compatible, kind, rectangular
+from attnspec.check.expressions.lists import compatible, kind, rectangular, with_reals
 from attnspec.check.expressions.rules import elaborator
 from attnspec.check.expressions.scope import (
     HOLE,
@@ -202,11 +202,7 @@ def _same_type(default: r.Reals, value: r.Reals) -> bool:
     """Whether a value may stand for a default: of its kind, or integers where it has reals."""
     if default == () or value == () or kind(default) == kind(value):
         return True
-    return holds_reals(default) and not isinstance(value, bool) and kind(default) == kind(_with_reals(value))
-
-
-def _with_reals(value: r.Reals) -> r.Reals:
-    return tuple(map(_with_reals, value)) if isinstance(value, tuple) else 0.5
+    return holds_reals(default) and kind(default) == kind(with_reals(value))
 
 
 def _well_formed(value: r.Reals) -> bool:
@@ -215,11 +211,8 @@ def _well_formed(value: r.Reals) -> bool:
         return True
     rest = [item for item in value if item != ()]
     numbers = any(not isinstance(item, tuple) for item in rest)
-    return (
-        all(compatible(item, rest[0]) for item in rest)
-        and all(map(_well_formed, value))
-        and not (() in value and numbers)
-    )
+    alike = all(compatible(item, rest[0]) for item in rest)
+    return alike and all(map(_well_formed, value)) and not (() in value and numbers)
 
 
 def _largest(value: r.Reals) -> float:

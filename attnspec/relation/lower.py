@@ -22,6 +22,7 @@ from attnspec.relation.relation import HeadClass, Part, Relation, scalar_reads, 
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.bind import BadDivisor, LargeRange, OutsideList, bind
+from attnspec.spec.heads import lists_by_head
 from attnspec.spec.parts import Branch, Clause
 from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Spec
@@ -71,7 +72,8 @@ def listed_heads(spec: Spec) -> int | None:
     """The number of heads that the pattern's lists (those indexed by ``h``) are written for; None if there are none."""
     nodes = (node for clause in _clauses(spec) for node in contents.walk(clause.pred))
     lists = (node for node in nodes if isinstance(node, (e.Index, e.Values)))
-    lengths = (len(node.items) for node in lists if node.indices and node.indices[0] == e.Var("h"))
+    read = (*lists, *lists_by_head(spec))
+    lengths = (len(node.items) for node in read if node.indices and node.indices[0] == e.Var("h"))
     return min(lengths, default=None)
 
 

@@ -10,7 +10,7 @@ s + slope[h] * (k - q)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeVar, Union
 
 from attnspec.spec import expr as e
 from attnspec.spec import writing
@@ -179,3 +179,16 @@ class Choose(RealExpr):
 
     def _write(self) -> writing.Text:
         return writing.choice(self.cond, self.then, self.other)
+
+
+N = TypeVar("N", bound=e.Node)
+
+
+def valued(node: N) -> N:
+    """An expression with the values of parameters in the place of their names."""
+    match node:
+        case Parameter(_, value):
+            return Real(value)  # type: ignore[return-value]
+        case Item(_, items, indices):
+            return Item("", items, tuple(map(valued, indices)))  # type: ignore[return-value]
+    return node.map(valued)

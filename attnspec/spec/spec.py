@@ -15,7 +15,7 @@ array([[1, 0, 0],
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from attnspec.spec import contents, make, writing
 from attnspec.spec import expr as e
 from attnspec.spec.axes import solve
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
-from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score
+from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score, valued
 from attnspec.spec.writing import Shown
 
 if TYPE_CHECKING:
@@ -125,6 +125,12 @@ def _reals(spec: Spec) -> dict[str, Reals]:
                 case Parameter(name, value) | Item(name, value) if name:
                     found[name] = value
     return found
+
+
+def with_values(spec: Spec) -> Spec:
+    """The same with the values of real parameters in the place of their names."""
+    sink = None if spec.sink is None else valued(spec.sink)
+    return replace(spec, score=valued(spec.score), sink=sink)
 
 
 def _lines(spec: Spec) -> Iterator[str]:

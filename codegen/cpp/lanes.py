@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from attnspec.codegen.cpp.loops import literal
 from attnspec.codegen.cpp.scalars import NO_NAMES, Printer
+from attnspec.codegen.expressions.arguments import is_argument
 from attnspec.codegen.expressions.statements import Place, Statements, Syntax
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -30,6 +31,11 @@ def mask(pred: e.Pred, names: Mapping[str, int] = NO_NAMES) -> list[str]:
     body = Statements(cxx_syntax(names, "s"))
     result = body.predicate(pred)
     return [*body.lines, f"return truth_of({result});"]
+
+
+def member(name: str) -> str:
+    """The member of what a score reads that holds an argument which is one real."""
+    return f"real_{name[1:]}"
 
 
 def cxx_syntax(names: Mapping[str, int], sizes: str = "z") -> Syntax:
@@ -75,7 +81,9 @@ def cxx_syntax(names: Mapping[str, int], sizes: str = "z") -> Syntax:
         negated="negated({})".format,
         in_range="in_range({}, {})".format,
         inside=lambda body, name, places: body.named(read("inside")(body, name, places)),
-        read_real=read("read<float>"),
+        read_real=lambda body, name, places: (
+            f"{sizes}.{member(name)}" if is_argument(name) and not places else read("read<float>")(body, name, places)
+        ),
         read_integer=read("read<pos>"),
         flag=read("flag"),
         among=read("among"),

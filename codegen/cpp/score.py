@@ -14,18 +14,18 @@ const auto t0 = read<float>(z.inputs[0], h);
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from attnspec.codegen.cpp.lanes import cxx_syntax
+from attnspec.codegen.cpp.lanes import cxx_syntax, member
 from attnspec.codegen.cpp.scalars import NO_NAMES
-from attnspec.codegen.expressions.arguments import arguments
+from attnspec.codegen.expressions.arguments import Argument, arguments
 from attnspec.codegen.expressions.slopes import Entry, Slopes, contribution, scaled, slopes
 from attnspec.codegen.expressions.statements import Statements
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
-_ARGUMENTS = "Q q_at, K k_at, pos h, pos b, const Sizes& z"
+_ARGUMENTS = "Q q_at, K k_at, pos h, pos b, const Scored& z"
 _UNUSED = "(void)h, (void)b, (void)z;"
 _PLACES = "const auto q = positions(q_at);\n        const auto k = positions(k_at);\n        (void)q, (void)k, "
 
@@ -35,9 +35,11 @@ def score(real: r.RealExpr, names: Mapping[str, int] = NO_NAMES) -> str:
     if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
     by = slopes(real)
-    real = arguments(real).lifted
+    found = arguments(real)
+    real = found.lifted
     sums = [entry for entry in by.entries if not entry.moves]
     return f"""\
+{_scored(found.all, names)}
 // The score of a pair: {real}
 struct Score {{
     static constexpr bool IDENTITY = {"true" if real == r.Score() else "false"};
@@ -52,12 +54,21 @@ struct Score {{
         {_PLACES}(void)s, (void)d, (void)sum, {_UNUSED}
 {_backward(by, sums, names)}
     }}
-    static void flush(const vfloat* sum, pos h, pos b, const Sizes& z, const Gradients& d) {{
+    static void flush(const vfloat* sum, pos h, pos b, const Scored& z, const Gradients& d) {{
         (void)sum, (void)d, {_UNUSED}
 {_flush(sums, names)}
     }}
 }};
 """
+
+
+def _scored(found: Sequence[Argument], names: Mapping[str, int]) -> str:
+    """The text of ``struct Scored``: what a score reads, with the reals in it, which loops keep in registers."""
+    reals = [one.name for one in found if not one.shape]
+    members = [f"    float {member(name)};" for name in reals]
+    loads = [f"{member(name)} = read<float>(s.inputs[{names[name]}]);" for name in reals]
+    made = "    Scored(const Sizes& s) : Sizes(s) {" + "".join(f"\n        {load}" for load in loads)
+    return "\n".join(["struct Scored : Sizes {", *members, f"{made}\n    }}" if loads else f"{made}}}", "};"])
 
 
 def _value(real: r.RealExpr, names: Mapping[str, int]) -> str:

@@ -111,10 +111,17 @@ def kind(value: r.Reals) -> str:
 
 
 def compatible(a: r.Reals, b: r.Reals) -> bool:
-    """Whether two constants may stand in one list: both numbers, or lists of what may stand in one."""
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return not a or not b or compatible(a[0], b[0])
-    return not isinstance(a, tuple | bool) and not isinstance(b, tuple | bool)
+    """Whether two constants may stand in one list: of one kind, but for integers among reals and empty lists."""
+    if isinstance(a, tuple) and isinstance(b, tuple) and not (a and b):
+        return True
+    return kind(with_reals(a)) == kind(with_reals(b))
+
+
+def with_reals(value: r.Reals) -> r.Reals:
+    """A constant with reals in the place of integers, to compare kinds."""
+    if isinstance(value, tuple):
+        return tuple(map(with_reals, value))
+    return value if isinstance(value, bool) else float(bool(value))
 
 
 def rectangular(value: r.Reals) -> bool:

@@ -168,6 +168,7 @@ struct BackwardTile {
 
     ATTNSPEC_NOINLINE void weights(int g, Range range, bool partial, int64_t first_key, int count) {
         const bool masked = partial || range.end > count;
+        const Scored sizes = p.sizes;  // what score lines read stays in registers
         for (int c = 0; c < C; ++c) {
             const int lane = g * LANES + c * W;
             const vfloat top = load(w.top + lane), sum = load(w.sum + lane), delta = load(w.delta + lane), scale = all(score_scale(p.scale));
@@ -180,7 +181,7 @@ struct BackwardTile {
                     if (partial) on &= *(const vint*)(w.mask + (r + i) * LANES + c * W);
                     if (!Score::IDENTITY && masked) s = on != 0 ? s : vfloat{};
                     const pos key_at = Score::IDENTITY || r + i >= count ? 0 : (pos)at.keys(first_key + r + i);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, sizes);
                     x[i] = smaller(vfloat{}, in_log2(x[i] - top) - sum);
                     y[i] = load(w.ds + (r + i) * PM + lane) * scale - delta;
                     if (masked) {
@@ -190,7 +191,7 @@ struct BackwardTile {
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
                     if (!Score::IDENTITY)
-                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, p.sizes, own_gradients, score_sums);
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, sizes, own_gradients, score_sums);
                     store_weights(w.p, w.p_rows, (r + i) * PM + lane, x[i]);
                     store_weights(w.ds, w.ds_rows, (r + i) * PM + lane, y[i]);
                 }

@@ -103,6 +103,7 @@ struct BackwardKeyTile {
     ATTNSPEC_NOINLINE void weights(int g, Range range, bool partial, int64_t first_query, int count) {
         const float scale = score_scale(p.scale);
         vfloat unused[Score::SUMS + 1];
+        const Scored sizes = p.sizes;  // what score lines read stays in registers
         for (int r = range.begin; r < range.end; r += STEP)
             for (int c = 0; c < C; ++c) {
                 vfloat x[STEP], y[STEP];
@@ -114,7 +115,7 @@ struct BackwardKeyTile {
                     const vint key_at = *(const vint*)(w.key_at[g] + c * W);
                     const pos query_at = Score::IDENTITY || r + i >= count
                                              ? 0 : (pos)(this->at.queries(first_query + r + i) + this->at.offset);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, p.sizes);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, sizes);
                     x[i] = smaller(vfloat{}, in_log2(x[i] - w.top[r + i]) - w.sum[r + i]);
                     y[i] = load(w.ds + at) * scale - w.delta[r + i];
                     if (partial) {
@@ -124,7 +125,7 @@ struct BackwardKeyTile {
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
                     if (!Score::IDENTITY)
-                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, p.sizes, Gradients{}, unused);
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, sizes, Gradients{}, unused);
                 }
 #if defined(__AVX512BF16__)
                 if constexpr (PAIRS) x[0] = interleave_pairs(x[0], x[STEP - 1]), y[0] = interleave_pairs(y[0], y[STEP - 1]);

@@ -161,7 +161,7 @@ struct ForwardTile {
     ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count, vfloat* top) {
         const int end = range.end < count ? range.end : count;
         const Rows keys = at.keys;
-        const Sizes sizes = p.sizes;
+        const Scored sizes = p.sizes;
         float* __restrict scores = w.s;  // what the score lines read stays in registers
         for (int c = 0; c < C; ++c) {
             const vint q = *(const vint*)(w.query_at[g] + c * W);
