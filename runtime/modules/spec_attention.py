@@ -24,7 +24,7 @@ class SpecAttention(nn.Module):
 
     ``source`` is what :func:`attnspec.compile` takes, with its options and parameters, or an :class:`Attention` that is
     compiled already. What the module is called with goes to :meth:`Attention.__call__`: q, k, v, ``scale=``,
-    ``return_lse=`` and the pattern's inputs by name.
+    ``return_lse=``, ``return_max=`` and the pattern's inputs by name.
 
     Raises SpecError where the pattern or a parameter is wrong; calls raise CallError.
     """
