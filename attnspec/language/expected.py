@@ -103,7 +103,9 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
     if token.kind == "name" and ("ATTEND" in accepted or _small(accepted)):
         return _misplaced(token, before, accepted, after_operand)
     if token.kind == "name" and "ATTENTION" in accepted:
-        return did_you_mean(token.text, words.HEADINGS)
+        return (
+            did_you_mean(token.text, words.HEADINGS) or "a file holds `attention name { ... }` and `pattern name = P`"
+        )
     return ""
 
 

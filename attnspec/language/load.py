@@ -7,6 +7,8 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from attnspec.language import words
+
 
 def shipped() -> tuple[str, ...]:
     """The names of the specs that come with the package, sorted."""
@@ -23,14 +25,23 @@ def load(reference: str | os.PathLike[str]) -> tuple[str, str, str | None]:
     >>> load("causal")[1:]
     ('causal.attn', None)
 
-    Raises FileNotFoundError with a suggestion if there is no such file or spec.
+    Raises FileNotFoundError with a suggestion if there is no such file or spec, TypeError for what is none of them.
     """
+    if not isinstance(reference, (str, os.PathLike)):
+        known = "a function is written as clauses: see `attnspec help coming-from`" if callable(reference) else ""
+        raise TypeError(
+            f"a pattern is a shipped name, a path or source text, not {type(reference).__name__}"
+            + (f"; {known}" if known else "")
+        )
     reference = os.fspath(reference)
     if "{" in reference or "\n" in reference:
         return reference, "<text>", None
     path, _, name = reference.partition(":") if ".attn:" in reference else (reference, "", "")
     if path.endswith(".attn"):
         return read_text(path), path, name or None
+    if len(reference.split()) > 1:
+        clauses = reference if reference.split()[0] in words.CLAUSES else f"attend {reference}"
+        raise FileNotFoundError(f"text needs a heading: write `attention name {{ {clauses} }}`")
     names = shipped()
     if reference in names:
         text = files("attnspec.specs").joinpath(f"{reference}.attn").read_text(encoding="utf-8")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
 
+import attnspec
 from attnspec.check.check import check_text
 from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.foreign import OPTIONS, SIGNS, WORDS, brought
@@ -126,3 +128,21 @@ def _parses(text: str) -> bool:
 def test_help_answers_for_words_from_elsewhere() -> None:
     assert "the position of the query is `q`" in run("help", "q_idx").stdout
     assert brought("seq_len") in run("help", "seq_len").stdout
+
+
+@pytest.mark.parametrize("text", ["def mask(b, h, q_idx, kv_idx):\n    return {}", "mask a { attend causal }"])
+def test_a_file_of_something_else(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_text(text)
+    assert caught.value.diagnostics[0].help == "a file holds `attention name { ... }` and `pattern name = P`"
+
+
+def test_what_is_no_reference() -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape("`attention name { attend causal and window(4) }`")):
+        attnspec.read("causal and window(4)")
+    with pytest.raises(FileNotFoundError, match=re.escape("`attention name { within causal }`")):
+        attnspec.read("within causal")
+    with pytest.raises(TypeError, match="not function; a function is written as clauses: see `attnspec help coming"):
+        attnspec.compile(lambda b, h, q_idx, kv_idx: q_idx >= kv_idx)
+    with pytest.raises(TypeError, match="not Tensor"):
+        attnspec.compile(torch.ones(4, 4).bool())
