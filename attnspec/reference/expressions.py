@@ -93,9 +93,9 @@ SECTION = Section(
         ),
         Entry(
             "[a, b, c], (a, b), xs[i]",
-            "A list of integers, or of lists of one kind; an entry, counted from 0. A tuple is a list too. The "
-            "index may be any expression: of `h`, it must be inside for every head; of a position, the comparison "
-            "is false where it is outside.",
+            "A list of numbers, or of lists of one kind (of reals: all of one length); an entry, counted from 0. A "
+            "tuple is a list too. The index may be any expression: of `h`, it must be inside for every head; of a "
+            "position, the comparison is false where it is outside.",
             "let offsets = [(0, 1), (2, 3)]\nattend q - k == offsets[1][h] or q - k == [0, 5][h]",
             "query 5 sees 0 2 (h = 1, heads = 2)",
         ),

@@ -13,7 +13,7 @@ SECTION = Section(
         Entry(
             "attention name(parameter = default) { ... }",
             "One pattern. `attnspec.compile('mine.attn')` compiles the one of a file, `'mine.attn:name'` one of "
-            "several; so does `attnspec inspect mine.attn`. A parameter is an integer, a boolean or a (nested) "
+            "several; so does `attnspec inspect mine.attn`. A parameter is a number, a boolean or a (nested) "
             "list; without a default it must be given. The parameter list may be left out. Newlines and indentation "
             "mean nothing.",
             "attention near(width = 3, ahead = false) { attend 0 <= q - k < width\n"
@@ -76,7 +76,7 @@ SECTION = Section(
         Entry(
             "1_000, 0.5, 1e-3",
             "Integers may be grouped with `_`. Reals have digits on both sides of their point, or an exponent; they "
-            "are for `score`, `sink`, `scale` and options, not for positions. Parameters are integers.",
+            "are for `score`, `sink`, `scale` and options, not for positions.",
             "attend q < 1_000\nscore s * 0.5 + 1e-3",
             "s = 2.0 becomes 1.001 at query 5, key 3",
         ),

@@ -171,7 +171,8 @@ MISTAKES = {
     "E020": Mistake(
         "The value given for a parameter is of another type than its default, or of none that the language has.",
         "attention a(rates = [1, 2]) { attend (q - k) % rates[0] == 0 }",
-        "Parameters are integers, booleans and lists of them.",
+        "Parameters are numbers, booleans and lists of numbers. One whose default is an integer stays one: write "
+        "`50.0`.",
         "attention a(rates = [1, 2]) { attend (q - k) % rates[0] == 0 }",
         "rates=2",
         "rates=[2]",
@@ -235,7 +236,7 @@ MISTAKES = {
         "let f(i) = i % 7 + i % 5\nattend f(f(q)) < k",
     ),
     "E031": Mistake(
-        "A list holds integers, or lists that are alike.",
+        "A list holds numbers, or lists that are alike.",
         "let branches = [4, [8, 2]]\nattend causal",
         "Make all entries lists.",
         "let branches = [[4, 1], [8, 2]]\nattend causal",

@@ -41,6 +41,13 @@ SECTION = Section(
             "s = 5000.0 becomes 50.0 at query 5, key 3",
         ),
         Entry(
+            "attention name(cap = 50.0, slopes = [0.5, 0.25]) { ... }",
+            "A parameter whose default is a real, or a list with one, takes any numbers. A score or sink that reads "
+            "it has it as an argument of the kernel: one compile serves all values.",
+            "attention a(slopes = [0.5, 0.25]) {\n    score s - slopes[h] * (q - k) }",
+            "s = 1.0 becomes 0.5 at query 5, key 3 (h = 1, heads = 2)",
+        ),
+        Entry(
             "alibi_slope(h, heads)",
             "ALiBi's slope of a head (Press et al., 2022), for any number of heads as in its code.",
             "within causal\nscore s - alibi_slope(h, heads) * (q - k)",

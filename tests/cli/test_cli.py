@@ -185,7 +185,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     assert "widht" in run("inspect", "window", "widht=9", status=2).stderr
     assert "E0" in run("inspect", "window", "width=banana", status=2).stderr
     assert "shared among" in run("inspect", "window", "--heads", "8", "--kv-heads", "3", status=2).stderr
-    assert "is not in the range" in run("inspect", "window", "-n", str(2**63), status=2).stderr
+    assert "is not a whole number from 1 to" in run("inspect", "window", "-n", str(2**63), status=2).stderr
     cache = {"ATTNSPEC_CACHE": str(tmp_path / "empty"), "ATTNSPEC_CACHE_LIMIT": "abc"}
     assert "ATTNSPEC_CACHE_LIMIT" in run("run", "window", "width=37", "-n", "64", "--no-flex", status=2, **cache).stderr
     assert "Usage" in run("--help").stdout
