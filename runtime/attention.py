@@ -18,11 +18,12 @@ from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
-from attnspec.runtime import transforms
+from attnspec.runtime import sharding, transforms
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
-from attnspec.runtime.core.request import Call, check_lists
+from attnspec.runtime.core.request import Call, check_lists, sizes_of
 from attnspec.runtime.ends import ends
+from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.targets import NAMES, kinds
 from attnspec.runtime.weights import Weights
 
@@ -191,6 +192,10 @@ class Attention(Weights):
             check_lists(self.program, q.shape[1], k.shape[1], q.shape[0])
         if self._target != "dense":
             check_derivatives(self._facts.name, scale, q, k, v, *inputs.values())
+        if sharding.distributed(q, k, v, *inputs.values()):
+            check(self.spec, sizes_of(self.spec, q, k), inputs, q.device)
+            options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}
+            return sharding.call(self, self.spec, q, k, v, inputs, **options)  # type: ignore[no-any-return]
         if self._target == "dense":
             out, lse = around.dense(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
