@@ -41,9 +41,15 @@ _SINK = 10
 
 def attend(call: Call, keep: bool) -> Result:
     """A call by its operator, inside transforms or outside. ``keep`` says that gradients may be wanted."""
-    if torch.compiler.is_compiling() or not transforming():
+    if torch.compiler.is_compiling() or not transforming() or _functionalizing():
         return operator.attended(call, keep)
     return Result(*_Attend.apply(*_flat(call)))  # type: ignore[no-untyped-call]
+
+
+def _functionalizing() -> bool:
+    """Whether the innermost transform is ``functionalize``, which has rules for operators only."""
+    functorch = torch._C._functorch
+    return functorch.peek_interpreter_stack().key() == functorch.TransformType.Functionalize
 
 
 def _flat(call: Call) -> tuple[Any, ...]:

@@ -53,7 +53,7 @@ CASES: Mapping[str, tuple[str, dict[str, Tensor], tuple[str, ...]]] = {
     "mask": ("causal", {}, ()),
     "documents": ("packed", {"doc": integers(3, V, B, N).sort(-1).values}, ("doc",)),
     "documents of all": ("packed", {"doc": integers(3, B, N).sort(-1).values}, ()),
-    "offsets": ("packed_offsets", {"cu_seqlens": torch.tensor([[0, 4, 10], [0, 0, 10], [0, 9, 10]])}, ("starts",)),
+    "offsets": ("packed_offsets", {"cu_seqlens": torch.tensor([[0, 4, 10], [0, 0, 10], [0, 9, 10]])}, ("cu_seqlens",)),
     "lengths": ("padded", {"length": integers(N, V, B)}, ("length",)),
     "blocks": (
         "attention a { input keep: bool[batch, n_q // 2, n // 2]  attend causal and keep[b, q // 2, k // 2] }",
@@ -189,6 +189,11 @@ def test_gradients_of_each_sample_of_a_module() -> None:
     for number, sample in enumerate(samples):
         wanted = torch.autograd.grad(layer(sample[None]).sin().sum(), list(layer.parameters()))
         close([t[number] for t in found.values()], list(wanted))
+
+
+def test_functionalize() -> None:
+    attend, (q, k, v) = attnspec.compile("causal"), vectors()
+    close(torch.func.functionalize(attend)(q[0], k[0], v[0]), attend(q[0], k[0], v[0]))
 
 
 @pytest.mark.slow
