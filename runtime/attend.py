@@ -16,19 +16,17 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
-from attnspec.runtime.core.request import Call, is_wide, sizes_of
-from attnspec.runtime.core.visible import array, transforming, visible
+from attnspec.runtime.core.request import Call, sizes_of
+from attnspec.runtime.core.visible import array, traced, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.dense.rows import Scored
-from attnspec.runtime.expressions.functions import real_function
-from attnspec.runtime.expressions.real import real
 from attnspec.runtime.prepare.inputs import prepare
-from attnspec.runtime.prepare.operator import ORDER, made_names, ready
+from attnspec.runtime.prepare.operator import ORDER, made_names, ready, traced_tables
 from attnspec.runtime.prepare.order import hash_buckets
-from attnspec.runtime.prepare.rotate import half_turned, turned
+from attnspec.runtime.prepare.rotate import half_turned, turned, turned_by
+from attnspec.runtime.sink import sink, traced_sink
 from attnspec.spec import contents
-from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 
@@ -59,16 +57,29 @@ class Around:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
     ) -> tuple[Call, Sizes, dict[str, Tensor]]:
         """A call of vectors that are not rotated yet, its sizes, and its inputs made ready."""
-        spec = self.spec
-        sizes = sizes_of(spec, q, k)
-        if spec.order is not None and q.shape[2] != k.shape[2]:
-            raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
-        found = ready(spec, self.program, self.made, self.floats, sizes, q, inputs, is_wide(q, k))
+        found, sizes = self._ready(q, k, inputs), sizes_of(self.spec, q, k)
+        return self._call(q, k, v, scale, found, sink(self.spec, sizes, found, q.device)), sizes, found
+
+    def traced(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Call:
+        """A call of vectors that are rotated already, where tensors are traced."""
+        found = self._ready(q, k, inputs)
+        made = traced_sink(self.spec, self.program, q, k, found)
+        tables: list[Tensor] = []
+        if self.spec.rotations:
+            whole = {name: t for name, t in found.items() if name not in self.floats}
+            tables = traced_tables(self.program, q, k, whole)
+        return self._call(*turned_by(self.spec, q, k, tables), v, scale, found, made)
+
+    def _ready(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return ready(self.spec, self.program, self.made, self.floats, q, k, inputs)
+
+    def _call(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, found: Mapping[str, Tensor], made: Tensor | None
+    ) -> Call:
         if scale is None:
-            scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+            scale = 1.0 / math.sqrt(q.shape[-1]) if self.spec.scale is None else self.spec.scale
         tensors = [found[name] for name in self.reads]
-        sink = _sink(spec, sizes, found, q.device)
-        return Call(q, k, v, tensors, found.get(ORDER), sink, float(scale), self.program), sizes, found
+        return Call(q, k, v, tensors, found.get(ORDER), made, float(scale), self.program)
 
 
 def attend(
@@ -81,15 +92,23 @@ def attend(
     keep: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, log-sum-exp and norm (if ``keep``) of a pattern that is more than a mask."""
-    call, sizes, found = around.call(q, k, v, scale, inputs)
-    keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs)
-    if not keep and around.turns and turns(q) and visible(q):
-        # Each query is loaded once: turned then, it is not written to memory before. (Gradients need turned queries.)
-        operator.watched()
-        q, k, tables = half_turned(around.spec, q, k, sizes, found)
-        return (*operator.attend_turning(q, k, *call[2:], *tables), q.new_empty(0))
-    q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-    out, lse, norm, _ = transforms.attend(Call(q, k, *call[2:]), keep)
+    if around.spec.order is not None and q.shape[2] != k.shape[2]:
+        name = around.spec.name
+        raise CallError(f"{name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
+    if traced(q, *(t for t in inputs.values() if isinstance(t, Tensor))):
+        call = around.traced(q, k, v, scale, inputs)
+        keep = keep or operator.keeps(call.q, call.k, v, call.sink, *call.inputs)
+    else:
+        call, sizes, found = around.call(q, k, v, scale, inputs)
+        keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs)
+        if not keep and around.turns and turns(q) and visible(q):
+            # Each query is loaded once: turned then, it is not written to memory. (Gradients need turned queries.)
+            operator.watched()
+            q, k, tables = half_turned(around.spec, q, k, sizes, found)
+            return (*operator.attend_turning(q, k, *call[2:], *tables), q.new_empty(0))
+        q, k = turned(around.spec, q, k, sizes, found, compiled=True)
+        call = call._replace(q=q, k=k)
+    out, lse, norm, _ = transforms.attend(call, keep)
     return out, lse, norm
 
 
@@ -132,25 +151,3 @@ def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | 
     if not spec.detached:
         return masks[0]
     return [mask.long() * branch.times for mask, branch in zip(masks, spec.branches, strict=True)]
-
-
-def _sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.device) -> Tensor | None:
-    """The sink of each head of each batch entry, (batch, heads), or of each row, (batch, heads, n_q), float32."""
-    if spec.sink is None:
-        return None
-    if isinstance(spec.sink, RealRead) and found[spec.sink.name].shape[-1] == sizes.heads:
-        logit = found[spec.sink.name]
-        if spec.sink.indices in ((e.Var("h"),), (e.Var("b"), e.Var("h"))):  # without numpy, for torch.compile
-            return logit.expand(sizes.batch, sizes.heads)
-    places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
-    shape: tuple[int, ...] = (sizes.batch, sizes.heads)
-    if "q" in contents.free(spec.sink):
-        places = {name: place[..., None] for name, place in places.items()}
-        places["q"] = np.arange(sizes.first, sizes.first + sizes.n_q)
-        shape = (*shape, sizes.n_q)
-    if not visible(*found.values()):
-        b, h, q = (torch.as_tensor(places.get(name, 0), device=device) for name in "bhq")
-        value: Tensor = real_function(spec.sink, sizes, found)(b, h, q, q)
-        return value.float().expand(shape)
-    env = {**sizes.parameters(0, 0), **oracle.tables(found), **places}
-    return real(spec.sink, env, found, dtype=torch.float32, device=device).expand(shape)

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnspec.codegen.expressions.reads import names
 from attnspec.runtime import flops
-from attnspec.runtime.core.program import facts
+from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Result, Turn
 from attnspec.runtime.cpp import run as cpp
+from attnspec.runtime.prepare.inputs import check_floats
 from attnspec.runtime.targets import target_of
 
 # The fields of a Call. (Schemas have no structures.) Calls without inputs have operators of their own: AOTInductor and
@@ -74,6 +76,9 @@ def _attend(*arguments: Any) -> Result:
     """Output and log-sum-exp of a program's attention, and what only gradients need: ``keep`` says they are wanted."""
     *fields, keep = arguments
     call = Call(*fields)
+    if call.inputs:
+        checked = spec(call.program)
+        check_floats(checked, call.sizes, dict(zip(names(checked), call.inputs, strict=True)))
     return target_of(call.program.target, call.q.device.type).forward(call, keep)
 
 

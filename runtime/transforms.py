@@ -30,7 +30,7 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Call, Result
 from attnspec.runtime.core.visible import transforming
-from attnspec.runtime.prepare.operator import made_names
+from attnspec.runtime.prepare.operator import made_names, ready_operator
 from attnspec.spec.split import apart, own_dims
 
 Dims = Sequence[int | None]
@@ -235,28 +235,24 @@ def _rule_bare_backward(info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor
 
 
 def _rule_ready(
-    info: Any,
-    in_dims: Any,
-    q: Tensor,
-    given: Sequence[Tensor],
-    inputs: Sequence[str],
-    sizes: Sequence[int],
-    wide: bool,
-    program: str,
+    info: Any, in_dims: Any, tensors: Sequence[Tensor], inputs: Sequence[str], program: str, wide: bool
 ) -> Any:
-    checked, (*others, _, m), at = spec(decode(program)), sizes, [in_dims[0], *in_dims[1]]
-    if checked.order is None and at[0] is not None:  # the vectors are not looked at
-        at[0], q = None, q.select(at[0], 0)[:, :, :0]
+    checked, at, (q, k, *given) = spec(decode(program)), list(in_dims[0]), tensors
+    # Of vectors only the shape is looked at, but for an order those of the queries.
+    q, at[0] = (q, at[0]) if checked.order is not None or at[0] is None else (q.select(at[0], 0), None)
+    k, at[1] = (k, at[1]) if at[1] is None else (k.select(at[1], 0), None)
+    q = q if checked.order is not None else q[..., :0]
 
-    def run(q: Tensor, *given: Tensor) -> Any:
-        return torch.ops.attnspec.ready.default(q, given, inputs, (*others, q.shape[0], m), wide, program)
+    def run(*tensors: Tensor) -> Any:
+        return ready_operator(tensors, inputs, program, wide)
 
     if not any(a is not None for a in at):
-        found = run(q, *given)
+        found = run(q, k, *given)
         return found, [None] * len(found)
-    dims = own_dims(checked, "b")
-    whole = tuple(_own(name, dims) for name in made_names(checked)) if apart(checked, "b", inputs) else None
-    found, where = _mapped(run, info.batch_size, at, (q, *given), (0, *map(dims.get, inputs)), whole)
+    dims, made = own_dims(checked, "b"), made_names(checked)
+    whole = tuple(_own(name, dims) for name in made) if made and apart(checked, "b", inputs) else None
+    own = (0, 0, *map(dims.get, inputs))
+    found, where = _mapped(run, info.batch_size, at, (q, k[..., :0], *given), own, whole)
     return list(found), list(where)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from attnspec.runtime.core.arguments import CallError
 
@@ -27,6 +28,16 @@ def visible(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or transforming():
         return False
     return all(type(t) in (Tensor, torch.nn.Parameter) and t.device.type != "meta" for t in tensors)
+
+
+def traced(*tensors: Tensor) -> bool:
+    """Whether what a call does must be operators: it is compiled or exported, or watched, or there are no numbers.
+
+    Not inside the transforms of torch.func alone, which go through operations of tensors one by one.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    return not transforming() and (is_in_torch_dispatch_mode() or not visible(*tensors))
 
 
 def everything(t: Tensor) -> Tensor:

@@ -18,10 +18,12 @@ from torch import Tensor
 
 from attnspec.spec import contents
 from attnspec.spec import real as r
+from attnspec.spec.derive import SIGN
 from attnspec.spec.evaluate import Env, Evaluator, table
 
 FUNCTIONS = {"tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs}
-"""What each function of a real does to tensors."""
+FUNCTIONS |= {SIGN: torch.sign}
+"""What each function of a real does to tensors, and that of derivatives."""
 
 
 def real(

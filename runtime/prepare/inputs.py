@@ -81,10 +81,10 @@ def prepare(
     return found
 
 
-def check(spec: Spec, sizes: Sizes, given: Mapping[str, Tensor], device: torch.device | None) -> None:
+def check(spec: Spec, sizes: Sizes | None, given: Mapping[str, Tensor], device: torch.device | None) -> None:
     """Whether inputs are those of the spec, of its kinds and shapes, and where they must be; values are not looked at.
 
-    Raises CallError.
+    Nor are shapes, without ``sizes``. Raises CallError.
     """
     declared_names = [declared.name for declared in spec.inputs]
     for name in given:
@@ -94,12 +94,22 @@ def check(spec: Spec, sizes: Sizes, given: Mapping[str, Tensor], device: torch.d
         where = f"{spec.name}: input `{declared.name}`"
         if declared.name in given:
             tensor = given[declared.name]
-            _check(where, declared, tensor, shape_of(declared, sizes))
+            _check(where, declared, tensor)
+            if sizes is not None:
+                _check_shape(where, declared, tensor, shape_of(declared, sizes))
             if device is not None and tensor.device != device:
                 raise CallError(f"{where} is on {tensor.device}, but q is on {device}: move it there")
         elif declared.random is None:
-            shape = written(declared, shape_of(declared, sizes))
-            raise CallError(f"{where} is missing: `{declared}`, here {shape}")
+            here = "" if sizes is None else f", here {written(declared, shape_of(declared, sizes))}"
+            raise CallError(f"{where} is missing: `{declared}`{here}")
+
+
+def check_floats(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> None:
+    """Whether float inputs have their shapes, which traces do not compare. Raises CallError."""
+    for declared in spec.inputs:
+        if declared.kind == "float" and declared.name in found:
+            where = f"{spec.name}: input `{declared.name}`"
+            _check_shape(where, declared, found[declared.name], shape_of(declared, sizes))
 
 
 def roots(spec: Spec) -> list[e.Node]:
@@ -179,8 +189,8 @@ def _unknown(name: str, names: list[str]) -> str:
     return f"there is no input `{name}`; {hint}"
 
 
-def _check(where: str, declared: Input, tensor: object, shape: Shape) -> None:
-    """Refuse what is not a tensor of the declared kind and shape."""
+def _check(where: str, declared: Input, tensor: object) -> None:
+    """Refuse what is not a tensor of the declared kind."""
     if not isinstance(tensor, Tensor):
         raise CallError(f"{where} must be a tensor, not {type(tensor).__name__}")
     if tensor.layout != torch.strided:
@@ -193,6 +203,10 @@ def _check(where: str, declared: Input, tensor: object, shape: Shape) -> None:
     if not kinds[declared.kind]:
         word = {"int": "integers", "bool": "booleans", "float": "floating-point numbers"}[declared.kind]
         raise CallError(f"{where} must hold {word}; it is {tensor.dtype}")
+
+
+def _check_shape(where: str, declared: Input, tensor: Tensor, shape: Shape) -> None:
+    """Refuse what is not of the declared shape."""
     actual = tuple(tensor.shape)
     if not fits(shape, actual) or (declared.form == "offsets" and actual[-1] < 1):
         wanted = written(declared, shape)

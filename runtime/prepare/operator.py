@@ -1,33 +1,63 @@
-"""The inputs of a call made ready for kernels, in a form that torch.compile can keep in its graph.
+"""What is done before a kernel as operators, for torch.compile, torch.export and all else that traces.
 
-What :func:`attnspec.runtime.prepare.inputs.prepare` and :func:`attnspec.runtime.prepare.order.lsh` do depends on the
-contents of tensors: under torch.compile it is one operator without gradients. Float inputs, which have gradients, go
-round it.
+Inputs made ready and the tables of rotations depend on what tensors hold, and on numbers where a trace has symbols. So
+each is one operator without gradients: a trace sees the shapes of its results. (Float inputs, which have gradients, go
+round it.) All take q, k and tensors by name, in one list, for a list without tensors cannot always be passed on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.program import spec as spec_of
-from attnspec.runtime.core.visible import visible
-from attnspec.runtime.prepare.inputs import check, prepare, reads, shape_of
+from attnspec.runtime.core.request import is_wide, sizes_of
+from attnspec.runtime.core.visible import traced, transforming
+from attnspec.runtime.prepare.inputs import check, prepare, reads
 from attnspec.runtime.prepare.order import lsh
+from attnspec.runtime.prepare.rotate import rotated_dims, rotation_tables
+from attnspec.spec import contents, exact
+from attnspec.spec import expr as e
+from attnspec.spec.axes import solve
+from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
 
 ORDER = "order"
 BUCKET = "order.bucket"
 
-_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "ready(Tensor q, Tensor[] given, str[] names, SymInt[] sizes, bool wide, str program) -> Tensor[]",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
+LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
+GIVEN = "Tensor[] tensors, str[] names, str program"
+"""In schemas: q, k and tensors that go by name, and the program."""
+
+
+class Given(NamedTuple):
+    """What operators take, unpacked."""
+
+    spec: Spec
+    q: Tensor
+    k: Tensor
+    found: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], names: Sequence[str], program: str) -> Given:
+        """From the arguments of a schema."""
+        q, k, *rest = tensors
+        return cls(spec_of(decode(program)), q, k, dict(zip(names, rest, strict=True)))
+
+
+def define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """An operator ``attnspec::name`` for tensors on the CPU and on a GPU, and what traces see of its results."""
+    LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+    for device in ("CPU", "CUDA"):  # CUDA serves ROCm too
+        LIBRARY.impl(name, implementation, device)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"attnspec::{name}", fake, lib=LIBRARY)
 
 
 def ready(
@@ -35,31 +65,34 @@ def ready(
     program: str,
     made: Sequence[str],
     floats: Collection[str],
-    sizes: Sizes,
     q: Tensor,
+    k: Tensor,
     inputs: Mapping[str, Tensor],
-    wide: bool,
 ) -> dict[str, Tensor]:
     """The tensors that a kernel and what stands around it read, by name; for an order its slots too.
 
     ``made`` are the names of :func:`made_names`, ``floats`` those of the float inputs. Raises CallError where an input
     does not fit.
     """
-    if visible(q, *inputs.values()):
-        return _all(spec, sizes, q, inputs, wide)
-    if not torch.compiler.is_compiling():
+    if not traced(q, *(t for t in inputs.values() if isinstance(t, Tensor))):
+        sizes = sizes_of(spec, q, k)
+        if not transforming():
+            return _all(spec, sizes, q, inputs, is_wide(q, k))
         check(spec, sizes, inputs, q.device)
+    for name, t in inputs.items():
+        if not isinstance(t, Tensor):
+            raise CallError(f"{spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
     found: dict[str, Tensor] = {}
     if made or inputs:
-        given = [t.detach() for t in inputs.values()]
-        numbers = [sizes.n, sizes.n_q, sizes.heads, sizes.kv_heads, sizes.batch, -1 if sizes.m is None else sizes.m]
-        tensors = torch.ops.attnspec.ready.default(q.detach(), given, list(inputs), numbers, wide, program)
-        for name, tensor in zip(made, tensors, strict=True):
-            found[name] = tensor
-    for name, tensor in inputs.items():
-        if name in floats:
-            found[name] = tensor.float().contiguous()
-    return found
+        tensors = [t.detach() for t in (q, k, *inputs.values())]
+        found = dict(zip(made, ready_operator(tensors, list(inputs), program, _wide(q, k)), strict=False))
+    return found | {name: t.float().contiguous() for name, t in inputs.items() if name in floats}
+
+
+def traced_tables(program: str, q: Tensor, k: Tensor, found: Mapping[str, Tensor]) -> list[Tensor]:
+    """What :func:`attnspec.runtime.prepare.rotate.rotation_tables` gives, where tensors are traced."""
+    tensors = [t.detach() for t in (q, k, *found.values())]
+    return torch.ops.attnspec.angles.default(tensors, list(found), program)  # type: ignore[no-any-return]
 
 
 def _all(spec: Spec, sizes: Sizes, q: Tensor, inputs: Mapping[str, Tensor], wide: bool) -> dict[str, Tensor]:
@@ -77,29 +110,30 @@ def made_names(spec: Spec) -> list[str]:
     return sorted(found | ({ORDER, BUCKET} if spec.order is not None else set()))
 
 
-def _sizes(spec: Spec, numbers: Sequence[int]) -> Sizes:
-    n, n_q, heads, kv_heads, batch, m = numbers
-    return Sizes(n, n_q, heads, kv_heads, batch, spec.align == "end", None if m < 0 else m)
+def _wide(q: Tensor, k: Tensor) -> bool:
+    """Whether positions need 64 bits. Not in what is exported: asking would bound a length that may vary."""
+    return not torch.compiler.is_exporting() and is_wide(q, k)
 
 
-def _ready(
-    q: Tensor, given: Sequence[Tensor], names: Sequence[str], sizes: Sequence[int], wide: bool, program: str
-) -> list[Tensor]:
-    spec = spec_of(decode(program))
-    found = _all(spec, _sizes(spec, sizes), q, dict(zip(names, given, strict=True)), wide)
-    return [found[name].clone() if any(found[name] is t for t in given) else found[name] for name in made_names(spec)]
+def _ready(tensors: Sequence[Tensor], names: Sequence[str], program: str, wide: bool) -> list[Tensor]:
+    spec, q, k, inputs = Given.of(tensors, names, program)
+    if is_wide(q, k) and not wide:
+        length = max(q.shape[2], k.shape[2])
+        raise CallError(
+            f"{spec.name}: an exported call has at most {NARROW_LENGTH:,} positions; this one has {length:,}"
+        )
+    found = _all(spec, sizes_of(spec, q, k), q, inputs, wide)
+    made = [found[name] for name in made_names(spec)]
+    # Results must not be arguments. One without results could not be saved (torch.export).
+    return [t.clone() if any(t is given for given in tensors) else t for t in made] or [q.new_empty(0)]
 
 
-for _device in ("CPU", "CUDA"):  # CUDA serves ROCm too
-    _LIBRARY.impl("ready", _ready, _device)  # type: ignore[no-untyped-call]
-
-
-@torch.library.register_fake("attnspec::ready", lib=_LIBRARY)  # type: ignore[untyped-decorator]
-def _(
-    q: Tensor, given: Sequence[Tensor], names: Sequence[str], sizes: Sequence[int], wide: bool, program: str
-) -> list[Tensor]:
-    spec = spec_of(decode(program))
-    known, numbers = {i.name: i for i in spec.inputs}, _sizes(spec, sizes)
+def _fake_ready(tensors: Sequence[Tensor], names: Sequence[str], program: str, wide: bool) -> list[Tensor]:
+    spec, q, k, inputs = Given.of(tensors, names, program)
+    fixed = all(isinstance(size, int) for t in tensors for size in t.shape)
+    check(spec, sizes_of(spec, q, k) if fixed else None, inputs, q.device)
+    known = {i.name: i for i in spec.inputs}
+    shapes = _Shapes(spec, q, k, inputs)
     whole = torch.int64 if wide else torch.int32
 
     def fake(name: str) -> Tensor:
@@ -109,11 +143,58 @@ def _(
         if name == "alibi.slope":
             return q.new_empty((q.shape[1],), dtype=torch.float32)
         declared = known[name.split(".")[0]]
-        dtype = torch.uint8 if declared.kind == "bool" else whole
-        shape = shape_of(declared, numbers)
-        if declared.form == "offsets":  # they are read by position
-            shape = (*shape[:-1], numbers.n if numbers.m is None else numbers.m)
-        sizes_given = given[names.index(declared.name)].shape if None in shape else ()  # what is drawn has no such size
-        return q.new_empty([sizes_given[i] if x is None else x for i, x in enumerate(shape)], dtype=dtype)
+        return q.new_empty(shapes.of(declared), dtype=torch.uint8 if declared.kind == "bool" else whole)
 
-    return [fake(name) for name in made_names(spec)]
+    return [fake(name) for name in made_names(spec)] or [q.new_empty(0)]
+
+
+class _Shapes:
+    """The shapes of inputs made ready, in sizes that may be symbols. Nothing is compared: the operator does that."""
+
+    def __init__(self, spec: Spec, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> None:
+        self.spec, self.inputs = spec, inputs
+        (batch, heads, n_q, _), (_, kv_heads, n, _) = q.shape, k.shape
+        self.env: dict[str, Any] = {"n": n, "n_q": n_q, "heads": heads, "kv_heads": kv_heads, "batch": batch}
+        if not spec.axes:
+            self.env["m"] = n
+
+    def of(self, declared: Input) -> tuple[Any, ...]:
+        """The shape of an input: that of what is given, where its entries stay what they are."""
+        given = self.inputs.get(declared.name)
+        if given is None:
+            return tuple(self._size(size) for size in declared.sizes)
+        return (*given.shape[:-1], self._size(e.Var("m"))) if declared.form == "offsets" else tuple(given.shape)
+
+    def _size(self, size: e.IntExpr) -> Any:
+        if "m" in contents.free(size) and "m" not in self.env:
+            n, n_q = self.env["n"], self.env["n_q"]
+            fixed = isinstance(n, int) and isinstance(n_q, int)
+            self.env["m"] = solve(self.spec.axes, n, n_q) if fixed else torch.library.get_ctx().new_dynamic_size()
+        return exact.integer(size, self.env)
+
+
+def _angles(tensors: Sequence[Tensor], names: Sequence[str], program: str) -> list[Tensor]:
+    spec, q, k, found = Given.of(tensors, names, program)
+    made = rotation_tables(spec, q, k, sizes_of(spec, q, k), found)
+    shapes = [fake.shape for fake in _fake_angles(tensors, names, program)]
+    # Copies, because those that are kept must not be written over, and of these the memory is used again.
+    return [t.expand(shape).clone() for t, shape in zip(made, shapes, strict=True)]
+
+
+def _fake_angles(tensors: Sequence[Tensor], names: Sequence[str], program: str) -> list[Tensor]:
+    spec, q, k, _ = Given.of(tensors, names, program)
+    tables: list[Tensor] = []
+    for rotation in spec.rotations:
+        for expr, side, x in ((rotation.q, "q", q), (rotation.k, "k", k)):
+            free = contents.free(expr)
+            by_head = q.shape[1] if "h" in free else 1
+            lead = (q.shape[0] if "b" in free else 1, by_head) if expr != e.Var(side) and free & {"b", "h"} else ()
+            shape = (*lead, x.shape[2], rotated_dims(rotation, x.shape[3]) // 2)
+            dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+            tables += [x.new_empty(shape, dtype=dtype) for _ in range(2)]
+    return tables
+
+
+define("ready", f"({GIVEN}, bool wide) -> Tensor[]", _ready, _fake_ready)
+ready_operator = torch.ops.attnspec.ready.default
+define("angles", f"({GIVEN}) -> Tensor[]", _angles, _fake_angles)

@@ -23,7 +23,7 @@ tensor([[1.0000, 0.0000, 1.0000, 0.0000],
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -127,6 +127,26 @@ def half_turned(
     q, k = units(spec, q, k)
     at_q, at_k, centre = _places(spec, rotation, q, k, sizes, inputs)
     return q, rotate(k, at_k, rotation, "k", centre, True), angles(q, at_q, rotation, "q", centre)
+
+
+def rotation_tables(spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Cosines and sines for queries, then for keys, of each rotation of a spec."""
+    found: list[Tensor] = []
+    for rotation in spec.rotations:
+        at_q, at_k, centre = _places(spec, rotation, q, k, sizes, inputs)
+        for x, at, side in ((q, at_q, "q"), (k, at_k, "k")):
+            found += angles(x, at, rotation, side, centre)[:2]
+    return found
+
+
+def turned_by(spec: Spec, q: Tensor, k: Tensor, found: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """As :func:`turned`, by the tables that :func:`rotation_tables` gives, in operations that a compiler can fuse."""
+    q, k = units(spec, q, k)
+    for i, rotation in enumerate(spec.rotations):
+        pairs = dict(rotation.options).get("layout", "half") == "pairs"
+        q = _turn_whole(q, found[4 * i], found[4 * i + 1], pairs)
+        k = _turn_whole(k, found[4 * i + 2], found[4 * i + 3], pairs)
+    return q, k
 
 
 def units(spec: Spec, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
