@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from attnspec.runtime.core.arguments import CallError
 
@@ -31,13 +30,14 @@ def visible(*tensors: Tensor) -> bool:
 
 
 def traced(*tensors: Tensor) -> bool:
-    """Whether what a call does must be operators: it is compiled or exported, or watched, or there are no numbers.
+    """Whether what a call does must be operators: it is compiled, exported or recorded, or there are no numbers.
 
     Not inside the transforms of torch.func alone, which go through operations of tensors one by one.
     """
     if torch.compiler.is_compiling():
         return True
-    return not transforming() and (is_in_torch_dispatch_mode() or not visible(*tensors))
+    recorded = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None  # make_fx
+    return not transforming() and (recorded or not visible(*tensors))
 
 
 def everything(t: Tensor) -> Tensor:
