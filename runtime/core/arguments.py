@@ -28,6 +28,11 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
     for label, t in (("q", q), ("k", k), ("v", v)):
         if not isinstance(t, Tensor):
             raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
+        if t.is_nested:
+            raise CallError(
+                f"{name}: {label} is a nested tensor. Put its sequences one after another in one batch entry, with an "
+                "input that is `sorted` or `offsets` (as in the specs `packed` and `packed_offsets`), or pad them"
+            )
         if t.dim() != 4:
             raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
         if t.dtype not in DTYPES and not (t.dtype == torch.float64 and target == "dense"):
