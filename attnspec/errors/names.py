@@ -14,8 +14,9 @@ from attnspec.errors.source import Span
 
 def unknown_name(span: Span, name: str, own: Collection[str], known: Iterable[str]) -> Diagnostic:
     """A name that nothing defines: not the attention (its ``own`` names), nor what everyone knows."""
-    close = did_you_mean(name, {*own, *known})
-    help = close if nearest(name, {*own, *known}) in own else brought(name) or close
+    close = nearest(name, {*own, *known})
+    suggested = f"did you mean `{close}`?" if close else ""
+    help = suggested if close in own else brought(name) or suggested
     if name == "_":
         help = "only a whole size of an input is `_`, as in `input top: int[batch, heads, _]`"
     return diagnose("E011", f"unknown name `{clip(name)}`", (span, "not defined"), help=help)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from attnspec.language import words
 
 
+@cache
 def shipped() -> tuple[str, ...]:
     """The names of the specs that come with the package, sorted."""
     folder = files("attnspec.specs")

@@ -43,10 +43,18 @@ SECTIONS = (
 
 def whole() -> str:
     """The whole reference, in Markdown."""
-    parts = [f"# The language of attention patterns\n\n{wrap(_INTRODUCTION)}"]
-    for name, text in TOPICS.items():
-        parts += [text(), *(map(explain, CODES) if name == "errors" else ())]
+    texts = {name: text() for name, text in TOPICS.items()}
+    contents = "\n".join(f"- {_link(text)}: {SAID[name]}" for name, text in texts.items())
+    parts = [f"# The language of attention patterns\n\n{wrap(_INTRODUCTION)}", contents]
+    for name, text in texts.items():
+        parts += [text, *(map(explain, CODES) if name == "errors" else ())]
     return "\n\n".join(parts) + "\n"
+
+
+def _link(text: str) -> str:
+    """A link to the heading that a text begins with, as GitHub makes its target."""
+    title = text.splitlines()[0].lstrip("# ")
+    return f"[{title}](#{re.sub(r'[^a-z0-9 -]', '', title.lower()).replace(' ', '-')})"
 
 
 def topic(name: str) -> str:

@@ -26,7 +26,7 @@ from attnspec.check.expressions.scope import (
     what,
 )
 from attnspec.errors.clauses import NO_REALS, no_infinity, not_finite
-from attnspec.errors.diagnostic import Diagnostic
+from attnspec.errors.diagnostic import MAX_ERRORS, Diagnostic
 from attnspec.errors.foreign import WORDS
 from attnspec.errors.names import reserved, spec_as_pattern, unknown_name, wrong_arguments
 from attnspec.errors.source import Span
@@ -169,6 +169,8 @@ class Elaborator:
         if name.name not in WORDS and name.name in shipped():
             help = f"`attnspec list {name.name}` shows its clauses"
             return self.wrong(spec_as_pattern(name.span, name.name, help))
+        if len(self.report.mistakes) > 10 * MAX_ERRORS:  # not told, and looking for what is near takes time
+            return self.wrong(unknown_name(name.span, name.name, (), ()))
         everything = {*scope.module.names(), *words.VARIABLES, *words.BUILTINS, *words.LIBRARY}
         return self.wrong(unknown_name(name.span, name.name, scope.names, everything))
 
