@@ -72,16 +72,16 @@ WRITTEN: dict[str, Callable[[Index, Index], Tensor]] = {
 
 def theirs(text: str, n_q: int) -> Tensor:
     """The mask of their code, (batch, heads, n_q, N)."""
-    shape = (BATCH, HEADS, n_q, N)
-    b, h, q, k = (torch.arange(size).reshape([-1 if i == j else 1 for j in range(4)]) for i, size in enumerate(shape))
     if text.startswith("lambda"):
-        return eval(text, dict(NAMES))(b, h, q, k).expand(shape)  # type: ignore[no-any-return]
+        shape = (BATCH, HEADS, n_q, N)
+        places = [torch.arange(size).reshape([-1 if i == j else 1 for j in range(4)]) for i, size in enumerate(shape)]
+        return eval(text, dict(NAMES))(*places).expand(shape)  # type: ignore[no-any-return]
     if text.startswith("scaled"):  # of equal scores, over values that say which key each is
         tensors = {"q": torch.zeros(BATCH, HEADS, n_q, N), "k": torch.zeros(BATCH, HEADS, N, N)}
         tensors["v"] = torch.eye(N).expand(BATCH, HEADS, N, N)
         scope = {**NAMES, **tensors, "scaled_dot_product_attention": scaled_dot_product_attention}
         return eval(text, scope) > 0  # type: ignore[no-any-return]
-    return WRITTEN[text.partition("(")[0]](q[0, 0], k[0, 0]).expand(shape)
+    return WRITTEN[text.partition("(")[0]](torch.arange(n_q)[:, None], torch.arange(N)).expand(BATCH, HEADS, n_q, N)
 
 
 @pytest.mark.parametrize("item", MASKS, ids=lambda item: item.title)
@@ -94,6 +94,15 @@ def test_masks_are_equal(item: Elsewhere) -> None:
         assert wanted.any()
         assert not wanted.all()
         assert torch.equal(mask, wanted)
+
+
+@pytest.mark.slow  # what it imports takes long
+@pytest.mark.parametrize("item", [m for m in MASKS if m.theirs.startswith("lambda")], ids=lambda item: item.title)
+def test_flex_attention_takes_theirs_and_means_the_same(item: Elsewhere) -> None:
+    from torch.nn.attention.flex_attention import create_mask
+
+    mask = create_mask(eval(item.theirs, dict(NAMES)), BATCH, HEADS, N, N, device="cpu")
+    assert torch.equal(mask, theirs(item.theirs, N))
 
 
 def test_there_are_twelve() -> None:
