@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
@@ -82,10 +83,18 @@ def is_argument(name: str) -> bool:
 @functools.lru_cache(maxsize=256)
 def arguments(real: r.RealExpr) -> Arguments:
     """The arguments of a score."""
+    real = _with_literals(real)
     lift = _Lift({part.name for part in contents.walk(real) if isinstance(part, r.Parameter | r.Item)})
     lifted = lift.real(real)
     slopes = {leaf: lift.real(slope) for leaf, slope in derivatives(real).items()}
     return Arguments(lifted, slopes, tuple(lift.found.values()))
+
+
+def _with_literals(node: e.Node) -> Any:
+    """An expression with its whole literals as reals."""
+    if isinstance(node, r.Cast):
+        return r.Real(float(node.arg.value)) if isinstance(node.arg, e.Int) else node
+    return node.map(_with_literals) if isinstance(node, r.RealExpr) else node
 
 
 class _Lift:

@@ -123,7 +123,7 @@ def gradient(real: r.RealExpr, name: str = "score_gradient") -> Gradient:
     """The gradients by ``s`` and by the entries of float inputs, given the incoming ``g``: 0 where that is 0."""
     if contents.free(real) & e.SLOTS:
         raise ValueError("a score cannot depend on `q.slot` or `k.slot`")
-    by = slopes.slopes(_folded(real))
+    by = slopes.slopes(real)
     lifted = arguments(real).lifted
     body = _body(lifted)
     results = ["tl.zeros_like(g)" if by.score is None else slopes.scaled(body, _folded(by.score))]
@@ -131,7 +131,7 @@ def gradient(real: r.RealExpr, name: str = "score_gradient") -> Gradient:
         results.append(slopes.contribution(body, slopes.Entry(entry.name, entry.indices, _folded(entry.slope)))[1])
     places = [_place(entry, f"{name}_place_{number}") for number, entry in enumerate(by.entries)]
     entries = tuple(Entry(x.name, x.moves, place) for x, place in zip(by.entries, places, strict=True))
-    read = (lifted, *(slope for slope in arguments(_folded(real)).slopes.values()))
+    read = (lifted, *(slope for slope in arguments(real).slopes.values()))
     return Gradient(_function(name, lifted, body, results, *read), entries)
 
 
