@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -241,8 +242,20 @@ def signature_of(spec: str) -> Signature:
     from attnspec.language.load import load
     from attnspec.language.parse import parse
 
-    text, filename, name = load(spec)
+    text, filename, name = load(text_of(spec))
     return signature(parse(Source(filename, text)), name)
+
+
+def text_of(spec: str) -> str:
+    """A SPEC as it is, or for ``-`` the text on standard input."""
+    if spec != "-":
+        return spec
+    if sys.stdin.isatty():
+        click.echo("reading a spec from standard input, up to Ctrl-D", err=True)
+    text = sys.stdin.read()
+    if not text.strip():
+        raise click.UsageError("`-` reads a spec from standard input, and that is empty")
+    return f"{text}\n"
 
 
 def checked(spec: str, params: tuple[str, ...]) -> Spec:
@@ -250,7 +263,7 @@ def checked(spec: str, params: tuple[str, ...]) -> Spec:
     from attnspec.check.check import check_text
     from attnspec.language.load import load
 
-    text, filename, name = load(spec)
+    text, filename, name = load(text_of(spec))
     return check_text(text, name, read_params(params), filename)
 
 
@@ -259,7 +272,7 @@ def program_of(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> P
     from attnspec.language.load import load
     from attnspec.runtime.core.program import Program
 
-    text, filename, name = load(spec)
+    text, filename, name = load(text_of(spec))
     return Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
 
 

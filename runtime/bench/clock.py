@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -41,17 +42,21 @@ def race(
     runs: int,
     tick: Callable[[], object] = lambda: None,
     clock: Clock = wall,
+    budget: float = math.inf,
 ) -> dict[str, Timing]:
-    """Time every contender ``runs`` times, in turn, after one round that is not counted.
+    """Time every contender up to ``runs`` times, in turn, after one round that is not counted.
 
     ``tick`` is called after each call, for a progress bar: ``(runs + 1) * len(contenders)`` times in all. ``clock``
-    runs a call and tells its time.
+    runs a call and tells its time. Of ``budget`` seconds each contender has an equal share: one that has no time left
+    for another call drops out, and one whose share the first round took has that as its only time.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    share = budget / max(1, len(contenders))
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(runs + 1):
         for name, call in contenders.items():
-            spent = clock(call)
-            if turn:
-                seconds[name].append(spent)
+            before = spent[name]
+            if turn and sum(before) + before[-1] > share:
+                continue
+            before.append(clock(call))
             tick()
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+    return {name: Timing(tuple(times[1:] or times)) for name, times in spent.items()}

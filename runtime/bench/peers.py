@@ -216,7 +216,8 @@ def flex(making: Making) -> Peer:
         )
 
     def ready(mode: str | None, block: int) -> Peer:
-        compiled = torch.compile(flex_attention, dynamic=False, mode=mode)
+        # A graph that breaks is an error: FlexAttention would run uncompiled, ten times slower, and nobody would know.
+        compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True, mode=mode)
         mask = build(block)
         if block == 128 and mode is None:
             again = race({"mask": functools.partial(build, block)}, 1, clock=clock_of(setup.device))["mask"].median

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,16 +98,17 @@ def bench(
     autotune: bool = False,
     names: Sequence[str] | None = None,
     expected: Predicted | None = None,
+    budget: float = math.inf,
 ) -> Outcome:
     """Time a pattern and its peers on the device of the setup.
 
     Mask building and compilation are not counted for anyone. ``tick`` is told what happens; ``autotune`` lets
     FlexAttention try its kernels' schedules too; ``names`` are the peers, all if None; ``expected`` is the prediction
-    where it is known already.
+    where it is known already; ``budget`` the seconds that rounds may take, as :func:`race` deals them out.
     """
     made, spec, clock = contenders(attend, setup, flex, tick, autotune, names), attend.spec, clock_of(setup.device)
     with _quiet():
-        timings = race(made.calls, setup.runs, lambda: tick("timing"), clock)
+        timings = race(made.calls, setup.runs, lambda: tick("timing"), clock, budget)
         preparation = None
         if spec.inputs:
             prepare(spec, setup.sizes, made.given)

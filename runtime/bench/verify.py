@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from attnspec.spec.spec import Spec
 TOLERANCE = {torch.float32: 2e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Largest error that counts as agreement, relative to the largest magnitude of the exact result."""
 _BLOCK = 1 << 22
+_ALL_ROWS, _SAMPLE = 2048, 16
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ class Verdict:
 def block_rows(sizes: Sizes) -> int:
     """How many rows are looked at together."""
     return max(1, min(1024, _BLOCK // max(1, sizes.n)))
+
+
+def sampled(n_q: int) -> tuple[slice, ...]:
+    """Blocks of rows to look at: all of short calls; of others the first, the last, and some in between.
+
+    About 500 rows in blocks of 16, the same ones for the same number of rows.
+    """
+    if n_q <= _ALL_ROWS:
+        return (slice(0, n_q),)
+    number = -(-n_q // _SAMPLE)
+    inner = np.random.default_rng(n_q).choice(np.arange(1, number - 1), min(30, number - 2), replace=False)
+    return tuple(slice(i * _SAMPLE, min((i + 1) * _SAMPLE, n_q)) for i in sorted([0, *inner.tolist(), number - 1]))
 
 
 def heads_of(sizes: Sizes, groups: tuple[int, ...]) -> tuple[int, ...]:
@@ -72,13 +85,16 @@ def verify(
     groups: tuple[int, ...],
     scale: float | None = None,
     tick: Callable[[], object] = lambda: None,
+    blocks: Sequence[slice] | None = None,
 ) -> Verdict:
     """Compare ``results`` for ``tensors`` (q, k, v, dout), in some key heads (``groups``) of batch entry 0.
 
     ``results`` are ``out``, ``dq``, ``dk``, ``dv`` and ``d`` followed by the name of a float input for its gradient;
     these gradients are compared as sums over the heads that are looked at: dout must be zero elsewhere. ``scale`` None
-    is the pattern's, or 1 / sqrt(dim). ``tick`` is called after each block of rows. Everything is computed on the CPU
-    but an order's buckets, which may be others where projections are added up in another order.
+    is the pattern's, or 1 / sqrt(dim). ``tick`` is called after each block of rows. Only the rows in ``blocks`` are
+    looked at, if given (see :func:`sampled`): dout must be zero in others, and then gradients are exact for all keys.
+    Everything is computed on the CPU but an order's buckets, which may be others where projections are added up in
+    another order.
     """
     buckets = inputs.get("buckets")
     if spec.order is not None and buckets is None:
@@ -86,13 +102,15 @@ def verify(
     q, k, v, dout = (t.detach().cpu() for t in tensors)
     inputs = {name: t.cpu() for name, t in {**inputs, **({} if buckets is None else {"buckets": buckets})}.items()}
     results = {name: t.detach().cpu() for name, t in results.items()}
-    dense = _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick)
+    rows = tuple(blocks or [slice(0, sizes.n_q)])
+    dense = _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick, rows)
     checked = heads_of(sizes, groups)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("out", "dq", "dk", "dv")}
     for g in groups:
         for h in checked:
             if h * sizes.kv_heads // sizes.heads == g:
-                found["out"].append((results["out"][0, h], dense.head(h, g)))
+                exact = dense.head(h, g)
+                found["out"] += [(results["out"][0, h, block], exact[block]) for block in rows]
     dq, dk = dense.gradients()
     found["dq"] = [(results["dq"][0, h], dq[h]) for h in checked]
     found["dk"] = [(results["dk"][0, g], dk[g]) for g in groups]
@@ -118,8 +136,9 @@ class _Dense:
         inputs: Mapping[str, Tensor],
         scale: float | None,
         tick: Callable[[], object],
+        blocks: tuple[slice, ...],
     ) -> None:
-        self.spec, self.sizes, self.v, self.dout, self.tick = spec, sizes, v, dout, tick
+        self.spec, self.sizes, self.v, self.dout, self.tick, self.blocks = spec, sizes, v, dout, tick, blocks
         default = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         self.scale = default if scale is None else scale
         self.floats = {
@@ -152,8 +171,7 @@ class _Dense:
         q, dout = self.q[0, h].detach().double(), self.dout[0, h].double()
         out, dq = torch.zeros(s.n_q, v.shape[1], dtype=torch.float64), torch.zeros_like(q)
         step = block_rows(s)
-        for start in range(0, s.n_q, step):
-            rows = slice(start, min(start + step, s.n_q))
+        for rows in (slice(at, min(at + step, b.stop)) for b in self.blocks for at in range(b.start, b.stop, step)):
             part = q[rows].clone().requires_grad_()
             found = self._rows(part, k, v, h, rows)
             out[rows] = found.detach()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,6 +20,10 @@ from attnspec.runtime.cpp.compiler import Compiler, compiler
 
 if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Plan
+
+_LOG = logging.getLogger("attnspec")
+_LONG = 1.0
+"""Seconds from which on making a kernel is worth a line in the log."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,13 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
         from attnspec.codegen.plan.lengths import longest
         from attnspec.spec.real import Score
 
+        start = time.monotonic()
         made = plan(program, sizes)
         text = kernel(made, key)
         digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
+        if (spent := time.monotonic() - start) >= _LONG:
+            what = f"{facts(program).name} ({key.direction}, {key.dtype}, head size {key.dim})"
+            _LOG.info("made the kernel of %s in %.1f s; it is kept in %s", what, spent, cache.folder)
         note = {
             "kernel": digest,
             "carry": made.carry,

@@ -127,6 +127,11 @@ def _later(op: Callable[..., Any], *args: Any) -> Later:
     return Later(lambda at: op(*[part(at) for part in parts]))
 
 
+def _named(name: str) -> Later:
+    """What a call brings. (A lambda: TorchDynamo cannot trace an itemgetter.)"""
+    return Later(lambda at: at[name])
+
+
 def _of(value: Any) -> Callable[[At], Any]:
     return value.of if isinstance(value, Later) else lambda at: value
 
@@ -143,8 +148,8 @@ class _Functions(Evaluator):
     def __init__(self, sizes: Sizes, tables: Mapping[str, Tensor]) -> None:
         super().__init__(
             {table(name): t.bool() if t.dtype == torch.uint8 else t for name, t in tables.items()}
-            | {name: Later(operator.itemgetter(name)) for name in ("b", "h", "q", "k")},
-            Later(operator.itemgetter("s")),
+            | {name: _named(name) for name in ("b", "h", "q", "k")},
+            _named("s"),
         )
         rows = (sizes.first, sizes.first + sizes.n_q - 1)
         self.ranges = {"b": (0, sizes.batch - 1), "h": (0, sizes.heads - 1), "q": rows, "k": (0, sizes.n - 1)}

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.options import call_sizes, device_option_of, json_option, plan_options, read_params, size_options
+from attnspec.cli.options import (
+    call_sizes,
+    device_option_of,
+    json_option,
+    plan_options,
+    read_params,
+    size_options,
+    text_of,
+)
 from attnspec.report.units import seconds
 
 if TYPE_CHECKING:
@@ -70,6 +78,12 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
+    asked = [name for name, wanted in (("--ceilings", ceilings), ("--suite", suite)) if wanted]
+    if len(asked) + bool(startup or memory) > 1:
+        raise click.UsageError("--suite, --ceilings, and --startup or --memory are measured one at a time")
+    if asked and spec:
+        what = "all shipped specs" if suite else "the machine, not a pattern"
+        raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if ceilings:
         _ceilings(as_json, device)
         return
@@ -85,7 +99,7 @@ def command(
         if memory:
             show_peak(spec, params, options, as_json)
         return
-    if suite == bool(spec):
+    if not (suite or spec):
         raise click.UsageError("give a SPEC, or --suite")
     if suite and device.type != "cpu":
         from attnspec.cli.bench.suite import suite_on
@@ -140,7 +154,7 @@ def _bench(
     from attnspec.runtime.bench.remembered import remember
     from attnspec.runtime.bench.setup import Setup
 
-    attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
+    attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     sizes = call_sizes(attend.spec, options)
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device)
     with progress(attend.spec.name) as tick:

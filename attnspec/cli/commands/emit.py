@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from attnspec.cli.options import call_sizes, checked, plan_options, program_of, size_options, spec_argument, tile_of
+from attnspec.cli.options import (
+    call_sizes,
+    checked,
+    plan_options,
+    program_of,
+    size_options,
+    spec_argument,
+    text_of,
+    tile_of,
+)
 
 STAGES = ("source", "spec", "relation", "plan", "cpp", "triton")
 EXAMPLE = 200
@@ -25,11 +34,15 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
     Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length. Triton's is a Python file that
     runs by itself, with an example.
     """
+    if backward and stage != "cpp":
+        raise click.UsageError(
+            f"--backward chooses between the kernels of --stage cpp; the stage {stage} is one for both passes"
+        )
     if stage == "source":
         from attnspec.language.format import format_source
         from attnspec.language.load import load
 
-        click.echo(format_source(load(spec)[0]), nl=False)
+        click.echo(format_source(load(text_of(spec))[0]), nl=False)
         return
     if stage == "triton":
         click.echo(_triton(spec, params, options), nl=False)

@@ -18,6 +18,7 @@ from attnspec.cli.options import (
     read_params,
     size_options,
     spec_argument,
+    text_of,
     tile_of,
 )
 
@@ -39,7 +40,8 @@ ORDERED = 2048
 )
 @click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text.")
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
-@click.option("--runs", type=click.IntRange(3), default=3, show_default=True, help="Timed rounds.")
+@click.option("--runs", type=click.IntRange(1), default=9, show_default=True, help="Timed rounds, at most.")
+@click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Seconds for timed rounds.")
 @plan_options
 @size_options(length=16384, device=True)
 @json_option
@@ -50,18 +52,23 @@ def command(
     steps: int,
     no_flex: bool,
     runs: int,
+    budget: int,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Compile for this machine, run forward and backward, and compare with dense attention.
 
-    Prints picture and cost, the largest errors, and the time beside SDPA's and FlexAttention's. Status 1 if the results
-    do not agree. With --text, a small language model with this attention trains on the file's bytes instead.
+    Prints picture and cost, the largest errors, the time beside SDPA's and FlexAttention's, and in one line what comes
+    of it. Of long calls some hundred rows are compared, and the gradients of what these rows give. Status 1 if the
+    results do not agree. With --text, a small language model with this attention trains on the file's bytes instead.
     """
     from attnspec.runtime.attention import compile
 
     device = device_option_of(options)
-    attend = compile(spec, params=read_params(params), tile=options["tile"], layout=options["layout"])
+    attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
+    chosen = click.get_current_context().get_parameter_source
+    if text is None and chosen("steps") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--steps counts steps of training, which --text FILE asks for")
     if text is not None:
         from attnspec.cli.training import train_on
 
@@ -77,7 +84,7 @@ def command(
         _introduce(attend, setup, options)
     checked = _checked(attend.spec, setup)
     verdict = _verify(attend, checked)
-    forward, both = _race(attend, setup, not no_flex)
+    forward, both = _race(attend, setup, not no_flex, budget)
     if as_json:
         click.echo(json.dumps(_plain(setup, checked, verdict, forward, both), indent=2))
     else:
@@ -110,7 +117,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
 
     from attnspec.cli.console import progress
     from attnspec.runtime.bench.setup import examples, inputs
-    from attnspec.runtime.bench.verify import block_rows, heads_of, results_of, verify
+    from attnspec.runtime.bench.verify import block_rows, heads_of, results_of, sampled, verify
     from attnspec.runtime.prepare.inputs import roots
     from attnspec.spec.contents import free
 
@@ -126,22 +133,26 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     checked = heads_of(s, groups)
     mine = torch.zeros(s.batch, s.heads, 1, 1, dtype=dout.dtype, device=dout.device)
     mine[0, list(checked)] = 1
-    dout = dout * mine  # gradients of inputs are sums over heads and batch entries: over those that are looked at
+    looked, rows = torch.zeros(s.n_q, 1, dtype=dout.dtype, device=dout.device), sampled(s.n_q)
+    for block in rows:
+        looked[block] = 1
+    dout = dout * mine * looked  # gradients are sums over heads, batch entries and rows: over those that are looked at
     given = examples(attend.spec, setup)
     with progress(attend.spec.name) as tick:
         tick("compiling, running forward and backward")
         results = results_of(attend, (q, k, v, dout), given)
-        done = 0
+        done, step = 0, block_rows(s)
+        total = len(checked) * sum(-(-(block.stop - block.start) // step) for block in rows)
 
-        def block() -> None:
+        def after() -> None:
             nonlocal done
             done += 1
-            tick(f"dense attention in float64, block {done} of {len(checked) * -(-s.n_q // block_rows(s))}")
+            tick(f"dense attention in float64, block {done} of {total}")
 
-        return verify(attend.spec, s, (q, k, v, dout), results, given, groups, tick=block)
+        return verify(attend.spec, s, (q, k, v, dout), results, given, groups, tick=after, blocks=rows)
 
 
-def _race(attend: Attention, setup: Setup, flex: bool) -> tuple[Outcome, Outcome]:
+def _race(attend: Attention, setup: Setup, flex: bool, budget: float) -> tuple[Outcome, Outcome]:
     from dataclasses import replace
 
     from attnspec.cli.console import progress
@@ -152,7 +163,7 @@ def _race(attend: Attention, setup: Setup, flex: bool) -> tuple[Outcome, Outcome
     for backward in (False, True):
         with progress("timing forward" if not backward else "timing forward + backward") as tick:
             timed = replace(setup, backward=backward)
-            result = bench(attend, timed, flex, tick)
+            result = bench(attend, timed, flex, tick, budget=budget * (2 if backward else 1) / 3)
         remember(attend, timed, result)
         found.append(result)
     return found[0], found[1]
@@ -165,16 +176,20 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     from attnspec.cli.bench.table import prepared, remarks
     from attnspec.report.text import ranges
     from attnspec.report.units import seconds
+    from attnspec.runtime.bench.verify import sampled
     from attnspec.runtime.core.device import name_of
 
     out = console()
-    word = "agrees with" if verdict.agrees else "DIFFERS FROM"
+    word, s = "agrees with" if verdict.agrees else "DIFFERS FROM", checked.sizes
     errors = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
-    where = "" if checked is setup else f" at n = {checked.sizes.n:,}"
-    out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}", style="bold")
+    where = "" if checked is setup else f" at n = {s.n:,}"
+    rows = sum(block.stop - block.start for block in sampled(s.n_q))
+    which = "all rows" if rows == s.n_q else f"{rows:,} of {s.n_q:,} rows"
+    out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}, {which}", style="bold")
     out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n")
     where = f"{torch.get_num_threads()} threads" if setup.device.type == "cpu" else name_of(setup.device)
-    out.print(f"time  medians of {setup.runs} interleaved runs, {where}", style="bold")
+    most = max(len(t.seconds) for found in (forward, both) for t in found.timings.values())
+    out.print(f"time  medians of up to {most} interleaved runs, {where}", style="bold")
     table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 3, 0, 2))
     for title in ("", "forward", "", "forward + backward", ""):
         table.add_column(title, justify="right" if title else "left")
@@ -182,8 +197,8 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
         row = [name]
         for result in (forward, both):
             if name in result.timings:
-                ratio = result.ratio(name)
-                row.append(seconds(result.timings[name].median))
+                ratio, runs = result.ratio(name), len(result.timings[name].seconds)
+                row.append(seconds(result.timings[name].median) + (" (1 run)" if runs == 1 else ""))
                 row.append("" if name == "attnspec" or ratio is None else f"attnspec is {ratio:.2f}x as fast")
             else:
                 row += ["-", result.missing.get(name, "")]
@@ -191,9 +206,14 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     out.print(table)
     for said in filter(None, (prepared(setup, forward), *(f"forward: {one}" for one in remarks(setup, forward)))):
         out.print(f"  {said}")
+    ratios = [f"{forward.ratio(name):.1f}x {name}" for name in forward.timings if name != "attnspec"]
+    speed = f"; forward {', '.join(ratios)}" if ratios else ""
+    out.print(f"\n{'right' if verdict.agrees else 'WRONG'}: {word.lower()} dense attention{speed}", style="bold")
 
 
 def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
+    from attnspec.runtime.bench.verify import sampled
+
     def timings(found: Outcome) -> dict[str, Any]:
         return {name: t.median for name, t in found.timings.items()} | {"missing": found.missing}
 
@@ -203,7 +223,8 @@ def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bot
         "tolerance": verdict.tolerance,
         "heads_checked": list(verdict.heads),
         "n_checked": checked.sizes.n,
-        "runs": setup.runs,
+        "rows_checked": sum(block.stop - block.start for block in sampled(checked.sizes.n_q)),
+        "runs": {name: len(t.seconds) for name, t in forward.timings.items()},
         "preparation_seconds": forward.preparation and forward.preparation.median,
         "forward_seconds": timings(forward),
         "forward_backward_seconds": timings(both),
