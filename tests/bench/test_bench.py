@@ -17,7 +17,7 @@ from attnspec.runtime.bench.clock import race
 from attnspec.runtime.bench.peers import Making, bias, flex, masked
 from attnspec.runtime.bench.race import bench
 from attnspec.runtime.bench.setup import Setup, examples, inputs
-from attnspec.runtime.bench.verify import verify
+from attnspec.runtime.bench.verify import results_of, sampled, verify
 from attnspec.runtime.dense.softmax import dense
 from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
 from attnspec.runtime.expressions.real import real
@@ -266,3 +266,35 @@ def test_training_learns_and_is_repeatable() -> None:
     assert sum(runs[0][-5:]) < sum(runs[0][:5]) / 2
     with pytest.raises(ValueError, match="at least 65 are needed"):
         next(train(b"short", attnspec.compile("causal"), 64, 1))
+
+
+def test_a_budget_ends_rounds_for_those_who_are_slow() -> None:
+    clock = iter([1.0, 50.0, 1.0, 1.0, 1.0])
+    found = race({"fast": lambda: None, "slow": lambda: None}, 3, clock=lambda _: next(clock), budget=40.0)
+    assert found["slow"].seconds == (50.0,)
+    assert found["fast"].seconds == (1.0, 1.0, 1.0)
+
+
+def test_rows_are_sampled_only_in_long_calls() -> None:
+    assert sampled(2048) == (slice(0, 2048),)
+    blocks = sampled(10_003)
+    rows = [row for block in blocks for row in range(block.start, block.stop)]
+    assert rows == sorted(set(rows))
+    assert (rows[0], rows[-1]) == (0, 10_002)
+    assert 400 < len(rows) <= 512
+
+
+def test_sampled_rows_find_a_wrong_result() -> None:
+    spec, sizes = attnspec.read("window", params={"width": 9}), Sizes(2100, 2100, 1, 1)
+    q, k, v, dout = (torch.randn(1, 1, 2100, 8, generator=torch.Generator().manual_seed(i)) for i in range(4))
+    rows = sampled(2100)
+    looked = torch.zeros(2100, 1)
+    for block in rows:
+        looked[block] = 1
+    call = attnspec.compile("window", width=9), (q, k, v, dout * looked), {}
+    results = results_of(*call)
+    assert verify(spec, sizes, call[1], results, {}, (0,), blocks=rows).agrees
+    for name in results:
+        broken = {**results, name: results[name].clone()}
+        broken[name][0, 0, 2099] += 0.1
+        assert not verify(spec, sizes, call[1], broken, {}, (0,), blocks=rows).agrees

@@ -38,5 +38,5 @@ def _written(stream: io.TextIOWrapper) -> str:
     return stream.read()
 
 
-def read_json(*words: str, status: int = 0) -> Any:
-    return json.loads(run(*words, "--json", status=status).stdout)
+def read_json(*words: str, status: int = 0, stdin: str = "") -> Any:
+    return json.loads(run(*words, "--json", status=status, stdin=stdin).stdout)

@@ -1,0 +1,55 @@
+"""What is asked and cannot be answered is said, not ignored; `-` is standard input."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+import attnspec
+from tests.support.command import read_json, run
+
+SPEC = "attention piped { attend 0 <= q - k < 7 }\n"
+
+
+def test_a_spec_from_standard_input() -> None:
+    assert (
+        read_json("inspect", "-", "-n", "64", stdin=SPEC)["cost"]["pairs"]
+        == read_json("inspect", SPEC, "-n", "64")["cost"]["pairs"]
+    )
+    assert run("emit", "-", "--stage", "source", stdin=SPEC).stdout.startswith("attention piped {")
+    assert "standard input, and that is empty" in run("inspect", "-", stdin="", status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("emit", "causal", "--backward", "--stage", "plan"), "--backward chooses between the kernels of --stage cpp"),
+        (("bench", "--suite", "causal"), "--suite measures all shipped specs: leave out causal"),
+        (("bench", "--ceilings", "causal"), "--ceilings measures the machine, not a pattern"),
+        (("bench", "--ceilings", "--suite"), "one at a time"),
+        (("run", "causal", "--steps", "5"), "--text FILE asks for"),
+        (("inspect", "causal", "-n", "1.5"), "not a whole number"),
+        (("inspect", "causal", "-n", "64q"), "not a length"),
+    ],
+)
+def test_options_that_would_be_ignored(words: tuple[str, ...], said: str) -> None:
+    assert said in run(*words, status=2).stderr
+
+
+@pytest.mark.parametrize(("written", "length"), [("1e3", 1000), ("2k", 2048), ("1_000", 1000), ("4K", 4096)])
+def test_lengths(written: str, length: int) -> None:
+    pairs = read_json("inspect", "causal", "-n", written, "--heads", "1")["cost"]["pairs"]
+    assert pairs == length * (length + 1) // 2
+
+
+def test_making_a_kernel_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnspec.runtime.cpp import load
+
+    monkeypatch.setattr(load, "_LONG", 0.0)
+    q, k, v = torch.randn(3, 1, 1, 5, 8).unbind(0)
+    with caplog.at_level(logging.INFO, logger="attnspec"):
+        attnspec.compile("attention logged { attend 0 <= q - k < 3  attend k == 77 }")(q, k, v)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("made the kernel of logged (forward, float32, head size 8) in ")
