@@ -53,7 +53,7 @@ def head_constants(node: e.Node) -> frozenset[str]:
         match item:
             case e.Mul(left, right) if contents.free(left) and contents.free(right):
                 places = tuple(side for side in (left, right) if constant(side))
-            case e.FloorDiv(_, right) | e.Mod(_, right):
+            case e.FloorDiv(_, right) | e.Mod(_, right) if not _reads(right):
                 places = (right,)
             case e.Pow(base, exponent):
                 places = (base, exponent)
@@ -92,6 +92,8 @@ def _reads(node: e.Node, scalars: Mapping[e.Read, str] | None = None) -> bool:
     """Whether a node reads an input, other than those that are parameters."""
     if isinstance(node, e.Read) and node in (scalars or {}):
         return False
+    if isinstance(node, (e.FloorDiv, e.Mod)) and _reads(node.right):
+        return True  # a parameter of the sets cannot divide
     return isinstance(node, (e.Read, e.Flag, e.Among)) or any(_reads(c, scalars) for c in node.children())
 
 

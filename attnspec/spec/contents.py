@@ -56,6 +56,11 @@ def names(node: e.Node) -> tuple[str, ...]:
     return tuple(sorted(varies(node) | free(node)))
 
 
+def reads(node: e.Node) -> bool:
+    """Whether an expression reads an integer or boolean input."""
+    return any(isinstance(part, (e.Read, e.Flag, e.Among)) for part in walk(node))
+
+
 def reads_list(node: e.Node) -> bool:
     """Whether an expression reads an entry of a list or of an input."""
     return any(isinstance(part, (e.Index, e.Read)) for part in walk(node))

@@ -146,6 +146,12 @@ def _bounds(item: Pass, env: Mapping[str, Any], c: int, first: int, last: int) -
             low = max(low, -((c - ends[0]) // step) // item.tile.columns)
         if ends[1] is not None:
             high = min(high, (ends[1] - c) // step // item.tile.columns)
+    here = {**env, "q_first": first, "q_last": last}
+    for bounds in item.tests.key_limits:
+        if bounds.low is not None:
+            low = max(low, (int(value_of(bounds.low, here)[0]) - c) // step // item.tile.columns)
+        if bounds.high is not None:
+            high = min(high, (int(value_of(bounds.high, here)[0]) - c) // step // item.tile.columns)
     return low, high
 
 
@@ -158,6 +164,10 @@ def _told(item: Pass, env: Mapping[str, Any], q: NDArray[np.int64], k: NDArray[n
         if not true and atom in tests.required:
             return None
         every = every and true
+    ends = {"q_first": int(q[0]), "q_last": int(q[-1]), "k_first": int(k[0]), "k_last": int(k[-1])}
+    if not bool(holds(tests.live, {**env, **ends})):
+        return None
+    every = every and bool(holds(tests.every, {**env, **ends}))
     corners = list(product({int(q[0]), int(q[-1])}, {int(k[0]), int(k[-1])}))
     return every and all(bool(holds(run.atom, _at(item, env, x, y))) for run in tests.runs for x, y in corners)
 

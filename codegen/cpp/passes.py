@@ -10,6 +10,7 @@ from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp.loops import statements
 from attnspec.codegen.cpp.unit import boolean
 from attnspec.codegen.plan.plan import Pass, Sweep
+from attnspec.codegen.plan.tile_tests import ALWAYS
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 
@@ -21,6 +22,10 @@ _LANES = """\
         {}
     }}
 """
+_CORNERS = (
+    "const int64_t {side}_first_ = {name}_extent.first, {side}_last_ = {name}_extent.last; "
+    "(void){side}_first_, (void){side}_last_;"
+)
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
 
 
@@ -64,9 +69,7 @@ def _body(
     unused = [outer, "c", "h", "b", "s", "full", "partial", *(n for r, n in scalars.items() if r.name in reads)]
     lines.append(" ".join(f"(void){name}," for name in unused).rstrip(",") + ";")
     lines += _decisions(pass_, struct, outer, reads)
-    full, maybe, partial = (
-        ("full", "maybe", "some") if pass_.tests.runs or pass_.tests.blocks else ("full",) + ("partial",) * 2
-    )
+    full, maybe, partial = ("full", "maybe", "some") if pass_.tests.asks else ("full",) + ("partial",) * 2
     text = "\n".join(f"        {line}" for line in lines) + "\n"
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
         which = "rows" if outer == "i" else "columns"
@@ -78,7 +81,7 @@ def _body(
 def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
     """The window of tiles that inputs leave, and what is asked of each tile in it."""
     tests = pass_.tests
-    if not tests.runs and not tests.blocks:
+    if not tests.asks:
         return
     extents = {
         "i": f"const Extent query_extent = extent_of<{struct}>(at, at.queries, at.query_slots, i, BM);",
@@ -93,21 +96,32 @@ def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -
     for n, run in enumerate(tests.runs):
         if run.atom in tests.required:
             yield f"narrow<{struct}>(window, at, {here}_run{n}, {here}_extent, {there}_run{n}, {size});"
+    corners = {side: _CORNERS.format(side=side, name=name) for side, name in (("q", "query"), ("k", "key"))}
+    if tests.corners:
+        yield corners[here[0]]
+    for bounds in tests.limits(here[0]):
+        ends = (("INT64_MIN", bounds.low), ("INT64_MAX", bounds.high))
+        low, high = (far if end is None else f"int64_t({cxx.term(end, reads, wide=True)})" for far, end in ends)
+        yield f"limit<{struct}>(window, at, {low}, {high}, {size});"
     yield "const int64_t lo = window.lo, hi = window.hi;"
     yield "(void)lo, (void)hi;"
     skip = [_block(atom, reads) for atom in tests.blocks if atom in tests.required]
+    skip += [f"({cxx.predicate(tests.live, reads, wide=True)})"] if tests.live != ALWAYS else []
     keep = " && ".join(skip) or "true"
     yield f"const auto some = [&](int64_t {inner}) {{"
     yield f"    {extents[inner]}"
     yield f"    (void){there}_extent;"
+    yield from [f"    {corners[there[0]]}"] if tests.corners else []
     yield f"    if ({keep}) partial({inner});"
     yield "};"
     holds = [f"one_run(query_run{n}, query_extent, key_run{n}, key_extent)" for n, _ in enumerate(tests.runs)]
     holds += [_block(atom, reads) for atom in tests.blocks if atom not in tests.required]
+    holds += [f"({cxx.predicate(tests.every, reads, wide=True)})"] if tests.every != ALWAYS else []
     whole = " && ".join(holds) or "true"
     yield f"const auto maybe = [&](int64_t {inner}) {{"
     yield f"    {extents[inner]}"
     yield f"    (void){there}_extent;"
+    yield from [f"    {corners[there[0]]}"] if tests.corners else []
     yield f"    if (!({keep})) return;"
     yield f"    if ({whole if tests.whole else 'false'})"
     yield f"        full({inner});"

@@ -30,25 +30,31 @@ template <class I> static inline I power(I a, I b) { I r = 1; while (b-- > 0) r 
 """
 
 
-def predicate(pred: e.Pred, names: Mapping[str, int] = NO_NAMES) -> str:
+def predicate(pred: e.Pred, names: Mapping[str, int] = NO_NAMES, wide: bool = False) -> str:
     """A C++ expression of type bool over ``q``, ``k``, ``h``, ``b`` (all of type ``pos``) and the sizes ``s``.
 
-    ``names`` gives the place of each input that is read in ``s.inputs``.
+    ``names`` gives the place of each input that is read in ``s.inputs``. Integers have 64 bits where it is ``wide``.
     """
-    return Printer(names).predicate(pred)
+    return Printer(names, wide=wide).predicate(pred)
 
 
-def term(node: e.IntExpr, names: Mapping[str, int] = NO_NAMES) -> str:
-    """A C++ expression of type pos, of an integer without choices. Reads outside an input give 0."""
-    return Printer(names).term(node)
+def term(node: e.IntExpr, names: Mapping[str, int] = NO_NAMES, wide: bool = False) -> str:
+    """A C++ expression of type pos (int64_t: ``wide``), of an integer without choices. Reads outside give 0."""
+    return Printer(names, wide=wide).term(node)
 
 
 @dataclass(frozen=True)
 class Printer:
-    """Core expressions as C++, given the places of inputs and the name of the sizes."""
+    """Core expressions as C++, given the places of inputs and the name of the sizes; integers are pos, or 64 bits."""
 
     names: Mapping[str, int]
     sizes: str = "s"
+    wide: bool = False
+
+    @property
+    def type(self) -> str:
+        """The type of integers."""
+        return "int64_t" if self.wide else "pos"
 
     def predicate(self, pred: e.Pred) -> str:
         """An expression of type bool."""
@@ -104,13 +110,13 @@ class Printer:
 
     def variable(self, name: str) -> str:
         """A variable, of type pos."""
-        return f"(pos){self.sizes}.{name}" if name in SIZES else _local(name)
+        return f"({self.type}){self.sizes}.{name}" if name in SIZES else _local(name)
 
     def term(self, node: e.IntExpr) -> str:
         """An expression of type pos."""
         match node:
             case e.Int(value):
-                return literal(value, "pos")
+                return literal(value, self.type)
             case e.Var(name):
                 return self.variable(name)
             case e.Add(terms):
@@ -122,25 +128,30 @@ class Printer:
             case e.FloorDiv(left, e.Int(value)) if value & (value - 1) == 0:
                 return f"({self.term(left)} >> {value.bit_length() - 1})"
             case e.Mod(left, e.Int(value)) if value & (value - 1) == 0:
-                return f"({self.term(left)} & {literal(value - 1, 'pos')})"
+                return f"({self.term(left)} & {literal(value - 1, self.type)})"
             case e.FloorDiv(left, right):
-                return f"floor_div<pos>({self.term(left)}, {self.term(right)})"
+                return f"floor_div<{self.type}>({self.term(left)}, {self._divisor(right)})"
             case e.Mod(left, right):
-                return f"floor_mod<pos>({self.term(left)}, {self.term(right)})"
+                return f"floor_mod<{self.type}>({self.term(left)}, {self._divisor(right)})"
             case e.Pow(base, exponent):
-                return f"power<pos>({self.term(base)}, {self.term(exponent)})"
+                return f"power<{self.type}>({self.term(base)}, {self.term(exponent)})"
             case e.Min(args):
-                return nest_calls("least<pos>", [self.term(a) for a in args])
+                return nest_calls(f"least<{self.type}>", [self.term(a) for a in args])
             case e.Max(args):
-                return nest_calls("most<pos>", [self.term(a) for a in args])
+                return nest_calls(f"most<{self.type}>", [self.term(a) for a in args])
             case e.Abs(arg):
-                return f"most<pos>({self.term(arg)}, -{self.term(arg)})"
+                return f"most<{self.type}>({self.term(arg)}, -{self.term(arg)})"
             case e.Sum(var, domain, body):
                 parts = [self.term(with_value(body, var, v)) for v in domain_values(domain, {})]
-                return f"({' + '.join(parts)})" if parts else "(pos)0"
+                return f"({' + '.join(parts)})" if parts else f"({self.type})0"
             case e.Read(name, indices):
-                return self._call("entry<pos>", name, indices)
+                return f"{'(int64_t)' if self.wide else ''}{self._call('entry<pos>', name, indices)}"
         raise TypeError(f"not an integer expression without choices: {type(node).__name__}")
+
+    def _divisor(self, right: e.IntExpr) -> str:
+        """A divisor: at least 1."""
+        text = self.term(right)
+        return text if isinstance(right, e.Int) else f"most<{self.type}>({text}, 1)"
 
     def _sum(self, terms: tuple[e.IntExpr, ...]) -> str:
         text = self.term(terms[0])
@@ -149,7 +160,7 @@ class Printer:
                 case e.Mul(e.Int(-1), right):
                     text += f" - {self.term(right)}"
                 case e.Int(value) if value < 0:
-                    text += f" - {literal(-value, 'pos')}"
+                    text += f" - {literal(-value, self.type)}"
                 case _:
                     text += f" + {self.term(part)}"
         return text

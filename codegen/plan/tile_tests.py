@@ -1,27 +1,34 @@
 """What a kernel can find out about a whole tile from the inputs, without looking at its pairs.
 
-Two kinds of atoms tell: that query and key are in the same run of a sorted input (``doc[q] == doc[k]``), which bounds
-the keys of a query tile by binary search; and an entry that is the same for all pairs of a tile, of a table or list of
-blocks (``keep[b, h, q // 64, k // 64]``).
+Three kinds of atoms tell: that query and key are in the same run of a sorted input (``doc[q] == doc[k]``), which bounds
+the keys of a query tile by binary search; an entry that is the same for all pairs of a tile, of a table or list of
+blocks (``keep[b, h, q // 64, k // 64]``); and comparisons of which a tile's corners tell, because a divisor or a factor
+comes with the call (``q // chunk == k // chunk``: see :mod:`attnspec.codegen.plan.corners`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dataclasses import replace as replace_
 from math import gcd
 
 from attnspec.codegen.layouts.base import Layout
 from attnspec.codegen.layouts.residue import IDENTITY
+from attnspec.codegen.plan.corners import POSITIONS, SLOTS, Limit, certain, limit, possible, tells
 from attnspec.codegen.tiles import Tile
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
+from attnspec.spec.exact import TooLarge
 from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Spec
 
+ALWAYS = e.Bool(True)
 _QUERY, _KEY = (e.Var("q"), e.Var("q_slot")), (e.Var("k"), e.Var("k_slot"))
 _LEAST = 16
+_MOST = 400
+"""Nodes of a test of corners."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,12 @@ class Tests:
     """The atoms that a tile decides.
 
     ``runs`` and ``blocks`` that are ``required`` must hold wherever the pattern does: tiles where they hold nowhere are
-    skipped. ``whole``: with all of ``runs`` and ``blocks`` true in a tile, nothing is left open there. ``unknown`` are
-    all atoms that symbols leave open.
+    skipped. ``whole``: with all of ``runs`` and ``blocks`` true in a tile, and ``every``, nothing is left open there.
+    ``unknown`` are all atoms that symbols leave open.
+
+    ``corners`` are the atoms of which the corners of a tile tell: where ``live`` does not hold of them the tile is
+    skipped, and ``every`` holds of them where the atoms leave nothing open. Some bound the tiles: the keys of a query
+    tile lie within ``key_limits``, the queries of a key tile within ``query_limits``.
     """
 
     runs: tuple[SameRun, ...]
@@ -47,6 +58,11 @@ class Tests:
     required: frozenset[e.Pred]
     whole: bool
     unknown: tuple[e.Pred, ...] = ()
+    corners: tuple[e.Pred, ...] = ()
+    live: e.Pred = ALWAYS
+    every: e.Pred = ALWAYS
+    key_limits: tuple[Limit, ...] = ()
+    query_limits: tuple[Limit, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """What is left open at compile time, and how a kernel finds out."""
@@ -56,15 +72,28 @@ class Tests:
         for atom in self.blocks:
             if atom in self.required:
                 yield f"inputs: {atom} is looked up once for each tile; tiles where it is false are skipped"
-        told = {run.atom for run in self.runs} | set(self.blocks)
+        for atom in self.corners:
+            yield f"inputs: {atom} is looked at in the corners of tiles; those that it leaves empty are skipped"
+        if self.key_limits:
+            yield "inputs: what these say bounds the tiles (lo .. hi)"
+        told = {run.atom for run in self.runs} | set(self.blocks) | set(self.corners)
         for atom in self.unknown:
             if atom not in told:
                 yield f"not decided for whole tiles: {atom}; evaluated for every pair of every tile that may hold one"
 
     @property
     def bounded(self) -> bool:
-        """Whether a sorted input bounds the tiles to visit."""
-        return any(run.atom in self.required for run in self.runs)
+        """Whether inputs bound the tiles to visit."""
+        return any(run.atom in self.required for run in self.runs) or bool(self.key_limits or self.query_limits)
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked of a tile."""
+        return bool(self.runs or self.blocks or self.corners)
+
+    def limits(self, outer: str) -> tuple[Limit, ...]:
+        """What bounds the inner tiles of a tile of queries (``"q"``) or of keys (``"k"``)."""
+        return self.key_limits if outer == "q" else self.query_limits
 
     def rest(self, pred: e.Pred) -> e.Pred:
         """What is left to evaluate for the pairs of a visited tile: blocks that are required hold there."""
@@ -83,8 +112,56 @@ def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout,
     runs = tuple(run for atom in unknown if (run := _run(atom, sorted_)) is not None)
     blocks = tuple(atom for atom in unknown if layout == IDENTITY and _is_block(atom, tile))
     decided = {run.atom for run in runs} | set(blocks)
-    whole = decided >= set(unknown) and not _negative(pred, set(unknown), False)
-    return Tests(runs, blocks, frozenset(_required(pred) & decided), whole, unknown)
+    required = _required(pred)
+    found = _corners(pred, tuple(atom for atom in unknown if atom not in decided), required, layout)
+    rest = set(unknown) - set(found.corners)
+    whole = decided >= rest and not _negative(pred, rest, False)
+    return replace_(
+        found, runs=runs, blocks=blocks, required=frozenset(required & decided), whole=whole, unknown=unknown
+    )
+
+
+def _corners(pred: e.Pred, atoms: tuple[e.Pred, ...], required: set[e.Pred], layout: Layout) -> Tests:
+    """What corners tell of atoms; nothing where that takes too long to find out in a kernel."""
+    sides = SLOTS if layout.order else POSITIONS
+    (query, _), (key, _) = sides.items()
+    signs = _signs(pred, True)
+    try:
+        atoms = tuple(atom for atom in atoms if (atom, True) in signs or (atom, False) in signs)
+        atoms = tuple(atom for atom in atoms if tells(atom, sides))
+        live = possible(s.conjunction([part for part in _parts(pred) if set(contents.walk(part)) & set(atoms)]), sides)
+        every = [certain(atom, sides) for atom in atoms if (atom, True) in signs]
+        every += [s.negation(possible(atom, sides)) for atom in atoms if (atom, False) in signs]
+        ends = [[limit(atom, side, sides) for atom in atoms if atom in required] for side in (key, query)]
+    except TooLarge:
+        return NO_TESTS
+    keys, queries = (tuple(found for found in side if found is not None and found.plain) for side in ends)
+    if max(contents.measure(node)[0] for node in (live, *every)) > _MOST:
+        return NO_TESTS
+    return Tests((), (), frozenset(), False, (), atoms, live, s.conjunction(every), keys, queries)
+
+
+def _parts(pred: e.Pred) -> Iterator[e.Pred]:
+    """What a predicate is the conjunction of."""
+    if isinstance(pred, e.And):
+        for arg in pred.args:
+            yield from _parts(arg)
+    else:
+        yield pred
+
+
+def _signs(pred: e.Pred, sign: bool) -> set[tuple[e.Pred, bool]]:
+    """The comparisons of a predicate, each with whether it stands where its truth helps."""
+    match pred:
+        case e.Not(arg):
+            return _signs(arg, not sign)
+        case e.Iff(left, right):
+            return {found for side in (left, right) for at in (False, True) for found in _signs(side, at)}
+        case e.And(args) | e.Or(args):
+            return set().union(*(_signs(arg, sign) for arg in args))
+        case e.Cmp():
+            return {(pred, sign)}
+    return set()  # under a bound name it is a comparison for each of its values
 
 
 def block_tile(unknown: tuple[e.Pred, ...], tile: Tile) -> Tile:

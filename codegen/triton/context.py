@@ -43,7 +43,8 @@ class Context:
     ``pos`` is the type of positions. ``scalars`` are the reads that loops know by name, as functions of a head and
     batch entry. ``carry`` says that results are added to what is there, ``adds`` the same of gradients of keys,
     ``separate`` that branches have outputs of their own, ``shares`` that the keys of a query tile may be cut into
-    parts. ``predicates`` and ``rows`` are those for which there is a function, by their place.
+    parts. ``predicates``, ``rows`` and ``ends`` are those for which there is a function, by their
+    place.
     """
 
     dim: int
@@ -60,6 +61,7 @@ class Context:
     shares: bool
     predicates: tuple[e.Pred, ...]
     rows: tuple[e.Read, ...]
+    ends: tuple[e.IntExpr, ...]
 
     @property
     def scored(self) -> bool:
@@ -78,6 +80,10 @@ class Context:
     def row(self, read: e.Read) -> Function:
         """The function that finds a row of a sorted input."""
         return triton_values.row(read, f"row_{self.rows.index(read)}")
+
+    def end(self, node: e.IntExpr) -> Function:
+        """The function that finds an end of the tiles that corners leave."""
+        return triton_values.integer(node, f"end_{self.ends.index(node)}", wide=True)
 
     def call(self, function: Function, **given: str) -> str:
         """A call of a function; sizes and heads are of the type of positions there."""

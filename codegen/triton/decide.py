@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnspec.codegen.plan.plan import Pass
+from attnspec.codegen.plan.tile_tests import ALWAYS
 from attnspec.codegen.triton.context import Context
 from attnspec.codegen.triton.functions import Function
 from attnspec.codegen.triton.side import Side, divided
 from attnspec.spec import expr as e
+from attnspec.spec import make
 
 
 def predicates(pass_: Pass) -> list[e.Pred]:
     """The predicates that a kernel of a pass evaluates: in partial tiles, and once for a tile."""
-    return [pass_.tests.rest(pass_.pred), *_blocks(pass_)]
+    tests = pass_.tests
+    corners = [tests.live, tests.every, make.negation(tests.every)]
+    return [tests.rest(pass_.pred), *_blocks(pass_), *(pred for pred in corners if not isinstance(pred, e.Bool))]
 
 
 def rows(pass_: Pass) -> list[e.Read]:
@@ -24,14 +28,24 @@ def rows(pass_: Pass) -> list[e.Read]:
     return [_row(read) for run in pass_.tests.runs for read in (run.query, run.key)]
 
 
+def ends(pass_: Pass) -> list[e.IntExpr]:
+    """The ends of the tiles that corners leave."""
+    found = (end for one in (*pass_.tests.key_limits, *pass_.tests.query_limits) for end in (one.low, one.high))
+    return [end for end in found if end is not None]
+
+
 def functions(context: Context, pass_: Pass) -> list[Function]:
     """The functions that the kernels of a pass call for these."""
-    return [*map(context.allowed, predicates(pass_)), *map(context.row, rows(pass_))]
+    return [
+        *map(context.allowed, predicates(pass_)),
+        *map(context.row, rows(pass_)),
+        *map(context.end, ends(pass_)),
+    ]
 
 
 def window(context: Context, pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
     """Narrow ``lo .. hi`` to inner tiles that hold places with a value that the outer tile has too."""
-    if not pass_.tests.runs and not pass_.tests.blocks:
+    if not pass_.tests.asks:
         return
     low, high = outer.slots("o")
     yield f"extent_first = {outer.position(low)}"
@@ -44,15 +58,21 @@ def window(context: Context, pass_: Pass, outer: Side, inner: Side) -> Iterator[
             yield f"begin, end = places_of({here}, {here}_size, extent_first, extent_last, {there}, {there}_size)"
             yield f"lo = tl.maximum(lo, {divided(inner.slot('begin'), inner.size)})"
             yield f"hi = tl.minimum(hi, {divided(inner.slot('end'), inner.size)})"
+    corners = {f"{outer.name}_first": "extent_first", f"{outer.name}_last": "extent_last"}
+    for bounds in pass_.tests.limits(outer.name):
+        for name, function, end in (("lo", "tl.maximum", bounds.low), ("hi", "tl.minimum", bounds.high)):
+            if end is not None:
+                place = inner.slot(context.call(context.end(end), **corners))
+                yield f"{name} = {function}({name}, {divided(place, inner.size)})"
 
 
 def splits(pass_: Pass) -> bool:
     """Whether the tiles that inputs make full are a run of tiles, found once for each outer tile."""
-    return pass_.tests.whole and bool(pass_.tests.runs) and not pass_.tests.blocks
+    return pass_.tests.whole and bool(pass_.tests.runs) and not pass_.tests.blocks and not pass_.tests.corners
 
 
 def blocks_decide(pass_: Pass) -> bool:
-    """Whether a tile that inputs can make full is full once its blocks are true."""
+    """Whether a tile that inputs can make full is full once its blocks are true, and what its corners must say is."""
     return (
         pass_.tests.whole and not pass_.tests.runs and all(atom in pass_.tests.required for atom in pass_.tests.blocks)
     )
@@ -74,13 +94,20 @@ def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
     yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
 
 
-def block(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str) -> str | None:
-    """The head of an ``if`` that asks for the blocks in which the pattern must be true; None where there is nothing."""
-    atoms = _blocks(pass_)
-    if not atoms:
-        return None
-    names = {outer.name: "extent_first", inner.name: inner.position(inner.slots(f"({tile})")[0])}
-    return f"if {' & '.join(context.call(context.allowed(atom), **names) for atom in atoms)}:"
+def ask(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str, every: bool | None = None) -> str | None:
+    """The head of an ``if`` that asks of a tile whether inputs leave anything of it; None where there is nothing.
+
+    With ``every`` it asks beside whether its corners say that they leave all of it, or (False) that they do not.
+    """
+    low, high = (inner.position(slot) for slot in inner.slots(f"({tile})"))
+    names = {outer.name: "extent_first", inner.name: low}
+    names |= {f"{outer.name}_first": "extent_first", f"{outer.name}_last": "extent_last"}
+    names |= {f"{inner.name}_first": low, f"{inner.name}_last": high}
+    tests = pass_.tests
+    atoms = [*_blocks(pass_), *([] if tests.live == ALWAYS else [tests.live])]
+    if every is not None and tests.every != ALWAYS:
+        atoms.append(tests.every if every else make.negation(tests.every))
+    return f"if {' & '.join(context.call(context.allowed(atom), **names) for atom in atoms)}:" if atoms else None
 
 
 def _blocks(pass_: Pass) -> list[e.Pred]:

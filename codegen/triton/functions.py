@@ -27,8 +27,9 @@ from attnspec.codegen.expressions import slopes
 from attnspec.codegen.expressions.arguments import arguments
 from attnspec.codegen.expressions.reads import reads
 from attnspec.codegen.expressions.statements import Statements
+from attnspec.codegen.plan.corners import CORNERS
 from attnspec.codegen.triton.parameters import SCALARS, Parameter, argument, inputs, size
-from attnspec.codegen.triton.syntax import inside, offset, triton_syntax
+from attnspec.codegen.triton.syntax import inside, offset, triton_syntax, wide_syntax
 from attnspec.codegen.triton.syntax import row as row_of
 from attnspec.codegen.triton.usage import mentioned
 from attnspec.spec import contents
@@ -36,7 +37,7 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.evaluate import value_real
 
-_VARIABLES = ("q", "k", "q_slot", "k_slot", "h", "b", *SCALARS)
+_VARIABLES = ("q", "k", "q_slot", "k_slot", *CORNERS, "h", "b", *SCALARS)
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ def allowed(pred: e.Pred, name: str) -> Function:
     return _function(name, pred, body, [truth if varies else f"tl.cast({truth}, tl.int1)"])
 
 
-def integer(node: e.IntExpr, name: str) -> Function:
-    """The value of an integer; 0 where it has none."""
-    body = _body(node)
+def integer(node: e.IntExpr, name: str, wide: bool = False) -> Function:
+    """The value of an integer, computed in 64 bits where it is ``wide``; 0 where it has none."""
+    body = Statements(wide_syntax()) if wide else _body(node)
     value, ok = body.integer(node)
     return _function(name, node, body, [value if ok is None else f"tl.where({ok}, {value}, 0)"])
 
@@ -146,6 +147,8 @@ def _place(entry: slopes.Entry, name: str) -> Function:
 
 
 def _body(node: e.Node) -> Statements:
+    if contents.free(node) & set(CORNERS):
+        return Statements(wide_syntax())  # of tiles, not of pairs: bounds may go beyond all positions
     return Statements(triton_syntax(next((name for name in _VARIABLES if name in contents.free(node)), None)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass, Sweep
+from attnspec.codegen.plan.tile_tests import ALWAYS
 from attnspec.codegen.triton import decide
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton.functions import Function
@@ -130,18 +131,24 @@ def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
         yield from _walk(body, tile, (*before, *after, *partial), True, False)
     elif maybe and decide.blocks_decide(pass_):
         yield from _walk(body, tile, full, False, False)
-        yield from _walk(body, tile, maybe, False, True)
+        yield from _walk(body, tile, maybe, False, True, every=True)
+        if pass_.tests.every != ALWAYS:
+            yield from _walk(body, tile, maybe, True, True, every=False)
         yield from _walk(body, tile, partial, True, True)
     else:
         yield from _walk(body, tile, full, False, False)
         yield from _walk(body, tile, (*maybe, *partial), True, True)
 
 
-def _walk(body: Body, tile: Function, found: tuple[Run, ...], partial: bool, asks: bool) -> Iterator[str]:
-    """One loop over runs of tiles; ``asks`` says that tiles are skipped where blocks of inputs are false."""
+def _walk(
+    body: Body, tile: Function, found: tuple[Run, ...], partial: bool, asks: bool, every: bool | None = None
+) -> Iterator[str]:
+    """One loop over runs of tiles; ``asks`` says that tiles are skipped of which inputs leave nothing."""
     if found:
         yield f"# {'Partial' if partial else 'Full'} tiles."
-        yield from walk(found, body.kind.tile, lambda pad: _visit(body, tile, body.kind.tile, pad, partial, asks))
+        yield from walk(
+            found, body.kind.tile, lambda pad: _visit(body, tile, body.kind.tile, pad, partial, asks, every)
+        )
 
 
 def _nests(body: Body, tile: Function, full: Loops, maybe: Loops, partial: Loops) -> Iterator[str]:
@@ -166,11 +173,13 @@ def _table(body: Body, tile: Function) -> Iterator[str]:
         yield from _visit(body, tile, body.kind.tile, "    ", partial, False)
 
 
-def _visit(body: Body, tile: Function, at: str, pad: str, partial: bool, asks: bool) -> list[str]:
+def _visit(
+    body: Body, tile: Function, at: str, pad: str, partial: bool, asks: bool, every: bool | None = None
+) -> list[str]:
     """The statements that visit a tile."""
     names = {body.kind.tile: at, "PARTIAL": str(partial)}
     arguments = [names.get(a, a) for a in tile.arguments]
-    ask = decide.block(body.context, body.pass_, body.outer, body.inner, at) if asks else None
+    ask = decide.ask(body.context, body.pass_, body.outer, body.inner, at, every) if asks else None
     inside = pad if ask is None else f"{pad}    "
     call = f"{inside}{', '.join(body.state)} = {tile.name}({', '.join(arguments)})"
     return [*([] if ask is None else [f"{pad}{ask}"]), call]

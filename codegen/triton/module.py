@@ -155,6 +155,7 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
         shares=not carry and not spec.detached and not tabled,
         predicates=tuple(dict.fromkeys(pred for pass_ in passes for pred in triton_decide.predicates(pass_))),
         rows=tuple(dict.fromkeys(row for pass_ in passes for row in triton_decide.rows(pass_))),
+        ends=tuple(dict.fromkeys(end for pass_ in passes for end in triton_decide.ends(pass_))),
     )
 
 
@@ -162,6 +163,7 @@ def _functions(context: Context) -> Iterator[Function]:
     """The generated functions that kernels call."""
     yield from context.scalars.values()
     yield from map(context.row, context.rows)
+    yield from map(context.end, context.ends)
     yield from (context.allowed(pred) for pred in context.predicates if pred != e.Bool(True))
     if context.scored:
         yield from (context.value, context.gradient.function, *(entry.place for entry in context.gradient.entries))

@@ -93,6 +93,20 @@ def triton_syntax(like: str | None) -> Syntax:
     )
 
 
+def wide_syntax() -> Syntax:
+    """The syntax in which all integers have 64 bits."""
+    plain = triton_syntax(None)
+
+    def wide(text: str) -> str:
+        return f"tl.cast({text}, tl.int64)"
+
+    return with_(
+        plain,
+        variable=lambda name: wide(plain.variable(name)),
+        read_integer=lambda body, name, places: wide(body.named(plain.read_integer(body, name, places))),
+    )
+
+
 def _is_literal(text: str) -> bool:
     return text.strip("()-").isdigit()
 

@@ -62,7 +62,7 @@ def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:
     return tuple(_reach(spec, declared, axis, sizes) if x is None else x for axis, x in enumerate(shape))
 
 
-_CHOSEN, _FEW, _LOOK = 16, 8, 256
+_CHOSEN, _FEW, _LOOK, _CHUNK = 16, 8, 256, 256
 
 
 def _reach(spec: Spec, declared: Input, axis: int, sizes: Sizes) -> int:
@@ -89,6 +89,9 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
     envs = [{**sizes.parameters(0, 0), "q": q, "k": k, "q_slot": q, "k_slot": k} for q, k in ends]
     for root in roots(spec):
         for node in contents.walk(root):
+            if isinstance(node, (e.FloorDiv, e.Mod)) and name in inputs_of([node.right]):
+                chunk = max(1, min(_CHUNK, sizes.n // 4))  # as it would stand in a spec, whatever the length
+                return chunk, chunk + 1
             others: list[e.IntExpr] = []
             bound = False
             if isinstance(node, e.Among) and node.name == name:

@@ -20,6 +20,7 @@ from attnspec.errors.catalogue import did_you_mean
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
+from attnspec.runtime.prepare.divisors import check_divisors
 from attnspec.runtime.prepare.runs import numbers, run_ends
 from attnspec.spec import contents
 from attnspec.spec import exact as known
@@ -76,6 +77,8 @@ def prepare(
         else:
             tensor = tensor.to(real).contiguous()
         found |= derived(declared, tensor, names)
+    if not capturing():
+        check_divisors(spec.name, roots(spec), sizes, found)
     if "alibi.slope" in names:
         found["alibi.slope"] = on_device(_slopes, sizes.heads, real, device=where_made).clone()
     return found

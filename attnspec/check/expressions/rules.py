@@ -26,6 +26,9 @@ from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr
 
+_OF_A_CALL = e.POSITIONS | e.SLOTS | {"n", "n_q", "m"}
+"""What a divisor may not depend on; inputs it may read, if they have one value for a head of a batch entry."""
+
 
 def _number(el: Elaborator, node: t.Number, scope: Scope) -> Value:
     digits = node.span.text.replace("_", "").lstrip("0")
@@ -76,7 +79,7 @@ def _whole(el: Elaborator, op: str, a: e.IntExpr, x: e.IntExpr, place: Span) -> 
     """A product, quotient or remainder of integers; None after a mistake."""
     if op == "*":
         return make.multiply(a, x)
-    if names := contents.varies(x):
+    if names := contents.varies(x) if not contents.reads(x) else contents.free(x) & _OF_A_CALL:
         el.wrong(divisor_not_constant(place, sorted(names)))
         return None
     bad = next((case for case in el.constant_cases(x, place) if case[0] <= 0), None)

@@ -61,6 +61,14 @@ static void narrow(Window& window, const Place& at, const Sorted& here, Extent e
     window.intersect(floor_div(floor_div(first - at.c, Pass::STRIDE), size), floor_div(floor_div(last - at.c, Pass::STRIDE), size));
 }
 
+// Narrows the window to tiles (of `size` slots) that hold places from `first` to `last`; INT64_MIN and INT64_MAX are no ends.
+template <class Pass>
+static inline void limit(Window& window, const Place& at, int64_t first, int64_t last, int64_t size) {
+    if (first != INT64_MIN) first = floor_div(floor_div(first - at.c, Pass::STRIDE), size);
+    if (last != INT64_MAX) last = floor_div(floor_div(last - at.c, Pass::STRIDE), size);
+    window.intersect(first, last);
+}
+
 // Whether two extents lie in one run of equal values.
 static inline bool one_run(const Sorted& queries, Extent q, const Sorted& keys, Extent k) {
     return queries.inside(q.first) && queries.inside(q.last) && keys.inside(k.first) && keys.inside(k.last) &&

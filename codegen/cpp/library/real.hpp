@@ -42,14 +42,25 @@ template <int64_t BY, class A> ATTNSPEC_INLINE A quotient(A a) {
     const A whole = a / (pos)BY;
     return whole + below(a - whole * (pos)BY);
 }
+// Processors divide vectors of doubles, not of integers: of 32 bits their quotients, rounded to zero, are the same.
+template <class A, class B> ATTNSPEC_INLINE auto divided(A a, B by) { return a / by; }
+template <class B> ATTNSPEC_INLINE vpos divided(vpos a, B by) {
+    if constexpr (sizeof(pos) == 4) {
+        typedef double vdouble __attribute__((vector_size(W * sizeof(double))));
+        if constexpr (ONE<B>) return __builtin_convertvector(__builtin_convertvector(a, vdouble) / (double)by, vpos);
+        else return __builtin_convertvector(__builtin_convertvector(a, vdouble) / __builtin_convertvector(by, vdouble), vpos);
+    } else {
+        return a / by;
+    }
+}
 template <class A, class B> ATTNSPEC_INLINE auto quotient(A a, B b) {
     const auto by = greater(b, pos(1));
-    const auto whole = a / by;
+    const auto whole = divided(a, by);
     return whole + below(a - whole * by);
 }
 template <class A, class B> ATTNSPEC_INLINE auto remainder(A a, B b) {
     const auto by = greater(b, pos(1));
-    const auto rest = a - a / by * by;
+    const auto rest = a - divided(a, by) * by;
     return rest + (below(rest) & by);
 }
 
