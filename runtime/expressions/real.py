@@ -61,6 +61,8 @@ class _Differentiable(Evaluator):
     def take(self, array: Any, places: list[Any]) -> Any:
         if not isinstance(array, Tensor):
             return super().take(array, places)
+        if not array.is_floating_point():
+            return super().take(array.numpy(force=True), places)
         return array[tuple(torch.from_numpy(np.asarray(place, np.int64)).to(array.device) for place in places)]
 
     def cast(self, value: Any, known: Any) -> Any:

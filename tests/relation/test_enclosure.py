@@ -157,9 +157,12 @@ def test_a_bound_name_as_factor_is_taken_value_by_value() -> None:
     assert item.pairs.equals(Pairs.read("0 <= y <= x"))
 
 
-def test_a_divisor_that_varies_stays_an_error() -> None:
-    with pytest.raises(SpecError, match="not affine"):
-        lower(spec_of(e.Cmp("==", e.Mod(Q, e.Read("limit", ())), e.Int(0))))
+def test_a_divisor_that_comes_with_the_call_is_left_open() -> None:
+    strided = e.Cmp("==", e.Mod(Q, e.Read("limit", ())), e.Int(0))
+    (item,) = lower(spec_of(e.And((CAUSAL, strided)))).classes
+    assert item.unknown == (strided,)
+    assert item.pairs.equals(Pairs.read("0 <= y <= x"))
+    assert item.sure.is_empty()
 
 
 def test_heads_that_read_their_own_entry_share_a_class() -> None:

@@ -34,6 +34,7 @@ INPUTS = (
     Input("row", "int", (_N_Q,)),
     Input("top", "int", (_BATCH, _HEADS, e.FloorDiv(_N, e.Int(2)), e.Int(3))),
     Input("keep", "bool", (_BATCH, _N)),
+    Input("chunk", "int", (_BATCH, _HEADS)),
 )
 _OPS = tuple(e.COMPARE)
 
@@ -128,7 +129,8 @@ class _Core:
             case "product":
                 return e.Mul(a, self.integer(bound, 0))
             case "divide" | "remainder" as kind:
-                by = self.one_of(e.Int(2), e.Int(5), e.Add((e.Var("h"), e.Int(1))))
+                chunk = e.Read("chunk", (e.Var("b"), e.Var("h")))
+                by = self.one_of(e.Int(2), e.Int(5), e.Add((e.Var("h"), e.Int(1))), chunk)
                 return e.FloorDiv(a, by) if kind == "divide" else e.Mod(a, by)
             case "least":
                 return self.one_of(e.Min, e.Max)((a, self.integer(bound, smaller)))  # type: ignore[no-any-return]
@@ -192,7 +194,7 @@ class _Core:
             if item.kind == "bool":
                 found[item.name] = seed.random(shape) < 0.5
             else:
-                values = np.asarray(seed.integers(-2, 7, shape))
+                values = np.asarray(seed.integers(1 if item.name == "chunk" else -2, 7, shape))  # it divides
                 found[item.name] = np.sort(values, -1) if item.form == "sorted" else values
         return found
 

@@ -123,9 +123,9 @@ class _Maker:
             case "scale":
                 return f"({self.positive(names)} * {a})" if self.flip() else f"(-{a})"
             case "divide":
-                return f"({a} // {self.positive(names)})"
+                return f"({a} // {self.divisor(names)})"
             case "remainder":
-                return f"({a} % {self.positive(names)})"
+                return f"({a} % {self.divisor(names)})"
             case "abs":
                 return f"(|{a}|)"
             case "least":
@@ -144,6 +144,10 @@ class _Maker:
                 j = self.name("j")
                 return f"(sum {j} in 0..{self.draw(st.integers(0, 3))}: {a} - {j})"
         return f"{self.one_of(*names.functions)}({a})"
+
+    def divisor(self, names: _Names) -> str:
+        """A positive constant, or an input that comes with the call."""
+        return "chunk" if names.inputs and self.flip() else self.positive(names)
 
     # Predicates
 
@@ -247,7 +251,8 @@ class _Maker:
         found: dict[str, NDArray[Any]] = {}
         for name, kind, over, form in _INPUTS:
             shape = tuple(sizes[size] if size in sizes else int(size) for size in over)
-            values = np.asarray(random.integers(0, 2, shape) if kind == "bool" else random.integers(-2, 7, shape))
+            low = 1 if name == "chunk" else -2  # it divides
+            values = np.asarray(random.integers(0, 2, shape) if kind == "bool" else random.integers(low, 7, shape))
             found[name] = values.astype(bool) if kind == "bool" else np.sort(values, -1) if form else values
         return found
 
@@ -287,6 +292,7 @@ _INPUTS = (
     ("limit", "int", (), ""),
     ("top", "int", ("batch", "heads", "(n + 1) // 2", "3"), ""),
     ("keep", "bool", ("batch", "n"), ""),
+    ("chunk", "int", ("batch", "heads"), ""),
 )
 _PRELUDE = (
     ("causal", ""),
