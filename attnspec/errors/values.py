@@ -52,7 +52,7 @@ def divisor_not_constant(span: Span, names: Sequence[str]) -> Diagnostic:
     sizes = [n for n in names if n in ("n", "n_q", "m")]
     return diagnose(
         "E024", "a divisor must be constant", (span, f"depends on {listed(names)}"),
-        note="the right side of `//` and `%` is a number, a parameter or an input, the same for all positions and lengths",
+        note="the right side of `//` and `%` is a number, a parameter or an input, the same for all positions",
         help="make it a parameter, `attention name(stride = 64)`, or an input, `input stride: int`" if sizes else "",
     )  # fmt: skip
 
