@@ -52,6 +52,7 @@ ROWS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
             ("order by kmeans(4)  attend q.slot == k.slot", "E045"),
             ("order by lsh(buckets = 4)  order by lsh(buckets = 8)  attend q.slot == k.slot", "E013"),
             ("axis x[n]  axis y[n]  x -> y: causal  order by lsh(buckets = 4)", "E048"),
+            ("order by lsh(buckets = 4)  mix { branch { attend q.bucket == k.bucket } }", "E048"),
         ],
         ["order by lsh(buckets = 4)  attend q.bucket == k.bucket"],
     ),

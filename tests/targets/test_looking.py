@@ -178,10 +178,15 @@ def test_rows_that_are_not_there() -> None:
         attend.column_sums(torch.zeros(1, 300, 4, 8), torch.zeros(1, 1, 4, 8))
 
 
-@pytest.mark.parametrize("name", ["overlapping, detached", slow("branches"), slow("longnet detached")])
-def test_branches(name: str) -> None:
+REALS = "attention a(cap = 2.5) { mix w in [4, 8] { attend window(w) }  score softcap(s, cap)  rotate rope() }"
+
+
+@pytest.mark.parametrize(
+    "text", [MIXTURES["overlapping, detached"], *map(slow, (MIXTURES["branches"], MIXTURES["longnet detached"], REALS))]
+)
+def test_branches(text: str) -> None:
     """Each branch by itself; merged they are the mixture, also in its gradients."""
-    attend = compiled(MIXTURES[name], "cpp")
+    attend = compiled(text, "cpp")
     q, k, v = tensors(80, heads=4, kv_heads=2)
     parts = [branch(q, k, v, return_lse=True) for branch in attend.branches]
     weighed = [(out, lse.detach()) for out, lse in parts] if attend.spec.detached else parts
