@@ -21,7 +21,7 @@ from attnspec.runtime.core.visible import array, traced, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.dense.rows import Scored
-from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.inputs import prepare, read_by_rotations, read_by_rotations_only
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready, traced_tables
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.prepare.rotate import half_turned, turned, turned_by
@@ -36,7 +36,8 @@ class Around:
     """A pattern with what follows from its text, found once so that torch.compile need not trace how.
 
     ``reads`` are the inputs of its kernel, ``made`` those of them and of what stands around it that are not float
-    inputs, ``floats`` the float inputs. ``turns`` says that the C++ kernels can turn the queries.
+    inputs, ``floats`` the float inputs that become float32, ``angles`` those that rotations read. ``turns`` says that
+    the C++ kernels can turn the queries.
     """
 
     spec: Spec
@@ -44,14 +45,15 @@ class Around:
     reads: tuple[str, ...]
     made: tuple[str, ...]
     floats: frozenset[str]
+    angles: frozenset[str]
     turns: bool
 
     @classmethod
     def of(cls, spec: Spec, program: str) -> Around:
         """Of a checked pattern."""
-        floats = frozenset(i.name for i in spec.inputs if i.kind == "float")
-        turns = len(spec.rotations) == 1 and decode(program).target != "triton"
-        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, turns)
+        floats = frozenset(i.name for i in spec.inputs if i.kind == "float") - read_by_rotations_only(spec)
+        turns = [rotation.start for rotation in spec.rotations] == [0] and decode(program).target != "triton"
+        return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, read_by_rotations(spec), turns)
 
     def call(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
@@ -66,8 +68,8 @@ class Around:
         made = traced_sink(self.spec, self.program, q, k, found)
         tables: list[Tensor] = []
         if self.spec.rotations:
-            whole = {name: t for name, t in found.items() if name not in self.floats}
-            tables = traced_tables(self.program, q, k, whole)
+            read = {name: t for name, t in found.items() if name not in self.floats or name in self.angles}
+            tables = traced_tables(self.program, q, k, read)
         return self._call(*turned_by(self.spec, q, k, tables), v, scale, found, made)
 
     def _ready(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,12 +102,12 @@ def attend(
         keep = keep or operator.keeps(call.q, call.k, v, call.sink, *call.inputs)
     else:
         call, sizes, found = around.call(q, k, v, scale, inputs)
-        keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs)
+        keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs, *(found[name] for name in around.angles))
         if not keep and around.turns and turns(q) and visible(q):
             # Each query is loaded once: turned then, it is not written to memory. (Gradients need turned queries.)
             operator.watched()
-            q, k, tables = half_turned(around.spec, q, k, sizes, found)
-            return (*operator.attend_turning(q, k, *call[2:], *tables), q.new_empty(0))
+            q, k, by = half_turned(around.spec, q, k, sizes, found)
+            return (*operator.attend_turning(q, k, *call[2:], by.cos, by.sin, by.pairs), q.new_empty(0))
         q, k = turned(around.spec, q, k, sizes, found, compiled=True)
         call = call._replace(q=q, k=k)
     out, lse, norm, _ = transforms.attend(call, keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnspec.check.clauses import inputs, mixture, orders, scores
+from attnspec.check.clauses import inputs, mixture, orders, rotations, scores
 from attnspec.check.clauses.attend import group, let, line, out_of_place, word
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
@@ -33,7 +33,7 @@ class Body:
     score: RealExpr = field(default_factory=Score)
     sink: RealExpr | None = None
     scale: float | None = None
-    rotations: list[Rotation] = field(default_factory=list)
+    rotations: list[tuple[Rotation, Span]] = field(default_factory=list)
     normalized: frozenset[str] = frozenset()
     first: dict[str, Span] = field(default_factory=dict)
     """Where clauses that stand at most once stand."""
@@ -57,6 +57,7 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
             out.first.setdefault(word(clause), clause.span)
         scope = _clause(el, clause, scope, seen, out)
     _together(el, clauses, out)
+    rotations.disjoint(el, out.rotations)
     if has_axes:
         out.align = "start"
     return out
@@ -109,8 +110,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
         case t.Normalize():
             out.normalized = scores.normalize(el, clause, out.normalized)
         case t.Rotate():
-            rotation = scores.rotate(el, clause, scope)
-            out.rotations += [rotation] if rotation else []
+            rotation = rotations.rotate(el, clause, scope, seen)
+            out.rotations += [(rotation, clause.span)] if rotation else []
         case _:
             out_of_place(el, clause, "stands inside a mixture", "not inside one")
     return scope

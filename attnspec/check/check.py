@@ -189,7 +189,7 @@ def _attention(
         score=parts.score,
         sink=parts.sink,
         scale=parts.scale,
-        rotations=tuple(parts.rotations),
+        rotations=tuple(rotation for rotation, _ in parts.rotations),
         normalized=parts.normalized,
     )
 

@@ -13,7 +13,7 @@ MAX_BRANCHES = 64
 MAX_TIMES = 2**31
 MAX_DIMENSIONS = 8
 
-NO_REALS = "real numbers are for `score`, `sink` and `scale` lines; whole division is `//`"
+NO_REALS = "real numbers are for `score`, `sink`, `scale` and `rotate` lines; whole division is `//`"
 
 
 def misplaced(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
@@ -81,11 +81,20 @@ def may_not_read(span: Span, what: str, names: Sequence[str], help: str = "") ->
     return diagnose("E044", f"{what} may not read {listed(names)}", (span, f"depends on {listed(names)}"), help=help)
 
 
-def score_name_taken(span: Span, first: Span | None) -> Diagnostic:
-    """``s`` as the name of a parameter beside a score line that reads the score."""
+def name_taken(span: Span, name: str, what: str, first: Span | None) -> Diagnostic:
+    """``s`` as the name of a parameter beside a score line that reads the score, ``pair`` beside a rotation."""
     return diagnose(
-        "E012", "`s` is the score here, but the attention also has a name `s`", (span, "which one?"),
+        "E012", f"`{name}` is {what} here, but the attention also has a name `{name}`", (span, "which one?"),
         *([(first, "rename this")] if first else []),
+    )  # fmt: skip
+
+
+def same_dimensions(span: Span, first: Span) -> Diagnostic:
+    """Two rotations of one dimension."""
+    return diagnose(
+        "E045", "two `rotate` lines turn the same dimensions", (span, "turns some of them again"),
+        (first, "turns them already"), note="a line without `dims` turns all dimensions from its `start` on",
+        help="give each line its own part of a head: `rope(dims = 32)` and `rope(start = 32, dims = 32)`",
     )  # fmt: skip
 
 

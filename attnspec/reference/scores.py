@@ -78,14 +78,30 @@ SECTION = Section(
         ),
         Entry(
             "rotate rope(theta = 10000)",
-            "Rotary embeddings of queries and keys; the options are below. Several lines turn one after another.",
+            "Rotary embeddings of queries and keys; the options are below. `theta`, `factor` and `attention_factor` "
+            "may be formulas over the sizes of the call and inputs, which get their gradients.",
             "attend causal\nrotate rope(theta = 500000, layout = pairs)",
         ),
         Entry(
             "rotate rope() at (x, y)",
             "The positions by which queries (`x`) and keys (`y`) turn, in place of `q` and `k`: for instance those "
-            "within a packed document.",
+            "within a packed document. They may be reals (`q / 4`, an `input pos: float[batch, n]`), and differ by "
+            "pair of dimensions: `pair` is its number, from 0, `pairs` how many there are. A position that is read "
+            "outside an input is 0.",
             "input doc: int[batch, n] sorted\nrotate rope() at (q - first(doc, q), k - first(doc, k))",
+        ),
+        Entry(
+            "rotate rope(start = 32, dims = 32)",
+            "Only some dimensions of a head turn. Several lines turn different parts, here by the row and by the "
+            "column of a grid of width 8.",
+            "rotate rope(dims = 32) at (q // 8, k // 8)\nrotate rope(start = 32) at (q % 8, k % 8)",
+        ),
+        Entry(
+            "rotate rope(frequencies = x)",
+            "The angle of each pair of dimensions from one position to the next: a formula, in which `frequency` is "
+            "that of RoPE, `theta ** (-pair / pairs)`; a list `[1.0, 0.1]`; or an input of one number for each pair. "
+            "The specs `llama3` and `longrope` show longer ones.",
+            "input factors: float[32]\nrotate rope(frequencies = frequency / factors[pair])",
         ),
     ),
 )

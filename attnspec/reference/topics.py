@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from attnspec.check.clauses.orders import ORDERS
-from attnspec.check.clauses.scores import ROTATIONS
+from attnspec.check.clauses.rotations import ROTATIONS
 from attnspec.check.expressions.fields import FIELDS
 from attnspec.check.expressions.options import Option
 from attnspec.errors.catalogue import CODES
@@ -133,7 +133,7 @@ def _scores() -> str:
 
 def _default(option: Option) -> str:
     if option.default is None:
-        return "computed" if option.optional else "must be given"
+        return "" if option.optional else "must be given"
     return str(option.default).lower() if isinstance(option.default, (bool, str)) else f"{option.default:g}"
 
 
@@ -179,7 +179,10 @@ SAID = {
 
 OPTIONS = {
     "theta": "the base of the frequencies",
-    "dims": "how many leading dimensions of a head turn; 0: all",
+    "dims": "how many dimensions of a head turn, from `start` on; 0: all",
+    "start": "the first dimension of a head that turns",
+    "frequencies": "the angle of each pair from one position to the next: a formula over `frequency` (that of RoPE), "
+    "`pair` and `pairs`, a list, or an input",
     "layout": "`half` turns dimension i with i + dims / 2 (Llama, Hugging Face), `pairs` neighbours (the paper)",
     "scale_base": "the distance over which the decay of xPos is measured",
     "factor": "by how much the context is stretched",
@@ -188,7 +191,7 @@ OPTIONS = {
     "beta_slow": "turns within `original` below which a frequency is divided by `factor`",
     "ramp": "between them, linear in the dimension's `index` (published code) or in its `rotations` (the paper)",
     "truncate": "whether the ends of the ramp are rounded to whole dimensions",
-    "temperature": "the factor of queries and keys; 0.1 * log(factor) + 1",
+    "attention_factor": "a factor on both queries and keys; 1, for yarn 0.1 * log(factor) + 1",
     "buckets": "how many hashes, even; a list: their product",
     "rounds": "how often positions are hashed and sorted",
     "seed": "of the random rotations",

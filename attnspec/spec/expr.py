@@ -24,6 +24,8 @@ POSITIONS = frozenset({"q", "k"})
 SIZES = frozenset({"n", "n_q", "b", "m"})
 SLOTS = frozenset({"q_slot", "k_slot"})
 """Places in a computed order (``order by``), where a pattern has one."""
+PAIRS = frozenset({"pair", "pairs"})
+"""In rotations: the number of a pair of dimensions that turn together, and how many there are."""
 CONSTANTS = frozenset({"h", "heads", "kv_heads", "batch"})
 """Variables that are constant within one head of one call: they may be factors, divisors and indices."""
 _WRITTEN = {"m": "n", "q_slot": "q.slot", "k_slot": "k.slot"}
@@ -86,7 +88,7 @@ class Int(IntExpr):
 
 @dataclass(frozen=True, slots=True)
 class Var(IntExpr):
-    """A variable: one of POSITIONS, SIZES, CONSTANTS, or a name bound by Any, All or Sum."""
+    """A variable: one of POSITIONS, SIZES, CONSTANTS, PAIRS, or a name bound by Any, All or Sum."""
 
     name: str
 

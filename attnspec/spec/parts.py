@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from attnspec.errors.source import Span
+from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.real import Reals
+from attnspec.spec.real import RealExpr, Reals
 
 Value = int | float | tuple[e.Nested, ...] | tuple[Reals, ...]
 """What a parameter is bound to (booleans are kept as bool)."""
@@ -118,14 +119,47 @@ class Order:
     seed: int
 
 
+Setting = float | int | str | tuple[float, ...] | RealExpr
+"""The value of an option: a constant, a word, a list of numbers, or a formula that is worked out at the call."""
+
+
 @dataclass(frozen=True)
 class Rotation:
-    """``rope``, ``xpos`` or ``yarn`` with all its options, and the positions by which queries and keys turn."""
+    """``rope``, ``xpos`` or ``yarn`` with its options, and the positions by which queries and keys turn.
+
+    Formulas, positions among them, may read sizes and inputs, and by pair of dimensions ``pair`` and ``pairs``.
+    """
 
     kind: str
-    options: tuple[tuple[str, float | int | str], ...]
-    q: e.IntExpr
-    k: e.IntExpr
+    options: tuple[tuple[str, Setting], ...]
+    q: e.IntExpr | RealExpr
+    k: e.IntExpr | RealExpr
+    constant: bool = field(init=False, compare=False)
+    """Whether frequencies and attention factor are the same in every call (found once: torch.compile reads it)."""
+
+    def __post_init__(self) -> None:
+        same = all(not contents.varies(node) and contents.free(node) <= e.PAIRS for node in self.formulas)
+        object.__setattr__(self, "constant", same)
+
+    @property
+    def formulas(self) -> tuple[RealExpr, ...]:
+        """The options that are worked out at the call."""
+        return tuple(value for _, value in self.options if isinstance(value, RealExpr))
+
+    @property
+    def expressions(self) -> tuple[e.IntExpr | RealExpr, ...]:
+        """Everything that is worked out at the call."""
+        return (self.q, self.k, *self.formulas)
+
+    @property
+    def start(self) -> int:
+        """The first dimension of a head that is turned."""
+        return int(dict(self.options).get("start", 0))  # type: ignore[arg-type]
+
+    @property
+    def dims(self) -> int:
+        """How many dimensions are turned; 0: all from the first on."""
+        return int(dict(self.options).get("dims", 0))  # type: ignore[arg-type]
 
 
 class Pattern(Protocol):

@@ -86,6 +86,14 @@ class Score(RealExpr):
 
 
 @dataclass(frozen=True, slots=True)
+class Frequency(Score):
+    """``frequency``: that of RoPE for a pair of dimensions, in the formulas of rotations: what ``s`` is in scores."""
+
+    def _write(self) -> writing.Text:
+        return "frequency", writing.ATOM
+
+
+@dataclass(frozen=True, slots=True)
 class Cast(RealExpr):
     """An integer as a real."""
 

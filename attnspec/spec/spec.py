@@ -23,7 +23,7 @@ from attnspec.errors.source import Span
 from attnspec.spec import contents, make, writing
 from attnspec.spec import expr as e
 from attnspec.spec.axes import solve
-from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
+from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Setting, Value
 from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score, valued
 from attnspec.spec.writing import Shown
 
@@ -174,15 +174,19 @@ def _clause(spec: Spec, word: str, clause: Clause) -> str:
 
 
 def _rotation(spec: Spec, rotation: Rotation) -> str:
-    options = ", ".join(f"{key} = {_option(value)}" for key, value in rotation.options)
+    options = ", ".join(f"{key} = {_option(spec, value)}" for key, value in rotation.options)
     moved = (rotation.q, rotation.k) != (e.Var("q"), e.Var("k"))
     at = f" at ({_written(spec, rotation.q)}, {_written(spec, rotation.k)})" if moved else ""
     return f"rotate {rotation.kind}({options}){at}"
 
 
-def _option(value: float | int | str) -> str:
+def _option(spec: Spec, value: Setting) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, RealExpr):
+        return _written(spec, value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(repr, value))}]"
     return value if isinstance(value, str) else repr(value)
 
 

@@ -30,14 +30,14 @@ class _Problem(ctypes.Structure):
     _fields_ = [
         *((name, problem.Tensor) for name in ("x", "cos", "sin")),
         ("out", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("batch", "heads", "n", "dim", "dims")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "n", "dim", "start", "dims")),
         *((name, ctypes.c_int32) for name in ("pairs", "threads")),
     ]
 
 
 _LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(  # type: ignore[no-untyped-call]
-    "turn(Tensor x, Tensor cos, Tensor sin, bool pairs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+    "turn(Tensor x, Tensor cos, Tensor sin, bool pairs, int start=0) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
 )
 _operator = torch.ops.attnspec.turn.default
 
@@ -47,26 +47,27 @@ def turns(x: Tensor) -> bool:
     return x.device.type == "cpu" and _name(x.dtype) in DTYPES
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
-    """The pairs (a, b) of the rows of ``x`` as (a cos - b sin, b cos + a sin), and what follows them unchanged.
+def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Tensor:
+    """The pairs (a, b) of the rows of ``x`` as (a cos - b sin, b cos + a sin), and what is around them unchanged.
 
     x is (batch, heads, n, dim) of any strides, float32, bfloat16 or float16, on the CPU; the tables are float32 and
-    expand to (batch, heads, n, dims / 2), dims <= dim. ``pairs`` says that elements 2c and 2c + 1 are a pair, else c
-    and c + dims / 2. The result is contiguous, of x's dtype, rounded once, and differentiable in x any number of times.
+    expand to (batch, heads, n, dims / 2), start + dims <= dim. ``pairs`` says that elements 2c and 2c + 1, counted from
+    ``start``, are a pair, else c and c + dims / 2. The result is contiguous, of x's dtype, rounded once, and
+    differentiable in x any number of times; not in the tables.
 
     The routine is compiled at the first call for a dtype and kept in the kernel cache. Raises CompilerError without a
     C++ compiler.
     """
-    return _operator(x, cos, sin, pairs)  # type: ignore[no-any-return]
+    return _operator(x, cos, sin, pairs, start)  # type: ignore[no-any-return]
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Tensor:
     out = x.new_empty(x.shape)
     if not x.numel():
         return out
     cos, sin = (problem.expanded(t, x) for t in (cos, sin))
     tensors = map(problem.tensor_of, (x, cos, sin))
-    argument = _Problem(*tensors, out.data_ptr(), *x.shape, 2 * cos.shape[-1], pairs, threads())
+    argument = _Problem(*tensors, out.data_ptr(), *x.shape, start, 2 * cos.shape[-1], pairs, threads())
     _function(_name(x.dtype))(ctypes.byref(argument))
     return out
 
@@ -84,16 +85,16 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, cos, sin, ctx.pairs = inputs
+    _, cos, sin, ctx.pairs, ctx.start = inputs
     ctx.save_for_backward(cos, sin)
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The same turned back."""
     cos, sin = ctx.saved_tensors
-    return turn(gradient, cos, -sin, ctx.pairs), None, None, None
+    return turn(gradient, cos, -sin, ctx.pairs, ctx.start), None, None, None, None
 
 
 _LIBRARY.impl("turn", _turn, "CPU")  # type: ignore[no-untyped-call]
-torch.library.register_fake("attnspec::turn", lambda x, cos, sin, pairs: x.new_empty(x.shape), lib=_LIBRARY)
+torch.library.register_fake("attnspec::turn", lambda x, cos, sin, pairs, start=0: x.new_empty(x.shape), lib=_LIBRARY)
 torch.library.register_autograd("attnspec::turn", _gradients, setup_context=_save, lib=_LIBRARY)

@@ -63,11 +63,16 @@ def real_function(expr: r.RealExpr, sizes: Sizes, tables: Mapping[str, Tensor]) 
     return lambda b, h, q, k: of({"b": b, "h": h, "q": q, "k": k, "s": q * 0.0})
 
 
-def index_function(expr: e.IntExpr, sizes: Sizes, tables: Mapping[str, Tensor]) -> Function:
-    """An integer expression over tensors of (batch, head, query position, key); 0 where it has no value."""
-    functions = _Functions(sizes, tables)
-    of = _of(functions.cast(*functions.integer(bind(expr, _known(sizes)))))
-    return lambda b, h, q, k: q * 0 + of({"b": b, "h": h, "q": q, "k": k})
+def exact_function(
+    node: e.IntExpr | r.RealExpr, sizes: Sizes, tables: Mapping[str, Tensor], pairs: int
+) -> Callable[[At], Tensor]:
+    """An expression of a rotation: int64 or float64, and 0 where it has no value. ``pair`` may be among the tensors."""
+    if isinstance(node, e.IntExpr):
+        functions = _Functions(sizes, tables, pairs)
+        whole = _of(functions.cast(*functions.integer(node)))
+        return lambda at: torch.as_tensor(whole(at), device=at["s"].device).long()
+    of = _of(_Exact(sizes, tables, pairs).real(node))
+    return lambda at: torch.as_tensor(of(at), device=at["s"].device).double()
 
 
 def _known(sizes: Sizes) -> dict[str, int]:
@@ -145,14 +150,15 @@ def _full(value: Any, like: str = "q") -> Later:
 class _Functions(Evaluator):
     """Expressions as functions of tensors, over tables that they capture."""
 
-    def __init__(self, sizes: Sizes, tables: Mapping[str, Tensor]) -> None:
+    def __init__(self, sizes: Sizes, tables: Mapping[str, Tensor], pairs: int = 0) -> None:
         super().__init__(
             {table(name): t.bool() if t.dtype == torch.uint8 else t for name, t in tables.items()}
-            | {name: _named(name) for name in ("b", "h", "q", "k")},
+            | {name: _named(name) for name in ("b", "h", "q", "k", "pair")},
             _named("s"),
         )
         rows = (sizes.first, sizes.first + sizes.n_q - 1)
         self.ranges = {"b": (0, sizes.batch - 1), "h": (0, sizes.heads - 1), "q": rows, "k": (0, sizes.n - 1)}
+        self.ranges["pair"] = (0, pairs - 1)
         self.members: dict[str, Tensor] = {}
 
     def where(self, cond: Any, then: Any, other: Any) -> Any:
@@ -220,3 +226,14 @@ class _Functions(Evaluator):
     def choose(self, where: Any, node: r.Choose) -> Any:
         then, other = _full(self.real(node.then), "s"), _full(self.real(node.other), "s")
         return _later(torch.where, where, then, other) if isinstance(where, Later) else then if where else other
+
+
+class _Exact(_Functions):
+    """Reals in float64, for angles: with tensors ``s`` of that type among those of a call."""
+
+    def list_of(self, items: tuple[r.Reals, ...]) -> Tensor:
+        return torch.tensor(items, dtype=torch.float64)
+
+    def cast(self, value: Any, known: Any) -> Any:
+        found = super().cast(value, known)
+        return _later(Tensor.double, found) if isinstance(found, Later) else float(found)

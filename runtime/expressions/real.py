@@ -26,6 +26,10 @@ FUNCTIONS |= {SIGN: torch.sign}
 """What each function of a real does to tensors, and that of derivatives."""
 
 
+class Outside(Exception):
+    """A read outside an input, where that has no meaning."""
+
+
 def real(
     node: r.RealExpr,
     env: Env,
@@ -33,19 +37,21 @@ def real(
     score: Tensor | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    strict: bool = False,
 ) -> Tensor:
     """The value of a real expression, of the shape that its variables broadcast to.
 
     ``env`` gives the integer variables as integers or integer arrays, as in :func:`attnspec.spec.evaluate.holds`;
     ``floats`` the float inputs; ``score`` is the value of ``s``. Computed in ``dtype``, by default that of the score,
     on the device of the score or of float inputs, else on ``device``. Integers are exact up to 2**53 before they become
-    reals. A read outside a float input, or at an index that has no value, is 0; so is the gradient there.
+    reals. A read outside a float input, or at an index that has no value, is 0; so is the gradient there. It
+    raises Outside with ``strict``.
     """
     if dtype is None:
         dtype = torch.get_default_dtype() if score is None else score.dtype
     score = None if score is None else score.to(dtype)
     evaluator = _Differentiable({**env, **{table(name): t for name, t in floats.items()}}, score)
-    evaluator.dtype, evaluator.device = dtype, _device(floats, score) or device
+    evaluator.dtype, evaluator.device, evaluator.strict = dtype, _device(floats, score) or device, strict
     return evaluator.real(node)  # type: ignore[no-any-return]
 
 
@@ -54,6 +60,7 @@ class _Differentiable(Evaluator):
 
     dtype: torch.dtype
     device: torch.device | None
+    strict: bool
 
     def constant(self, value: float) -> Tensor:
         return torch.full((), value, dtype=self.dtype, device=self.device)
@@ -66,6 +73,8 @@ class _Differentiable(Evaluator):
         return array[tuple(torch.from_numpy(np.asarray(place, np.int64)).to(array.device) for place in places)]
 
     def cast(self, value: Any, known: Any) -> Any:
+        if self.strict and not np.all(known):
+            raise Outside
         if not isinstance(value, Tensor):
             return torch.from_numpy(super().cast(value, known)).to(device=self.device, dtype=self.dtype)
         if not np.all(known):

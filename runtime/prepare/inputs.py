@@ -11,7 +11,8 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -48,9 +49,10 @@ def prepare(
     """The tensors that a kernel needs, by name: contiguous, of the declared sizes.
 
     ``int`` inputs become int32 (int64 when ``wide``), ``bool`` uint8, ``float`` the dtype ``real``, through which
-    gradients pass. Offsets become the number of the document at each position, (.., n). What the spec reads of derived
-    tensors is made, and the names in ``also``: ``doc.first``, ``doc.last`` of the shape of ``doc``, and
-    ``alibi.slope``, (heads,). An input declared ``random`` is drawn where the call does not give it. The ``buckets`` of
+    gradients pass (but what only rotations read stays as exact as it is: angles are worked out in float64). Offsets
+    become the number of the document at each position, (.., n). What the spec reads of derived tensors is made, and the
+    names in ``also``: ``doc.first``, ``doc.last`` of the shape of ``doc``, and ``alibi.slope``, (heads,). An input
+    declared ``random`` is drawn where the call does not give it. The ``buckets`` of
     an order are not looked at; :func:`attnspec.runtime.prepare.order.lsh` does that. ``device`` is where q, k and v are
     and inputs must be; without it, what is made here is made where the inputs are.
 
@@ -58,7 +60,7 @@ def prepare(
     large; values are not looked at while a CUDA graph is captured.
     """
     check(spec, sizes, given, device)
-    names = reads(spec) | set(also)
+    names, exact = reads(spec) | set(also), read_by_rotations_only(spec)
     where_made = device or next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
     found: dict[str, Tensor] = {}
     for declared in spec.inputs:
@@ -75,7 +77,7 @@ def prepare(
         elif declared.kind == "bool":
             tensor = tensor.to(torch.uint8).contiguous()
         else:
-            tensor = tensor.to(real).contiguous()
+            tensor = (tensor if declared.name in exact else tensor.to(real)).contiguous()
         found |= derived(declared, tensor, names)
     if not capturing():
         check_divisors(spec.name, roots(spec), sizes, found)
@@ -119,13 +121,28 @@ def roots(spec: Spec) -> list[e.Node]:
     """The expressions of a spec, in the order written."""
     preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
     reals = [spec.score, *([] if spec.sink is None else [spec.sink])]
-    return [*preds, *reals, *(expr for rotation in spec.rotations for expr in (rotation.q, rotation.k))]
+    return [*preds, *reals, *(node for rotation in spec.rotations for node in rotation.expressions)]
 
 
 def reads(spec: Spec) -> frozenset[str]:
     """The names of the inputs that a spec reads, and of what is derived from them."""
+    return _read(roots(spec))
+
+
+def read_by_rotations(spec: Spec) -> frozenset[str]:
+    """The float inputs that rotations read."""
+    read = _read(node for rotation in spec.rotations for node in rotation.expressions)
+    return read & {declared.name for declared in spec.inputs if declared.kind == "float"}
+
+
+def read_by_rotations_only(spec: Spec) -> frozenset[str]:
+    """Those of them that nothing else reads."""
+    return read_by_rotations(spec) - reads(replace(spec, rotations=())) if spec.rotations else frozenset()
+
+
+def _read(roots: Iterable[e.Node]) -> frozenset[str]:
     kinds = (e.Read, e.Flag, e.Among, RealRead)
-    return frozenset(node.name for root in roots(spec) for node in contents.walk(root) if isinstance(node, kinds))
+    return frozenset(node.name for root in roots for node in contents.walk(root) if isinstance(node, kinds))
 
 
 def shape_of(declared: Input, sizes: Sizes) -> Shape:

@@ -20,9 +20,10 @@ from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import is_wide, sizes_of
 from attnspec.runtime.core.visible import traced, transforming
+from attnspec.runtime.prepare.frequencies import rotated_dims
 from attnspec.runtime.prepare.inputs import check, prepare, reads
 from attnspec.runtime.prepare.order import lsh
-from attnspec.runtime.prepare.rotate import rotated_dims, rotation_tables
+from attnspec.runtime.prepare.rotate import rotation_tables
 from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
 from attnspec.spec.axes import solve
@@ -71,8 +72,8 @@ def ready(
 ) -> dict[str, Tensor]:
     """The tensors that a kernel and what stands around it read, by name; for an order its slots too.
 
-    ``made`` are the names of :func:`made_names`, ``floats`` those of the float inputs. Raises CallError where an input
-    does not fit.
+    ``made`` are the names of :func:`made_names`, ``floats`` those of the float inputs that become float32. Raises
+    CallError where an input does not fit.
     """
     if not traced(q, *(t for t in inputs.values() if isinstance(t, Tensor))):
         sizes = sizes_of(spec, q, k)
@@ -86,12 +87,13 @@ def ready(
     if made or inputs:
         tensors = [t.detach() for t in (q, k, *inputs.values())]
         found = dict(zip(made, ready_operator(tensors, list(inputs), program, _wide(q, k)), strict=False))
-    return found | {name: t.float().contiguous() for name, t in inputs.items() if name in floats}
+    rest = {name: t for name, t in inputs.items() if name not in found}
+    return found | {name: t.float().contiguous() if name in floats else t for name, t in rest.items()}
 
 
 def traced_tables(program: str, q: Tensor, k: Tensor, found: Mapping[str, Tensor]) -> list[Tensor]:
     """What :func:`attnspec.runtime.prepare.rotate.rotation_tables` gives, where tensors are traced."""
-    tensors = [t.detach() for t in (q, k, *found.values())]
+    tensors = [q.detach(), k.detach(), *found.values()]
     return torch.ops.attnspec.angles.default(tensors, list(found), program)  # type: ignore[no-any-return]
 
 
@@ -186,15 +188,47 @@ def _fake_angles(tensors: Sequence[Tensor], names: Sequence[str], program: str) 
     tables: list[Tensor] = []
     for rotation in spec.rotations:
         for expr, side, x in ((rotation.q, "q", q), (rotation.k, "k", k)):
-            free = contents.free(expr)
-            by_head = q.shape[1] if "h" in free else 1
-            lead = (q.shape[0] if "b" in free else 1, by_head) if expr != e.Var(side) and free & {"b", "h"} else ()
-            shape = (*lead, x.shape[2], rotated_dims(rotation, x.shape[3]) // 2)
+            free = frozenset().union(*(contents.free(node) for node in (expr, *rotation.formulas)))
+            lead = (q.shape[0] if "b" in free else 1, q.shape[1] if "h" in free else 1)
+            same = rotation.constant and expr == e.Var(side)
+            shape = (*(() if same else lead), x.shape[2], rotated_dims(rotation, x.shape[3]) // 2)
             dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
             tables += [x.new_empty(shape, dtype=dtype) for _ in range(2)]
     return tables
 
 
+def _angles_backward(
+    gradients: Sequence[Tensor], tensors: Sequence[Tensor], names: Sequence[str], program: str
+) -> list[Tensor]:
+    """Gradients of the float inputs that rotations read, in their order."""
+    with torch.enable_grad():
+        leaves = [t.detach().requires_grad_(i > 1 and t.is_floating_point()) for i, t in enumerate(tensors)]
+        made = _angles(leaves, names, program)
+        floats = [t for t in leaves if t.requires_grad]
+        pairs = [(t, by) for t, by in zip(made, gradients, strict=True) if t.requires_grad]
+        found = torch.autograd.grad([t for t, _ in pairs], floats, [by for _, by in pairs], allow_unused=True)
+    return [torch.zeros_like(t) if d is None else d for t, d in zip(floats, found, strict=True)]
+
+
+def _fake_angles_backward(
+    gradients: Sequence[Tensor], tensors: Sequence[Tensor], names: Sequence[str], program: str
+) -> list[Tensor]:
+    return [torch.empty_like(t) for t in tensors[2:] if t.is_floating_point()]
+
+
+def _keep_angles(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    tensors, ctx.names, ctx.program = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients_of_angles(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+    tensors = list(ctx.saved_tensors)
+    floats = iter(torch.ops.attnspec.angles_backward.default(list(gradients), tensors, ctx.names, ctx.program))
+    return [next(floats) if i > 1 and t.is_floating_point() else None for i, t in enumerate(tensors)], None, None
+
+
 define("ready", f"({GIVEN}, bool wide) -> Tensor[]", _ready, _fake_ready)
 ready_operator = torch.ops.attnspec.ready.default
 define("angles", f"({GIVEN}) -> Tensor[]", _angles, _fake_angles)
+define("angles_backward", f"(Tensor[] gradients, {GIVEN}) -> Tensor[]", _angles_backward, _fake_angles_backward)
+torch.library.register_autograd("attnspec::angles", _gradients_of_angles, setup_context=_keep_angles, lib=LIBRARY)

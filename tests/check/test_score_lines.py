@@ -166,16 +166,23 @@ def test_sink_scale_and_normalize() -> None:
 
 def test_rotations_have_all_their_options() -> None:
     found = spec(
-        "rotate rope() rotate xpos(scale_base = 2 * w) at (q // 2, k + 1) rotate yarn(factor = 32, original = 4096)",
+        "rotate rope(dims = 8) rotate xpos(scale_base = 2 * w, start = 8, dims = 2) at (q // 2, k + 1) "
+        "rotate yarn(factor = 32, original = 4096, start = 2 * w + 4)",
         w=3,
     )
     rope, xpos, yarn = found.rotations
-    assert dict(rope.options) == {"theta": 10000.0, "dims": 0, "layout": "half"}
+    assert dict(rope.options) == {"theta": 10000.0, "dims": 8, "layout": "half"}
     assert (rope.q, rope.k) == (e.Var("q"), e.Var("k"))
-    assert dict(xpos.options) == {"theta": 10000.0, "scale_base": 6.0, "dims": 0, "layout": "half"}
+    assert dict(xpos.options) == {
+        "theta": 10000.0,
+        "scale_base": 6.0,
+        "dims": 2,
+        "start": 8,
+        "layout": "half",
+    }
     assert (str(xpos.q), str(xpos.k)) == ("q // 2", "k + 1")
     options = dict(yarn.options)
-    assert options["temperature"] == pytest.approx(0.1 * math.log(32) + 1)
+    assert options["attention_factor"] == pytest.approx(0.1 * math.log(32) + 1)
     assert (options["ramp"], options["truncate"], options["beta_fast"], options["original"]) == (
         "index",
         True,

@@ -11,8 +11,9 @@ from attnspec.runtime.bench.versions import versions
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import DeviceError, capturing, device_of
 from attnspec.runtime.prepare.example import example
+from attnspec.runtime.prepare.formula import value
 from attnspec.runtime.prepare.inputs import prepare
-from attnspec.runtime.prepare.rotate import places, places_on_device
+from attnspec.runtime.prepare.positions import places
 from tests.support.command import read_json, run
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said where there is no GPU")
@@ -57,6 +58,9 @@ ROTATED = [
     "input pos: int[heads, n] within causal rotate rope() at (pos[h, q] * 2 + h, pos[h, k])",
     "input pos: int[batch, n] within causal rotate rope() "
     "at (if pos[b, q] > 4 then pos[b, q] + h else b, min(pos[b, k], 7))",
+    "input pos: int[3, batch, n] within causal rotate rope() at (pos[pair % 3, b, q] + pair, pos[0, b, k] / 3)",
+    "input pos: float[batch, n] within causal rotate rope() "
+    "at (if q > 6 then exp(pos[b, q]) / 7 else q, if pos[b, k] > 0 then pos[b, k] else k / 3 + h)",
 ]
 
 
@@ -67,23 +71,26 @@ def test_positions_on_a_device_are_those_on_the_cpu(body: str, n_q: int) -> None
     tables = prepare(spec, sizes, example(spec, sizes, torch.Generator().manual_seed(0)))
     (rotation,) = spec.rotations
     for expr, side in ((rotation.q, "q"), (rotation.k, "k")):
-        want, got = places(expr, side, sizes, tables), places_on_device(expr, side, sizes, tables)
+        want = places(expr, side, sizes, tables, 4)
         assert isinstance(want, torch.Tensor)
-        assert torch.equal(got, want)
+        rows = range(12 - n_q, 12) if side == "q" else range(12)
+        got = value(expr, sizes, tables, {side: rows, "pair": range(4)}, device=torch.device("cpu"), eager=False)
+        assert got.dtype == want.dtype
+        torch.testing.assert_close(got.expand(want.shape), want, rtol=0, atol=0)
 
 
 def test_tables_are_not_kept_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     from attnspec.runtime.core.device import lasting
-    from attnspec.runtime.prepare import rotate
+    from attnspec.runtime.prepare import rotate, tables
 
     (rotation,) = attnspec.read("rope", params={"theta": 977}).rotations
     x = torch.zeros(1, 1, 5, 8)
-    monkeypatch.setattr(rotate, "capturing", lambda: True)
+    monkeypatch.setattr(tables, "capturing", lambda: True)
     first = rotate.angles(x, range(5), rotation, "q")
     assert rotate.angles(x, range(5), rotation, "q")[0] is not first[0]
-    monkeypatch.setattr(rotate, "capturing", lambda: False)
+    monkeypatch.setattr(tables, "capturing", lambda: False)
     kept = rotate.angles(x, range(5), rotation, "q")
-    monkeypatch.setattr(rotate, "capturing", lambda: True)
+    monkeypatch.setattr(tables, "capturing", lambda: True)
     assert rotate.angles(x, range(5), rotation, "q")[0] is kept[0], "what was kept before is used"
     assert torch.equal(kept[0], first[0])
     assert lasting()

@@ -16,7 +16,9 @@ from attnspec.check.check import check_text
 from attnspec.errors.source import Source, Span
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.prepare.rotate import frequencies, magnitude, places, rotate, rotated_dims, turned
+from attnspec.runtime.prepare.frequencies import attention_factor, frequencies, rotated_dims
+from attnspec.runtime.prepare.positions import places
+from attnspec.runtime.prepare.rotate import rotate, turned
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Rotation
 from attnspec.spec.spec import Spec
@@ -30,7 +32,7 @@ YARN = {
     "beta_slow": 1.0,
     "ramp": "index",
     "truncate": True,
-    "temperature": 0.1 * math.log(16.0) + 1,
+    "attention_factor": 0.1 * math.log(16.0) + 1,
     "dims": 0,
     "layout": "half",
 }
@@ -47,15 +49,16 @@ def xpos(scale_base: float = 512.0, layout: str = "pairs") -> Rotation:
 def yarn(**changes: Any) -> Rotation:
     options = {**YARN, **changes}
     if "factor" in changes:
-        options["temperature"] = 0.1 * math.log(options["factor"]) + 1
+        options["attention_factor"] = 0.1 * math.log(options["factor"]) + 1
     return Rotation("yarn", tuple(options.items()), Q, K)
 
 
 def test_the_options_are_those_that_the_checker_gives() -> None:
-    lines = "rotate rope()  rotate xpos(dims = 8)  rotate yarn(factor = 16, original = 4096) at (q - 1, k)"
+    yarn = "yarn(factor = 16, original = 4096, start = 12)"
+    lines = f"rotate rope(dims = 4)  rotate xpos(dims = 8, start = 4)  rotate {yarn} at (q - 1, k)"
     checked = check_text(f"attention a {{ {lines} }}")
-    assert dict(checked.rotations[0].options) == dict(rope().options)
-    assert dict(checked.rotations[2].options) == pytest.approx(YARN)
+    assert dict(checked.rotations[0].options) == dict(rope(dims=4).options)
+    assert dict(checked.rotations[2].options) == pytest.approx({**YARN, "start": 12})
     q = torch.randn(1, 1, 12, 16)
     for x in turned(checked, q, q, Sizes(12, 12)):
         assert x.isfinite().all()
@@ -238,10 +241,10 @@ def test_the_ramp_of_the_paper() -> None:
     assert frequencies(yarn(beta_fast=2.0, beta_slow=2.0), 64).isfinite().all()
 
 
-def test_the_temperature_is_folded_into_both_sides() -> None:
-    assert magnitude(yarn()) == pytest.approx(0.1 * math.log(16) + 1)
-    assert magnitude(yarn(temperature=1.5)) == 1.5
-    assert magnitude(rope()) == 1.0
+def test_the_attention_factor_is_folded_into_both_sides() -> None:
+    assert attention_factor(yarn(), 64) == pytest.approx(0.1 * math.log(16) + 1)
+    assert attention_factor(yarn(attention_factor=1.5), 64) == 1.5
+    assert attention_factor(rope(), 64) == 1.0
     x = torch.randn(1, 1, 9, 64, dtype=torch.float64)
     norm = rotate(x, range(9), yarn(), "k").norm(dim=-1) / x.norm(dim=-1)
     torch.testing.assert_close(norm, torch.full_like(norm, 0.1 * math.log(16) + 1))
@@ -270,7 +273,7 @@ def test_yarn_is_that_of_hugging_face(theta: float, factor: float, truncate: boo
     rotation = yarn(theta=theta, factor=factor, truncate=truncate)
     got = frequencies(rotation, dim)
     torch.testing.assert_close(got.float(), embed.inv_freq, rtol=2e-6, atol=0)
-    assert magnitude(rotation) == pytest.approx(embed.attention_scaling)
+    assert attention_factor(rotation, dim) == pytest.approx(embed.attention_scaling)
     q = torch.randn(1, 1, 64, dim)
     cos, sin = embed(q, torch.arange(64)[None])
     want, _ = apply_rotary_pos_emb(q, q, cos, sin)
@@ -297,7 +300,7 @@ def test_positions_that_restart_with_each_document() -> None:
     first = torch.tensor([[0, 0, 2, 2, 2], [0, 1, 1, 1, 1]], dtype=torch.int32)
     got = places(local, "k", Sizes(5, 5, batch=2), {"doc.first": first})
     assert isinstance(got, Tensor)
-    assert got.tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 2, 3]]
+    assert got[:, 0, :, 0].tolist() == [[0, 1, 0, 1, 2], [0, 0, 1, 2, 3]]
     k = torch.randn(2, 2, 5, 4, dtype=torch.float64)
     q = torch.randn(2, 4, 5, 4, dtype=torch.float64)
     a, b = turned(spec(rope(k=local)), q, k, Sizes(5, 5, 4, 2, 2), {"doc.first": first})
@@ -311,10 +314,10 @@ def test_positions_of_queries_at_the_end_and_by_head() -> None:
     assert places(K, "k", Sizes(10, 3), {}) == range(10)
     by_head = places(e.Mul(Q, e.Var("h")), "q", Sizes(4, 2, heads=3), {})
     assert isinstance(by_head, Tensor)
-    assert by_head.tolist() == [[[0, 0], [2, 3], [4, 6]]]
+    assert by_head[..., 0].tolist() == [[[0, 0], [2, 3], [4, 6]]]
     constant = places(e.Int(7), "k", Sizes(3, 3), {})
     assert isinstance(constant, Tensor)
-    assert constant.tolist() == [7, 7, 7]
+    assert constant[0, 0, :, 0].tolist() == [7, 7, 7]
     q, k = torch.randn(1, 4, 3, 4), torch.randn(1, 2, 3, 4)
     with pytest.raises(CallError, match="heads are shared"):
         turned(spec(rope(k=e.Mul(K, e.Var("h")))), q, k, Sizes(3, 3, 4, 2))

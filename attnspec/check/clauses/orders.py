@@ -34,4 +34,4 @@ def order(el: Elaborator, node: t.Order, scope: Scope) -> Order | None:
     if rounds > _MAX_ROUNDS:
         el.wrong(bad_option(node.by.span, "rounds", f"at most {_MAX_ROUNDS}"))
         return None
-    return Order(factors, rounds, seed)
+    return Order(tuple(map(int, factors)), rounds, seed)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from attnspec.check.expressions import inputs
 from attnspec.check.expressions.elaborator import Elaborator
-from attnspec.check.expressions.scope import UNKNOWN, ListValue, Scope
+from attnspec.check.expressions.scope import UNKNOWN, InputRef, ListValue, RealList, Scope, Value
 from attnspec.errors.clauses import bad_option, not_finite, unknown_option
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known
@@ -15,12 +16,16 @@ from attnspec.spec import contents, exact, make
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
-Setting = float | int | str | tuple[int, ...]
+Setting = float | int | str | tuple[int, ...] | tuple[float, ...] | r.RealExpr
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An option: its kind (``real``, ``int``, ``ints``, ``bool`` or words separated by ``|``) and its limits."""
+    """An option: its kind and its limits.
+
+    Kinds are ``real``, ``int``, ``ints``, ``bool``, words separated by ``|``, and ``frequencies``: a real for each pair
+    of dimensions, by a formula, a list or an input.
+    """
 
     kind: str
     default: Setting | None = None
@@ -31,6 +36,8 @@ class Option:
     """Whether it must be even (as ``ints`` always are)."""
     optional: bool = False
     """Whether it may be left out without a default."""
+    formula: bool = False
+    """Whether it may be worked out at the call, from its sizes and inputs."""
 
     @property
     def wanted(self) -> str:
@@ -39,6 +46,8 @@ class Option:
             return " or ".join(f"`{word}`" for word in self.kind.split("|"))
         if self.kind == "bool":
             return "`true` or `false`"
+        if self.kind == "frequencies":
+            return "a formula over `frequency` and `pair`, a list of numbers, or an input of one number for each pair"
         if self.kind == "ints":
             return f"an even integer or a list of even integers, at least {self.low:g}"
         limit = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
@@ -93,7 +102,9 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         else:
             el.wrong(bad_option(tree.span, key, option.wanted))
         return None
-    value = el.expr(tree, scope)
+    if option.kind == "frequencies":
+        return _frequencies(el, key, option, tree, scope)
+    value = el.expr(tree, scope) if option.kind != "real" or not option.formula else _open(el, tree, scope)
     if value is UNKNOWN or (isinstance(value, e.Node) and "?" in contents.free(value)):
         return None
     setting: Setting | None = None
@@ -108,6 +119,8 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         setting = _number(el, value, tree)
         if setting is None and not contents.names(value):
             return None
+        if setting is None and option.formula:
+            return r.valued(make.real(value))
     if setting is None and isinstance(value, e.Node) and (names := contents.names(value)):
         el.wrong(not_known(tree.span, f"`{key}`", names))
         return None
@@ -116,6 +129,32 @@ def _value(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope)
         el.wrong(bad_option(tree.span, key, option.wanted))
         return None
     return setting
+
+
+def _open(el: Elaborator, tree: t.Expr, scope: Scope) -> Value:
+    """An expression in whose conditions reals may be compared."""
+    el.orders_reals = True
+    try:
+        return el.expr(tree, scope)
+    finally:
+        el.orders_reals = False
+
+
+def _frequencies(el: Elaborator, key: str, option: Option, tree: t.Expr, scope: Scope) -> Setting | None:
+    """A formula, a list of numbers, or an input that is read at each pair."""
+    value = _open(el, tree, scope)
+    if isinstance(value, InputRef):
+        value = inputs.read(el, value, [(e.Var("pair"), tree.span)], tree.span)
+    if isinstance(value, ListValue | RealList) and value.items and not value.indices:
+        numbers = tuple(float(x) for x in value.items if not isinstance(x, tuple))
+        if len(numbers) == len(value.items):
+            return numbers
+    if isinstance(value, (e.IntExpr, r.RealExpr)):
+        el.bound(value, tree.span)
+        return None if "?" in contents.free(value) else r.valued(make.real(value))
+    if value is not UNKNOWN:
+        el.wrong(bad_option(tree.span, key, option.wanted))
+    return None
 
 
 def _number(el: Elaborator, value: make.Number, tree: t.Expr) -> float | int | None:

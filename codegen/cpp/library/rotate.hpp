@@ -6,8 +6,8 @@ namespace attnspec {
 struct TurnProblem {
     Tensor x, cos, sin;
     void* out;
-    int64_t batch, heads, n, dim, dims;  // of a row, `dims` elements are turned and the rest is copied
-    int32_t pairs;  // whether elements 2c and 2c + 1 make a pair; else c and c + dims / 2
+    int64_t batch, heads, n, dim, start, dims;  // of a row, `dims` elements are turned and the rest is copied
+    int32_t pairs;  // whether elements 2c and 2c + 1 of those make a pair; else c and c + dims / 2
     int32_t threads;
 };
 
@@ -21,8 +21,10 @@ static void turn_rows(const TurnProblem& p, int64_t b, int64_t h, int64_t begin,
     for (int64_t r = begin; r < end; ++r) {
         Elem* to = (Elem*)p.out + ((b * p.heads + h) * p.n + r) * p.dim;
         for (int64_t c = 0; c < p.dim; c += LINE) __builtin_prefetch(to + AHEAD * p.dim + c, 1);
-        turn_row<PAIRED, ADJACENT>(row_of<const Elem>(p.x, b, h, r), p.x.stride[3], row_of<const float>(p.cos, b, h, r),
-                                   row_of<const float>(p.sin, b, h, r), to, p.dims, p.dim);
+        const Elem* from = row_of<const Elem>(p.x, b, h, r);
+        for (int64_t c = 0; c < p.start; ++c) to[c] = from[c * p.x.stride[3]];
+        turn_row<PAIRED, ADJACENT>(from + p.start * p.x.stride[3], p.x.stride[3], row_of<const float>(p.cos, b, h, r),
+                                   row_of<const float>(p.sin, b, h, r), to + p.start, p.dims, p.dim - p.start);
     }
 }
 

@@ -197,9 +197,9 @@ def test_rotations(rotation: str, positions: str, side: str) -> None:
 def test_it_is_what_kernels_use_and_the_dense_target_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
-    def recorder(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool) -> Tensor:
+    def recorder(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int) -> Tensor:
         called.append(x.shape)
-        return turn(x, cos, sin, pairs)
+        return turn(x, cos, sin, pairs, start)
 
     monkeypatch.setattr(rotating, "turn", recorder)
     q, k, v = torch.randn(1, 4, 50, 16), *torch.randn(2, 1, 2, 50, 16).unbind(0)

@@ -167,7 +167,7 @@ def test_only_without_gradients(turning: list[Any]) -> None:
 
 def test_where_it_is_not_done(turning: list[Any]) -> None:
     q, k, v = (t.detach() for t in tensors(40))
-    two = "attention a { attend causal  rotate rope(dims = 4)  rotate xpos() }"
+    two = "attention a { attend causal  rotate rope(dims = 4)  rotate xpos(start = 4) }"
     want = attnspec.compile(two, target="dense")(q, k, v)
     close("several rotations", attnspec.compile(two)(q, k, v), want, 1e-5)
     assert not turning
@@ -182,7 +182,7 @@ def test_where_it_is_not_done(turning: list[Any]) -> None:
 def test_operator() -> None:
     attend = compiled("half")
     q, k, v = (t.detach() for t in tensors(40))
-    cos, sin, pairs = angles(q, range(40), attend.spec.rotations[0], "q")
+    cos, sin, pairs, _ = angles(q, range(40), attend.spec.rotations[0], "q")
     arguments: tuple[Any, ...] = (k, v, [], None, None, 0.25, attend.program.encoded, cos, sin, pairs)
     torch.library.opcheck(operator.attend_turning, (q, *arguments))
     out, _ = operator.attend_turning(q.clone().requires_grad_(), *arguments)
