@@ -123,6 +123,10 @@ def shipped_only(names: Sequence[str]) -> None:
     """Raises FileNotFoundError, with a suggestion, for the first name that is not one of a shipped spec."""
     for name in names:
         if name not in shipped():
+            if found := [other for group in chosen(name).values() for other in group]:
+                raise FileNotFoundError(
+                    f"no shipped spec is called {name!r}; `attnspec list --filter {name}` finds {', '.join(found)}"
+                )
             load(name)
             raise FileNotFoundError(f"{name!r} is no shipped spec: `attnspec check` and `inspect` look at files")
 

@@ -184,6 +184,7 @@ def test_list_has_a_line_for_each_spec_and_all_of_one() -> None:
     assert "longformer" not in run("list", "--filter", "zaheer").stdout
     assert "groups are language models" in run("list", "--filter", "widht", status=2).stderr
     assert "did you mean causal?" in run("list", "casual", status=2).stderr
+    assert "`attnspec list --filter images` finds axial, " in run("list", "images", status=2).stderr
     full = run("list", "packed_window", "bigbird").stdout
     assert "| recent    | 1024 |" in full
     assert "| doc   | int  | (batch, n)                    | never decreases |" in full
