@@ -16,7 +16,7 @@ from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.cost.gpu_time import costs
 from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
-from attnspec.codegen.cost.roofline import DEVICES, Prediction, predict
+from attnspec.codegen.cost.roofline import DEVICES, Device, Prediction, predict
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.plan import Plan
 from attnspec.codegen.tiles import REASON, TILE, Tile
@@ -183,11 +183,12 @@ def insight(
     tile: Tile | None = None,
     layout: str = "auto",
     inputs: Mapping[str, Any] | None = None,
+    sheet: Device | None = None,
 ) -> Insight:
     """Ask everything of a pattern. Raises SpecError where it has no relation, CallError where inputs do not fit.
 
     ``given`` are the parameters that the user gave: what :class:`Suggestion` varies. ``inputs`` are values of inputs in
-    place of examples.
+    place of examples; ``sheet`` is a further device that is predicted for.
     """
     relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
     made = plan(relation, tile, layout)
@@ -231,7 +232,7 @@ def insight(
         _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str)
-        else (*_predictions(found_cost, dtype), *_on_gpus(made, call, dim, dtype, tile, layout)),
+        else (*_predictions(found_cost, dtype, sheet), *_on_gpus(made, call, dim, dtype, tile, layout)),
         recall(spec, sizes, dim, dtype),
         tuple(
             (gpu.name, known)
@@ -322,9 +323,8 @@ def _exponent(growth: tuple[tuple[int, int, int], ...]) -> float | None:
     return math.log(more / flops) / math.log(longer / n)
 
 
-def _predictions(found: Cost, dtype: str) -> tuple[Prediction, ...]:
-    here = remembered()
-    devices = DEVICES if here is None else (here, *DEVICES)
+def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Prediction, ...]:
+    devices = [device for device in (remembered(), sheet, *DEVICES) if device is not None]
     return tuple(p for device in devices if (p := predict(found, device, dtype)) is not None)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
-from attnspec.report.units import quantity, seconds, share
+from attnspec.report.units import count, plural, quantity, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Choice
 
 
-def show(found: Insight, console: Console) -> None:
-    """Print everything, a section at a time."""
+def show(found: Insight, console: Console, plan: bool = False) -> None:
+    """Print everything, a section at a time; the loops of the plan only with ``plan``."""
     summary(found, console)
     if not isinstance(found.cost, str):
         predictions(found, console)
@@ -28,6 +29,9 @@ def show(found: Insight, console: Console) -> None:
     decode(found, console)
     reach(found, console)
     decisions(found, console)
+    if plan:
+        loops(found, console)
+    console.print(f"\n{verdict(found)}", style="bold", soft_wrap=True)
 
 
 def summary(found: Insight, console: Console) -> None:
@@ -39,6 +43,29 @@ def summary(found: Insight, console: Console) -> None:
     else:
         figures(found.cost, found, console)
         clauses(found.cost, found, console)
+
+
+def verdict(found: Insight) -> str:
+    """What it comes to, in one line: operations beside those of all pairs, and the time here where it is known."""
+    if isinstance(found.cost, str):
+        return f"{found.spec.name}: {found.cost}"
+    cost = found.cost
+    if not cost.pairs and found.exact:
+        return f"{found.spec.name} allows no pair in such a call: the output is zero"
+    fewer = 4 * cost.dim * cost.dense / cost.flops if cost.flops else math.inf
+    least, most = ("", "") if found.exact else ("at least ", "at most ")
+    said = [f"{least}{_ratio(fewer)} fewer operations than all pairs take", f"{most}{cost.density:.1%} of pairs"]
+    if fewer < 1.05:
+        said = ["as many operations as all pairs take"] if found.exact else ["how many pairs there are, inputs decide"]
+    if found.measured is not None and found.measured.forward is not None:
+        said.append(f"forward {seconds(found.measured.forward)} measured here")
+    elif found.predictions and found.predictions[0].device.startswith("this machine"):
+        said.append(f"forward {seconds(found.predictions[0].forward)} here at the least")
+    return "; ".join(said)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}x" if value >= 10 else f"{value:.1f}x"
 
 
 def heading(found: Insight, console: Console) -> None:
@@ -90,11 +117,11 @@ def figures(cost: Cost, found: Insight, console: Console) -> None:
         console.print(f"  axis {name}: {', '.join(places)}")
     grid = _table()
     if found.spec.order is None:
-        grid.add_row("live pairs", f"{most}{cost.pairs:,}", f"{cost.density:.3%} of {cost.dense:,}")
+        grid.add_row("live pairs", f"{most}{count(cost.pairs)}", f"{cost.density:.3%} of {count(cost.dense)}")
     grid.add_row(
         "tiles",
-        f"{most}{cost.full + cost.partial:,}",
-        f"{cost.full:,} full, {cost.partial:,} partial, {cost.skipped:,} skipped",
+        f"{most}{count(cost.full + cost.partial)}",
+        f"{count(cost.full)} full, {count(cost.partial)} partial, {count(cost.skipped)} skipped",
     )
     if found.exact:
         grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
@@ -132,8 +159,8 @@ def clauses(cost: Cost, found: Insight, console: Console) -> None:
     """What each attend line contributes by itself."""
     branches = found.spec.branches
     attend = [clause for branch in branches for clause in branch.attend]
-    if not attend or found.spec.order is not None:
-        return
+    if len(attend) < 2 or found.spec.order is not None:
+        return  # one line is the whole pattern
     most = "" if found.exact else ", at most"
     console.print(f"clauses  each by itself, inside the within lines{most}", style="bold")
     shares = [0] * len(attend)
@@ -144,7 +171,7 @@ def clauses(cost: Cost, found: Insight, console: Console) -> None:
         total += group.pairs * len(group.heads)
     grid = _table()
     for clause, pairs in zip(attend, shares, strict=True):
-        grid.add_row(clause.label, f"{pairs:,}", f"{pairs / total:.1%} of the live pairs" if total else "")
+        grid.add_row(clause.label, count(pairs), f"{pairs / total:.1%} of the live pairs" if total else "")
     for clause in dict.fromkeys(clause for branch in branches for clause in branch.within):
         grid.add_row(clause.label, "", "restricts")
     _print(grid, console)
@@ -179,7 +206,7 @@ def growth(found: Insight, console: Console) -> None:
     console.print(f"growth{slope}{most}", style="bold")
     grid = _table()
     for n, pairs, flops in found.growth:
-        grid.add_row(f"n = {n:,}", f"{pairs:,} pairs", f"{quantity(flops)}FLOP forward")
+        grid.add_row(f"n = {n:,}", f"{count(pairs)} pairs", f"{quantity(flops)}FLOP forward")
     _print(grid, console)
     console.print()
 
@@ -194,7 +221,7 @@ def rows(found: Insight, console: Console) -> None:
     else:
         console.print("these queries see no key: their output is 0")
         for item in found.empty:
-            console.print(f"  head {item.h}: {item.rows:,} rows, the first is {item.first:,}")
+            console.print(f"  head {item.h}: {plural(item.rows, 'row')}, the first is {item.first:,}")
     console.print()
 
 
@@ -208,8 +235,8 @@ def decode(found: Insight, console: Console) -> None:
     if len(found.decode) > 1:
         grid.add_row("", *map(_who, found.decode))
     for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
-        keys = (f"{'' if need.exact else 'at most '}{need.keys[i]:,} keys" for need in found.decode)
-        grid.add_row(f"{length:,} tokens", *keys)
+        keys = (f"{'' if need.exact else 'at most '}{plural(need.keys[i], 'key')}" for need in found.decode)
+        grid.add_row(plural(length, "token"), *keys)
     _print(grid, console)
     console.print()
 
@@ -225,13 +252,13 @@ def reach(found: Insight, console: Console) -> None:
     if r.layers is None:
         console.print(f"no stack of such layers lets every position influence every later one{note}")
     else:
-        console.print(f"{r.layers} layers until every position can influence every later one{note}")
+        console.print(f"{plural(r.layers, 'layer')} until every position can influence every later one{note}")
     console.print("  share reached  " + ", ".join(f"{layers}: {share(reached)}" for layers, reached in r.shares))
     console.print()
 
 
 def decisions(found: Insight, console: Console) -> None:
-    """What the compiler chose, and why; then the plan itself."""
+    """What the compiler chose, and why."""
     console.print("decisions", style="bold")
     tiles = ", ".join(dict.fromkeys(str(one.tile) for one in found.plan.passes))
     console.print(f"  tiles of {tiles}: {found.tile_reason}", soft_wrap=True)
@@ -243,6 +270,11 @@ def decisions(found: Insight, console: Console) -> None:
                 _candidates(choice, console)
     for suggestion in found.suggestions:
         console.print(f"  {suggestion}", style="bold")
+
+
+def loops(found: Insight, console: Console) -> None:
+    """The plan: the tiles of each pass as loops."""
+    console.print("\nplan", style="bold")
     bare = tuple(replace(item, choices=()) for item in found.plan.classes)  # they are told above
     for line in str(replace(found.plan, classes=bare)).splitlines():
         console.print(f"  {line}", soft_wrap=True)

@@ -22,3 +22,13 @@ def quantity(value: float) -> str:
 def share(value: float) -> str:
     """A share that is 100% only if it is all."""
     return "over 99.9%" if 0.9995 <= value < 1.0 else f"{value:.1%}"
+
+
+def count(value: int) -> str:
+    """A number of things for people: exact while it can be read."""
+    return f"{value:,}" if value < 10**9 else quantity(value)
+
+
+def plural(number: int, what: str) -> str:
+    """1 layer, 2 layers."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

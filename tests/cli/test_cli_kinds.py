@@ -41,7 +41,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_inspect_and_emit_every_kind_of_spec(many: Path, name: str) -> None:
     spec = f"{many}:{name}"
-    text = run("inspect", spec, "-n", "512").stdout
+    text = run("inspect", spec, "-n", "512", "--plan").stdout
     for word in ("██", "cost", "growth", "empty rows", "decode", "reach", "decisions", "pass 0"):
         assert word in text
     found = read_json("inspect", spec, "-n", "512")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attnspec.cli.console import console
-from attnspec.report.units import quantity, seconds
+from attnspec.report.units import plural, quantity, seconds
 from attnspec.runtime.bench.peers import OWN, peers
 
 if TYPE_CHECKING:
@@ -76,11 +76,12 @@ def show(rows: list[Row], threads: int) -> None:
     if setup is not None:
         s = setup.sizes
         what = "forward + backward" if setup.backward else "forward"
-        where = f"{threads} threads" if setup.device.type == "cpu" else _gpu(setup)
+        where = plural(threads, "thread") if setup.device.type == "cpu" else _gpu(setup)
         out.print(
             f"{what}, {setup.dtype_name}, n = {s.n:,}, {s.heads} heads, batch {s.batch}, dim {setup.dim}, {where}; "
             f"medians of {setup.runs} interleaved runs"
-            + ("; x: how many times as fast attnspec is" if len(rows) > 1 else "")
+            + ("; x: how many times as fast attnspec is" if len(rows) > 1 else ""),
+            soft_wrap=True,
         )
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     if len(rows) > 1:

@@ -22,6 +22,7 @@ from attnspec.cli.options import (
     spec_argument,
     tile_of,
 )
+from attnspec.codegen.cost.data_sheets import SHEETS
 
 
 @click.command()
@@ -32,10 +33,20 @@ from attnspec.cli.options import (
 )
 @plan_options
 @input_option
+@click.option("--plan", "loops", is_flag=True, help="The loops of the plan too.")
+@click.option("--gpu", type=click.Choice(sorted(SHEETS)), help="What a GPU can do at most, by its data sheet.")
 @click.option("--stack", is_flag=True, help="Several patterns, layer upon layer: how far information travels in them.")
 @json_option
 def command(
-    spec: str, params: tuple[str, ...], cells: int, given: tuple[str, ...], stack: bool, as_json: bool, **options: Any
+    spec: str,
+    params: tuple[str, ...],
+    cells: int,
+    loops: bool,
+    gpu: str | None,
+    given: tuple[str, ...],
+    stack: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Show what a pattern looks like and what it costs, without running it.
 
@@ -63,17 +74,18 @@ def command(
         tile_of(options),
         options["layout"],
         read_inputs(given),
+        SHEETS[gpu] if gpu else None,
     )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
     else:
-        show(found, console())
+        show(found, console(), loops)
 
 
 def _stack(specs: tuple[str, ...], params: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> None:
     from attnspec.report.stack import show, stack
 
-    for name in ("cells", "given", "queries", "dim", "dtype", "tile", "layout"):
+    for name in ("cells", "given", "queries", "dim", "dtype", "tile", "layout", "gpu", "loops"):
         if click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name} says nothing about a stack: leave it out")
     patterns = [checked(spec, params_of(i, params, len(specs))) for i, spec in enumerate(specs, 1)]

@@ -175,7 +175,7 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
 
     from attnspec.cli.bench.table import prepared, remarks
     from attnspec.report.text import ranges
-    from attnspec.report.units import seconds
+    from attnspec.report.units import plural, seconds
     from attnspec.runtime.bench.verify import sampled
     from attnspec.runtime.core.device import name_of
 
@@ -185,21 +185,28 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     where = "" if checked is setup else f" at n = {s.n:,}"
     rows = sum(block.stop - block.start for block in sampled(s.n_q))
     which = "all rows" if rows == s.n_q else f"{rows:,} of {s.n_q:,} rows"
-    out.print(f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}, {which}", style="bold")
-    out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n")
-    where = f"{torch.get_num_threads()} threads" if setup.device.type == "cpu" else name_of(setup.device)
+    out.print(
+        f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}, {which}",
+        style="bold",
+        soft_wrap=True,
+    )
+    out.print(
+        f"  largest errors, relative to the largest value: {errors} (tolerance {verdict.tolerance:.0e})\n",
+        soft_wrap=True,
+    )
+    where = plural(torch.get_num_threads(), "thread") if setup.device.type == "cpu" else name_of(setup.device)
     most = max(len(t.seconds) for found in (forward, both) for t in found.timings.values())
     out.print(f"time  medians of up to {most} interleaved runs, {where}", style="bold")
-    table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 3, 0, 2))
-    for title in ("", "forward", "", "forward + backward", ""):
-        table.add_column(title, justify="right" if title else "left")
+    table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", "forward", "attnspec is", "forward + backward", "attnspec is"):
+        table.add_column(title, justify="right" if "forward" in title else "left", overflow="fold")
     for name in dict.fromkeys([*forward.timings, *both.timings, *forward.missing, *both.missing]):
         row = [name]
         for result in (forward, both):
             if name in result.timings:
                 ratio, runs = result.ratio(name), len(result.timings[name].seconds)
                 row.append(seconds(result.timings[name].median) + (" (1 run)" if runs == 1 else ""))
-                row.append("" if name == "attnspec" or ratio is None else f"attnspec is {ratio:.2f}x as fast")
+                row.append("" if name == "attnspec" or ratio is None else f"{ratio:.2f}x as fast")
             else:
                 row += ["-", result.missing.get(name, "")]
         table.add_row(*row)
@@ -208,7 +215,11 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
         out.print(f"  {said}")
     ratios = [f"{forward.ratio(name):.1f}x {name}" for name in forward.timings if name != "attnspec"]
     speed = f"; forward {', '.join(ratios)}" if ratios else ""
-    out.print(f"\n{'right' if verdict.agrees else 'WRONG'}: {word.lower()} dense attention{speed}", style="bold")
+    out.print(
+        f"\n{'right' if verdict.agrees else 'WRONG'}: {word.lower()} dense attention{speed}",
+        style="bold",
+        soft_wrap=True,
+    )
 
 
 def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:

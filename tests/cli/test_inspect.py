@@ -1,0 +1,50 @@
+"""What ``attnspec inspect`` prints: readable in 80 columns, in ASCII, and with one line that says what it comes to."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from attnspec.cli.console import console
+from tests.support.command import read_json, run
+
+
+def test_lines_fit_and_have_no_trailing_blanks() -> None:
+    text = run("inspect", "longformer", "-n", "1M", "--gpu", "h100", COLUMNS="").stdout
+    figures = text[text.index("cost  ") : text.index("decisions")]
+    assert max(map(len, figures.splitlines())) <= 80
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+    wide = run("inspect", "longformer", "-n", "1M", "--gpu", "h100", COLUMNS="150").stdout
+    assert "NVIDIA H100 SXM (data sheet)   " in wide
+
+
+def test_the_last_line_is_the_verdict() -> None:
+    said = run("inspect", "window", "width=64", "-n", "16384").stdout.splitlines()[-1]
+    assert "x fewer operations than all pairs take; 0.4% of pairs" in said
+    none = "attention none { attend q < 0 }"
+    assert run("inspect", none, "-n", "64").stdout.endswith("none allows no pair in such a call: the output is zero\n")
+    assert "how many pairs there are, inputs decide" in run("inspect", "block_table", "-n", "512").stdout
+
+
+def test_loops_are_printed_when_asked_for() -> None:
+    assert "visit j" not in run("inspect", "window", "-n", "64").stdout
+    assert "visit j" in run("inspect", "window", "-n", "64", "--plan").stdout
+
+
+def test_data_sheets_are_marked() -> None:
+    found = read_json("inspect", "causal", "-n", "8192", "--dtype", "bfloat16", "--gpu", "h100")["predictions"]
+    (sheet,) = [item for item in found if item["device"].startswith("NVIDIA H100")]
+    assert sheet["device"].endswith("(data sheet)")
+    assert sheet["forward"] > 0
+    assert "says nothing about a stack" in run("inspect", "causal", "--stack", "--gpu", "h100", status=2).stderr
+
+
+def test_pictures_are_ascii_where_there_is_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    console().print("██▒▒··   ")
+    stream.flush()
+    stream.seek(0)
+    assert stream.read() == "##--..\n"
