@@ -124,7 +124,8 @@ def _reals(spec: Spec) -> dict[str, Reals]:
             match node:
                 case Parameter(name, value) | Item(name, value) if name:
                     found[name] = value
-    return found
+    places = {name: place for place, (name, _) in enumerate(spec.params)}
+    return {name: found[name] for name in sorted(found, key=lambda name: places.get(name, len(places)))}
 
 
 def with_values(spec: Spec) -> Spec:

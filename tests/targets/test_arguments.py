@@ -12,9 +12,12 @@ from attnspec.analysis.weights import differences
 from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.triton.module import TritonKey
 from attnspec.codegen.triton.schedule import schedule_for
+from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.program import facts
 from attnspec.runtime.cpp.load import native
+from attnspec.runtime.expressions.functions import score_function
+from attnspec.runtime.expressions.real import real
 from attnspec.runtime.triton.module import made
 from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
@@ -149,6 +152,17 @@ def test_patterns_of_other_values_differ() -> None:
     assert differences(first, second)
     assert not differences(first, attnspec.compile("softcap", cap=30).spec)
     assert facts(attnspec.compile("softcap", cap=30).program).arguments == ((".cap", 30.0), (".c0", 1.0 / 30.0))
+
+
+def test_flexattention_is_given_the_values() -> None:
+    spec = attnspec.read(SOURCE, params=OTHER)
+    sizes = Sizes(50, 50, 2, 2, 1)
+    score = score_function(spec, sizes, {})
+    assert score is not None
+    s, q, k = torch.randn(6), torch.tensor([3, 40, 7, 49, 20, 20]), torch.tensor([3, 10, 0, 48, 5, 4])
+    for h in range(2):
+        env = {**sizes.parameters(h, 0), "q": q.numpy(), "k": k.numpy()}
+        torch.testing.assert_close(score(s, torch.tensor(0), torch.tensor(h), q, k), real(spec.score, env, {}, s))
 
 
 @pytest.mark.slow
