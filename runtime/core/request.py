@@ -62,10 +62,6 @@ class Call(NamedTuple):
             return _sizes(self.q, self.k, known.align, None)
         return sizes_of(spec(self.program), self.q, self.k)
 
-    def arguments(self) -> Mapping[str, Tensor]:
-        """What kernels read beside the inputs: real parameters, and what follows from them, float32."""
-        return arguments_of(self.program, self.q.device)
-
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
         from attnspec.relation.relation import scalar_names, scalars  # here: few calls need the solver
@@ -128,7 +124,7 @@ def check_lists(program: Program, heads: int, kv_heads: int, batch: int) -> None
 
 @functools.lru_cache(maxsize=256)
 def arguments_of(program: Program, device: torch.device) -> Mapping[str, Tensor]:
-    """The arguments of a program's kernels: reals on the CPU, lists on a device."""
+    """What kernels read beside inputs: real parameters and what follows from them; lists on a device. float32."""
     return {
         name: torch.tensor(value, dtype=torch.float32, device=device if isinstance(value, tuple) else None)
         for name, value in facts(program).arguments

@@ -145,7 +145,6 @@ def _sizes(kernel: Native, call: Call) -> problem.Sizes:
     """The sizes for a kernel, with the inputs; integers in the type in which it computes positions."""
     kind = torch.int64 if kernel.wide else torch.int32
     inputs = [t.to(kind) if t.dtype in (torch.int32, torch.int64) else t for t in call.inputs]
-    inputs += call.arguments().values()
     order = None if call.order is None else call.order.to(kind)
     sizes = call.sizes if kernel.plain else replace(call.sizes, scalars=call.scalars())
     return problem.sizes_of(call.program, kernel, sizes, inputs, order)

@@ -13,6 +13,7 @@ import torch
 
 from attnspec.relation.sizes import Sizes as CallSizes
 from attnspec.runtime.core.program import Program, needed, plan
+from attnspec.runtime.core.request import arguments_of
 from attnspec.runtime.cpp.load import Native
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Fixed:
 def sizes_of(
     program: Program, made: Native, call: CallSizes, inputs: Sequence[torch.Tensor], order: torch.Tensor | None
 ) -> Sizes:
-    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order)."""
+    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order) and arguments."""
     found = Sizes(
         call.n, call.n_q, call.heads, call.kv_heads, call.batch, call.n if call.m is None else call.m, None, None
     )
@@ -125,12 +126,32 @@ def sizes_of(
             passes = _ordered(program, call, fixed, order)
         found.passes = ctypes.addressof(passes)
         keep += [fixed, passes, order]
-    if inputs:
-        array = (Input * len(inputs))(*(Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in inputs))
+    arguments = _arguments(program)
+    if inputs or arguments.tensors:
+        array = _inputs(inputs, arguments.array) if inputs else arguments.array
         found.inputs = ctypes.addressof(array)
-        keep += [array, *inputs]
+        keep += [array, arguments, *inputs]
     found.keep = keep  # alive as long as the structure that points into it
     return found
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What follows from real parameters, which kernels read behind the inputs; the array points into the tensors."""
+
+    array: Any
+    tensors: tuple[torch.Tensor, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _arguments(program: Program) -> Arguments:
+    tensors = tuple(arguments_of(program, torch.device("cpu")).values())
+    return Arguments(_inputs(tensors, ()), tensors)
+
+
+def _inputs(tensors: Sequence[torch.Tensor], more: Any) -> Any:
+    of = (Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in tensors)
+    return (Input * (len(tensors) + len(more)))(*of, *more)
 
 
 def gradients_of(buffers: Sequence[Sequence[torch.Tensor | None]]) -> Any:

@@ -12,7 +12,7 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.parameters import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE
 from attnspec.runtime.core.program import spec
-from attnspec.runtime.core.request import Call, Gradients, Result
+from attnspec.runtime.core.request import Call, Gradients, Result, arguments_of
 from attnspec.runtime.triton import tables as triton_data
 from attnspec.runtime.triton import tune as triton_tune
 from attnspec.runtime.triton.module import Made, made, plans
@@ -79,7 +79,7 @@ def given_of(call: Call, wide: bool) -> triton_data.Given:
         for name, tensor in zip(names(spec(call.program)), call.inputs, strict=True):
             whole = tensor.dtype in (torch.int32, torch.int64)
             given[argument(name)] = (tensor.to(kind) if whole else tensor).contiguous()
-    for name, tensor in call.arguments().items():
+    for name, tensor in arguments_of(call.program, call.q.device).items():
         given[argument(name)] = tensor if tensor.dim() else float(tensor)
     if call.order is not None:
         given["order"] = call.order.to(kind).contiguous()
