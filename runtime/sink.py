@@ -54,7 +54,7 @@ def traced_sink(spec: Spec, program: str, q: Tensor, k: Tensor, found: Mapping[s
         return None
     if (logit := _logit(spec, found, q.shape[0], q.shape[1])) is not None:
         return logit.expand(q.shape[0], q.shape[1])
-    return _operator([q.detach(), k.detach(), *found.values()], list(found), program)  # type: ignore[no-any-return]
+    return sink_operator([q.detach(), k.detach(), *found.values()], list(found), program)  # type: ignore[no-any-return]
 
 
 def gradients(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], gradient: Tensor) -> dict[str, Tensor]:
@@ -146,4 +146,4 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 define("sink", f"({GIVEN}) -> Tensor", _forward, _fake_forward)
 define("sink_backward", f"({GIVEN}, Tensor gradient) -> Tensor[]", _backward, _fake_backward)
 torch.library.register_autograd("attnspec::sink", _gradients, setup_context=_save, lib=LIBRARY)
-_operator = torch.ops.attnspec.sink.default
+sink_operator = torch.ops.attnspec.sink.default

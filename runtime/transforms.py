@@ -31,6 +31,7 @@ from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Call, Result
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.prepare.operator import made_names, ready_operator
+from attnspec.runtime.sink import sink_operator
 from attnspec.spec.split import apart, own_dims
 
 Dims = Sequence[int | None]
@@ -256,12 +257,49 @@ def _rule_ready(
     return list(found), list(where)
 
 
+def _rule_angles(info: Any, in_dims: Any, tensors: Sequence[Tensor], inputs: Sequence[str], program: str) -> Any:
+    return _mapped_around(torch.ops.attnspec.angles.default, info, in_dims, tensors, inputs, program)
+
+
+def _rule_sink(info: Any, in_dims: Any, tensors: Sequence[Tensor], inputs: Sequence[str], program: str) -> Any:
+    def run(*arguments: Any) -> list[Tensor]:
+        return [sink_operator(*arguments)]
+
+    (found,), (where,) = _mapped_around(run, info, in_dims, tensors, inputs, program)
+    return found, where
+
+
+def _mapped_around(
+    made: Callable[..., list[Tensor]],
+    info: Any,
+    in_dims: Any,
+    tensors: Sequence[Tensor],
+    inputs: Sequence[str],
+    program: str,
+) -> Any:
+    """What is made of inputs, for each entry by itself: of vectors only the shapes are looked at."""
+    (of_q, of_k, *of_given), (q, k, *given) = in_dims[0], tensors
+    q, k = (t if a is None else t.select(a, 0) for t, a in ((q, of_q), (k, of_k)))
+    at, whole = [None, None, *of_given], [q, k, *given]
+
+    def run(*tensors: Tensor) -> list[Tensor]:
+        return made(list(tensors), inputs, program)
+
+    if not any(a is not None for a in at):
+        found = run(*whole)
+        return found, [None] * len(found)
+    each, where = _mapped(run, info.batch_size, at, whole, at, None)
+    return list(each), list(where)
+
+
 _RULES: Mapping[str, Callable[..., Any]] = {
     "attend": _rule_attend,
     "attend_bare": _rule_bare,
     "attend_backward": _rule_backward,
     "attend_bare_backward": _rule_bare_backward,
     "ready": _rule_ready,
+    "angles": _rule_angles,
+    "sink": _rule_sink,
 }
 _LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _name, _rule in _RULES.items():

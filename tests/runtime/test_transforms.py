@@ -197,9 +197,16 @@ def test_functionalize() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_vmap() -> None:
-    attend, given = attnspec.compile("causal"), vectors()
-    close(torch.compile(vmap(attend), fullgraph=True)(*given), vmap(attend)(*given))
+@pytest.mark.parametrize("name", ["mask", "documents", "rotation", "positions", "own sink"])
+def test_compiled_vmap(name: str) -> None:
+    text, inputs, own = CASES[name]
+    attend, given = attnspec.compile(text), (*vectors(), *inputs.values())
+
+    def call(q: Tensor, k: Tensor, v: Tensor, *more: Tensor) -> Tensor:
+        return attend(q, k, v, inputs=dict(zip(inputs, more, strict=True)))
+
+    mapped = vmap(call, in_dims=(0, 0, 0, *(0 if item in own else None for item in inputs)))
+    close(torch.compile(mapped, fullgraph=True, backend="aot_eager")(*given), mapped(*given))
 
 
 def test_what_kernels_do_not_have_is_an_error_inside_transforms() -> None:
