@@ -43,6 +43,8 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
     ),
     "entries twice": ("input x: int[batch, batch]  attend x[b, 0] <= k", {"x": (BATCH, BATCH)}, False, True),
     "half the entries": ("input x: int[batch // 2]  attend x[b // 2] <= k", {"x": (BATCH // 2,)}, False, True),
+    "own divisor": ("input w: int[batch]  attend q // w[b] == k // w[b]", {"w": (BATCH,)}, True, True),
+    "divisor of one": ("input w: int[batch]  attend q // w[0] == k // w[0]", {"w": (BATCH,)}, False, True),
     "heads last": ("input x: int[n, heads]  attend x[q, h] <= k", {"x": (N, HEADS)}, True, True),
 }
 
@@ -51,7 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
 def test_parts_of_a_call(name: str) -> None:
     text, shapes, by_entry, by_head = CASES[name]
     spec = attnspec.read(f"attention a {{ {text} }}")
-    inputs = {item: RANDOM.integers(0, N, shape) for item, shape in shapes.items()}
+    inputs = {item: RANDOM.integers(1, N, shape) for item, shape in shapes.items()}
     whole = spec.mask(N, None, HEADS, BATCH, HEADS, inputs)
     for by, axis, expected in (("b", 0, by_entry), ("h", 1, by_head)):
         assert apart(spec, by) == expected, by
