@@ -97,7 +97,7 @@ SECTION = Section(
             "rotate rope(dims = 32) at (q // 8, k // 8)\nrotate rope(start = 32) at (q % 8, k % 8)",
         ),
         Entry(
-            "rotate rope(frequencies = x)",
+            "rotate rope(frequencies = x): frequency, pair, pairs",
             "The angle of each pair of dimensions from one position to the next: a formula, in which `frequency` is "
             "that of RoPE, `theta ** (-pair / pairs)`; a list `[1.0, 0.1]`; or an input of one number for each pair. "
             "The specs `llama3` and `longrope` show longer ones.",

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 
 from attnspec.check.clauses.orders import ORDERS
-from attnspec.check.clauses.rotations import ROTATIONS
+from attnspec.check.clauses.rotations import NAMES, ROTATIONS
 from attnspec.check.expressions.fields import FIELDS
 from attnspec.check.expressions.options import Option
 from attnspec.errors.catalogue import CODES
@@ -94,7 +94,12 @@ def words_of(head: str) -> set[str]:
 
 
 WORDS = (
-    words.CLAUSES | words.HEADINGS | words.PARTICLES | words.RESERVED | words.LIBRARY | {*FIELDS, *ROTATIONS, *ORDERS}
+    words.CLAUSES
+    | words.HEADINGS
+    | words.PARTICLES
+    | words.RESERVED
+    | words.LIBRARY
+    | {*FIELDS, *ROTATIONS, *ORDERS, *NAMES}
 )
 """The words of the language, wherever they are words."""
 

@@ -42,7 +42,7 @@ ROTATIONS = {
 }
 """The rotations and their options (RoPE: Su et al., 2021; xPos: Sun et al., 2022; YaRN: Peng et al., 2023)."""
 
-_NAMES: Mapping[str, r.RealExpr | e.IntExpr] = {
+NAMES: Mapping[str, r.RealExpr | e.IntExpr] = {
     "pair": e.Var("pair"),
     "pairs": e.Var("pairs"),
     "frequency": r.Frequency(),
@@ -54,7 +54,7 @@ def rotate(el: Elaborator, node: t.Rotate, scope: Scope, seen: Mapping[str, Span
     """A rotation with its options; None after a mistake. ``seen`` are the names that the attention defines."""
     q: e.IntExpr | r.RealExpr = e.Var("q")
     k: e.IntExpr | r.RealExpr = e.Var("k")
-    call, inner = node.value, scope.bind({name: Bound(value, 1, 1) for name, value in _NAMES.items()})
+    call, inner = node.value, scope.bind({name: Bound(value, 1, 1) for name, value in NAMES.items()})
     if isinstance(call, t.At):
         _check_names(el, (call.q, call.k), scope, seen)
         q = _position(el, call.q, inner, "k", "queries")
@@ -149,5 +149,5 @@ def _check_names(el: Elaborator, trees: Iterable[t.Expr], scope: Scope, seen: Ma
     """Say so where a name of rotate lines is also one of the attention's, and it is not clear which is meant."""
     what = {"pair": "the number of a pair", "pairs": "the number of pairs", "frequency": "the frequency of RoPE"}
     for use in (name for tree in trees for name in uses(tree)):
-        if use.name in _NAMES and use.name in scope.names:
+        if use.name in NAMES and use.name in scope.names:
             el.wrong(name_taken(use.span, use.name, what[use.name], seen.get(use.name)))
