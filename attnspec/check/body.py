@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnspec.check.clauses import inputs, mixture, orders, rotations, scores
+from attnspec.check.clauses import includes, inputs, mixture, orders, rotations, scores
 from attnspec.check.clauses.attend import group, let, line, out_of_place, word
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
-from attnspec.check.expressions.scope import InputRef, Scope
+from attnspec.check.expressions.scope import HOLE, UNKNOWN, Entry, InputRef, Scope
 from attnspec.errors.catalogue import did_you_mean
 from attnspec.errors.clauses import axes_mistake, beside_mixture, misplaced, order_mistake, second_mixture
 from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
-from attnspec.spec.parts import Branch, Clause, Input, Order, Rotation
+from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
 from attnspec.spec.real import RealExpr, Score
 
 
@@ -37,6 +37,8 @@ class Body:
     normalized: frozenset[str] = frozenset()
     first: dict[str, Span] = field(default_factory=dict)
     """Where clauses that stand at most once stand."""
+    pairs: list[tuple[t.Clause, Span]] = field(default_factory=list)
+    """The lines that say what is seen, and where they stand in the attention itself: at an ``include``, perhaps."""
 
 
 _ONCE = (t.Align, t.Order, t.Sink, t.Scale)
@@ -45,22 +47,54 @@ _ONCE = (t.Align, t.Order, t.Sink, t.Scale)
 def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span]) -> Body:
     """Check and elaborate the clauses of an attention; ``seen`` are the names of its parameters."""
     out = Body()
-    has_axes = any(isinstance(c, t.Axis) for c in clauses)
+    whole = tuple(includes.every(clauses, scope.module))
+    has_axes = any(isinstance(c, t.Axis) for c in whole)
     el.length = "m" if has_axes else "n"
-    el.ordered = any(isinstance(c, t.Order) for c in clauses)
+    el.ordered = any(isinstance(c, t.Order) for c in whole)
     el.has_axes = has_axes
-    el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in clauses)
+    el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in whole)
+    _lines(el, clauses, scope, seen, out)
+    _together(el, out)
+    rotations.disjoint(el, out.rotations)
+    if has_axes:
+        out.align = "start"
+    return out
+
+
+def _lines(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
+    """Add what clauses come to; the scope behind them."""
     for clause in clauses:
         if isinstance(clause, _ONCE):
             if word(clause) in out.first:
                 el.wrong(defined_twice(clause.span, f"`{word(clause)}`", out.first[word(clause)]))
             out.first.setdefault(word(clause), clause.span)
+        if isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
+            out.pairs.append((clause, el.report.outermost(t.heading(clause))))
         scope = _clause(el, clause, scope, seen, out)
-    _together(el, clauses, out)
-    rotations.disjoint(el, out.rotations)
-    if has_axes:
-        out.align = "start"
-    return out
+    return scope
+
+
+def _include(el: Elaborator, clause: t.Include, scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
+    """Add the clauses of another attention; its inputs and axes are known after it."""
+    before, axes = len(out.inputs), len(out.axes)
+    with includes.opened(el, clause, scope) as found:
+        if found is None:
+            return scope
+        inner = _lines(el, found.clauses, found.scope, found.seen, out)
+        names: dict[str, Entry] = {i.name: inner.names[i.name] for i in out.inputs[before:]}
+        declared = [(name, ref.span) for name, ref in names.items() if isinstance(ref, InputRef)]
+        declared += [(axis.name, span) for axis, span in out.axes[axes:]]
+        if el.shallow:  # clauses are not written out: what is declared is known by name
+            for part in includes.every((clause,), scope.module):
+                if isinstance(part, t.Input):
+                    names[part.name.name] = UNKNOWN
+                elif isinstance(part, t.Axis):
+                    out.axes = (*out.axes, (Axis(part.name.name, HOLE), part.span))
+        for name, span in declared:
+            if name in seen:
+                el.wrong(defined_twice(span, f"`{name}`", seen[name]))
+            seen.setdefault(name, span)
+    return scope.bind(names)
 
 
 def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span], out: Body) -> Scope:
@@ -71,7 +105,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.attend.append(line(el, clause, scope))
         case t.Within():
             no_within(el, clause.span, out.axes)
-            out.within.append(line(el, clause, scope))
+            restriction = line(el, clause, scope)
+            out.within += [restriction] if restriction not in out.within else []  # two includes may both be causal
         case t.Arrow():
             out.first.setdefault("->", clause.span)
             out.attend += arrow(el, clause, scope, out.axes)
@@ -107,6 +142,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.sink = scores.sink(el, clause, scope, seen.get("s"))
         case t.Scale():
             out.scale = scores.scale(el, clause, scope)
+        case t.Include():
+            return _include(el, clause, scope, seen, out)
         case t.Normalize():
             out.normalized = scores.normalize(el, clause, out.normalized)
         case t.Rotate():
@@ -125,13 +162,13 @@ def _align(el: Elaborator, where: t.Name, out: Body) -> None:
     out.align = where.name
 
 
-def _together(el: Elaborator, clauses: tuple[t.Clause, ...], out: Body) -> None:
+def _together(el: Elaborator, out: Body) -> None:
     """What may not stand in one body."""
     mix, order = out.first.get("mix"), out.first.get("order")
     first_axis = out.axes[0][1] if out.axes else None
-    for clause in clauses:
-        if mix is not None and first_axis is None and isinstance(clause, (t.Attend, t.Heads, t.Arrow)):
-            el.wrong(beside_mixture(t.heading(clause), mix, word(clause)))
+    for clause, span in out.pairs:
+        if mix is not None and first_axis is None:
+            el.wrong(beside_mixture(span, mix, word(clause)))
     if mix is not None and first_axis is not None:
         title = "axes and a mixture do not stand in one body"
         el.wrong(axes_mistake(mix, title, "the mixture", (first_axis, "an axis")))

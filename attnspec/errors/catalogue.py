@@ -27,7 +27,7 @@ CODES = {
     "E013": "a name defined twice",
     "E014": "a call of something that takes no arguments",
     "E015": "wrong arguments of a call",
-    "E016": "a pattern that uses itself",
+    "E016": "a pattern that uses itself, or an attention that includes itself",
     "E017": "which attention is meant?",
     "E018": "a value for a parameter that does not exist",
     "E019": "a parameter without a value",

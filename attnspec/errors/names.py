@@ -63,6 +63,26 @@ def recursion(names: list[str], labels: list[Label]) -> Diagnostic:
     return diagnose("E016", title, *labels, note=f"{circle}; a pattern must end in comparisons")
 
 
+def circle_of_includes(names: list[str], labels: list[Label]) -> Diagnostic:
+    """Attentions that include each other in a circle."""
+    circle = " -> ".join([*names, names[0]])
+    help = "inside the file an attention hides the shipped one of its name: call it something else to include that"
+    return diagnose("E016", f"the attention `{names[0]}` includes itself", *labels, note=circle, help=help)
+
+
+def unknown_attention(span: Span, name: str, known: Iterable[str], is_pattern: bool) -> Diagnostic:
+    """``include name`` of what is neither in the file nor shipped."""
+    help = did_you_mean(name, known) or "attentions of this file and shipped ones (`attnspec list`) can be included"
+    if is_pattern:
+        help = f"it is a pattern: `attend {name}`"
+    return diagnose("E011", f"there is no attention `{clip(name)}`", (span, "not defined"), help=help)
+
+
+def too_many_includes(span: Span, limit: int) -> Diagnostic:
+    """Attentions that include attentions, too often."""
+    return diagnose("E007", "attentions include each other too deeply", (span, f"the limit is {limit} levels"))
+
+
 # Which attention, which parameters
 
 

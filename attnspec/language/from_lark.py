@@ -251,6 +251,7 @@ _RULES: dict[str, Rule] = {
     "sink": lambda at, p: t.Sink(at.span, p[1]),
     "scale": lambda at, p: t.Scale(at.span, p[1]),
     "normalize": lambda at, p: t.Normalize(at.span, at.name(p[1])),
+    "include": lambda at, p: t.Include(at.span, at.name(p[1]), tuple(p[2:])),
     "if_": lambda at, p: t.If(at.span, p[1], p[3], p[5]),
     "or_": lambda at, p: t.Or(at.span, tuple(p[::2])),
     "and_": lambda at, p: t.And(at.span, tuple(p[::2])),

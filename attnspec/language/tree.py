@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnspec.errors.source import Source, Span
 from attnspec.language.expressions import *  # noqa: F403  # a tree has both: `t.Name`, `t.Attend`
-from attnspec.language.expressions import Call, Domain, Expr, Name, Node, Range
+from attnspec.language.expressions import Argument, Call, Domain, Expr, Name, Node, Range
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,21 @@ class Normalize(Node):
     what: Name
 
 
+@dataclass(frozen=True, slots=True)
+class Include(Node):
+    """``include name``, or ``include name(arguments)``: the clauses of another attention."""
+
+    attention: Name
+    args: tuple[Argument, ...]
+
+
 Group = Heads | Mix | Branch
 """Clauses that have clauses inside."""
 
-Clause = (
-    Attend | Within | Let | Align | Group | Axis | Arrow | Input | Order | Score | Rotate | Sink | Scale | Normalize
+Line = (
+    Attend | Within | Let | Align | Axis | Arrow | Input | Order | Score | Rotate | Sink | Scale | Normalize | Include
 )
+Clause = Line | Group
 
 
 def heading(clause: Clause) -> Span:

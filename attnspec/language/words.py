@@ -18,7 +18,7 @@ RESERVED = VARIABLES | BUILTINS | SYNTAX
 
 CLAUSES = frozenset(
     {"attend", "within", "let", "align", "for", "mix", "branch", "axis", "input"}
-    | {"order", "score", "rotate", "sink", "scale", "normalize"}
+    | {"order", "score", "rotate", "sink", "scale", "normalize", "include"}
 )
 """Words that begin a clause, and only there mean anything."""
 

@@ -108,5 +108,17 @@ SECTION = Section(
             "order by lsh(buckets = 4)\nattend q.slot // 2 == k.slot // 2 and k <= q",
             "query 3 counts 0 0 1 1 0 0 0 0 (buckets = [[[[0, 0, 0, 0, 1, 1, 1, 1]]]])",
         ),
+        Entry(
+            "include name(x = 4)",
+            "The clauses of another attention, as if they were written here: one of the same file, or a shipped one "
+            "(`attnspec list`). Its parameters get values that are known, by place or by name, or keep their defaults; "
+            "its `let` names and parameters stay its own, its inputs and axes are those of the call and can be read "
+            "by the lines below. So `attend` lines add up, `within` lines all hold, scores apply in order; what may "
+            "stand once (a sink, a scale, an order, a mixture, an alignment) may not come twice. It stands in a "
+            "body, in a group of heads (for those heads) and in a branch of a mixture, wherever its clauses may. No "
+            "text reads a file: a path cannot be included.",
+            "include window(width = 2)\ninclude padded",
+            "query 5 sees 4 (length = [5])",
+        ),
     ),
 )

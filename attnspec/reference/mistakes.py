@@ -143,7 +143,8 @@ MISTAKES = {
         "attend window(w = 4)",
     ),
     "E016": Mistake(
-        "A pattern needs itself to be written out. There is no recursion: a pattern must end in comparisons.",
+        "A pattern or an attention needs itself to be written out. There is no recursion: a pattern must end in "
+        "comparisons, and what an attention includes must not include it.",
         "pattern p = q < k and p at (q - 1, k)\nattention a { attend p }",
         "Say it with `any` or `all` over a range.",
         "pattern p = all i in 0..4: q - i < k\nattention a { attend p }",

@@ -48,7 +48,7 @@ CASES = {
     "attend causal + window(4)": "predicates are joined by `and`, `or` and `not`; a comment begins with `#`",
     "attend causal // keys": "predicates are joined by `and`, `or` and `not`; a comment begins with `#`",
     "attend dense": "without an `attend` line every pair is seen",
-    "attend longformer": "`attnspec list longformer` shows its clauses",
+    "attend longformer": "`include longformer` adds its clauses",
     "attend is_causal": "write `causal`",
     "attend causal\n    dropout 0.1": "there is no dropout of weights",
     "attend causal\n    score_mod s + 1": "the score is `s`; write `score s + 0.5 * (k - q)`",

@@ -268,6 +268,12 @@ HOSTILE = {
     "a choice in a sum over sizes": attention("(sum i in batch..heads: (if n == k then i else i)) in 0..3"),
     "sum over sizes": attention("(sum i in batch..2147483648: k) > n_q // heads > 2894 * heads"),
     "unknown names": "attention a {" + " ".join(f"attend name{i} > other{i}" for i in range(5_000)) + "}",
+    "include bomb": "".join(f"attention a{i} {{ include a{i + 1} include a{i + 1} }}\n" for i in range(40))
+    + "attention a40 {}",
+    "many includes": "".join(
+        f"attention a{i} {{ include a{i + 1} include longnet include a{i + 2} }}" for i in range(900)
+    ),
+    "unknown includes": "attention a {" + " include nothing" * 5_000 + "}",
     "null": "attention a {\x00 attend q < 3 }",
 }
 
@@ -275,7 +281,7 @@ HOSTILE = {
 SLOW = {
     *("long list often", "membership", "wide sum", "wide or", "many names", "many attentions", "many quotes"),
     *("nested unrolled", "deep if", "deep power", "open braces", "closing braces", "chained comparison"),
-    *("open mixtures", "long list", "unknown names"),
+    *("open mixtures", "long list", "unknown names", "many includes", "unknown includes"),
 }
 
 

@@ -71,7 +71,12 @@ ALIKE: tuple[Sequence[str], ...] = (
 FACTORS = (1, 1, 1, -1, 2, 3, 7, 11)
 DIVISORS = (2, 3, 4, 5, 7, 8, 16, 23, 29, 64, 101, 128, 997, 1000, 1024, 65537, 100_000)
 many = settings(
-    max_examples=TEXTS, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=TEXTS,
+    derandomize=TEXTS <= 100,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
 )
 """Nothing is shrunk: a run goes on after a text that fails, and tells all of them at its end."""
 

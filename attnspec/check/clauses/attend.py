@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attnspec.check.clauses.axes import Axes, arrow, no_attend, no_within
+from attnspec.check.clauses.includes import opened
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
@@ -32,8 +33,15 @@ def branch(
                 scope = let(el, clause, scope, seen)
             case t.Heads():
                 attend += group(el, clause, scope, dict(seen), ())
+            case t.Include():
+                with opened(el, clause, scope) as found:
+                    if found is not None:
+                        more = branch(el, found.clauses, found.scope, found.seen)
+                        attend += more.attend
+                        within += more.within
             case _:
                 out_of_place(el, clause, "holds for all branches", "move it out of the mixture")
+                scope = _known(clause, scope)
     return Branch(tuple(attend), tuple(within), times)
 
 
@@ -79,9 +87,23 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
         title = f"a group of heads is written with `h`, not `{node.var.name}`"
         el.wrong(misplaced(node.var.span, title, "expected `h`", "for other names use `any` or several clauses"))
     heads = _heads(el, node, scope)
+    attend, within = _of_group(el, node.clauses, scope, seen, axes)
+    if not attend:  # as for a whole attention: without `attend`, every pair
+        span = node.span if node.clauses else node.heading
+        no_attend(el, span, axes)
+        attend = [Clause(e.Bool(True), span)]
+    for pred in within:
+        el.spend(contents.measure(pred)[0] * len(attend), node.span)
+    return [Clause(make.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
+
+
+def _of_group(
+    el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], axes: Axes
+) -> tuple[list[Clause], list[e.Pred]]:
+    """The ``attend`` lines of a group and what restricts them."""
     attend: list[Clause] = []
     within: list[e.Pred] = []
-    for clause in node.clauses:
+    for clause in clauses:
         match clause:
             case t.Attend():
                 no_attend(el, clause.span, axes)
@@ -95,15 +117,16 @@ def group(el: Elaborator, node: t.Heads, scope: Scope, seen: dict[str, Span], ax
                 scope = let(el, clause, scope, seen)
             case t.Heads(heading=span):
                 el.wrong(misplaced(span, "groups of heads do not nest", "inside another group"))
+            case t.Include():
+                with opened(el, clause, scope) as found:
+                    if found is not None:
+                        more, limits = _of_group(el, found.clauses, found.scope, found.seen, axes)
+                        attend += more
+                        within += limits
             case _:
                 out_of_place(el, clause, "holds for all heads", "move it out of the group")
-    if not attend:  # as for a whole attention: without `attend`, every pair
-        span = node.span if node.clauses else node.heading
-        no_attend(el, span, axes)
-        attend = [Clause(e.Bool(True), span)]
-    for pred in within:
-        el.spend(contents.measure(pred)[0] * len(attend), node.span)
-    return [Clause(make.conjunction([heads, c.pred, *within]), c.span, _in_group(c, heads)) for c in attend]
+                scope = _known(clause, scope)
+    return attend, within
 
 
 def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
@@ -117,6 +140,11 @@ def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
 def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
     """A clause in a place where it means nothing."""
     el.wrong(misplaced(t.heading(clause), f"`{word(clause)}` {title}", label))
+
+
+def _known(clause: t.Clause, scope: Scope) -> Scope:
+    """The scope behind a clause in a wrong place: what reads an input there is not wrong as well."""
+    return scope.bind({clause.name.name: UNKNOWN}) if isinstance(clause, t.Input) else scope
 
 
 def word(clause: t.Clause) -> str:

@@ -8,7 +8,7 @@ from attnspec.check.clauses.scores import real
 from attnspec.check.expressions import options
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.options import Option
-from attnspec.check.expressions.patterns import uses
+from attnspec.check.expressions.patterns import parts
 from attnspec.check.expressions.scope import Bound, Scope
 from attnspec.errors.clauses import bad_option, may_not_read, name_taken, same_dimensions
 from attnspec.errors.source import Span
@@ -148,6 +148,6 @@ def _formulas(call: t.Call) -> list[t.Expr]:
 def _check_names(el: Elaborator, trees: Iterable[t.Expr], scope: Scope, seen: Mapping[str, Span]) -> None:
     """Say so where a name of rotate lines is also one of the attention's, and it is not clear which is meant."""
     what = {"pair": "the number of a pair", "pairs": "the number of pairs", "frequency": "the frequency of RoPE"}
-    for use in (name for tree in trees for name in uses(tree)):
+    for use in (name for tree in trees for name in parts(tree, t.Name)):
         if use.name in NAMES and use.name in scope.names:
             el.wrong(name_taken(use.span, use.name, what[use.name], seen.get(use.name)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attnspec.check.expressions.elaborator import Elaborator
-from attnspec.check.expressions.patterns import uses
+from attnspec.check.expressions.patterns import parts
 from attnspec.check.expressions.scope import Bound, Scope
 from attnspec.errors.clauses import may_not_read, misplaced, name_taken, not_finite
 from attnspec.errors.source import Span
@@ -58,7 +58,7 @@ def real(el: Elaborator, tree: t.Expr, scope: Scope) -> r.RealExpr:
 def _with_score(el: Elaborator, tree: t.Expr, scope: Scope, value: r.RealExpr, taken: Span | None) -> Scope:
     """The scope of a line in which ``s`` is the score."""
     if "s" in scope.names:
-        use = next((name for name in uses(tree) if name.name == "s"), None)
+        use = next((name for name in parts(tree, t.Name) if name.name == "s"), None)
         if use is not None:
             el.wrong(name_taken(use.span, "s", "the score", taken))
     return scope.bind({"s": Bound(value, *contents.measure(value))})

@@ -96,7 +96,7 @@ def _is_predicate(node: t.Expr, scope: Scope) -> bool:
     return False
 
 
-def _bind_arguments(
+def bind_arguments(
     el: Elaborator, name: str, parameters: tuple[t.Parameter, ...], args: tuple[t.Argument, ...], use: Span,
     scope: Scope, home: Scope,
 ) -> dict[str, Entry] | None:  # fmt: skip
@@ -143,7 +143,7 @@ def _bind_arguments(
 
 def _pattern(el: Elaborator, ref: PatternRef, args: tuple[t.Argument, ...], use: Span, scope: Scope) -> Value:
     home = Scope(ref.module).at(scope)
-    bound = _bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, home)
+    bound = bind_arguments(el, ref.tree.name.name, ref.tree.parameters, args, use, scope, home)
     if bound is None or el.shallow:
         return HOLE_PRED
     with el.report.inside(use):
@@ -152,7 +152,7 @@ def _pattern(el: Elaborator, ref: PatternRef, args: tuple[t.Argument, ...], use:
 
 def _function(el: Elaborator, function: Function, node: t.Call, scope: Scope) -> Value:
     let, home = function.tree, function.scope.at(scope)
-    bound = _bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, home)
+    bound = bind_arguments(el, let.name.name, let.parameters or (), node.args, node.span, scope, home)
     if bound is None:
         return UNKNOWN
     with el.report.inside(node.span):

@@ -79,6 +79,8 @@ class Elaborator:
         self.has_axes = False
         self.orders_reals = False
         """Whether reals may be compared: in the conditions of a score."""
+        self.includes = 0
+        """How many attentions that include each other are being written out."""
         self._depth = 0
 
     def wrong(self, diagnostic: Diagnostic) -> Value:
@@ -167,7 +169,7 @@ class Elaborator:
         if name.name in ("inf", "infinity", "nan"):
             return self.wrong(no_infinity(name.span, name.name))
         if name.name not in WORDS and name.name in shipped():
-            help = f"`attnspec list {name.name}` shows its clauses"
+            help = f"`include {name.name}` adds its clauses"
             return self.wrong(spec_as_pattern(name.span, name.name, help))
         if len(self.report.mistakes) > 10 * MAX_ERRORS:  # not told, and looking for what is near takes time
             return self.wrong(unknown_name(name.span, name.name, (), ()))

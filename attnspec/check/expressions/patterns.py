@@ -1,19 +1,24 @@
-"""The patterns of a file and of the prelude, and which of them use themselves."""
+"""The patterns and attentions of a file, those that come with the package, and which of them use themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
+from typing import TypeVar
 
 from attnspec.check.expressions.collect import Report
 from attnspec.check.expressions.scope import Module
-from attnspec.errors.diagnostic import Label
-from attnspec.errors.names import defined_twice, recursion, reserved
+from attnspec.errors.diagnostic import Diagnostic, Label
+from attnspec.errors.names import circle_of_includes, defined_twice, recursion, reserved
 from attnspec.errors.source import Source, Span
 from attnspec.language import tree as t
 from attnspec.language import words
+from attnspec.language.load import load
 from attnspec.language.parse import parse
+
+_Kind = TypeVar("_Kind", bound=t.Node)
 
 
 @cache
@@ -25,13 +30,49 @@ def prelude() -> Module:
 
 
 def module(file: t.File, report: Report, lost: frozenset[str] = frozenset()) -> Module:
-    """The patterns of a file; a pattern named like one of the prelude takes its place (but not inside the prelude)."""
+    """What a file defines; a pattern named like one of the prelude takes its place (but not inside the prelude)."""
     seen: dict[str, Span] = {}
     patterns: dict[str, t.Pattern] = {}
     for pattern in file.patterns:
         define(pattern.name, f"the pattern `{pattern.name.name}`", seen, report)
         patterns.setdefault(pattern.name.name, pattern)
-    return Module(patterns, prelude(), _recursive(patterns, report), lost)
+    attentions: dict[str, t.Attention] = {}
+    for attention in file.attentions:
+        attentions.setdefault(attention.name.name, attention)
+    own = {
+        name: {
+            use.name: use
+            for part in (pattern.body, *(p.default for p in pattern.parameters if p.default is not None))
+            for use in reversed(parts(part, t.Name))
+            if use.name in patterns and use.name not in {p.name.name for p in pattern.parameters}
+        }
+        for name, pattern in patterns.items()
+    }
+    included = {
+        name: {part.attention.name: part.attention for part in reversed(parts(attention, t.Include))}
+        for name, attention in attentions.items()
+    }
+    return Module(
+        patterns,
+        prelude(),
+        _circular(own, "uses", recursion, report),
+        lost,
+        attentions,
+        _circular(
+            {name: {n: use for n, use in to.items() if n in attentions} for name, to in included.items()},
+            "includes",
+            circle_of_includes,
+            report,
+        ),
+    )
+
+
+@cache
+def shipped_module(name: str) -> Module:
+    """What the file of a shipped spec defines."""
+    text, filename, _ = load(name)
+    source = Source(filename, text)
+    return module(parse(source), Report(source))
 
 
 def define(name: t.Name, what: str, seen: dict[str, Span], report: Report) -> None:
@@ -43,35 +84,31 @@ def define(name: t.Name, what: str, seen: dict[str, Span], report: Report) -> No
     seen.setdefault(name.name, name.span)
 
 
-def uses(node: t.Node) -> list[t.Name]:
-    """All names read in a piece of tree, in the order written."""
-    names: list[t.Name] = []
+def parts(node: t.Node, kind: type[_Kind]) -> list[_Kind]:
+    """All nodes of a kind in a piece of tree, in the order written."""
+    found: list[_Kind] = []
     work: list[object] = [node]
     while work:
         piece = work.pop()
-        if isinstance(piece, t.Name):
-            names.append(piece)
-        elif isinstance(piece, t.Node):
+        if isinstance(piece, kind):
+            found.append(piece)
+        if isinstance(piece, t.Node):
             work.extend(getattr(piece, name) for name in reversed(type(piece).__match_args__) if name != "span")
         elif isinstance(piece, tuple):
             work.extend(reversed(piece))
-    return names
+    return found
 
 
-def _recursive(patterns: dict[str, t.Pattern], report: Report) -> frozenset[str]:
-    """The patterns on a circle of uses, each circle reported once."""
-    edges = {
-        name: {
-            use.name: use
-            for part in (pattern.body, *(p.default for p in pattern.parameters if p.default is not None))
-            for use in reversed(uses(part))
-            if use.name in patterns and use.name not in {p.name.name for p in pattern.parameters}
-        }
-        for name, pattern in patterns.items()
-    }
+def _circular(
+    edges: dict[str, dict[str, t.Name]],
+    verb: str,
+    mistake: Callable[[list[str], list[Label]], Diagnostic],
+    report: Report,
+) -> frozenset[str]:
+    """The names on a circle of uses, each circle reported once."""
     broken: set[str] = set()
     done: set[str] = set()
-    for root in patterns:
+    for root in edges:
         path: list[str] = []
         work: list[tuple[str, bool]] = [(root, True)]
         while work:  # depth first, without recursion: a chain of patterns may be long
@@ -82,9 +119,9 @@ def _recursive(patterns: dict[str, t.Pattern], report: Report) -> frozenset[str]
                 circle = path[path.index(name) :]
                 if not broken & set(circle):
                     labels: list[Label] = [
-                        (edges[a][b].span, f"`{a}` uses `{b}`") for a, b in pairwise([*circle, circle[0]])
+                        (edges[a][b].span, f"`{a}` {verb} `{b}`") for a, b in pairwise([*circle, circle[0]])
                     ]
-                    report.add(recursion(circle, labels))
+                    report.add(mistake(circle, labels))
                 broken |= set(circle)
             elif name not in done:
                 path.append(name)

@@ -141,6 +141,10 @@ class Module:
     """Patterns that use themselves; they are never written out."""
     lost: frozenset[str] = frozenset()
     """Names whose definitions did not parse; their uses are not reported."""
+    attentions: Mapping[str, t.Attention] = field(default_factory=dict)
+    """The attentions of the file, which ``include`` finds before shipped ones."""
+    circular: frozenset[str] = frozenset()
+    """Attentions that include themselves; they are never written out."""
 
     def find(self, name: str) -> PatternRef | Unknown | None:
         """The pattern of a name."""
