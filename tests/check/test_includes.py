@@ -42,6 +42,11 @@ WRITTEN = {
         "score 2.0 * s include softcap(width = 8, cap = 30) score s + 1.0",
         "attend window(8) score 2.0 * s score softcap(s, 30) score s + 1.0",
     ),
+    "reals": (
+        "include softcap(width = 8, cap = slope) score slopes[h] * s",
+        "attend window(8) score softcap(s, slope) score slopes[h] * s",
+    ),
+    "lists of reals": ("include t(slopes)", "score slopes[h] * s"),
     "rotations and sinks": ("include rope(theta = 5) sink 0.5", "within causal rotate rope(theta = 5) sink 0.5"),
     "a mixture": (
         "within k < 9 include m([2, 4])",
@@ -76,13 +81,14 @@ attention c(w) { for h in 0..1 { attend q == k } }
 attention d(w = 2) { let v = w + 1  include window(v)  include e }
 attention e { within causal }
 attention m(ws) { mix w in ws weights detached { attend window(w) } within causal }
+attention t(xs = [1.5, 2.0]) { score xs[h] * s }
 attention o(buckets = 4) { order by lsh(buckets = buckets) attend q.slot == k.slot }
 """
 
 
 def outcome(body: str, file: str = FILE) -> Spec | list[str]:
     try:
-        return check_text(f"attention a {{ {body} }}\n{file}", "a", filename="own")
+        return check_text(f"attention a(slope = 2.5, slopes = [0.5, 1]) {{ {body} }}\n{file}", "a", filename="own")
     except SpecError as error:
         return [d.code for d in error.diagnostics]
 
@@ -96,10 +102,14 @@ def test_an_include_is_what_is_written_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped())
 def test_shipped_specs_can_be_included(name: str) -> None:
-    want = check_text(load(name)[0])
-    found = check_text(f"attention {name}_{{ include {name} }}")
-    assert replace(found, name=name, params=want.params, doc=want.doc) == want
-    assert str(check_text(str(found), f"{name}_")) == str(found)
+    text = load(name)[0]
+    (tree,) = parse(Source(name, text)).attentions
+    heading = ", ".join(p.span.text for p in tree.parameters)
+    given = ", ".join(f"{p.name.name} = {p.name.name}" for p in tree.parameters)
+    found = check_text(f"attention own{f'({heading})' if heading else ''} {{ include {name}({given}) }}")
+    want = check_text(text)
+    assert replace(found, name=name, doc=want.doc) == want
+    assert str(check_text(f"attention own {{ include {name} }}"))
 
 
 def _body(text: str) -> tuple[str, str]:

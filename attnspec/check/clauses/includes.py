@@ -19,6 +19,7 @@ from attnspec.check.expressions.scope import (
     Entry,
     ListValue,
     Module,
+    RealList,
     Scope,
     Thunk,
     Unknown,
@@ -130,10 +131,10 @@ def _constant(el: Elaborator, tree: t.Expr, entry: Entry, scope: Scope, like: Va
     value: object = el.force(entry, scope, tree.span) if isinstance(entry, (Bound, Thunk)) else entry
     if isinstance(value, Unknown):
         return UNKNOWN
-    if not isinstance(value, (e.IntExpr, e.Pred, RealExpr, ListValue)):
+    if not isinstance(value, (e.IntExpr, e.Pred, RealExpr, ListValue, RealList)):
         el.wrong(wrong_type(tree.span, "a number, a boolean or a list", what(value)))  # type: ignore[arg-type]
         return UNKNOWN
-    node = value.indices if isinstance(value, ListValue) else (value,)
+    node = value.indices if isinstance(value, (ListValue, RealList)) else (value,)
     names = sorted(set().union(*(contents.names(part) for part in node)))
     if "?" in names:
         return entry
@@ -141,6 +142,7 @@ def _constant(el: Elaborator, tree: t.Expr, entry: Entry, scope: Scope, like: Va
         el.wrong(not_known(tree.span, f"the parameter `{name}`", names))
         return UNKNOWN
     whole = isinstance(like, RealExpr) and isinstance(value, e.IntExpr)
+    whole = whole or (isinstance(like, RealList) and isinstance(value, ListValue) and value.flat)
     if like is not None and like is not UNKNOWN and what(like) != what(value) and not whole:
         el.wrong(wrong_type(tree.span, f"{what(like)}, as the default of `{name}`", what(value)))
         return UNKNOWN
