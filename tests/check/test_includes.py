@@ -175,6 +175,7 @@ MISTAKES = {
     "attend causal include longnet": ("E046", ["own: attend causal", "longnet.attn: mix"], ""),
     "include longnet include longnet_branch": ("E046", ["own: include longnet_branch", "longnet.attn: mix"], ""),
     "include hierarchical attend causal": ("E047", ["own: attend causal", "hierarchical.attn: axis token[n]"], ""),
+    "include rope include yarn": ("E045", ["own: include yarn", "own: include rope", "yarn.attn: ", "rope.attn: "], ""),
     "include reformer include longnet": ("E046", ["own: include reformer", "longnet.attn: mix"], ""),
     "for h in 0..2 { include padded }": (
         "E032",
