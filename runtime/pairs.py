@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.cost.counted import Contents, TooMany
@@ -51,9 +53,9 @@ def _count(program: Program, needed: Needed, sizes: Sizes, contents: Contents | 
 
 
 def _contents(call: Call) -> Contents:
-    """What the pattern reads of the inputs, as a kernel has them."""
+    """What the pattern reads of the inputs: kernels have bytes for booleans, and few bits for integers."""
     checked = spec(call.program)
-    arrays = {name: call.inputs[at].numpy(force=True) for name, at in names(checked).items()}
+    arrays = {name: _wide(call.inputs[at].numpy(force=True)) for name, at in names(checked).items()}
     for item in checked.inputs:
         if item.form != "plain" and item.name in arrays:
             arrays[f"{item.name}.first"], arrays[f"{item.name}.last"] = runs(arrays[item.name])
@@ -61,3 +63,8 @@ def _contents(call: Call) -> Contents:
         return Contents(arrays)
     slots = call.order.numpy(force=True).astype(np.int64)
     return Contents({"order.bucket": np.zeros_like(slots), **arrays}, slots)  # zeros where nothing reads buckets
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    kinds = {"u": np.dtype(bool), "i": np.dtype(np.int64)}
+    return array.astype(kinds.get(array.dtype.kind, array.dtype))

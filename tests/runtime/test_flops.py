@@ -62,6 +62,14 @@ DOC = torch.tensor([[0, 0, 1, 1, 1, 1, 4, 4, 5, 5], [0] * 10])
             "attention a { input bias: float[n_q, n]  attend causal  score s + bias[q, k] }",
             {"bias": torch.ones(10, 10)},
         ),
+        (
+            "attention a { input w: int[batch]  attend q // w[b] == k // w[b] and k <= q }",
+            {"w": torch.tensor([4, 7])},
+        ),
+        (
+            "attention a { input keep: bool[batch, n_q // 2, n // 2]  attend keep[b, q // 2, k // 2] }",
+            {"keep": torch.eye(5, dtype=torch.bool).expand(2, 5, 5)},
+        ),
         (LSH, {"buckets": torch.arange(80).view(2, 2, 2, 10) % 4}),
     ],
 )
