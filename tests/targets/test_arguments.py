@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,6 +115,26 @@ def test_an_input_stands_where_a_real_parameter_may(target: str, declared: str, 
     source = f"attention a {{ input c: {declared}  within causal  score softcap(s, c) }}"
     c = (torch.rand(shape) + 1.0).requires_grad_()
     agree(compiled(source, target), *tensors(45, batch=2), inputs={"c": c})
+
+
+@pytest.mark.parametrize("cap", ["c", slow("2.0 * c + 0.5"), slow("c * m")])
+def test_an_input_stands_where_an_included_pattern_has_a_real(cap: str, tmp_path: Path) -> None:
+    source = f"""
+        attention sloped(slopes = [0.5]) {{ score s - slopes[h] * (q - k) }}
+        attention a(m = 2.0) {{
+            input c: float[heads]
+            include sloped(slopes = c)
+            include softcap(width = 20, cap = {cap})
+        }}"""
+    (tmp_path / "a.attn").write_text(source, encoding="utf-8")
+    attend = attnspec.compile(f"{tmp_path}/a.attn:a")
+    agree(attend, *tensors(45, batch=2), inputs={"c": (torch.rand(2) + 1.0).requires_grad_()})
+
+
+@pytest.mark.parametrize("wrong", ["softcap(width = c)", "softcap(cap = d)", "softcap(width = 0.5 * c)"])
+def test_an_input_does_not_stand_where_integers_are_wanted(wrong: str) -> None:
+    with pytest.raises(attnspec.SpecError, match="E02"):
+        attnspec.read(f"attention a {{ input c: float input d: int include {wrong} }}")
 
 
 def test_values_of_libraries_are_taken() -> None:

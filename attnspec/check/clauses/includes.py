@@ -17,6 +17,7 @@ from attnspec.check.expressions.scope import (
     UNKNOWN,
     Bound,
     Entry,
+    InputRef,
     ListValue,
     Module,
     RealList,
@@ -127,10 +128,14 @@ def _bound(el: Elaborator, node: t.Include, scope: Scope) -> Included | None:
 
 
 def _constant(el: Elaborator, tree: t.Expr, entry: Entry, scope: Scope, like: Value | None, name: str) -> Entry:
-    """A value for a parameter: it must be known, and of the type of the default."""
+    """A value for a parameter: of the type of its default, and known. Where reals are wanted, inputs may be read."""
     value: object = el.force(entry, scope, tree.span) if isinstance(entry, (Bound, Thunk)) else entry
     if isinstance(value, Unknown):
         return UNKNOWN
+    if isinstance(value, InputRef) and value.input.kind == "float" and (el.shallow or _is_real(like)):
+        return value
+    if isinstance(value, RealExpr) and (el.shallow or isinstance(like, RealExpr)):
+        return entry
     if not isinstance(value, (e.IntExpr, e.Pred, RealExpr, ListValue, RealList)):
         el.wrong(wrong_type(tree.span, "a number, a boolean or a list", what(value)))  # type: ignore[arg-type]
         return UNKNOWN
@@ -149,3 +154,7 @@ def _constant(el: Elaborator, tree: t.Expr, entry: Entry, scope: Scope, like: Va
     if isinstance(value, e.IntExpr):
         return Bound(e.Int(exact.integer(value, {})), 1, 1)
     return entry
+
+
+def _is_real(value: Value | None) -> bool:
+    return isinstance(value, (RealExpr, RealList))
