@@ -94,7 +94,7 @@ def ready(
 def traced_tables(program: str, q: Tensor, k: Tensor, found: Mapping[str, Tensor]) -> list[Tensor]:
     """What :func:`attnspec.runtime.prepare.rotate.rotation_tables` gives, where tensors are traced."""
     tensors = [q.detach(), k.detach(), *found.values()]
-    return torch.ops.attnspec.angles.default(tensors, list(found), program)  # type: ignore[no-any-return]
+    return angles_operator(tensors, list(found), program)  # type: ignore[no-any-return]
 
 
 def _all(spec: Spec, sizes: Sizes, q: Tensor, inputs: Mapping[str, Tensor], wide: bool) -> dict[str, Tensor]:
@@ -232,3 +232,4 @@ ready_operator = torch.ops.attnspec.ready.default
 define("angles", f"({GIVEN}) -> Tensor[]", _angles, _fake_angles)
 define("angles_backward", f"(Tensor[] gradients, {GIVEN}) -> Tensor[]", _angles_backward, _fake_angles_backward)
 torch.library.register_autograd("attnspec::angles", _gradients_of_angles, setup_context=_keep_angles, lib=LIBRARY)
+angles_operator = torch.ops.attnspec.angles.default
