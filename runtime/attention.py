@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from attnspec.codegen.tiles import LAYOUTS, Tile
 from attnspec.errors.catalogue import did_you_mean
@@ -84,6 +85,9 @@ def compile(
         raise TypeError(f"given twice, in params and by keyword: {', '.join(sorted(twice))}")
     given = {**(params or {}), **more}
     return Attention(Program.of(text, filename, name, given, tile, layout, target), target)
+
+
+_untraced = _disable_dynamo(around.dense)  # masks are evaluated in Python: the graph breaks there
 
 
 class Attention(Weights):
@@ -197,7 +201,7 @@ class Attention(Weights):
             options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}
             return sharding.call(self, self.spec, q, k, v, inputs, **options)  # type: ignore[no-any-return]
         if self._target == "dense":
-            out, lse = around.dense(self.spec, q, k, v, scale, inputs)
+            out, lse = (_untraced if torch.compiler.is_compiling() else around.dense)(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
             scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
             call = Call(q, k, v, (), None, None, scale, self._encoded)

@@ -19,7 +19,10 @@ _LIBRARY.define(  # type: ignore[no-untyped-call]
 
 def ends(result: Tensor, sources: Sequence[Tensor], what: str) -> Tensor:
     """A result that came from ``sources``; a gradient that reaches it is an error that says ``what`` it is."""
-    learned = [t for t in sources if t.requires_grad]
+    learned: list[Tensor] = []
+    for t in sources:
+        if t.requires_grad and not any(t is other for other in learned):  # torch.compile wants each of them once
+            learned.append(t)
     if not learned or not torch.is_grad_enabled():
         return result
     return _Ends.apply(what, result.detach(), *learned)  # type: ignore[no-any-return, no-untyped-call]

@@ -165,13 +165,13 @@ def test_exported(name: str, strict: bool) -> None:
 
 @pytest.mark.slow
 def test_loaded_elsewhere(tmp_path: Path) -> None:
-    """A process that imports attnspec has its operators."""
+    """A process that imports what compiles has the operators."""
     eager = layer("all")
     given = call(eager, *SIZES[0], gradients=False)
     torch.export.save(torch.export.export(eager, given), tmp_path / "layer.pt2")
     torch.save((given, eager(*given)), tmp_path / "given.pt")
     text = (
-        "import attnspec, sys, torch; given, want = torch.load(sys.argv[1] + '/given.pt'); "
+        "import sys, torch; from attnspec import compile; given, want = torch.load(sys.argv[1] + '/given.pt'); "
         "got = torch.export.load(sys.argv[1] + '/layer.pt2').module()(*given); torch.testing.assert_close(got, want)"
     )
     subprocess.run([sys.executable, "-c", text, str(tmp_path)], check=True)
@@ -191,6 +191,20 @@ def test_ahead_of_time(name: str, tmp_path: Path) -> None:
         for n, batch in SIZES:
             given = call(eager, n, batch, gradients=False)
             torch.testing.assert_close(tuple(whole(*given)), eager(*given), atol=5e-5, rtol=5e-5)
+
+
+def test_compiled_dense_breaks_the_graph() -> None:
+    """Masks are evaluated in Python."""
+    attend, (q, k, v, inputs) = attnspec.compile("packed", target="dense"), call(layer("integers"), 20, 1)
+    torch.testing.assert_close(torch.compile(attend, backend="eager")(q, k, v, **inputs), attend(q, k, v, **inputs))
+
+
+def test_compiled_largest_scores_of_one_tensor() -> None:
+    attend, (q, *_) = attnspec.compile("causal"), call(layer("mask"), 20, 1)
+    whole = torch.compile(attend, fullgraph=True, backend="aot_eager")
+    got, want = (f(q, q, q, return_max=True) for f in (whole, attend))
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(*(torch.autograd.grad(out.sin().sum(), q) for out, _ in (got, want)))
 
 
 def test_wrong_inputs_are_named_when_a_graph_runs() -> None:
