@@ -43,13 +43,15 @@ def functions(context: Context, pass_: Pass) -> list[Function]:
     ]
 
 
+def extent(pass_: Pass, outer: Side) -> Iterator[str]:
+    """The first and last place of the outer tile, if anything is asked of it."""
+    if pass_.tests.asks:
+        for name, slot in zip(("first", "last"), outer.slots("o"), strict=True):
+            yield f"extent_{name} = {outer.position(slot)}"
+
+
 def window(context: Context, pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
     """Narrow ``lo .. hi`` to inner tiles that hold places with a value that the outer tile has too."""
-    if not pass_.tests.asks:
-        return
-    low, high = outer.slots("o")
-    yield f"extent_first = {outer.position(low)}"
-    yield f"extent_last = {outer.position(high)}"
     for n, run in enumerate(pass_.tests.runs):
         for name, read in (("q", run.query), ("k", run.key)):
             yield f"{name}_run{n}, {name}_run{n}_size = {context.call(context.row(_row(read)))}"

@@ -107,6 +107,7 @@ def _tiles(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
 
 def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
     pass_, context = body.pass_, body.context
+    yield from decide.extent(pass_, body.outer)
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
         yield from _table(body, tile)
         return
@@ -170,7 +171,7 @@ def _table(body: Body, tile: Function) -> Iterator[str]:
         yield f"# {'Partial' if partial else 'Full'} tiles."
         yield f"for place in range(tl.load({begin} + row), tl.load({end} + row)):"
         yield f"    {body.kind.tile} = tl.load(TILES + place)"
-        yield from _visit(body, tile, body.kind.tile, "    ", partial, False)
+        yield from _visit(body, tile, body.kind.tile, "    ", partial, partial)
 
 
 def _visit(

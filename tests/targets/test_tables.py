@@ -66,3 +66,19 @@ def test_tables_know_lengths() -> None:
     assert attend.plan.tabled
     for lengths in ([50, 150], [150, 60]):
         agree(attend, *tensors(200, heads=HEADS, batch=2), inputs={"length": torch.tensor(lengths)})
+
+
+DECIDED = {
+    "blocks": ("input x: bool[batch, heads, _, _]  within x[q // 32, k // 32]", torch.rand(1, 2, 4, 4) < 0.5),
+    "chunks": ("input x: int  within q // x == k // x", torch.tensor(40)),
+    "documents": ("input x: int[n] sorted  within x[q] == x[k]", torch.arange(110) // 40),
+}
+
+
+@pytest.mark.parametrize(("target", "name"), [("triton", "blocks"), *(("cpp", name) for name in DECIDED)])
+def test_tiles_that_inputs_rule_out(target: str, name: str) -> None:
+    """They are in the table, and asked for (found by reading: Triton kernels took blocks there to be true)."""
+    declared, x = DECIDED[name]
+    attend = compiled(tabled(f"attention a {{ {declared}  attend |q - k| <= 50 }}"), target)
+    assert attend.plan.tabled
+    agree(attend, *tensors(110, dim=8), inputs={"x": x})
