@@ -19,7 +19,7 @@ ROWS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     ),
     "scores or rotations of a branch's own": (
         [
-            ("mix { branch { attend window(8)  score s * 2 } branch { attend k < 4 } }", "E032"),
+            ("mix { branch { attend window(8)  score s * 2 } branch { attend k < 4 } }", "E032(.|\\n)*attnspec.merge"),
             ("mix { branch { attend window(8)  rotate rope() } branch { attend k < 4 } }", "E032"),
         ],
         [],

@@ -40,7 +40,13 @@ def branch(
                         attend += more.attend
                         within += more.within
             case _:
-                out_of_place(el, clause, "holds for all branches", "move it out of the mixture")
+                out_of_place(
+                    el,
+                    clause,
+                    "holds for all branches",
+                    "move it out of the mixture",
+                    "for one branch alone: a call for each branch, and attnspec.merge",
+                )
                 scope = _known(clause, scope)
     return Branch(tuple(attend), tuple(within), times)
 
@@ -137,9 +143,9 @@ def _in_group(clause: Clause, heads: e.Pred) -> tuple[str, str, e.Pred] | None:
     return source, target, make.conjunction([heads, pred])
 
 
-def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str) -> None:
+def out_of_place(el: Elaborator, clause: t.Clause, title: str, label: str, help: str = "") -> None:
     """A clause in a place where it means nothing."""
-    el.wrong(misplaced(t.heading(clause), f"`{word(clause)}` {title}", label))
+    el.wrong(misplaced(t.heading(clause), f"`{word(clause)}` {title}", label, help))
 
 
 def _known(clause: t.Clause, scope: Scope) -> Scope:
