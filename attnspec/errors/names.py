@@ -22,9 +22,10 @@ def unknown_name(span: Span, name: str, own: Collection[str], known: Iterable[st
     return diagnose("E011", f"unknown name `{clip(name)}`", (span, "not defined"), help=help)
 
 
-def spec_as_pattern(span: Span, name: str, help: str) -> Diagnostic:
+def attention_as_pattern(span: Span, name: str) -> Diagnostic:
     """``attend longformer``."""
-    return diagnose("E011", f"`{name}` is a shipped spec, not a pattern", (span, "not a predicate"), help=help)
+    help = f"`include {name}` adds its clauses"
+    return diagnose("E011", f"`{name}` is an attention, not a pattern", (span, "not a predicate"), help=help)
 
 
 def unknown_field(span: Span, name: str) -> Diagnostic:

@@ -170,7 +170,7 @@ TOPICS: Mapping[str, Callable[[], str]] = {
 
 SAID = {
     "meaning": "files, no attend line, alignment, empty rows, a..b, // and %",
-    "clauses": "attend, within, let, for h, mix, axis, order",
+    "clauses": "attend, within, let, include, for h, mix, axis, order",
     "expressions": "numbers, comparisons, lists, any, all, sum, at",
     "patterns": "your own, and those of the prelude",
     "inputs": "tensors of the call: sorted, offsets, random, blocks",

@@ -137,6 +137,12 @@ def test_a_file_of_something_else(text: str) -> None:
     assert caught.value.diagnostics[0].help == "a file holds `attention name { ... }` and `pattern name = P`"
 
 
+def test_an_attention_of_the_file_is_no_pattern() -> None:
+    with pytest.raises(SpecError) as caught:
+        check_text("attention near { attend window(4) } attention both { attend near }", "both")
+    assert caught.value.diagnostics[0].help == "`include near` adds its clauses"
+
+
 def test_what_is_no_reference() -> None:
     with pytest.raises(FileNotFoundError, match=re.escape("`attention name { attend causal and window(4) }`")):
         attnspec.read("causal and window(4)")

@@ -28,7 +28,7 @@ from attnspec.check.expressions.scope import (
 from attnspec.errors.clauses import NO_REALS, no_infinity, not_finite
 from attnspec.errors.diagnostic import MAX_ERRORS, Diagnostic
 from attnspec.errors.foreign import WORDS
-from attnspec.errors.names import reserved, spec_as_pattern, unknown_name, wrong_arguments
+from attnspec.errors.names import attention_as_pattern, reserved, unknown_name, wrong_arguments
 from attnspec.errors.source import Span
 from attnspec.errors.values import (
     MAX_DEPTH,
@@ -168,9 +168,8 @@ class Elaborator:
             return self.wrong(wrong_arguments(name.span, f"`{name.name}` needs arguments", "a function"))
         if name.name in ("inf", "infinity", "nan"):
             return self.wrong(no_infinity(name.span, name.name))
-        if name.name not in WORDS and name.name in shipped():
-            help = f"`include {name.name}` adds its clauses"
-            return self.wrong(spec_as_pattern(name.span, name.name, help))
+        if name.name in scope.module.attentions or (name.name not in WORDS and name.name in shipped()):
+            return self.wrong(attention_as_pattern(name.span, name.name))
         if len(self.report.mistakes) > 10 * MAX_ERRORS:  # not told, and looking for what is near takes time
             return self.wrong(unknown_name(name.span, name.name, (), ()))
         everything = {*scope.module.names(), *words.VARIABLES, *words.BUILTINS, *words.LIBRARY}
