@@ -44,7 +44,8 @@ SECTION = Section(
             "attention name(cap = 50.0, slopes = [0.5, 0.25]) { ... }",
             "A parameter whose default is a real, or a list with one, takes any numbers. A score or sink that reads "
             "it has it as an argument of the kernel: one compile serves all values (but of a whole exponent). Where a "
-            "real parameter may stand, an input may: `softcap(s, c)` with `input c: float[heads]`.",
+            "real parameter may stand, an input may: `softcap(s, c)` or `include softcap(cap = c)` with `input c: "
+            "float[heads]`.",
             "attention a(slopes = [0.5, 0.25]) {\n    score s - slopes[h] * (q - k) }",
             "s = 1.0 becomes 0.5 at query 5, key 3 (h = 1, heads = 2)",
         ),
