@@ -25,8 +25,8 @@ from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, r
 from attnspec.runtime.core.request import Call, check_lists, sizes_of
 from attnspec.runtime.ends import ends
 from attnspec.runtime.prepare.inputs import check
+from attnspec.runtime.rotated import Rotations
 from attnspec.runtime.targets import NAMES, kinds
-from attnspec.runtime.weights import Weights
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.cost import Cost
@@ -90,7 +90,7 @@ def compile(
 _untraced = _disable_dynamo(around.dense)  # masks are evaluated in Python: the graph breaks there
 
 
-class Attention(Weights):
+class Attention(Rotations):
     """A compiled pattern: call it with q, k and v.
 
     ``program`` is its text with the parameters; ``spec``, ``relation`` and ``plan`` are its stages: print any of them.

@@ -38,7 +38,10 @@ GROUPS = {
     ),
     "blocks chosen in the call": ("block_table", "block_topk"),
     "images": ("axial", "neighborhood_2d", "neighborhood_2d_shifted", "swin"),
-    "positions and biases": ("alibi", "alibi_window", "rope", "xpos", "yarn", "t5_bias", "softcap", "transformer_xl"),
+    "positions and biases": (
+        "alibi", "alibi_window", "rope", "llama3", "yarn", "longrope", "mrope", "rope_2d", "xpos",
+        "t5_bias", "softcap", "transformer_xl",
+    ),
     "axes and memory": ("etc", "hierarchical", "longformer_axes", "memory"),
 }  # fmt: skip
 """The shipped specs by what they are for; each is in one group."""

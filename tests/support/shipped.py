@@ -54,6 +54,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "swin": {"width": 11, "window": 3, "shift": 1},
     "t5_bias": {"buckets": 8, "furthest": 32},
     "window": {"width": 40},
+    "llama3": {"original": 32},
+    "longrope": {"original": 32, "dims": 32},
+    "mrope": {"time": 2, "height": 3},
+    "rope_2d": {"width": 11, "dims": 16},
     "yarn": {"original": 32},
 }
 
