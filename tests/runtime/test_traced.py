@@ -29,7 +29,7 @@ SIZES = ((40, 3), (55, 3), (70, 3), (70, 5), (85, 6))  # lengths that the axes b
 TEXTS: Mapping[str, str] = {
     "mask": "attend causal",
     "integers": "input doc: int[batch, n] sorted  attend causal and doc[q] == doc[k]",
-    "offsets": "input starts: int[batch, _] offsets  attend causal and starts[q] == starts[k]",
+    "offsets": "input starts: int[batch, n] offsets  attend causal and starts[q] == starts[k]",
     "lengths": "input length: int[batch]  attend k < length[b]",
     "booleans": "input keep: bool[batch, heads, n // 5]  attend keep[b, h, k // 5] or q == k",
     "drawn": "input r: int[batch, n] random(0..4, 3)  attend r[b, q] == r[b, k]",
@@ -40,7 +40,7 @@ TEXTS: Mapping[str, str] = {
     "normalize k",
     "rotation": "attend causal  rotate rope()",
     "positions": "input doc: int[batch, n] sorted  attend causal and doc[q] == doc[k]  "
-    "rotate rope() at (q - first(doc, q), k - first(doc, k))  rotate xpos()",
+    "rotate xpos() at (q - first(doc, q), k - first(doc, k))",
     "sink": "input far: float[n]  attend causal  sink far[q] * (if q > 9 then exp(far[q - 9]) else 1.0)",
     "axes": "axis token[n]  axis pooled[(n + 3) // 4]  token -> token: causal  pooled -> token: q == k // 4",
     "branches": "mix (w, r) in [(8, 1), (32, 2)] weights detached { attend dilated(w, r) }",
