@@ -42,9 +42,10 @@ BUDGET = 1_000_000
 _BUDGETS = ((1 << 12, BUDGET), (1 << 16, BUDGET // 8), (1 << 20, BUDGET // 20))
 _LEAST_BUDGET = BUDGET // 50
 """Less, the larger the numbers in the sets (up to so much, so many): an operation on them can take far longer."""
-_SKEW = 16
-"""So many times less, down to the least, where a division mixes x and y unevenly: ``(7 * x + y) // 5``. isl looks for
-short vectors of a lattice there, and does not count what that takes."""
+_ENTANGLED = 16
+"""So many times less, down to the least, where a division mixes x and y unevenly, ``(7 * x + y) // 5``, or many
+numbers are only said to exist. isl looks for short vectors of a lattice there, or solves for the smallest of many
+unknowns, and does not count what that takes."""
 
 
 class TooHard(AttnspecError):
@@ -66,8 +67,8 @@ def budget(*sets: Pairs, numbers: int = 0) -> Iterator[None]:
         raise TooHard("the integer set solver reached the operation limit of this stage")
     numbers = max([numbers, *(s.magnitude() for s in sets)])
     operations = next((most for largest, most in _BUDGETS if numbers <= largest), _LEAST_BUDGET)
-    if any(s.skewed() for s in sets):
-        operations = min(operations, max(operations // _SKEW, _LEAST_BUDGET))
+    if any(s.entangled() for s in sets):
+        operations = min(operations, max(operations // _ENTANGLED, _LEAST_BUDGET))
     context = _context()
     context.reset_operations()
     context.set_max_operations(operations)
@@ -238,17 +239,22 @@ class Pairs:
                     common = lcm(common, flat.get_div(i).get_denominator_val().to_python())
         return int(max(largest, common))
 
-    def skewed(self) -> bool:
-        """Whether a division mixes x and y with unlike factors."""
+    def entangled(self) -> bool:
+        """Whether a division mixes x and y with unlike factors, or many numbers are only said to exist."""
         kinds = isl.dim_type
         for basic in self._map.get_basic_maps():
-            flat = basic.wrap().flatten()
+            flat, undefined = basic.wrap().flatten(), 0
             for i in range(flat.dim(kinds.div)):
-                with suppress(isl.Error):  # an existential variable without a definition mixes nothing
+                try:
                     aff = flat.get_div(i)
-                    x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
-                    if not (x.is_zero() or y.is_zero() or x.eq(y)):
-                        return True
+                except isl.Error:
+                    undefined += 1
+                    continue
+                x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
+                if not (x.is_zero() or y.is_zero() or x.eq(y)):
+                    return True
+            if undefined > 4:
+                return True
         return False
 
     def sample(self) -> dict[str, int] | None:

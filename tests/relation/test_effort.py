@@ -24,7 +24,13 @@ HARD = [
     "(q + k) // 29 % 5 == 0 and (3 * q + 11 * k) // 1024 % 2 == 0 and 0 <= q - k < 29",
 ]
 LATTICES = "not ((q + 7 * k) // 5 % 17 == 0 and (11 * q + k) // 5 % 17 == 0 and (q + 3 * k) % 5 < 2)"
-"""Took ten seconds of few operations."""
+"""Took ten seconds of few operations, as did the pieces of the next."""
+UNKNOWNS = (
+    "exists (e0, e1, e2, e3, e5: 0 <= x <= 63 and 0 <= y <= 116 and -16 + e1 <= 17e2 < e1 and e3 >= 0"
+    " and e3 >= -8 - 23e0 + 4e1 and -62 - 64x + 2e1 <= e3 <= 1 - 64x + 2e1 and e3 <= 3 - 23e0 + 4e1"
+    " and -63 - 64y + e3 <= 2*floor((e3)/23) <= -64y + e3 and 23*floor((e3)/23) >= -20 + e3"
+    " and 23e5 >= -13 - 4e1 + 2e3 and -20 - 23e0 + e3 <= 23e5 <= -23e0 + e3 and 23e5 <= -2 - 4e1 + 2e3)"
+)
 
 
 def _spec(pred: str) -> Spec:
@@ -83,11 +89,16 @@ def test_conditional_values_beyond_counting_are_too_irregular() -> None:
         lower(_spec(f"{choices} < 7"))
 
 
-def test_what_mixes_query_and_key_unevenly_may_take_fewer_operations() -> None:
+def test_what_is_entangled_may_take_fewer_operations() -> None:
     hard, easy = lower(_spec(LATTICES)).classes[0].pairs, lower(_spec("(q - k) % 997 < 498 and q // 5 == k // 5"))
-    assert hard.skewed()
-    assert not easy.classes[0].pairs.skewed()
+    assert hard.entangled()
+    assert not easy.classes[0].pairs.entangled()
     assert not plan(lower(_spec(LATTICES))).passes[0].cut.proven
+    pieces = Pairs.read(UNKNOWNS)
+    assert pieces.entangled()
+    with pytest.raises(TooHard), budget(pieces):
+        pieces.pieces()
+    assert not lower(_spec("0 <= q - k < 512 and (q - k) % 16 == 0")).classes[0].pairs.tiles(128, 64).entangled()
 
 
 def test_a_limit_is_told_wherever_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
