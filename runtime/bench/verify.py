@@ -197,7 +197,10 @@ class _Dense:
         for seed, known in zip(seeds, (self.dq, self.dk), strict=True):
             for at, value in known.items():
                 seed[0, at] = value
-        dq, dk = torch.autograd.grad((self.q, self.k), self.leaves, seeds)
+        sources = (*self.leaves, *self.floats.values())  # rotations may read these too
+        dq, dk, *rest = torch.autograd.grad((self.q, self.k), sources, seeds, materialize_grads=True)
+        for name, more in zip(self.floats, rest, strict=True):
+            self.dfloats[name] += more
         return {h: dq[0, h] for h in self.dq}, {g: dk[0, g] for g in self.dk}
 
     def _rows(self, q: Tensor, k: Tensor, v: Tensor, h: int, rows: slice) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import attnspec
 from attnspec.errors.diagnostic import SpecError
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.bench.verify import results_of, verify
 from attnspec.runtime.core.arguments import CallError
 from tests.published.comparing import alike
 
@@ -174,3 +176,14 @@ def test_compiled_graphs_have_gradients_of_what_rotations_read() -> None:
 def test_overlapping_parts_are_refused() -> None:
     with pytest.raises(SpecError, match="turn the same dimensions"):
         compiled("rotate rope(dims = 16) rotate rope(start = 14)")
+
+
+def test_runs_are_checked_with_the_gradients_of_what_rotations_read() -> None:
+    attend, sizes = attnspec.compile("longrope", original=8, dims=DIM), Sizes(N, N, 2, 1, 1)
+    inputs = {"short": torch.ones(12), "long": TURNS + 1}
+    generator = torch.Generator().manual_seed(3)
+    tensors = [torch.randn(1, heads, N, DIM, generator=generator) for heads in (2, 1, 1, 2)]
+    results = results_of(attend, tensors, inputs)  # type: ignore[arg-type]
+    verdict = verify(attend.spec, sizes, tensors, results, inputs, (0,))  # type: ignore[arg-type]
+    assert verdict.agrees
+    assert "dlong" in verdict.errors
