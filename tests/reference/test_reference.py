@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from functools import cached_property
@@ -109,6 +110,12 @@ def test_limits_of_later_rooms_are_said_as_they_are() -> None:
 def test_every_shipped_spec_is_in_one_group() -> None:
     names = [name for group in specs.GROUPS.values() for name in group]
     assert sorted(names) == list(shipped()), "put it into a group of attnspec/reference/specs.py"
+
+
+def test_specs_that_are_named_are_shipped() -> None:
+    found = re.findall(r"\bspecs? `(\w+)`(?:\s+and\s+`(\w+)`)?", topics.whole())
+    assert {name for names in found for name in names if name} <= {*shipped()}
+    assert found
 
 
 def test_every_public_name_is_said() -> None:
