@@ -2,7 +2,7 @@
 
 Sources: the CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; AMD's CDNA 3 Instruction
 Set Architecture and the MI300X tuning guide (a compute unit has 4 SIMDs of 512 vector registers a lane, 64 KiB of
-shared memory and 8 wavefronts on each SIMD).
+shared memory and 8 wavefronts on each SIMD); CDNA 4 has 160 KiB.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ GPUS: Mapping[str, Gpu] = {
     gpu.name: gpu
     for gpu in (
         Gpu("sm_80", "cuda", 80, 32, 65536, 163 * KIB, 164 * KIB, 64, 32, 255),
+        Gpu("sm_86", "cuda", 86, 32, 65536, 99 * KIB, 100 * KIB, 48, 16, 255),
+        Gpu("sm_89", "cuda", 89, 32, 65536, 99 * KIB, 100 * KIB, 48, 24, 255),
         Gpu("sm_90", "cuda", 90, 32, 65536, 227 * KIB, 228 * KIB, 64, 32, 255),
         Gpu("sm_100", "cuda", 100, 32, 65536, 227 * KIB, 228 * KIB, 64, 32, 255),
+        Gpu("sm_120", "cuda", 120, 32, 65536, 99 * KIB, 100 * KIB, 48, 24, 255),
         Gpu("gfx942", "hip", "gfx942", 64, 4 * 512 * 64, 64 * KIB, 64 * KIB, 32, 16, 512),
+        Gpu("gfx950", "hip", "gfx950", 64, 4 * 512 * 64, 160 * KIB, 160 * KIB, 32, 16, 512),
     )
 }
 

@@ -116,7 +116,8 @@ _STARTS: Mapping[tuple[str, int], Mapping[int, tuple[int, int, int]]] = {
 }
 """By architecture and size of an element: how many of the shapes of each kind spill even in causal attention.
 
-Compiled with triton 3.9; where another compiler needs fewer registers, larger tiles than these are possible.
+Compiled with triton 3.9; where another compiler needs fewer registers, larger tiles than these are possible. For other
+architectures all are tried.
 """
 
 FEW = 16
@@ -144,7 +145,7 @@ def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
 
 def likely(arch: str, dim: int, itemsize: int) -> Candidates:
     """The candidates for many queries without those that do not fit an architecture even in the simplest pattern."""
-    starts = _STARTS[arch, itemsize][bucket(dim)]
+    starts = _STARTS.get((arch, itemsize), {}).get(bucket(dim), (0, 0, 0))
     shapes = candidates(dim, itemsize, FEW + 1)
     return {kind: shapes[kind][start:] for kind, start in zip(KINDS, starts, strict=True)}
 

@@ -12,12 +12,11 @@ import click
 
 from attnspec.cli.console import console
 from attnspec.cli.options import call_sizes, json_option, plan_options, program_of, spec_argument
+from attnspec.codegen.cost.gpus import GPUS
 
 if TYPE_CHECKING:
     from attnspec.codegen.cost.gpus import Gpu
     from attnspec.runtime.triton.ahead import Built
-
-ARCHES = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
 @click.command()
@@ -25,7 +24,7 @@ ARCHES = ("sm_80", "sm_90", "sm_100", "gfx942")
 @click.option(
     "--arch",
     "arches",
-    type=click.Choice(ARCHES),
+    type=click.Choice(tuple(GPUS)),
     multiple=True,
     default=("sm_90",),
     show_default=True,
@@ -54,7 +53,6 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
     """
     os.environ.pop("TRITON_INTERPRET", None)  # an interpreter compiles nothing
     from attnspec.cli.console import progress
-    from attnspec.codegen.cost.gpus import GPUS
     from attnspec.runtime.core.program import needed
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.triton.ahead import build
@@ -81,6 +79,9 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
         why = f"spills {row['spilled']} bytes a thread" if row["spilled"] else "needs more shared memory than there is"
         click.echo(f"{row['kernel']} on {row['arch']} {why}", err=True)
     if bad:
+        tiles = "a smaller one" if options["tile"] else "one such as --tile 32x32"
+        wide = ", and bfloat16 fewer than float32" if options["dtype"] == "float32" else ""
+        click.echo(f"smaller tiles take fewer registers and less memory: try {tiles}{wide}", err=True)
         sys.exit(1)
 
 
@@ -106,10 +107,10 @@ def _rows(gpu: Gpu, built: Built) -> list[dict[str, Any]]:
 def _table(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 3, 0, 0))
+    table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("GPU", "kernel", "tile"):
         table.add_column(column, no_wrap=True)
-    for column in ("warps", "stages", "registers", "spilled", "shared", "blocks", "occupancy"):
+    for column in ("warps", "stages", "regs", "spilled", "shared", "blocks", "occupancy"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         numbers = [str(row[name]) for name in ("warps", "stages", "registers", "spilled", "shared", "blocks")]
