@@ -193,6 +193,13 @@ def predictions(found: Insight, console: Console) -> None:
             both = "" if m.both is None else f"forward + backward {seconds(m.both)}"
             grid.add_row(f"{title}, {m.date}", forward, both, f"median of {m.runs}")
     _print(grid, console)
+    least = next((p.forward for p in found.predictions if p.device.startswith("this machine")), 0.0)
+    if found.measured is not None and found.measured.forward is not None and found.measured.forward < 0.95 * least:
+        console.print(
+            "  measured in less than the floor: the ceilings of this machine were measured while it was busy; "
+            "again with `attnspec bench --ceilings`",
+            soft_wrap=True,
+        )
     console.print()
 
 

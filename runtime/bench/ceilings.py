@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,11 +17,13 @@ from attnspec.codegen.cost.roofline import Device
 from attnspec.runtime.core.store import Cache
 
 _ROUNDS = 500_000
+_STABLE, _STALE, _MOST_RUNS = 0.02, 5, 40
+"""A measurement ends when so many calls in a row were not faster by this share, or after the last number of calls."""
 _COPY = 1 << 27  # floats: 512 MiB, larger than any cache
 
 
 def ceilings() -> Device:
-    """Measure this machine with torch's threads, some seconds, and remember the result.
+    """Measure this machine with torch's threads, some seconds, and remember the result in place of an earlier one.
 
     Raises CompilerError without a C++ compiler.
     """
@@ -32,7 +34,7 @@ def ceilings() -> Device:
     flops["float16"] = flops["float32"]  # the kernels compute float16 in float32
     source = torch.ones(_COPY)
     target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / _median(lambda: target.copy_(source))
+    bandwidth = 2 * source.nbytes / _least(lambda: target.copy_(source))
     name = f"this machine ({_processor()}, {threads} threads)"
     origin = (
         f"the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB, {time.strftime('%Y-%m-%d')}"
@@ -53,13 +55,18 @@ def _peak(dtype: str, threads: int) -> float:
         compiler().compile(peak_kernel(dtype), path)
         function = loaded(path).attnspec_peak
         function.restype, function.argtypes = ctypes.c_double, [ctypes.c_int64, ctypes.c_int32]
-        return float(function(_ROUNDS, threads)) / _median(lambda: function(_ROUNDS, threads))
+        return float(function(_ROUNDS, threads)) / _least(lambda: function(_ROUNDS, threads))
 
 
 def remembered() -> Device | None:
     """The machine's ceilings as they were measured last, or None."""
     note = Cache.default().note(_note())
     return None if note is None else Device(note["name"], note["flops"], note["bandwidth"], note["origin"])
+
+
+def forget() -> bool:
+    """Forget the machine's ceilings; whether there were any."""
+    return Cache.default().remove_note(_note())
 
 
 def _note() -> str:
@@ -78,11 +85,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _median(call: Callable[[], object], runs: int = 7) -> float:
+def _least(call: Callable[[], object]) -> float:
+    """The least seconds of a call, which other work on the machine can only add to: until more rounds find no less."""
     call()
-    seconds = []
-    for _ in range(runs):
+    best, stale = math.inf, 0
+    for _ in range(_MOST_RUNS):
         start = time.perf_counter()
         call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+        spent = time.perf_counter() - start
+        stale = 0 if spent < best * (1 - _STABLE) else stale + 1
+        best = min(best, spent)
+        if stale == _STALE:
+            break
+    return best

@@ -136,6 +136,14 @@ class Cache:
                 json.dump([_note_checksum(key, dict(value)), dict(value)], file)
             os.replace(name, notes / f"{key}.json")
 
+    def remove_note(self, key: str) -> bool:
+        """Remove the note under a key; whether there was one."""
+        try:
+            (self.folder / "notes" / f"{key}.json").unlink()
+        except OSError:
+            return False
+        return True
+
     def _remove(self, entry: Path) -> None:
         """Remove an entry so that no reader sees half of it."""
         with contextlib.suppress(OSError):

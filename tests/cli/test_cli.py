@@ -170,6 +170,18 @@ def test_bench_ceilings() -> None:
     assert machine["flops"]["float32"] > 1e9
     assert machine["bandwidth"] > 1e8
     assert machine["name"] in run("inspect", "window", "-n", "300").stdout  # of which nothing was measured
+    assert "--forget goes with --ceilings" in run("bench", "causal", "--forget", status=2).stderr
+    assert run("bench", "--ceilings", "--forget").stdout == "forgotten\n"
+    assert run("bench", "--ceilings", "--forget").stdout == "there were none\n"
+    assert machine["name"] not in run("inspect", "window", "-n", "300").stdout
+
+
+def test_ceilings_are_the_least_of_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attnspec.runtime.bench import ceilings
+
+    clock = iter([0.0, 9.0, 9.0, 12.0, *(12.0 + 3 * i // 2 for i in range(40))])
+    monkeypatch.setattr(ceilings.time, "perf_counter", lambda: float(next(clock)))
+    assert ceilings._least(lambda: None) <= 3.0
 
 
 def test_measured_times_stand_beside_predictions() -> None:

@@ -102,6 +102,14 @@ def _gpu(setup: Setup) -> str:
     return f"{known['device']} (driver {known['driver']}, CUDA {known['cuda']}, torch {known['torch']})"
 
 
+BEATEN = (
+    "faster than this machine's ceilings allow: they were measured while it was busy. Measure them again with "
+    "`attnspec bench --ceilings`, or forget them with `attnspec bench --ceilings --forget`"
+)
+_BEATS = 0.95
+"""A measured time that is so much less than the least one is no noise."""
+
+
 def prepared(setup: Setup, found: Outcome) -> str:
     """What the inputs take of each call; nothing where there are none."""
     if found.preparation is None or found.share is None:
@@ -119,6 +127,8 @@ def remarks(setup: Setup, found: Outcome) -> list[str]:
         said.append(
             f"predicted {seconds(expected)} from tiles and measured ceilings{most}: measured is {mine / expected:.2f}x"
         )
+        if mine < expected * _BEATS:
+            said.append(BEATEN)
     if (rate := useful(setup, found)) is not None:
         share = useful_share(setup, found)
         beside = "" if share is None else f", {share:.0%} of the pairs per second of plain causal attention"

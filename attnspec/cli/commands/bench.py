@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
 )
+@click.option("--forget", is_flag=True, help="With --ceilings: forget what was measured, and measure nothing.")
 @plan_options
 @size_options(length=8192, device=True)
 @json_option
@@ -62,6 +63,7 @@ def command(
     startup: bool,
     memory: bool,
     ceilings: bool,
+    forget: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -84,6 +86,13 @@ def command(
     if asked and spec:
         what = "all shipped specs" if suite else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
+    if forget and not (ceilings and device.type == "cpu"):
+        raise click.UsageError("--forget goes with --ceilings, on the CPU")
+    if forget:
+        from attnspec.runtime.bench.ceilings import forget as forget_ceilings
+
+        click.echo("forgotten" if forget_ceilings() else "there were none")
+        return
     if ceilings:
         _ceilings(as_json, device)
         return
