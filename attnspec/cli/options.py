@@ -40,7 +40,7 @@ class _LengthType(click.ParamType):  # type: ignore[type-arg]
         return int(length)
 
 
-_LENGTH, _HEADS = _LengthType(), click.IntRange(1, 1 << 14)
+LENGTH, _HEADS = _LengthType(), click.IntRange(1, 1 << 14)
 
 
 def complete_spec(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
@@ -81,12 +81,12 @@ def size_options(length: int | None, device: bool = False) -> Callable[[F], F]:
             click.option(
                 "-n",
                 "--length",
-                type=_LENGTH,
+                type=LENGTH,
                 default=length,
                 show_default="chosen for the pattern" if length is None else True,
                 help="Keys; beside axes, the n of their sizes. 64k is 65,536, 1e6 a million.",
             ),
-            click.option("--queries", type=_LENGTH, help="Query rows, if not as many as keys."),
+            click.option("--queries", type=LENGTH, help="Query rows, if not as many as keys."),
             click.option(
                 "--heads",
                 type=_HEADS,
@@ -170,7 +170,8 @@ def input_option(function: F) -> F:
         "given",
         multiple=True,
         metavar="NAME=VALUE",
-        help="An input: a number for all entries, a list, or a .npy file; several times for several inputs.  "
+        help="An input: a number for all entries, a list, a .npy file, or lengths:512 for documents of that mean "
+        "length; several times for several inputs.  "
         "[default: examples]",
     )(function)
 
@@ -188,6 +189,14 @@ def read_inputs(words: tuple[str, ...]) -> dict[str, Any]:
             raise click.UsageError(f"inputs are given as name=value, not {word!r}")
         if name in found:
             raise click.UsageError(f"the input {name} is given twice")
+        if value.startswith("lengths:"):
+            from attnspec.runtime.prepare.given import Lengths
+
+            mean = value.removeprefix("lengths:")
+            if not mean.isdecimal() or int(mean) < 1:
+                raise click.UsageError(f"{name}: lengths:512 is documents of mean length 512, not {value!r}")
+            found[name] = Lengths(int(mean))
+            continue
         if value.endswith(".npy"):
             try:
                 found[name] = np.load(value, allow_pickle=False)

@@ -145,7 +145,7 @@ def _head(rows: Rows, h: int, tile: Tile, most: int) -> Seen:
     tiles = ((s.first + s.n_q - 1) // tile.rows - first_tile + 1, -(-s.n // tile.columns))
     touched, full = np.zeros(tiles, dtype=bool), np.ones(tiles, dtype=bool)
     pairs = 0
-    for block in _blocks(s, 1 if rows.spec.order is None else rows.spec.order.rounds):
+    for block in blocks(s, 1 if rows.spec.order is None else rows.spec.order.rounds):
         counts = rows.counts(h, 0, block)
         pairs += sum(int(c.sum()) for c in counts)
         live = np.logical_or.reduce([c > 0 for c in counts])
@@ -161,7 +161,8 @@ def _head(rows: Rows, h: int, tile: Tile, most: int) -> Seen:
     return Seen(h, cells, pairs, int(touched.sum()), int((touched & full).sum()))
 
 
-def _blocks(sizes: Sizes, rounds: int) -> Iterator[slice]:
+def blocks(sizes: Sizes, rounds: int) -> Iterator[slice]:
+    """Blocks of rows whose pairs (of slots, with so many rounds of an order) are looked at together."""
     step = max(1, min(sizes.n_q, _BLOCK // max(1, sizes.n * rounds**2)))
     for start in range(0, sizes.n_q, step):
         yield slice(start, min(start + step, sizes.n_q))

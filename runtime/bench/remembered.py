@@ -30,10 +30,10 @@ class Measured:
 
 
 def remember(attend: Attention, setup: Setup, outcome: Outcome) -> None:
-    """Keep the median of a call whose plan the compiler chose; the other direction's is kept if it is there."""
+    """Keep the median of a call with example inputs and the compiler's plan; the other direction's stays as it is."""
     from attnspec.runtime.core.device import name_of
 
-    if attend.program.tile is not None or attend.program.layout != "auto":
+    if attend.program.tile is not None or attend.program.layout != "auto" or setup.given:
         return
     call = attend.spec, setup.sizes, setup.dim, setup.dtype_name, name_of(setup.device)
     known, seconds = recall(*call), outcome.timings["attnspec"].median

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,10 @@ Peer = Callable[[Tensor, Tensor, Tensor], Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """What to run: sizes, head size, element type, whether the backward pass belongs to it, how often, and where."""
+    """What to run: sizes, head size, element type, whether the backward pass belongs to it, how often, and where.
+
+    ``given`` are inputs in place of examples.
+    """
 
     sizes: Sizes
     dim: int
@@ -29,6 +32,7 @@ class Setup:
     backward: bool
     runs: int
     device: torch.device = CPU
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def dtype_name(self) -> str:
@@ -49,8 +53,9 @@ def inputs(setup: Setup, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def examples(spec: Spec, setup: Setup, seed: int = 0) -> dict[str, Tensor]:
-    """Example inputs of a pattern, as a call would give them: the same numbers on every device."""
-    return dict(_examples(spec, setup.sizes, setup.device, seed))
+    """Inputs of a pattern, as a call would give them: those of the setup, and examples, the same on every device."""
+    own = {name: t.to(setup.device) for name, t in setup.given.items()}
+    return {**_examples(spec, setup.sizes, setup.device, seed), **own}
 
 
 @functools.lru_cache(maxsize=1)

@@ -38,11 +38,7 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
         generator = torch.Generator().manual_seed(seed)
         shape = example_shape(spec, declared, sizes)
         if declared.form != "plain":
-            count = max(1, round(shape[-1] / 500))
-            cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
-            ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
-            offsets = torch.cat(ends, dim=-1)
-            found[declared.name] = offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
+            found[declared.name] = documents(declared, shape, _DOCUMENT, generator)
         elif declared.kind == "bool":
             found[declared.name] = torch.rand(shape, generator=generator) < 0.125
         elif declared.kind == "float":
@@ -54,6 +50,15 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
     return found
 
 
+def documents(declared: Input, shape: tuple[int, ...], mean: int, generator: torch.Generator) -> Tensor:
+    """Documents of a mean length over the last dimension: where they begin for ``offsets``, else their numbers."""
+    count = max(1, round(shape[-1] / mean))
+    cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
+    ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
+    offsets = torch.cat(ends, dim=-1)
+    return offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
+
+
 def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:
     """The shape of an example: what is whatever comes reaches as far as it is read, lists of what is chosen have 16."""
     shape = shape_of(declared, sizes)
@@ -62,7 +67,7 @@ def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:
     return tuple(_reach(spec, declared, axis, sizes) if x is None else x for axis, x in enumerate(shape))
 
 
-_CHOSEN, _FEW, _LOOK, _CHUNK = 16, 8, 256, 256
+_DOCUMENT, _CHOSEN, _FEW, _LOOK, _CHUNK = 500, 16, 8, 256, 256
 
 
 def _reach(spec: Spec, declared: Input, axis: int, sizes: Sizes) -> int:

@@ -20,7 +20,7 @@ from attnspec.relation.relation import inputs_of, scalar_names, scalars
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare.divisors import check_divisors
-from attnspec.runtime.prepare.example import example, example_shape
+from attnspec.runtime.prepare.example import documents, example, example_shape
 from attnspec.runtime.prepare.inputs import roots, shape_of
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.spec.arrays import array_of, check_names, derive, drawn_for, slots
@@ -37,6 +37,18 @@ class Given:
     sizes: Sizes
     arrays: Mapping[str, NDArray[Any]]
     text: str
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Documents of a mean length, drawn with a fixed seed: what may stand for an input that is sorted, or offsets."""
+
+    mean: int
+
+
+def tensors(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """As :func:`given`, as tensors of a call."""
+    return {name: torch.from_numpy(array.copy()) for name, array in given(spec, sizes, inputs).arrays.items()}
 
 
 def given(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any]) -> Given:
@@ -124,6 +136,11 @@ def _of(spec: Spec, sizes: Sizes, arrays: Mapping[str, NDArray[Any]]) -> Given:
 def _whole(declared: Input, value: Any, sizes: Sizes) -> Any:
     """One number becomes an array of the declared shape (offsets have none: they are given whole)."""
     value = _plain(value)
+    if isinstance(value, Lengths):
+        if declared.form == "plain":
+            raise ValueError(f"lengths are those of documents: `{declared}` is neither sorted nor offsets")
+        whole = (*(size or 0 for size in shape_of(declared, sizes)[:-1]), sizes.parameters(0, 0)["m"])
+        return documents(declared, whole, value.mean, torch.Generator().manual_seed(0)).numpy()
     if isinstance(value, (bool, int, float)):
         shape = shape_of(declared, sizes)
         known = [size for size in shape if size is not None]

@@ -11,8 +11,10 @@ import click
 from attnspec.cli.options import (
     call_sizes,
     device_option_of,
+    input_option,
     json_option,
     plan_options,
+    read_inputs,
     read_params,
     size_options,
     text_of,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--forget", is_flag=True, help="With --ceilings: forget what was measured, and measure nothing.")
 @plan_options
+@input_option
 @size_options(length=8192, device=True)
 @json_option
 def command(
@@ -64,6 +67,7 @@ def command(
     memory: bool,
     ceilings: bool,
     forget: bool,
+    given: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -86,6 +90,8 @@ def command(
     if asked and spec:
         what = "all shipped specs" if suite else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
+    if given and (asked or startup or memory or not spec):
+        raise click.UsageError("--input gives inputs of a SPEC that is timed")
     if forget and not (ceilings and device.type == "cpu"):
         raise click.UsageError("--forget goes with --ceilings, on the CPU")
     if forget:
@@ -121,7 +127,7 @@ def command(
     names = shipped() if suite else (spec or "",)
     for number, name in enumerate(names, 1):
         if not suite:
-            rows.append(_bench(name, params, backward, not no_flex, runs, options, device, autotune))
+            rows.append(_bench(name, params, backward, not no_flex, runs, options, device, autotune, given))
             break
         rows.append(_try(name, backward, not no_flex, runs, options, device))
         click.echo(f"[{number}/{len(names)}] {name}: {_said(rows[-1])}", err=True)
@@ -154,6 +160,7 @@ def _bench(
     options: dict[str, Any],
     device: torch.device,
     autotune: bool,
+    given: tuple[str, ...] = (),
 ) -> Row:
     import torch
 
@@ -162,10 +169,12 @@ def _bench(
     from attnspec.runtime.bench.race import bench
     from attnspec.runtime.bench.remembered import remember
     from attnspec.runtime.bench.setup import Setup
+    from attnspec.runtime.prepare.given import tensors
 
     attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     sizes = call_sizes(attend.spec, options)
-    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device)
+    own = tensors(attend.spec, sizes, read_inputs(given))
+    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device, own)
     with progress(attend.spec.name) as tick:
         found = bench(attend, setup, flex, tick, autotune)
     remember(attend, setup, found)

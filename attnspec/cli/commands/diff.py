@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnspec.cli.options import checked, complete_spec, json_option, params_of
+from attnspec.cli.options import LENGTH, checked, complete_spec, input_option, json_option, params_of, read_inputs
 
 if TYPE_CHECKING:
     from attnspec.analysis.compare import Comparison, Counted, Witness
     from attnspec.analysis.weights import Difference
+    from attnspec.spec.spec import Spec
+
+_MOST_PAIRS = 1 << 28
 
 
 @click.command()
@@ -22,11 +25,20 @@ if TYPE_CHECKING:
 @click.argument("params", nargs=-1, metavar="[NAME=VALUE]...")
 @click.option("--heads", type=click.IntRange(1), help="Query heads, where a pattern depends on their number.")
 @click.option("--pairs", "only_pairs", is_flag=True, help="Compare which pairs there are, and nothing else.")
+@input_option
+@click.option("-n", "--length", type=LENGTH, help="Keys and queries of the call that --input is for.  [default: 1,024]")
 @json_option
 def command(
-    first: str, second: str, params: tuple[str, ...], heads: int | None, only_pairs: bool, as_json: bool
+    first: str,
+    second: str,
+    params: tuple[str, ...],
+    heads: int | None,
+    only_pairs: bool,
+    given: tuple[str, ...],
+    length: int | None,
+    as_json: bool,
 ) -> None:
-    """Compare two patterns, exactly, for every length at once.
+    """Compare two patterns, exactly, for every length at once; with --input in one call with these inputs.
 
     Compared are which pairs there are, how often branches count them, and as they are written (names resolved,
     parameters put in) scores, sinks, rotations, scales, normalization and orders. Parameters apply to both; with
@@ -40,12 +52,18 @@ def command(
     count = heads or next((c for c in map(listed_heads, patterns) if c), None)
     counted: Counted | None = None
     others: tuple[Difference, ...] = ()
+    where = "for every length"
+    if length and not given:
+        raise click.UsageError("patterns are compared for every length: -n goes with --input")
     try:
-        relations = [lower(p, count) for p in patterns]
-        result = compare(*relations)
-        if not only_pairs:
-            counted = compare_counts(*relations) if result.equal else None
-            others = differences(*patterns)
+        if given:
+            result, counted, where = _in_a_call(patterns, length or 1024, count or 8, read_inputs(given))
+        else:
+            relations = [lower(p, count) for p in patterns]
+            result = compare(*relations)
+            counted = compare_counts(*relations) if result.equal and not only_pairs else None
+        others = () if only_pairs else differences(*patterns)
+        counted = counted if result.equal and not only_pairs else None
     except ValueError as error:  # the patterns are defined for different numbers of heads
         raise click.UsageError(str(error)) from None
     equal = result.equal and counted is None and not others
@@ -55,12 +73,38 @@ def command(
         click.echo(json.dumps({**data, "differences": [asdict(item) for item in others]}, indent=2))
     else:
         names = [f"{p.name} (the {which})" for p, which in zip(patterns, ("first", "second"), strict=True)]
-        click.echo("\n".join(_said(names, result, counted, others, only_pairs)))
+        click.echo("\n".join(_said(names, result, counted, others, only_pairs, where)))
     sys.exit(0 if equal else 1)
 
 
+def _in_a_call(
+    patterns: list[Spec], length: int, heads: int, inputs: dict[str, Any]
+) -> tuple[Comparison, Counted | None, str]:
+    """What :func:`compare_given` finds in a call of this length."""
+    from attnspec.codegen.cost.counted import TooMany
+    from attnspec.relation.sizes import Sizes, resized
+    from attnspec.report.given_diff import compare_given
+
+    first, second = patterns
+    if first.align != second.align or first.axes != second.axes:
+        raise click.UsageError("--input compares patterns of the same alignment and axes")
+    sizes = resized(first, Sizes(1, 1, heads, heads, 1, first.align == "end"), length)
+    if sizes.n * sizes.n_q > _MOST_PAIRS:
+        raise click.UsageError(f"{sizes.n:,} x {sizes.n_q:,} pairs are too many to look at: use a smaller -n")
+    try:
+        result, counted, words = compare_given(first, second, sizes, inputs)
+    except TooMany as error:
+        raise click.UsageError(f"{error}: use a smaller -n") from None
+    return result, counted, f"at n = {sizes.n:,} with inputs: {words}"
+
+
 def _said(
-    names: list[str], result: Comparison, counted: Counted | None, others: tuple[Difference, ...], only_pairs: bool
+    names: list[str],
+    result: Comparison,
+    counted: Counted | None,
+    others: tuple[Difference, ...],
+    only_pairs: bool,
+    where: str,
 ) -> list[str]:
     """What is printed, line by line."""
     one, two = names
@@ -82,7 +126,7 @@ def _said(
     elif others:
         lines = ["the same pairs"]
     else:
-        lines = ["the same pairs for every length" if only_pairs else "equal for every length"]
+        lines = [f"the same pairs {where}" if only_pairs else f"equal {where}"]
     if others:
         lines[0] += "; " + _listed([item.what for item in others]) + " differ"
     for item in others:

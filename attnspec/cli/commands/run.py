@@ -13,8 +13,10 @@ from attnspec.cli.console import console
 from attnspec.cli.options import (
     call_sizes,
     device_option_of,
+    input_option,
     json_option,
     plan_options,
+    read_inputs,
     read_params,
     size_options,
     spec_argument,
@@ -43,11 +45,13 @@ ORDERED = 2048
 @click.option("--runs", type=click.IntRange(1), default=9, show_default=True, help="Timed rounds, at most.")
 @click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Seconds for timed rounds.")
 @plan_options
+@input_option
 @size_options(length=16384, device=True)
 @json_option
 def command(
     spec: str,
     params: tuple[str, ...],
+    given: tuple[str, ...],
     text: Path | None,
     steps: int,
     no_flex: bool,
@@ -69,6 +73,10 @@ def command(
     chosen = click.get_current_context().get_parameter_source
     if text is None and chosen("steps") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--steps counts steps of training, which --text FILE asks for")
+    if text is not None and given:
+        raise click.UsageError(
+            "--input has no meaning with --text: a model learns its float inputs, others are examples"
+        )
     if text is not None:
         from attnspec.cli.training import train_on
 
@@ -77,11 +85,14 @@ def command(
     import torch
 
     from attnspec.runtime.bench.setup import Setup
+    from attnspec.runtime.prepare.given import tensors
 
     sizes = call_sizes(attend.spec, options)
-    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device)
+    values = read_inputs(given)
+    own = tensors(attend.spec, sizes, values)
+    setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device, own)
     if not as_json:
-        _introduce(attend, setup, options)
+        _introduce(attend, setup, options, values)
     checked = _checked(attend.spec, setup)
     verdict = _verify(attend, checked)
     forward, both = _race(attend, setup, not no_flex, budget)
@@ -92,13 +103,14 @@ def command(
     sys.exit(0 if verdict.agrees else 1)
 
 
-def _introduce(attend: Attention, setup: Setup, options: dict[str, Any]) -> None:
+def _introduce(attend: Attention, setup: Setup, options: dict[str, Any], values: dict[str, Any]) -> None:
     """Picture and cost."""
     from attnspec.report.insight import insight
     from attnspec.report.text import summary
 
     tile, layout = tile_of(options), options["layout"]
-    found = insight(attend.spec, setup.sizes, setup.dim, setup.dtype_name, 24, tile=tile, layout=layout)
+    asked = {"tile": tile, "layout": layout, "inputs": values}
+    found = insight(attend.spec, setup.sizes, setup.dim, setup.dtype_name, 24, **asked)
     summary(found, console())
 
 
