@@ -25,6 +25,7 @@ def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
 
     ``given`` are predicates that hold beside it. Where a read lies outside its input, the equality itself is false.
     """
+    pred = plain(pred) if given else pred  # decided, where it can be, before the key's edges become the query's
     for fact in given:
         for part in fact.args if isinstance(fact, e.And) else (fact,):
             edges = dict(_edges(part))
@@ -42,7 +43,56 @@ def plain(pred: e.Pred, given: Iterable[e.Pred] = ()) -> e.Pred:
             return make.disjunction([plain(a) for a in args])
         case e.Not(arg):
             return make.negation(plain(arg))
+        case e.Cmp() if _outside(pred):
+            return e.Bool(False)
     return pred
+
+
+def _outside(atom: e.Cmp) -> bool:
+    """Whether a comparison asks for a place before a document's first position or behind its last.
+
+    >>> from attnspec.check.check import check_text
+    >>> local = "attend k - first(doc, k) < 0  attend q == k"
+    >>> print(plain(check_text(f"attention a {{ input doc: int[n] sorted {local} }}").pred))
+    q == k
+    """
+    factors = _factors(make.add([atom.left, make.negative(atom.right)]))
+    constant = factors.pop(e.Int(1), 0)
+    edges = [part for part in factors if isinstance(part, e.Read) and part.name.endswith((".first", ".last"))]
+    if len(factors) != 2 or len(edges) != 1:
+        return False
+    edge = edges[0]
+    sign = -factors[edge] if edge.name.endswith(".first") else factors[edge]  # of a distance that is never negative
+    other = edge.indices[-1]
+    if abs(sign) != 1 or factors.get(other) != -factors[edge]:
+        return False
+    ends = {"<": -1, "<=": 0, "==": 0} if sign > 0 else {">": -1, ">=": 0, "==": 0}
+    return atom.op in ends and constant * sign > ends[atom.op]
+
+
+def both_sides(pred: e.Pred) -> e.Pred:
+    """The same predicate, with what it says of the edges of the query's document said of the key's document too.
+
+    Of a tile of keys alone the one tells nothing, the other which of its keys begin a document.
+
+    >>> from attnspec.check.check import check_text
+    >>> local = "within doc[q] == doc[k]  attend k - first(doc, k) < 4"
+    >>> print(both_sides(plain(check_text(f"attention a {{ input doc: int[n] sorted {local} }}").pred)))
+    k - first(doc, q) < 4 and doc[q] == doc[k] and k - first(doc, k) < 4
+    """
+    if not isinstance(pred, e.And):
+        return pred
+    parts = list(_flat(pred))
+    table = {query: key for part in parts for key, query in _edges(part)}
+    return make.conjunction([*parts, *(other for part in parts if (other := replace(part, table)) not in parts)])
+
+
+def _flat(pred: e.Pred) -> Iterator[e.Pred]:
+    """What a predicate is the conjunction of."""
+    for arg in pred.args if isinstance(pred, e.And) else ():
+        yield from _flat(arg)
+    if not isinstance(pred, e.And):
+        yield pred
 
 
 def _edges(fact: e.Pred) -> Iterator[tuple[e.Node, e.Node]]:
@@ -65,11 +115,16 @@ def _collect(node: e.Node) -> e.Node:
     inner = node.map(_collect)
     if not isinstance(inner, e.Add):
         return inner
-    factors: dict[e.IntExpr, int] = {}
-    for factor, part in _parts(inner, 1):
-        factors[part] = factors.get(part, 0) + factor
-    terms = [make.multiply(e.Int(f), part) for part, f in factors.items() if f]
+    terms = [make.multiply(e.Int(f), part) for part, f in _factors(inner).items() if f]
     return make.add(terms) if terms else e.Int(0)
+
+
+def _factors(node: e.IntExpr) -> dict[e.IntExpr, int]:
+    """The terms of a sum, each with its factor; the constant stands beside 1."""
+    factors: dict[e.IntExpr, int] = {}
+    for factor, part in _parts(node, 1):
+        factors[part] = factors.get(part, 0) + factor
+    return factors
 
 
 def _parts(node: e.IntExpr, factor: int) -> Iterator[tuple[int, e.IntExpr]]:

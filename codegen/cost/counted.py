@@ -147,6 +147,8 @@ def _bounds(item: Pass, env: Mapping[str, Any], c: int, first: int, last: int) -
         if ends[1] is not None:
             high = min(high, (ends[1] - c) // step // item.tile.columns)
     here = {**env, "q_first": first, "q_last": last}
+    if not bool(holds(item.tests.query_live, here)):
+        return low, low - 1
     for bounds in item.tests.key_limits:
         if bounds.low is not None:
             low = max(low, (int(value_of(bounds.low, here)[0]) - c) // step // item.tile.columns)

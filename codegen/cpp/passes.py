@@ -99,6 +99,8 @@ def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -
     corners = {side: _CORNERS.format(side=side, name=name) for side, name in (("q", "query"), ("k", "key"))}
     if tests.corners:
         yield corners[here[0]]
+    if tests.alive(here[0]) != ALWAYS:
+        yield f"if (!({cxx.predicate(tests.alive(here[0]), reads, wide=True)})) return;"
     for bounds in tests.limits(here[0]):
         ends = (("INT64_MIN", bounds.low), ("INT64_MAX", bounds.high))
         low, high = (far if end is None else f"int64_t({cxx.term(end, reads, wide=True)})" for far, end in ends)

@@ -2,7 +2,8 @@
 
 A divisor that comes with the call (``q // chunk == k // chunk``) has no affine form, but ``q // chunk`` never decreases
 with q. So the first and last query and key of a tile bound both sides, and a comparison may be impossible, or certain,
-in a whole tile; and queries from here to there leave keys from where to where.
+in a whole tile; and queries from here to there leave keys from where to where. Where the runs of a sorted input begin
+and end never decreases either: ``first(doc, q)`` lies between that of the first and that of the last query.
 
 >>> chunk = e.Read("chunk", ())
 >>> same = e.Cmp("==", e.FloorDiv(e.Var("q"), chunk), e.FloorDiv(e.Var("k"), chunk))
@@ -14,7 +15,7 @@ q_first // max(chunk, 1) == k_last // max(chunk, 1) and k_first // max(chunk, 1)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attnspec.spec import contents, make
@@ -32,6 +33,7 @@ SLOTS: Sides = {"q_slot": _Q, "k_slot": _K}
 
 _MOVES = e.POSITIONS | e.SLOTS
 _ZERO, _ONE = e.Int(0), e.Int(1)
+_LAST = e.Add((e.Var("n"), e.Int(-1)))
 _FAR = 1 << 60
 """Beyond all positions, whatever it is divided by: up to _MOST_OVER."""
 _MOST_OVER = 1 << 16
@@ -61,6 +63,12 @@ def bounds(node: e.IntExpr, sides: Sides) -> Bounds | None:
     match node:
         case e.Var(name):
             return sides.get(name)
+        case e.Read(name, indices) if is_edge(node) and not contents.free(e.Add(indices[:-1])) & _MOVES:
+            inner = bounds(indices[-1], sides)
+            if inner is None:
+                return None
+            start, end = (e.Read(name, (*indices[:-1], _inside(place))) for place in inner)
+            return start, end
         case e.Add(terms):
             parts = [bounds(term, sides) for term in terms]
             known = [part for part in parts if part is not None]
@@ -94,6 +102,16 @@ def bounds(node: e.IntExpr, sides: Sides) -> Bounds | None:
             low, high = inner
             return e.Max((_ZERO, low, make.negative(high))), e.Max((high, make.negative(low)))
     return None
+
+
+def is_edge(node: e.Node) -> bool:
+    """Whether a node reads where a run of a sorted input begins or ends; the input must have ``n`` entries in a row."""
+    return isinstance(node, e.Read) and node.name.endswith((".first", ".last"))
+
+
+def _inside(place: e.IntExpr) -> e.IntExpr:
+    """The nearest of the places 0 to n - 1: a comparison that reads another is false."""
+    return e.Max((e.Min((place, _LAST)), _ZERO))
 
 
 def _product(left: e.IntExpr, right: e.IntExpr, sides: Sides) -> Bounds | None:
@@ -140,7 +158,7 @@ def certain(pred: e.Pred, sides: Sides) -> e.Pred:
         case e.Bool():
             return pred
         case e.Cmp(op, left, right):
-            return _compare(op, left, right, sides, True)
+            return make.conjunction([_compare(op, left, right, sides, True), *_reads_inside(pred, sides)])
         case e.And(args):
             return make.conjunction([certain(arg, sides) for arg in args])
         case e.Or(args):
@@ -154,6 +172,16 @@ def certain(pred: e.Pred, sides: Sides) -> e.Pred:
             inner = certain(body, sides)
             return inner if isinstance(inner, e.Bool) else type(pred)(var, domain, inner)
     return e.Bool(False)
+
+
+def _reads_inside(pred: e.Pred, sides: Sides) -> Iterator[e.Pred]:
+    """That no pair of a tile reads beside an input: there a comparison is false."""
+    places = (
+        bounds(node.indices[-1], sides) for node in contents.walk(pred) if isinstance(node, e.Read) if is_edge(node)
+    )
+    for low, high in dict.fromkeys(place for place in places if place is not None):
+        yield make.compare(">=", low, _ZERO)
+        yield make.compare("<=", high, _LAST)
 
 
 def tells(atom: e.Pred, sides: Sides) -> bool:

@@ -3,7 +3,8 @@
 Three kinds of atoms tell: that query and key are in the same run of a sorted input (``doc[q] == doc[k]``), which bounds
 the keys of a query tile by binary search; an entry that is the same for all pairs of a tile, of a table or list of
 blocks (``keep[b, h, q // 64, k // 64]``); and comparisons of which a tile's corners tell, because a divisor or a factor
-comes with the call (``q // chunk == k // chunk``: see :mod:`attnspec.codegen.plan.corners`).
+comes with the call (``q // chunk == k // chunk``), or because they count from where a document begins
+(``k - first(doc, k) < 4``): see :mod:`attnspec.codegen.plan.corners`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from math import gcd
 
 from attnspec.codegen.layouts.base import Layout
 from attnspec.codegen.layouts.residue import IDENTITY
-from attnspec.codegen.plan.corners import POSITIONS, SLOTS, Limit, certain, limit, possible, tells
+from attnspec.codegen.plan.corners import POSITIONS, SLOTS, Limit, certain, is_edge, limit, possible, tells
 from attnspec.codegen.tiles import Tile
+from attnspec.relation.documents import both_sides
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
@@ -63,6 +65,8 @@ class Tests:
     every: e.Pred = ALWAYS
     key_limits: tuple[Limit, ...] = ()
     query_limits: tuple[Limit, ...] = ()
+    query_live: e.Pred = ALWAYS
+    key_live: e.Pred = ALWAYS
 
     def lines(self) -> Iterator[str]:
         """What is left open at compile time, and how a kernel finds out."""
@@ -95,6 +99,10 @@ class Tests:
         """What bounds the inner tiles of a tile of queries (``"q"``) or of keys (``"k"``)."""
         return self.key_limits if outer == "q" else self.query_limits
 
+    def alive(self, outer: str) -> e.Pred:
+        """What holds of the corners of every tile of queries (``"q"``) or of keys (``"k"``) that has inner tiles."""
+        return self.query_live if outer == "q" else self.key_live
+
     def rest(self, pred: e.Pred) -> e.Pred:
         """What is left to evaluate for the pairs of a visited tile: blocks that are required hold there."""
         table: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in self.blocks if atom in self.required}
@@ -113,7 +121,7 @@ def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout,
     blocks = tuple(atom for atom in unknown if layout == IDENTITY and _is_block(atom, tile))
     decided = {run.atom for run in runs} | set(blocks)
     required = _required(pred)
-    found = _corners(pred, tuple(atom for atom in unknown if atom not in decided), required, layout)
+    found = _corners(spec, pred, unknown, frozenset(decided), layout)
     rest = set(unknown) - set(found.corners)
     whole = decided >= rest and not _negative(pred, rest, False)
     return replace_(
@@ -121,24 +129,46 @@ def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout,
     )
 
 
-def _corners(pred: e.Pred, atoms: tuple[e.Pred, ...], required: set[e.Pred], layout: Layout) -> Tests:
-    """What corners tell of atoms; nothing where that takes too long to find out in a kernel."""
+def _corners(
+    spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], decided: frozenset[e.Pred], layout: Layout
+) -> Tests:
+    """What corners tell of atoms; nothing where that takes too long to find out in a kernel.
+
+    ``decided`` are atoms that are found out in other ways.
+    """
     sides = SLOTS if layout.order else POSITIONS
     (query, _), (key, _) = sides.items()
-    signs = _signs(pred, True)
+    own = frozenset(_parts(pred))
+    parts = tuple(part for part in _parts(both_sides(pred)) if _inside(spec, part))
+    signs = set().union(*(_signs(part, True) for part in parts))
     try:
-        atoms = tuple(atom for atom in atoms if (atom, True) in signs or (atom, False) in signs)
-        atoms = tuple(atom for atom in atoms if tells(atom, sides))
-        live = possible(s.conjunction([part for part in _parts(pred) if set(contents.walk(part)) & set(atoms)]), sides)
-        every = [certain(atom, sides) for atom in atoms if (atom, True) in signs]
-        every += [s.negation(possible(atom, sides)) for atom in atoms if (atom, False) in signs]
+        moved = {atom for atom, _ in signs if any(map(is_edge, contents.walk(atom)))}
+        open_ = dict.fromkeys((*unknown, *sorted(moved, key=str)))
+        atoms = tuple(a for a in open_ if a not in decided and {(a, True), (a, False)} & signs and tells(a, sides))
+        asked = tuple(part for part in parts if not set(atoms).isdisjoint(contents.walk(part)))
+        required = _required(s.conjunction(list(asked)))
+        live = possible(s.conjunction(list(asked)), sides)
+        others: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in decided}
+        every = [certain(_tidy(replace(part, others)), sides) for part in asked if part in own]
         ends = [[limit(atom, side, sides) for atom in atoms if atom in required] for side in (key, query)]
+        alone = [
+            s.conjunction([possible(a, sides) for a in atoms if a in required and contents.free(a) & {*sides} == {one}])
+            for one in (query, key)
+        ]
     except TooLarge:
         return NO_TESTS
     keys, queries = (tuple(found for found in side if found is not None and found.plain) for side in ends)
     if max(contents.measure(node)[0] for node in (live, *every)) > _MOST:
         return NO_TESTS
-    return Tests((), (), frozenset(), False, (), atoms, live, s.conjunction(every), keys, queries)
+    return Tests((), (), frozenset(), False, (), atoms, live, s.conjunction(every), keys, queries, *alone)
+
+
+def _inside(spec: Spec, part: e.Pred) -> bool:
+    """Whether the edges of documents that a predicate reads are those of inputs with an entry for each position."""
+    whole = {item.name for item in spec.inputs if item.sizes and item.sizes[-1] == e.Var("n")}
+    return all(
+        node.name.split(".")[0] in whole for node in contents.walk(part) if isinstance(node, e.Read) and is_edge(node)
+    )
 
 
 def _parts(pred: e.Pred) -> Iterator[e.Pred]:

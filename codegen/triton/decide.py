@@ -19,7 +19,7 @@ from attnspec.spec import make
 def predicates(pass_: Pass) -> list[e.Pred]:
     """The predicates that a kernel of a pass evaluates: in partial tiles, and once for a tile."""
     tests = pass_.tests
-    corners = [tests.live, tests.every, make.negation(tests.every)]
+    corners = [tests.live, tests.every, make.negation(tests.every), tests.query_live, tests.key_live]
     return [tests.rest(pass_.pred), *_blocks(pass_), *(pred for pred in corners if not isinstance(pred, e.Bool))]
 
 
@@ -66,6 +66,9 @@ def window(context: Context, pass_: Pass, outer: Side, inner: Side) -> Iterator[
             if end is not None:
                 place = inner.slot(context.call(context.end(end), **corners))
                 yield f"{name} = {function}({name}, {divided(place, inner.size)})"
+    alive = pass_.tests.alive(outer.name)
+    if alive != ALWAYS:
+        yield f"hi = tl.where({context.call(context.allowed(alive), **corners)}, hi, lo - 1)"
 
 
 def splits(pass_: Pass) -> bool:

@@ -99,6 +99,19 @@ def test_tiles_that_inputs_rule_out_are_not_visited() -> None:
     assert (found.full, found.partial, found.pairs) == (3, 0, 64 * 64 + 64 * 64 + 58 * 58)
 
 
+def test_a_window_and_a_prefix_of_a_document_walk_their_tiles_only() -> None:
+    local = "attention a { input doc: int[batch, n] sorted  attend doc[q] == doc[k] and 0 <= q - k and q - k < 512 }"
+    one = np.zeros((1, 4096), dtype=np.int64)
+    few = (np.arange(4096) // 1501)[None]
+    for doc in (one, few):
+        plain = attnspec.compile(local).cost(n=4096, doc=doc)
+        both = attnspec.compile("packed_window", start=4, recent=512).cost(n=4096, doc=doc)
+        assert plain.pairs < both.pairs < 1.01 * plain.pairs
+        assert both.heads[0].computed < 1.3 * plain.heads[0].computed
+        none = attnspec.compile("packed_window", start=0, recent=512).cost(n=4096, doc=doc)
+        assert (none.pairs, none.heads[0].computed) == (plain.pairs, plain.heads[0].computed)
+
+
 def test_inputs_whose_names_collide() -> None:
     text = "attention a { input dim: int[batch]  input scale: float[heads]  within k < dim  score s + scale[h] * k }"
     attend = attnspec.compile(text, target="dense")

@@ -14,16 +14,22 @@ from attnspec.codegen.plan.corners import POSITIONS, SLOTS, certain, limit, poss
 from attnspec.runtime.core.arguments import CallError
 from attnspec.spec import contents
 from attnspec.spec import expr as e
+from attnspec.spec.arrays import runs
 from attnspec.spec.evaluate import holds, table, value_of
 from tests.support.core_strategies import InputCase, input_cases, ordered_cases
 
 CHUNK = e.Read("chunk", ())
+DOC = np.asarray([0, 0, 1, 1, 1, 1, 1, 4, 4, 4, 5, 6, 6, 6, 6, 6, 6, 6, 6, 6, 9])
+EDGES = {table(f"doc.{edge}"): found for edge, found in zip(("first", "last"), runs(DOC), strict=True)}
 DIVISORS = (CHUNK, CHUNK, e.Add((CHUNK, e.Int(2))), e.Int(3))
 
 
 @st.composite
 def whole(draw: Any, names: tuple[str, ...], size: int = 3) -> e.IntExpr:
     """An integer over some variables, with divisors that come with the call."""
+    if size == 0 and draw(st.integers(0, 3)) == 0:
+        place = e.Add((e.Var(draw(st.sampled_from(names))), e.Int(draw(st.integers(-1, 1)))))
+        return e.Read(draw(st.sampled_from(("doc.first", "doc.last"))), (place,))
     if size == 0:
         return draw(st.sampled_from([*map(e.Var, names), *map(e.Var, names), e.Int(draw(st.integers(-5, 9))), CHUNK]))  # type: ignore[no-any-return]
     a, by = draw(whole(names, size - 1)), draw(st.sampled_from(DIVISORS))
@@ -48,7 +54,7 @@ def ends(low: int, high: int, side: str) -> dict[str, int]:
     comparisons(), st.integers(1, 12), st.integers(-6, 30), st.integers(0, 30), st.integers(1, 12), st.integers(1, 12)
 )
 def test_comparisons(atom: e.Cmp, chunk: int, x: int, y: int, height: int, width: int) -> None:
-    env: dict[str, Any] = {table("chunk"): np.asarray(chunk), **ends(x, x + height - 1, "q")}
+    env: dict[str, Any] = {table("chunk"): np.asarray(chunk), **EDGES, "n": len(DOC), **ends(x, x + height - 1, "q")}
     q, keys = np.arange(x, x + height)[:, None], np.arange(-80, 90)
     every = np.broadcast_to(holds(atom, {**env, "q": q, "k": keys}), (height, len(keys)))
     here = every[:, (keys >= y) & (keys < y + width)]

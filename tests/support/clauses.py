@@ -27,6 +27,11 @@ def _blocks(batch: int, n: int) -> dict[str, Tensor]:
     return {"keep": _random(batch, HEADS, -(-n // 32), -(-n // 32)) < 0.4}
 
 
+def long_documents(batch: int, n: int) -> dict[str, Tensor]:
+    """Two documents, far longer than tiles where there is room."""
+    return {"doc": (torch.arange(n) * 5 > torch.arange(batch)[:, None] * 40 + n).long() - 3}
+
+
 def _lists(batch: int, n: int) -> dict[str, Tensor]:
     return {"top": (_random(batch, HEADS, -(-n // 32), 3) * (n // 32 + 3)).long() - 1}
 
@@ -57,6 +62,16 @@ CLAUSES: dict[str, tuple[str, Inputs]] = {
         "input doc: int[batch, n] sorted  within doc[q] == doc[k]"
         "  attend window(20) at (q - first(doc, q), k - first(doc, k))",
         documents,
+    ),
+    "local sinks": (
+        "input doc: int[batch, n] sorted  let place(i) = i - first(doc, i)  within doc[q] == doc[k] and causal"
+        "  attend sinks(4) at (place(q), place(k))  attend window(20) at (place(q), place(k))",
+        long_documents,
+    ),
+    "local ends": (
+        "input doc: int[n] offsets  within doc[q] == doc[k]  attend last(doc, k) - k < 3"
+        "  attend q - first(doc, q) < 2  attend |q - k| < 9 and not k - first(doc, k) == 5",
+        lambda b, n: {"doc": torch.tensor([0, n // 9, n // 9, n - n // 3, n])},
     ),
     "local dilated": (
         "input doc: int[batch, n] sorted  within doc[q] == doc[k]"

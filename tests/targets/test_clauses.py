@@ -45,7 +45,7 @@ def test_clauses_in_16_bits(name: str, dtype: torch.dtype) -> None:
     agree(compiled(f"attention a {{ {clauses} }}", "cpp"), q, k, v, inputs=inputs(1, 200))
 
 
-FEWER = ("documents", "local window", "padding", "prefix", "alibi", "sink")
+FEWER = ("documents", "local window", "local sinks", "local ends", "padding", "prefix", "alibi", "sink")
 
 
 @pytest.mark.parametrize(
