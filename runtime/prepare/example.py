@@ -23,7 +23,8 @@ from attnspec.spec.spec import Spec
 def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
     """Plausible inputs for a spec, as a call would give them; ``random`` inputs are left to be drawn.
 
-    Documents of 500 positions on average; booleans of which one in eight is true; numbers around 0.1. Integers that a
+    Documents of 500 positions on average, the first one longer than what the pattern counts (a window, say), so that it
+    shows; booleans of which one in eight is true; numbers around 0.1. Integers that a
     position, a block or the like is compared with are spread evenly over what that takes on; what is only compared
     with itself gets one of eight values; other integers are between 1 and what they bound, or n, as lengths are.
 
@@ -38,7 +39,7 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
         generator = torch.Generator().manual_seed(seed)
         shape = example_shape(spec, declared, sizes)
         if declared.form != "plain":
-            found[declared.name] = documents(declared, shape, _DOCUMENT, generator)
+            found[declared.name] = documents(declared, shape, _DOCUMENT, generator, _longest(spec, shape[-1]))
         elif declared.kind == "bool":
             found[declared.name] = torch.rand(shape, generator=generator) < 0.125
         elif declared.kind == "float":
@@ -50,13 +51,27 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
     return found
 
 
-def documents(declared: Input, shape: tuple[int, ...], mean: int, generator: torch.Generator) -> Tensor:
-    """Documents of a mean length over the last dimension: where they begin for ``offsets``, else their numbers."""
-    count = max(1, round(shape[-1] / mean))
-    cuts = torch.randint(0, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
+def documents(
+    declared: Input, shape: tuple[int, ...], mean: int, generator: torch.Generator, longest: int = 0
+) -> Tensor:
+    """Documents of a mean length over the last dimension: where they begin for ``offsets``, else their numbers.
+
+    The first one has at least ``longest`` positions.
+    """
+    count = max(1, round((shape[-1] - longest) / mean) + (longest > 0))
+    cuts = torch.randint(longest, shape[-1] + 1, (*shape[:-1], count - 1), generator=generator).sort(dim=-1).values
     ends = [cuts.new_zeros((*shape[:-1], 1)), cuts, cuts.new_full((*shape[:-1], 1), shape[-1])]
     offsets = torch.cat(ends, dim=-1)
     return offsets if declared.form == "offsets" else numbers(offsets, shape[-1])
+
+
+def _longest(spec: Spec, n: int) -> int:
+    """Twice the largest number of a pattern that fits, if it takes a long document to show what that does; else 0."""
+    nodes = (node for branch in spec.branches for node in contents.walk(branch.pred))
+    largest = max((abs(node.value) for node in nodes if isinstance(node, e.Int) and abs(node.value) < n), default=0)
+    if 2 * largest <= _DOCUMENT:
+        return 0
+    return min(2 * largest, n * 3 // 4 if largest < n * 3 // 4 else n)
 
 
 def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:

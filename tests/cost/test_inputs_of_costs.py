@@ -112,6 +112,18 @@ def test_a_window_and_a_prefix_of_a_document_walk_their_tiles_only() -> None:
         assert (none.pairs, none.heads[0].computed) == (plain.pairs, plain.heads[0].computed)
 
 
+@pytest.mark.parametrize("n", [1100, 2048, 16384])
+def test_an_example_has_a_document_that_is_longer_than_the_window(n: int) -> None:
+    sizes = Sizes(n, n, 1, 1, 2, True)
+    doc = example(attnspec.read("packed_window"), sizes, torch.Generator().manual_seed(0))["doc"]
+    for row in doc:
+        lengths = row.unique(return_counts=True)[1]
+        assert lengths.max() > 1024
+        assert len(lengths) > 1 or n == 1100
+    docs = example(attnspec.read("packed"), sizes, torch.Generator().manual_seed(0))["doc"]
+    assert len(docs[0].unique()) == round(n / 500)
+
+
 def test_inputs_whose_names_collide() -> None:
     text = "attention a { input dim: int[batch]  input scale: float[heads]  within k < dim  score s + scale[h] * k }"
     attend = attnspec.compile(text, target="dense")
