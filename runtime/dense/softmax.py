@@ -72,7 +72,9 @@ def dense(
     shape = (*q.shape[:3], k.shape[2])
     parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
     q, k = turned(spec, q, k, sizes, inputs)
-    keys, values = (per_head(t, q.shape[1]) for t in (k, v))
+    seen = together(parts) > 0
+    keys, values = (_without(per_head(t, q.shape[1]), seen.any(-2)) for t in (k, v))
+    q = _without(q, seen.any(-1))
     whole = Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
     return dense_block(spec, q, keys, values, scale, inputs, parts, sizes, whole)
 
@@ -131,6 +133,11 @@ def scores_block(
 def together(counts: Sequence[Tensor]) -> Tensor:
     """How often pairs count in all branches together."""
     return counts[0] if len(counts) == 1 else torch.stack([part.long() for part in counts]).sum(0)
+
+
+def _without(x: Tensor, seen: Tensor) -> Tensor:
+    """Vectors without those that have no part in any pair: zero times what they hold may be no number."""
+    return x.masked_fill(~seen[..., None], 0.0)
 
 
 def _softmax(scores: Tensor, counts: Tensor, values: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:

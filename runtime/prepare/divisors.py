@@ -12,6 +12,7 @@ import numpy as np
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.visible import array
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import domain_values, table, value_of
@@ -61,4 +62,4 @@ def _environments(binders: Binders, env: Mapping[str, Any]) -> Iterator[Mapping[
 
 
 def _array(value: Any) -> Any:
-    return value if isinstance(value, np.ndarray) else value.numpy(force=True)
+    return value if isinstance(value, np.ndarray) else array(value)

@@ -174,8 +174,17 @@ def _places(
 
 def _unit(x: Tensor) -> Tensor:
     """Vectors of length one; a zero vector stays zero."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    return torch.nn.functional.normalize(wide, dim=-1).to(x.dtype)
+    wide, wrong = _finite(x if x.dtype == torch.float64 else x.float())
+    return torch.nn.functional.normalize(wide, dim=-1).masked_fill(wrong, torch.nan).to(x.dtype)
+
+
+def _finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors without those that are not finite, and which these are: whoever turns them gives NaN for all of one.
+
+    Backward would multiply them by the zeros that are the gradients of what no row sees, which is no number.
+    """
+    wrong = ~x.isfinite().all(-1, keepdim=True)
+    return x.masked_fill(wrong, 0.0), wrong
 
 
 class _Turn(torch.autograd.Function):
@@ -216,8 +225,10 @@ def _split(x: Tensor, pairs: bool) -> tuple[Tensor, Tensor]:
 def _turn_whole(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int) -> Tensor:
     """What _Turn computes, in terms that a compiler can fuse, and differentiable in the tables too."""
     stop = start + 2 * cos.shape[-1]
-    a, b = (t.to(cos.dtype) for t in _split(x[..., start:stop], pairs))
+    part, wrong = _finite(x[..., start:stop])
+    a, b = (t.to(cos.dtype) for t in _split(part, pairs))
     first, second = (a * cos - b * sin).to(x.dtype), (b * cos + a * sin).to(x.dtype)
     turned = torch.stack((first, second), dim=-1).flatten(-2) if pairs else torch.cat((first, second), dim=-1)
+    turned = turned.masked_fill(wrong, torch.nan)
     parts = (x[..., :start], turned, x[..., stop:])
     return turned if stop - start == x.shape[-1] else torch.cat(parts, dim=-1)

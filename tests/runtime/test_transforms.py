@@ -241,10 +241,20 @@ def test_inputs_are_checked_inside_transforms() -> None:
             vmap(lambda q, k, v, given: attend(q, k, v, **given))(q, k, v, given)
 
 
-@pytest.mark.parametrize("name", ["documents of all", "sink", "own sink", "positions of all"])
+OF_ALL = {  # integers, which dense may not map
+    "positions of all": (CASES["positions"][0], {"place": integers(9, B, N)}, ()),
+    "divisors of all": (
+        "attention a { input c: int[batch]  attend q // c[b] == k // c[b] }",
+        {"c": integers(9, B) + 1},
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["documents of all", "sink", "own sink", *OF_ALL])
 def test_dense_is_transformed(name: str) -> None:
     """What errors name as the way out: forward mode and second derivatives, with inputs."""
-    text, inputs, own = {**CASES, "positions of all": (CASES["positions"][0], {"place": integers(9, B, N)}, ())}[name]
+    text, inputs, own = {**CASES, **OF_ALL}[name]
     attend, fused = attnspec.compile(text, target="dense"), attnspec.compile(text)
     given = [*(t[0] for t in vectors()), *(t[0] if item in own else t for item, t in inputs.items())]
     wanted = tuple(i for i, t in enumerate(given) if t.is_floating_point())

@@ -84,18 +84,26 @@ HIDDEN = {
     ),
     "scattered": ("attention a { attend k % 3 != 1 and k <= q  score softcap(s, 5.0) }", {}, "kv", slice(1, 45, 3)),
     "sink": ("attention a { attend k >= 13 and q >= 13  sink 0.5 }", {}, "qkv", slice(13)),
+    "normalized": ("attention a { attend k >= 13 and q >= 13  normalize q  normalize k }", {}, "qkv", slice(13)),
+    "turned": (
+        "attention a { input f: float[8]  attend k >= 13 and q >= 13  rotate rope(frequencies = f) }",
+        {"f": [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.0]},
+        "qkv",
+        slice(13),
+    ),
 }
 
 
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["padded", "left padded", *map(slow, ("scattered", "sink"))])
+@pytest.mark.parametrize("target", [*TARGETS, "dense"])
+@pytest.mark.parametrize("name", ["padded", "left padded", "normalized", "turned", *map(slow, ("scattered", "sink"))])
 @pytest.mark.parametrize("dtype", [torch.float32, slow(torch.float16), slow(torch.bfloat16)])
 def test_what_nobody_sees_has_no_effect(name: str, dtype: torch.dtype, target: str) -> None:
     """Not a number where the mask hides it (static caches hold garbage): the same bits as with numbers there."""
     if target == "triton" and dtype == torch.bfloat16:
         pytest.skip("the interpreter multiplies bfloat16 wrongly")
     text, inputs, where, hidden = HIDDEN[name]
-    given = {key: torch.tensor([value]) for key, value in inputs.items()}
+    given = {key: torch.tensor(value if isinstance(value, list) else [value]) for key, value in inputs.items()}
+    learned = [t.requires_grad_() for t in given.values() if t.is_floating_point()]
     attend = compiled(text, target)
     for number in (1, 2):
         results = []
@@ -109,7 +117,9 @@ def test_what_nobody_sees_has_no_effect(name: str, dtype: torch.dtype, target: s
                 out, lse = attend(q, k, v, **given, return_lse=True)
                 kept = torch.ones(45, dtype=torch.bool)
                 kept[hidden] = "q" not in where
-                results.append([out[:, :, kept], lse[:, :, kept], *gradients(out[:, :, kept].float(), q, k, v)])
+                results.append(
+                    [out[:, :, kept], lse[:, :, kept], *gradients(out[:, :, kept].float(), q, k, v, *learned)]
+                )
         for other in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
