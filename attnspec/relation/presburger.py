@@ -58,16 +58,17 @@ def _context() -> Any:
 
 
 @contextmanager
-def budget(*sets: Pairs, numbers: int = 0) -> Iterator[None]:
+def budget(*sets: Pairs, numbers: int = 0, patient: bool = False) -> Iterator[None]:
     """Bound the isl operations of a block; past the limit it raises TooHard. Blocks do not nest.
 
     ``sets`` are those that the block works on; ``numbers`` is how large the numbers are that it will meet in any case.
+    A ``patient`` caller, who has nothing else to go by, may wait longer for sets that are slow to work with.
     """
     if effort.exhausted():
         raise TooHard("the integer set solver reached the operation limit of this stage")
     numbers = max([numbers, *(s.magnitude() for s in sets)])
     operations = next((most for largest, most in _BUDGETS if numbers <= largest), _LEAST_BUDGET)
-    if any(s.entangled() for s in sets):
+    if not patient and any(s.entangled() for s in sets):
         operations = min(operations, max(operations // _ENTANGLED, _LEAST_BUDGET))
     context = _context()
     context.reset_operations()

@@ -44,7 +44,7 @@ def table(pass_: Pass, sizes: Sizes, h: int, b: int, transposed: bool) -> Table:
     outer = keys if transposed else queries
     rows, tiles, kinds = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for kind, tile_set in ((0, pass_.cut.full), (1, pass_.cut.maybe), (1, pass_.cut.partial)):
-        with budget(tile_set):
+        with budget(tile_set, patient=True):  # the plan is chosen: a call cannot do without its tables
             bounded = tile_set.intersection(box).fix(**sizes.parameters(h, b))
             pieces = (bounded.transpose() if transposed else bounded).pieces()
         for run in runs(pieces, len(outer), outer.start):

@@ -6,6 +6,7 @@ these, as a single softmax or as a mixture.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,9 +107,14 @@ def passes(relation: Relation, way: Way) -> list[Pass]:
     return [make_pass(step.region, step.layout, step.tile, step.cut, relation.spec.align) for step in way]
 
 
+def by_way(text: str, number: int) -> str:
+    """A spec with the number of a way in its name: kernels are found by what a spec says, not by its comments."""
+    return re.sub(r"\battention (\w+)", rf"attention \1_way_{number % 1000}", text, count=1)
+
+
 @contextmanager
 def choosing(number: int) -> Iterator[None]:
-    """Inside, plans take the way of a number in each branch."""
+    """Inside, plans take the way of a number in each branch: of specs that are named :func:`by_way`."""
 
     def take(_relation: Relation, _item: HeadClass, _part: Any, found: list[Way], _scalars: Any) -> tuple[Way, None]:
         return found[number % len(found)], None

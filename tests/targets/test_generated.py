@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.oracle import agree, tensors
-from tests.support.pass_strategies import choosing, laid_cases
+from tests.support.pass_strategies import by_way, choosing, laid_cases
 from tests.support.strategies import Case, cases
 from tests.support.targets import compiled, threads
 
@@ -64,7 +64,7 @@ def test_inputs_in_triton(case: Case, kv_heads: int) -> None:
 def check_layouts(target: str, case: Case, number: int, detached: bool, kv_heads: int, grow: int) -> None:
     """Any way of any spec, mixtures included."""
     text = case.text.replace("mix {", "mix weights detached {") if detached else case.text
-    attend = compiled(f"# way {number}\n{text}", target)
+    attend = compiled(by_way(text, number), target)
     with choosing(number):
         for count, n, n_q in ((1, case.n, case.n_q), (3, case.n * grow + 3, case.n_q * grow + 1)):
             with threads(count):

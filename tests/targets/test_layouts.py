@@ -11,7 +11,7 @@ from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.runtime.attention import Attention
 from tests.support.marks import slow
 from tests.support.oracle import agree, close, tensors
-from tests.support.pass_strategies import choosing
+from tests.support.pass_strategies import by_way, choosing
 from tests.support.patterns import LAYOUTS
 from tests.support.targets import compiled, results, same_bits, threads
 
@@ -32,7 +32,7 @@ def laid(name: str, target: str) -> Attention:
     clause, number, layouts = LAYOUTS[name]
     # Tiles of grids have more shapes than one; the text says which way it was compiled with.
     tile = {"tile": None} if "grid" in str(layouts) else {}
-    return compiled(f"# way {number}\nattention a(rates = [1, 2, 4, 3]) {{ {clause} }}", target, **tile)
+    return compiled(by_way(f"attention a(rates = [1, 2, 4, 3]) {{ {clause} }}", number), target, **tile)
 
 
 @pytest.mark.parametrize(("target", "calls"), CALLS)

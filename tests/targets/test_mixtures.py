@@ -8,7 +8,7 @@ import torch
 
 from tests.support.marks import slow
 from tests.support.oracle import agree, close, tensors
-from tests.support.pass_strategies import choosing
+from tests.support.pass_strategies import by_way, choosing
 from tests.support.patterns import MIXTURES
 from tests.support.targets import MOSTLY_CPP, TARGETS, compiled, results, threads
 
@@ -70,7 +70,7 @@ def test_rates_that_do_not_divide_the_segment(number: int) -> None:
     """Segments of 16 and a rate of 6, in every layout, with rows that see nothing in most heads."""
     text = "attention a { mix (w, r) in [(8, 1), (16, 6)] { let taken(i) = i % w % r == h % r"
     text += " attend causal and segment(w) and taken(q) and taken(k) } }"
-    attend = compiled(f"# way {number}\n{text}", "cpp")
+    attend = compiled(by_way(text, number), "cpp")
     with choosing(number):
         layout = str(attend.plan.passes[1].layout)
         assert layout.startswith(("identity", "comb(every 6-th of segments of 16)", "grid")[number])
