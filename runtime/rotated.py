@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from attnspec.codegen.expressions.reads import reads
 from attnspec.relation.sizes import Sizes
@@ -34,6 +35,7 @@ class Frequencies(NamedTuple):
 class Rotations(Weights):
     """What can be seen of the rotations: the part of :class:`attnspec.Attention` that looks at them."""
 
+    @_disable_dynamo
     def rotated(
         self, q: Tensor, k: Tensor, *, inputs: Mapping[str, Tensor] | None = None, **more: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,7 @@ class Rotations(Weights):
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
         return turned(self.spec, q, k, sizes, prepare(self.spec, sizes, given, real=real, device=q.device))
 
+    @_disable_dynamo
     def frequencies(
         self,
         dim: int,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
@@ -63,6 +64,7 @@ class Weights:
         """The checked pattern."""
         return spec(self.program)
 
+    @_disable_dynamo  # which pairs there are is worked out in Python: torch.compile breaks the graph here
     def weights(
         self,
         q: Tensor,
@@ -94,6 +96,7 @@ class Weights:
         scored = Scored.of(self.spec, q, k, scale, given, sizes_of(self.spec, q, k))
         return scored.weights(_numbers(rows, q.shape[2], self._facts.name))
 
+    @_disable_dynamo
     def column_sums(
         self,
         q: Tensor,

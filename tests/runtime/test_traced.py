@@ -199,6 +199,26 @@ def test_compiled_dense_breaks_the_graph() -> None:
     torch.testing.assert_close(torch.compile(attend, backend="eager")(q, k, v, **inputs), attend(q, k, v, **inputs))
 
 
+LOOKED_AT: dict[str, Callable[..., Tensor]] = {
+    "weights": lambda attend, q, k, given: attend.weights(q, k, rows=[0, -1], inputs=given),
+    "column_sums": lambda attend, q, k, given: attend.column_sums(q, k, inputs=given),
+    "rotated": lambda attend, q, k, given: attend.rotated(q, k, inputs=given)[1],
+    "frequencies": lambda attend, q, k, given: q * attend.frequencies(8, **given)[0].inv_freq.sum(),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_looking_breaks_the_graph(name: str) -> None:
+    text = "attention a { input f: float[4]  attend causal  rotate rope(frequencies = f) at (q, k / 2) }"
+    attend, look, f = attnspec.compile(text), LOOKED_AT[name], torch.rand(4, requires_grad=True)
+    q, k = torch.randn(2, 1, 2, 20, 8).unbind(0)
+
+    def sums(q: Tensor, k: Tensor) -> Tensor:
+        return look(attend, q, k, {"f": f}).float().sin() + 1
+
+    torch.testing.assert_close(torch.compile(sums, backend="eager")(q, k), sums(q, k))
+
+
 def test_compiled_largest_scores_of_one_tensor() -> None:
     attend, (q, *_) = attnspec.compile("causal"), call(layer("mask"), 20, 1)
     whole = torch.compile(attend, fullgraph=True, backend="aot_eager")
