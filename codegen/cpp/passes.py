@@ -9,8 +9,9 @@ from attnspec.codegen.cpp import lanes as cxx_lanes
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp.loops import statements
 from attnspec.codegen.cpp.unit import boolean
+from attnspec.codegen.plan.corners import Limit
 from attnspec.codegen.plan.plan import Pass, Sweep
-from attnspec.codegen.plan.tile_tests import ALWAYS
+from attnspec.codegen.plan.spans import ALWAYS
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 
@@ -26,6 +27,7 @@ _CORNERS = (
     "const int64_t {side}_first_ = {name}_extent.first, {side}_last_ = {name}_extent.last; "
     "(void){side}_first_, (void){side}_last_;"
 )
+_TWICE = "for (const auto& [lo, hi] : window.apart(one, other)) {"
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
 
 
@@ -75,7 +77,9 @@ def _body(
         which = "rows" if outer == "i" else "columns"
         return text + f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, {full}, {partial});"
     kinds = ((sweep.full, full), (sweep.maybe, maybe), (sweep.partial, partial))
-    return text + "\n".join(filter(None, (statements(loops, visit, 2) for loops, visit in kinds)))
+    spans = bool(pass_.tests.spans("q" if outer == "i" else "k"))
+    loops = "\n".join(filter(None, (statements(nest, visit, 3 if spans else 2) for nest, visit in kinds)))
+    return f"{text}        {_TWICE}\n{loops}\n        }}" if spans else text + loops
 
 
 def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -> Iterator[str]:
@@ -101,10 +105,12 @@ def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -
         yield corners[here[0]]
     if tests.alive(here[0]) != ALWAYS:
         yield f"if (!({cxx.predicate(tests.alive(here[0]), reads, wide=True)})) return;"
-    for bounds in tests.limits(here[0]):
-        ends = (("INT64_MIN", bounds.low), ("INT64_MAX", bounds.high))
-        low, high = (far if end is None else f"int64_t({cxx.term(end, reads, wide=True)})" for far, end in ends)
-        yield f"limit<{struct}>(window, at, {low}, {high}, {size});"
+    yield from (f"limit<{struct}>(window, at, {_ends(one, reads)}, {size});" for one in tests.limits(here[0]))
+    for name, span in zip(("one", "other"), tests.spans(here[0]), strict=False):
+        yield f"Window {name} = window;"
+        yield from (f"limit<{struct}>({name}, at, {_ends(one, reads)}, {size});" for one in span.limits)
+        if span.alive != ALWAYS:
+            yield f"if (!({cxx.predicate(span.alive, reads, wide=True)})) {name}.hi = {name}.lo - 1;"
     yield "const int64_t lo = window.lo, hi = window.hi;"
     yield "(void)lo, (void)hi;"
     skip = [_block(atom, reads) for atom in tests.blocks if atom in tests.required]
@@ -131,6 +137,12 @@ def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -
     yield f"        partial({inner});"
     yield "};"
     yield "(void)some, (void)maybe;"
+
+
+def _ends(bounds: Limit, reads: Mapping[str, int]) -> str:
+    """Two arguments: from where to where places lie."""
+    ends = (("INT64_MIN", bounds.low), ("INT64_MAX", bounds.high))
+    return ", ".join(far if end is None else f"int64_t({cxx.term(end, reads, wide=True)})" for far, end in ends)
 
 
 def _row(read: e.Read, reads: Mapping[str, int]) -> str:

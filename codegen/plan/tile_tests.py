@@ -17,6 +17,7 @@ from math import gcd
 from attnspec.codegen.layouts.base import Layout
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.corners import POSITIONS, SLOTS, Limit, certain, is_edge, limit, possible, tells
+from attnspec.codegen.plan.spans import ALWAYS, Span, spans
 from attnspec.codegen.tiles import Tile
 from attnspec.relation.documents import both_sides
 from attnspec.spec import contents
@@ -26,7 +27,6 @@ from attnspec.spec.exact import TooLarge
 from attnspec.spec.rewrite import replace
 from attnspec.spec.spec import Spec
 
-ALWAYS = e.Bool(True)
 _QUERY, _KEY = (e.Var("q"), e.Var("q_slot")), (e.Var("k"), e.Var("k_slot"))
 _LEAST = 16
 _MOST = 400
@@ -67,6 +67,8 @@ class Tests:
     query_limits: tuple[Limit, ...] = ()
     query_live: e.Pred = ALWAYS
     key_live: e.Pred = ALWAYS
+    key_spans: tuple[Span, ...] = ()
+    query_spans: tuple[Span, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """What is left open at compile time, and how a kernel finds out."""
@@ -80,6 +82,9 @@ class Tests:
             yield f"inputs: {atom} is looked at in the corners of tiles; those that it leaves empty are skipped"
         if self.key_limits:
             yield "inputs: what these say bounds the tiles (lo .. hi)"
+        for side, ranges in (("query", self.key_spans), ("key", self.query_spans)):
+            if ranges:
+                yield f"inputs: the tiles of a {side} tile are two ranges (lo .. hi, twice), of a union's two terms"
         told = {run.atom for run in self.runs} | set(self.blocks) | set(self.corners)
         for atom in self.unknown:
             if atom not in told:
@@ -88,7 +93,8 @@ class Tests:
     @property
     def bounded(self) -> bool:
         """Whether inputs bound the tiles to visit."""
-        return any(run.atom in self.required for run in self.runs) or bool(self.key_limits or self.query_limits)
+        limits = self.key_limits or self.query_limits or self.key_spans or self.query_spans
+        return any(run.atom in self.required for run in self.runs) or bool(limits)
 
     @property
     def asks(self) -> bool:
@@ -102,6 +108,10 @@ class Tests:
     def alive(self, outer: str) -> e.Pred:
         """What holds of the corners of every tile of queries (``"q"``) or of keys (``"k"``) that has inner tiles."""
         return self.query_live if outer == "q" else self.key_live
+
+    def spans(self, outer: str) -> tuple[Span, ...]:
+        """The two ranges of inner tiles of a tile of queries (``"q"``) or of keys (``"k"``), if there are two."""
+        return self.key_spans if outer == "q" else self.query_spans
 
     def rest(self, pred: e.Pred) -> e.Pred:
         """What is left to evaluate for the pairs of a visited tile: blocks that are required hold there."""
@@ -151,16 +161,31 @@ def _corners(
         others: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in decided}
         every = [certain(_tidy(replace(part, others)), sides) for part in asked if part in own]
         ends = [[limit(atom, side, sides) for atom in atoms if atom in required] for side in (key, query)]
-        alone = [
+        query_live, key_live = (
             s.conjunction([possible(a, sides) for a in atoms if a in required and contents.free(a) & {*sides} == {one}])
             for one in (query, key)
-        ]
+        )
+        key_spans, query_spans = (spans(asked, *pair, sides) for pair in ((query, key), (key, query)))
     except TooLarge:
         return NO_TESTS
     keys, queries = (tuple(found for found in side if found is not None and found.plain) for side in ends)
     if max(contents.measure(node)[0] for node in (live, *every)) > _MOST:
         return NO_TESTS
-    return Tests((), (), frozenset(), False, (), atoms, live, s.conjunction(every), keys, queries, *alone)
+    return Tests(
+        runs=(),
+        blocks=(),
+        required=frozenset(),
+        whole=False,
+        corners=atoms,
+        live=live,
+        every=s.conjunction(every),
+        key_limits=keys,
+        query_limits=queries,
+        query_live=query_live,
+        key_live=key_live,
+        key_spans=key_spans,
+        query_spans=query_spans,
+    )
 
 
 def _inside(spec: Spec, part: e.Pred) -> bool:

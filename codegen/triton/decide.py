@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attnspec.codegen.plan.corners import Limit
 from attnspec.codegen.plan.plan import Pass
-from attnspec.codegen.plan.tile_tests import ALWAYS
+from attnspec.codegen.plan.spans import ALWAYS
 from attnspec.codegen.triton.context import Context
 from attnspec.codegen.triton.functions import Function
 from attnspec.codegen.triton.side import Side, divided
@@ -20,6 +21,7 @@ def predicates(pass_: Pass) -> list[e.Pred]:
     """The predicates that a kernel of a pass evaluates: in partial tiles, and once for a tile."""
     tests = pass_.tests
     corners = [tests.live, tests.every, make.negation(tests.every), tests.query_live, tests.key_live]
+    corners += [span.alive for span in (*tests.key_spans, *tests.query_spans)]
     return [tests.rest(pass_.pred), *_blocks(pass_), *(pred for pred in corners if not isinstance(pred, e.Bool))]
 
 
@@ -30,7 +32,9 @@ def rows(pass_: Pass) -> list[e.Read]:
 
 def ends(pass_: Pass) -> list[e.IntExpr]:
     """The ends of the tiles that corners leave."""
-    found = (end for one in (*pass_.tests.key_limits, *pass_.tests.query_limits) for end in (one.low, one.high))
+    tests = pass_.tests
+    spans = (bounds for span in (*tests.key_spans, *tests.query_spans) for bounds in span.limits)
+    found = (end for one in (*tests.key_limits, *tests.query_limits, *spans) for end in (one.low, one.high))
     return [end for end in found if end is not None]
 
 
@@ -60,20 +64,40 @@ def window(context: Context, pass_: Pass, outer: Side, inner: Side) -> Iterator[
             yield f"begin, end = places_of({here}, {here}_size, extent_first, extent_last, {there}, {there}_size)"
             yield f"lo = tl.maximum(lo, {divided(inner.slot('begin'), inner.size)})"
             yield f"hi = tl.minimum(hi, {divided(inner.slot('end'), inner.size)})"
+    yield from _narrow(
+        context, outer, inner, ("lo", "hi"), pass_.tests.limits(outer.name), pass_.tests.alive(outer.name)
+    )
+    spans = pass_.tests.spans(outer.name)
+    for name, span in zip(("one", "other"), spans, strict=False):
+        yield f"{name}_lo, {name}_hi = lo, hi"
+        yield from _narrow(context, outer, inner, (f"{name}_lo", f"{name}_hi"), span.limits, span.alive)
+    if spans:
+        yield "lo, near_hi, far_lo, hi = apart(one_lo, one_hi, other_lo, other_hi)"
+
+
+def _narrow(
+    context: Context, outer: Side, inner: Side, names: tuple[str, str], limits: tuple[Limit, ...], alive: e.Pred
+) -> Iterator[str]:
+    """Narrow a range of inner tiles to what an outer tile's corners leave."""
+    low, high = names
     corners = {f"{outer.name}_first": "extent_first", f"{outer.name}_last": "extent_last"}
-    for bounds in pass_.tests.limits(outer.name):
-        for name, function, end in (("lo", "tl.maximum", bounds.low), ("hi", "tl.minimum", bounds.high)):
+    for bounds in limits:
+        for name, function, end in ((low, "tl.maximum", bounds.low), (high, "tl.minimum", bounds.high)):
             if end is not None:
                 place = inner.slot(context.call(context.end(end), **corners))
                 yield f"{name} = {function}({name}, {divided(place, inner.size)})"
-    alive = pass_.tests.alive(outer.name)
     if alive != ALWAYS:
-        yield f"hi = tl.where({context.call(context.allowed(alive), **corners)}, hi, lo - 1)"
+        yield f"{high} = tl.where({context.call(context.allowed(alive), **corners)}, {high}, {low} - 1)"
 
 
 def splits(pass_: Pass) -> bool:
     """Whether the tiles that inputs make full are a run of tiles, found once for each outer tile."""
-    return pass_.tests.whole and bool(pass_.tests.runs) and not pass_.tests.blocks and not pass_.tests.corners
+    return runs_decide(pass_) and not pass_.tests.corners
+
+
+def runs_decide(pass_: Pass) -> bool:
+    """Whether a tile that inputs can make full is full in such a run, if its corners say so too."""
+    return pass_.tests.whole and bool(pass_.tests.runs) and not pass_.tests.blocks
 
 
 def blocks_decide(pass_: Pass) -> bool:
@@ -84,10 +108,7 @@ def blocks_decide(pass_: Pass) -> bool:
 
 
 def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
-    """The inner tiles all of whose places have the one value of the outer tile: ``whole_lo .. whole_hi``.
-
-    Before them are ``lo .. hi_before``, after them ``lo_after .. hi``.
-    """
+    """The inner tiles all of whose places have the one value of the outer tile: ``whole_lo .. whole_hi``."""
     yield "whole_lo, whole_hi = lo, hi"
     for n, _ in enumerate(pass_.tests.runs):
         here, there = f"{outer.name}_run{n}", f"{inner.name}_run{n}"
@@ -96,13 +117,13 @@ def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
         yield f"whole_lo = tl.maximum(whole_lo, {divided(f'{first} + {inner.size - 1}', inner.size)})"
         yield f"whole_hi = tl.minimum(whole_hi, {divided(f'{last} + 1', inner.size)} - 1)"
     yield "whole_hi = tl.maximum(whole_hi, whole_lo - 1)"
-    yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
 
 
 def ask(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str, every: bool | None = None) -> str | None:
     """The head of an ``if`` that asks of a tile whether inputs leave anything of it; None where there is nothing.
 
-    With ``every`` it asks beside whether its corners say that they leave all of it, or (False) that they do not.
+    With ``every`` it asks beside whether its corners say that they leave all of it, or (False) that they do not; where
+    there are runs, they leave all of it only from ``whole_lo`` to ``whole_hi``.
     """
     low, high = (inner.position(slot) for slot in inner.slots(f"({tile})"))
     names = {outer.name: "extent_first", inner.name: low}
@@ -110,9 +131,15 @@ def ask(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str, ever
     names |= {f"{inner.name}_first": low, f"{inner.name}_last": high}
     tests = pass_.tests
     atoms = [*_blocks(pass_), *([] if tests.live == ALWAYS else [tests.live])]
-    if every is not None and tests.every != ALWAYS:
-        atoms.append(tests.every if every else make.negation(tests.every))
-    return f"if {' & '.join(context.call(context.allowed(atom), **names) for atom in atoms)}:" if atoms else None
+    asked = [context.call(context.allowed(atom), **names) for atom in atoms]
+    if every is not None and tests.runs:
+        told = f"({tile} >= whole_lo) & ({tile} <= whole_hi)"
+        if tests.every != ALWAYS:
+            told += f" & {context.call(context.allowed(tests.every), **names)}"
+        asked.append(told if every else f"(({told}) ^ True)")
+    elif every is not None and tests.every != ALWAYS:
+        asked.append(context.call(context.allowed(tests.every if every else make.negation(tests.every)), **names))
+    return f"if {' & '.join(asked)}:" if asked else None
 
 
 def _blocks(pass_: Pass) -> list[e.Pred]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass, Sweep
-from attnspec.codegen.plan.tile_tests import ALWAYS
+from attnspec.codegen.plan.spans import ALWAYS
 from attnspec.codegen.triton import decide
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton.functions import Function
@@ -123,9 +123,22 @@ def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
     full, maybe, partial = (runs(loops.body) for loops in (sweep.full, sweep.maybe, sweep.partial))
     if full is None or maybe is None or partial is None:
         yield from _nests(body, tile, sweep.full, sweep.maybe, sweep.partial)
+    elif pass_.tests.spans(body.outer.name):
+        full, maybe, partial = (
+            (*renamed(found, {"hi": "near_hi"}), *renamed(found, {"lo": "far_lo"})) for found in (full, maybe, partial)
+        )
+        yield from _walk(body, tile, full, False, False)
+        if decide.runs_decide(pass_):
+            yield from decide.whole(pass_, body.outer, body.inner)
+            yield from _walk(body, tile, maybe, False, True, every=True)
+            yield from _walk(body, tile, maybe, True, True, every=False)
+            yield from _walk(body, tile, partial, True, True)
+        else:
+            yield from _walk(body, tile, (*maybe, *partial), True, True)
     elif maybe and decide.splits(pass_):
         # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
         yield from decide.whole(pass_, body.outer, body.inner)
+        yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
         within = renamed(maybe, {"lo": "whole_lo", "hi": "whole_hi"})
         before, after = renamed(maybe, {"hi": "hi_before"}), renamed(maybe, {"lo": "lo_after"})
         yield from _walk(body, tile, (*full, *within), False, False)

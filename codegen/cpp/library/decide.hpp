@@ -1,5 +1,8 @@
 // What the inputs say of whole tiles.
 
+#include <array>
+#include <utility>
+
 namespace attnspec {
 
 // A row of a sorted input.
@@ -36,6 +39,16 @@ struct Window {
     void intersect(int64_t first, int64_t last) {
         if (lo < first) lo = first;
         if (hi > last) hi = last;
+    }
+    bool empty() const { return hi < lo; }
+
+    // The tiles of one or the other of two parts of this window: as two ranges that do not meet, in order.
+    std::array<Window, 2> apart(Window one, Window other) const {
+        if (one.empty()) one = other;
+        if (other.empty()) other = one;
+        if (other.lo < one.lo) std::swap(one, other);
+        if (other.lo <= one.hi + 1) return {Window{one.lo, one.hi < other.hi ? other.hi : one.hi}, Window{0, -1}};
+        return {one, other};
     }
 };
 

@@ -82,6 +82,19 @@ def places_of(here, here_size, first, last, there, there_size):
 
 
 @triton.jit
+def apart(one_lo, one_hi, other_lo, other_hi):
+    """Two ranges of tiles as two that do not meet, in order: the first and last of each; the second may be empty."""
+    without, alone = one_hi < one_lo, other_hi < other_lo
+    low, high = tl.where(without, other_lo, one_lo), tl.where(without, other_hi, one_hi)
+    other_lo, other_hi = tl.where(alone, low, other_lo), tl.where(alone, high, other_hi)
+    near_hi = tl.where(other_lo < low, other_hi, high)
+    far_lo = tl.maximum(low, other_lo)
+    end = tl.maximum(high, other_hi)
+    meet = far_lo <= near_hi + 1
+    return tl.minimum(low, other_lo), tl.where(meet, end, near_hi), tl.where(meet, end + 1, far_lo), end
+
+
+@triton.jit
 def run_of(here, here_size, first, last, there, there_size):
     """As places_of, where the row has one value from ``first`` to ``last``; nothing (0 to -1) elsewhere."""
     inside = (first >= 0) & (last < here_size) & (first <= last) & (there_size > 0)
