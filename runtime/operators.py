@@ -15,7 +15,7 @@ from torch import Tensor
 from attnspec.codegen.expressions.reads import names
 from attnspec.runtime import flops
 from attnspec.runtime.core.program import facts, spec
-from attnspec.runtime.core.request import Call, Result, Turn
+from attnspec.runtime.core.request import Call, Result, Turn, check_lists
 from attnspec.runtime.cpp import run as cpp
 from attnspec.runtime.prepare.inputs import check_floats
 from attnspec.runtime.targets import target_of
@@ -76,6 +76,8 @@ def _attend(*arguments: Any) -> Result:
     """Output and log-sum-exp of a program's attention, and what only gradients need: ``keep`` says they are wanted."""
     *fields, keep = arguments
     call = Call(*fields)
+    if facts(call.program).lists:
+        check_lists(call.program, call.q.shape[1], call.k.shape[1], call.q.shape[0])
     if call.inputs:
         checked = spec(call.program)
         check_floats(checked, call.sizes, dict(zip(names(checked), call.inputs, strict=True)))

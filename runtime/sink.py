@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.request import sizes_of
+from attnspec.runtime.core.program import decode
+from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.core.visible import visible
 from attnspec.runtime.dense.softmax import tables
 from attnspec.runtime.expressions.functions import real_function
@@ -102,6 +103,7 @@ def _places(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> tuple[tupl
 def _forward(tensors: Sequence[Tensor], names: Sequence[str], program: str) -> Tensor:
     spec, q, k, found = Given.of(tensors, names, program)
     sizes = sizes_of(spec, q, k)
+    check_lists(decode(program), sizes.heads, sizes.kv_heads, sizes.batch)
     check_floats(spec, sizes, found)
     out = sink(spec, sizes, found, q.device)
     assert out is not None

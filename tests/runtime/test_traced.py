@@ -35,6 +35,7 @@ TEXTS: Mapping[str, str] = {
     "drawn": "input r: int[batch, n] random(0..4, 3)  attend r[b, q] == r[b, k]",
     "scores": "input slope: float[heads]  input bias: float[batch, n]  attend causal  "
     "score s + slope[h] * (k - q) + bias[b, k]",
+    "lists": "attend causal  score s + [0.5, 0.25, 0.0, -1.0][h] * (k - q)  sink [0.5, -1.0, 2.0, 0.0][h]",
     "slopes": "attend causal  score s + alibi_slope(h, heads) * (k - q)",
     "order": "order by lsh(buckets = 4, rounds = 2)  attend q.slot // 8 - k.slot // 8 in 0..2  within causal  "
     "normalize k",
@@ -112,7 +113,7 @@ def shapes(of: Layer, dims: Mapping[str, Any]) -> tuple[Any, ...]:
     return vector, vector, vector, {name: {at: dims[d] for at, d in which.items()} for name, which in given.items()}
 
 
-@pytest.mark.parametrize("name", [name if name == "all" else slow(name) for name in TEXTS])
+@pytest.mark.parametrize("name", [name if name in ("all", "lists") else slow(name) for name in TEXTS])
 def test_compiled(name: str) -> None:
     """The second length makes a graph for all lengths, the second batch one for all batches; then there is no more."""
     torch.compiler.reset()
@@ -242,6 +243,15 @@ def test_wrong_inputs_are_named_when_a_graph_runs() -> None:
     exported = torch.export.export(eager, (q, k, v, inputs)).module()
     with pytest.raises(attnspec.CallError, match="sorted"):
         exported(q, k, v, {"doc": inputs["doc"].flip(1)})
+
+
+@pytest.mark.parametrize("clause", ["score s + [0.5, 0.25][h] * (k - q)", "sink [0.5, 0.25][h]"])
+def test_lists_that_are_too_short_are_named_when_a_graph_runs(clause: str) -> None:
+    attend = attnspec.compile(f"attention a {{ attend causal  {clause} }}")
+    compiled = torch.compile(attend, fullgraph=True, backend="eager")
+    q, k, v, _ = call(layer("mask"), 20, 1)
+    with pytest.raises(attnspec.CallError, match="no entry for head 2"):
+        compiled(q, k, v)
 
 
 def test_wrong_inputs_are_named_when_a_graph_is_made() -> None:
