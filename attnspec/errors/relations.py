@@ -66,6 +66,14 @@ def too_irregular(span: Span, what: str) -> Diagnostic:
     )
 
 
+def real_too_large(span: Span, value: float) -> Diagnostic:
+    """A number of a score, a sink or the scale that float32 has not."""
+    return diagnose(
+        "E405", f"the number {value:g} is too large for a kernel", (span, "computed in float32, up to 3.4e38"),
+        help='divide what it is multiplied with, or use target="dense" with float64 tensors',
+    )  # fmt: skip
+
+
 def too_large_for_kernels(span: Span, bits: int) -> Diagnostic:
     """A value of the predicate would overflow 64 bits in a kernel."""
     return diagnose(

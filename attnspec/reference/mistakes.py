@@ -339,7 +339,7 @@ MISTAKES = {
         found="relation",
     ),
     "E405": Mistake(
-        "Kernels compute in 64 bits, and a value of this pattern needs more at a length of 2 ** 40.",
+        "Kernels compute positions in 64 bits and reals in float32, and a value of this pattern needs more.",
         "attend q * 2 ** 61 >= k * 2 ** 61",
         "Use smaller factors.",
         "attend q * 2 ** 10 >= k * 2 ** 10",

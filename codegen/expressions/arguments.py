@@ -16,7 +16,7 @@ s * c0 + c1 * slopes[h]
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,9 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.derive import Leaf, derivatives
 from attnspec.spec.spec import Spec
+
+_LARGEST = 3.4028234663852886e38
+"""Of float32."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,23 @@ def computed(spec: Spec) -> str:
     branches = [(branch.pred, branch.times) for branch in spec.branches]
     parts = (spec.name, spec.align, spec.axes, spec.inputs, spec.order, branches, spec.detached, spec.sink is None)
     return repr((*parts, score.lifted, [(one.text, one.shape) for one in score.all]))
+
+
+def beyond_kernels(spec: Spec) -> float | None:
+    """A number of scores, sink or scale that float32, in which kernels compute, has not; None where there is none."""
+    reals = [] if spec.scale is None else [spec.scale]
+    for found in (arguments(root) for root in (spec.score, spec.sink) if root is not None):
+        reals += [node.value for node in contents.walk(found.lifted) if isinstance(node, r.Real)]
+        reals += [value for one in found.all for value in _flat(one.value)]
+    return next((value for value in reals if abs(value) > _LARGEST), None)
+
+
+def _flat(value: r.Reals) -> Iterator[float]:
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
 
 
 def is_argument(name: str) -> bool:

@@ -130,12 +130,16 @@ def facts(program: Program) -> Facts:
     key = f"facts-{program.digest}"
     note = cache.note(key)
     if note is None or note.keys() != Facts.__dataclass_fields__.keys():
-        from attnspec.codegen.expressions.arguments import arguments, computed
+        from attnspec.codegen.expressions.arguments import arguments, beyond_kernels, computed
         from attnspec.codegen.expressions.reads import names
+        from attnspec.errors.diagnostic import SpecError
+        from attnspec.errors.relations import real_too_large
         from attnspec.relation.lower import sizes_needed
         from attnspec.spec.heads import lists_by_head
 
         checked = spec(program)
+        if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
+            raise SpecError([real_too_large(checked.span, value)])
         made = (str(program.tile), program.layout)
         around = (checked.inputs, checked.axes, checked.order, checked.rotations, checked.sink, checked.normalized)
         note = {

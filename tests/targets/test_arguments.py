@@ -168,6 +168,19 @@ def test_a_list_read_by_head_covers_all_heads(target: str) -> None:
         attend(*tensors(10, heads=3))
 
 
+@pytest.mark.parametrize(
+    "line", ["score s + c", "score s * 1e-50 * k * c", "sink c", "scale c", "score s * [c, 1.0][h]"]
+)
+def test_numbers_that_float32_has_not_are_refused(line: str) -> None:
+    """They are infinite in a kernel, and results no numbers."""
+    text = f"attention a(c = 1.0) {{ {line} }}"
+    for c in (1e39, -1e50):
+        with pytest.raises(attnspec.SpecError, match=r"the number -?1e\+[35][90] is too large for a kernel"):
+            attnspec.compile(text, c=c)
+        attnspec.compile(text, c=c, target="dense")
+    attnspec.compile(text, c=-3e38)
+
+
 def test_patterns_of_other_values_differ() -> None:
     first, second = (attnspec.compile("softcap", cap=cap).spec for cap in (30.0, 50.0))
     assert differences(first, second)
