@@ -116,9 +116,11 @@ _STARTS: Mapping[tuple[str, int], Mapping[int, tuple[int, int, int]]] = {
 }
 """By architecture and size of an element: how many of the shapes of each kind spill even in causal attention.
 
-Compiled with triton 3.9; where another compiler needs fewer registers, larger tiles than these are possible. For other
-architectures all are tried.
+Compiled with triton 3.9; where another compiler needs fewer registers, larger tiles than these are possible.
 """
+
+_KIN: Mapping[str, str] = {"sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80", "gfx950": "gfx942"}
+"""Architectures that begin where one begins that was compiled for: their registers and matrix units are alike."""
 
 FEW = 16
 """Queries up to which a tile holds no more of them: what decoding needs."""
@@ -145,7 +147,7 @@ def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
 
 def likely(arch: str, dim: int, itemsize: int) -> Candidates:
     """The candidates for many queries without those that do not fit an architecture even in the simplest pattern."""
-    starts = _STARTS.get((arch, itemsize), {}).get(bucket(dim), (0, 0, 0))
+    starts = _STARTS[_KIN.get(arch, arch), itemsize][bucket(dim)]
     shapes = candidates(dim, itemsize, FEW + 1)
     return {kind: shapes[kind][start:] for kind, start in zip(KINDS, starts, strict=True)}
 
