@@ -93,10 +93,11 @@ def which_attention(span: Span, names: list[str], wanted: str | None) -> Diagnos
         return diagnose("E017", "there is no attention in this file", (span, "no `attention` here"))
     listed = ", ".join(f"`{name}`" for name in names)
     if wanted is None:
-        return diagnose(
-            "E017", "this file has several attentions", (span, f"it has {listed}"),
-            help=f"name one of them, as in `{clip(span.source.name)}:{names[0]}`",
-        )  # fmt: skip
+        name = span.source.name
+        help = f"name one of them, as in `{clip(name)}:{names[0]}`"
+        if not name.endswith(".attn"):
+            help = f"write them to a file and name one of them, as in `file.attn:{names[0]}`"
+        return diagnose("E017", "this file has several attentions", (span, f"it has {listed}"), help=help)
     return diagnose(
         "E017", f"there is no attention `{clip(wanted)}`", (span, f"this file has {listed}"),
         help=did_you_mean(wanted, names),

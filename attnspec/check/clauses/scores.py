@@ -36,6 +36,8 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
         names.add("s")
     if names:
         help = "a sink takes its share whatever the key: it is one number for each row of a head and batch entry"
+        if any(isinstance(part, e.Read | e.Flag | e.Among) for part in parts):
+            help = "of the inputs a sink reads those of reals: declare it `float`"
         el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
     return value
 
