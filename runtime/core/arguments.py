@@ -67,11 +67,17 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
 
 
-def check_derivatives(name: str, scale: object, *tensors: object) -> None:
-    """Refuse derivatives that kernels do not have, of a call that is not dense.
+_LARGEST = torch.finfo(torch.float32).max
 
-    Raises CallError where ``scale`` asks for a gradient, NotImplementedError where a tensor has a tangent.
+
+def check_derivatives(name: str, scale: object, *tensors: object) -> None:
+    """Refuse derivatives that kernels do not have, of a call that is not dense, and a scale that they cannot take.
+
+    Raises CallError where ``scale`` asks for a gradient or is not finite, NotImplementedError where a tensor has a
+    tangent.
     """
+    if isinstance(scale, (int, float)) and not abs(scale) <= _LARGEST:
+        raise CallError(f"{name}: scale is {scale}, which is no number that float32 has")
     if isinstance(scale, Tensor):
         if scale.numel() != 1:
             raise CallError(f"{name}: scale is a number; it has the shape {_shape(scale)}")

@@ -175,3 +175,10 @@ def test_parameters_of_other_libraries() -> None:
 def test_parameters_whose_names_are_options() -> None:
     attend = attnspec.compile("attention a(tile = 3) { attend q // tile == k // tile }", params={"tile": 2})
     assert attend.mask(4)[0, 0].int().tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1e39])
+def test_scales_that_float32_has_not(scale: float) -> None:
+    q, k, v = torch.randn(3, 1, 1, 5, 8).unbind(0)
+    with pytest.raises(attnspec.CallError, match="scale is .*, which is no number that float32 has"):
+        attnspec.compile("causal")(q, k, v, scale=scale)
