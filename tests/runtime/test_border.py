@@ -180,5 +180,5 @@ def test_parameters_whose_names_are_options() -> None:
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1e39])
 def test_scales_that_float32_has_not(scale: float) -> None:
     q, k, v = torch.randn(3, 1, 1, 5, 8).unbind(0)
-    with pytest.raises(attnspec.CallError, match="scale is .*, which is no number that float32 has"):
+    with pytest.raises(attnspec.CallError, match=r"scale is .*, which is no number that float32 has"):
         attnspec.compile("causal")(q, k, v, scale=scale)
