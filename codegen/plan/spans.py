@@ -11,7 +11,7 @@ the one and then those of the other. For queries ``q_first`` to ``q_last`` the k
 >>> print(one.limits[0].low, "|", one.limits[0].high)
 None | -(-4 - first(doc, max(min(q_last, n - 1), 0))) - 1
 >>> print(other.limits[0].low, "|", other.limits[0].high)
-q_first - 512 + 1 | None
+-(-(q_first - 512) - 1) | None
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from attnspec.codegen.cpp.kernel import kernel
 from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.codegen.plan.choose import plan
 from attnspec.relation.lower import lower
+from tests.support.marks import slow
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,7 +29,10 @@ def stages(name: str) -> str:
     return "".join(f"==== {title}\n{part}\n" for title, part in parts.items())
 
 
-@pytest.mark.parametrize("name", attnspec.shipped())
+LONG = ("swin",)
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in attnspec.shipped()])
 def test_stages(name: str, update_golden: bool) -> None:
     path = GOLDEN / f"{name}.txt"
     got = stages(name)

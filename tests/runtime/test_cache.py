@@ -160,6 +160,7 @@ def test_a_kernel_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.Monkey
         use()
 
 
+@pytest.mark.slow
 def test_old_entries_make_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (3, 4, 5):
         use(width)
@@ -173,6 +174,7 @@ def test_old_entries_make_room(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     use(3)
 
 
+@pytest.mark.slow
 def test_processes_build_at_once(folder: Path) -> None:
     code = (
         "import attnspec, torch; q = torch.ones(1, 1, 30, 8); "

@@ -100,6 +100,7 @@ def test_without_values_what_is_possible_is_counted(monkeypatch: pytest.MonkeyPa
     assert found == {"attend": 64 * 4 * 55}
 
 
+@pytest.mark.slow
 def test_a_counter_made_before_or_imported_late_counts() -> None:
     """Its module takes half a second to import: it is told when somebody has imported it."""
     lines = """

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import attnspec
+from tests.support.marks import slow
 from tests.support.oracle import close, tensors
 
 PARTS = (
@@ -18,7 +19,9 @@ PARTS = (
 WHOLE = " ".join(PARTS)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-5), (torch.bfloat16, 4e-2), (torch.float16, 6e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 3e-5), slow(torch.bfloat16, 4e-2), slow(torch.float16, 6e-3)]
+)
 def test_parts_are_the_whole(dtype: torch.dtype, tolerance: float) -> None:
     """Rows that some parts do not see, and (the first ones of odd heads) rows that none sees, with all gradients."""
     within = "within q >= 3 * (h % 2)"

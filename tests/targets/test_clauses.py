@@ -137,7 +137,7 @@ def test_compiles_without_graph_breaks() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", ["cpp", slow("triton")])
 def test_many_scalar_inputs(target: str) -> None:
     """Each is a parameter of the sets, up to a dozen: tiles that they rule out are not visited, counts are exact."""
     names = [f"end{i}" for i in range(9)]

@@ -21,10 +21,12 @@ CPP = (
     *((1, 200, 200, 4, 1), (3, 333, 70, 2, 1), (1, 1, 1, 1, 1), (3, 2, 2, 4, 1), (1, 130, 1, 2, 1)),
     *((3, 40, 150, 1, 1), (1, 17, 17, 4, 1), (3, 200, 200, 1, 1), (3, 90, 130, 2, 2)),
 )
-CALLS = [
-    ("cpp", CPP),
-    ("triton", ((1, 70, 31, 4, 1),)),
-    slow("triton", ((1, 130, 130, 2, 1), (1, 40, 70, 1, 1))),
+FEW, MORE = ((1, 70, 31, 4, 1),), ((1, 130, 130, 2, 1), (1, 40, 70, 1, 1))
+QUICK = ("dilated", "columns last")
+KERNELS = [
+    *(("cpp", name, CPP) for name in LAYOUTS),
+    *(("triton", name, FEW) if name in QUICK else slow("triton", name, FEW) for name in LAYOUTS),
+    *(slow("triton", name, MORE) for name in LAYOUTS),
 ]
 
 
@@ -35,9 +37,8 @@ def laid(name: str, target: str) -> Attention:
     return compiled(by_way(f"attention a(rates = [1, 2, 4, 3]) {{ {clause} }}", number), target, **tile)
 
 
-@pytest.mark.parametrize(("target", "calls"), CALLS)
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_kernels(name: str, target: str, calls: Calls) -> None:
+@pytest.mark.parametrize(("target", "name", "calls"), KERNELS)
+def test_kernels(target: str, name: str, calls: Calls) -> None:
     """Forward and all gradients at many sizes, by one thread and by more threads than there are key heads."""
     attend, (_, number, layouts) = laid(name, target), LAYOUTS[name]
     with choosing(number):

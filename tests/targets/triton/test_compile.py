@@ -23,7 +23,7 @@ from tests.support.marks import slow
 pytest.importorskip("triton")
 
 DEEP = settings().max_examples > 1000
-SOME = ("packed", "sparse_strided", *map(slow, ("window", "alibi", "block_topk", "reformer")))
+SOME = ("packed", *map(slow, ("sparse_strided", "window", "alibi", "block_topk", "reformer")))
 ARCHES = tuple(GPUS) if DEEP else ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -55,7 +55,8 @@ def test_nothing_spills(name: str) -> None:
             assert row["blocks"] >= 1
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", slow("float16"), slow("float32")])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_types_and_gpus(dtype: str) -> None:
     arches = [word for arch in ARCHES for word in ("--arch", arch)] if dtype == "bfloat16" else ["--arch", "sm_80"]
     found = rows("window", *arches, "--dim", "128", "--dtype", dtype)
@@ -63,6 +64,7 @@ def test_types_and_gpus(dtype: str) -> None:
     assert {row["arch"] for row in found} == set(arches[1::2])
 
 
+@pytest.mark.slow
 def test_files_and_addresses(tmp_path: Path) -> None:
     """Every address begins with a scalar offset in 64 bits; within a tile 32 bits suffice, which the host sees to."""
     found = rows("packed", "-o", str(tmp_path), "--dim", "32")
