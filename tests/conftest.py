@@ -24,7 +24,7 @@ OWN_FLAGS = "ATTNSPEC_CXXFLAGS" not in os.environ
 os.environ.setdefault("ATTNSPEC_CXXFLAGS", "-Og")
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("quick", max_examples=20, deadline=None, suppress_health_check=_SLOW, derandomize=True)
+settings.register_profile("quick", max_examples=16, deadline=None, suppress_health_check=_SLOW, derandomize=True)
 settings.register_profile("deep", max_examples=2000, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("ATTNSPEC_PROFILE", "quick"))
 

@@ -237,6 +237,7 @@ def test_a_crew_survives_what_its_members_do() -> None:
     assert "ZeroDivisionError" in str(found[6])
 
 
+@pytest.mark.slow
 def test_a_crew_stops_what_takes_too_long() -> None:
     tasks: list[crew.Task] = [functools.partial(time.sleep, 300), functools.partial(divmod, 7, 2)]
     start = time.monotonic()

@@ -99,6 +99,7 @@ def test_inspect_explains_its_decisions() -> None:
     assert "because its estimated time is the least" in text
 
 
+@pytest.mark.slow
 def test_inspect_suggests_a_parameter_that_fits_tiles() -> None:
     found = read_json("inspect", "segments", "size=500", "-n", "8192")["suggestions"]
     assert [(s["name"], s["now"], s["value"]) for s in found] == [("size", 500, 512)]

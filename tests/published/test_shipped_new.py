@@ -15,6 +15,7 @@ from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.order import hash_buckets
 from tests.published.comparing import TOLERANCE, close, random
+from tests.support.marks import slow
 from tests.support.shipped import is_a_mask
 
 
@@ -72,6 +73,8 @@ CASES = {
     "mrope": Case({"time": 2, "height": 3}, n_q=100),
     "rope_2d": Case({"width": 12, "dims": 16}),
 }
+QUICK = ("longnet", "reformer", "packed_window", "block_topk", "gpt_oss", "t5_bias", "xpos", "longrope", "mrope")
+"""Of the rest the suite has quick tests of the same clauses, with other flags of the compiler."""
 
 
 def test_every_spec_that_is_more_than_a_mask_is_here() -> None:
@@ -86,7 +89,7 @@ def test_a_spec_is_right_and_names_its_source(name: str) -> None:
     assert str(check_text(str(found))) == str(found)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
 def test_a_spec_is_what_its_dense_form_computes(name: str) -> None:
     """Output, log-sum-exp and the gradients of both, in float32 against float64."""
     case = CASES[name]

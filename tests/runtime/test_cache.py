@@ -97,7 +97,8 @@ def test_damaged_notes_are_ignored(folder: Path) -> None:
     use()
 
 
-@pytest.mark.parametrize("at", [slow(0.0), 0.3, slow(0.99)])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0.0, 0.3, 0.99])
 def test_every_file_is_covered_by_a_checksum(folder: Path, at: float) -> None:
     """A byte that changes anywhere is noticed: what is wrong is never used, and built again."""
     # A fact of this pattern is that it depends on the number of heads.

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 import attnspec
 from attnspec.runtime import operators as operator
+from tests.support.marks import slow
 from tests.support.oracle import tensors
 
 
@@ -45,7 +46,7 @@ def test_opcheck_of_several_passes() -> None:
     torch.library.opcheck(operator.attend_bare_backward, detached)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [slow(False), True])
 def test_compile_without_graph_breaks(dynamic: bool) -> None:
     attend = attnspec.compile("window", width=20)
 

@@ -60,6 +60,7 @@ def test_files_run_alone_and_agree(names: tuple[str, ...], tmp_path: Path) -> No
     assert done.stdout.count("out:") == len(names)
 
 
+@pytest.mark.slow
 def test_a_wrong_kernel_is_found_out(tmp_path: Path) -> None:
     path = emitted(tmp_path, "window", "width=64")
     before, clause, after = path.read_text(encoding="utf-8").partition("def allowed_0(q, k):")

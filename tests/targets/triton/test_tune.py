@@ -34,6 +34,7 @@ def test_the_fastest_of_each_kind_is_taken(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == [kind for kind in KINDS for _ in range(3)]
 
 
+@pytest.mark.slow
 def test_kernels_are_launched_alone() -> None:
     launched = 0
 

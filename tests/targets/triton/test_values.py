@@ -26,6 +26,7 @@ from attnspec.spec import real as r
 from attnspec.spec.arrays import derive
 from attnspec.spec.derive import SIGN
 from attnspec.spec.evaluate import holds, table
+from tests.support.marks import slow
 from tests.support.real_cases import FLOATS, INTEGERS, PREDICATE, REAL, SIZES, agree, reference
 from tests.support.strategies import Case, cases
 from tests.support.triton_unit import MODES, call, kernel, load, text
@@ -176,7 +177,7 @@ def test_lists(tmp_path: Path) -> None:
 LOOPS = [
     "any i in 0..100: q == 3 * i + k",
     "all i in 0..100: q != 3 * i + k",
-    "all i in 0..70: any j in 0..80: q - k != i * j",
+    slow("all i in 0..70: any j in 0..80: q - k != i * j"),
     "any i in [90, 80, 70, 60, 50]: q + k == i",
     "(any i in 0..100: q - 2 == i % 7) == (any i in 0..100: q - 2 == i % 7 + 1)",
     "not (all i in 0..100: i >= 0) or (any i in 0..100: k == i * i)",
@@ -310,6 +311,7 @@ for target in (GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)):
 """
 
 
+@pytest.mark.slow
 def test_ahead_of_time(tmp_path: Path) -> None:
     """For two makes of GPUs. In a process of its own: one that interprets kernels cannot compile any."""
     pred = check_text(
