@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from attnspec.check.check import Signature
     from attnspec.codegen.tiles import Tile
     from attnspec.relation.sizes import Sizes
+    from attnspec.runtime.attention import Attention
     from attnspec.runtime.core.program import Program
     from attnspec.spec.spec import Spec
 
@@ -304,3 +305,25 @@ def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
     elif pattern.order is not None and n_q != n:
         raise click.UsageError(f"{pattern.name} orders positions: there are as many queries as keys")
     return Sizes(n, n_q, heads, kv_heads, options["batch"], pattern.align == "end", m)
+
+
+def require_pairs(attend: Attention, sizes: Sizes) -> None:
+    """A usage error for a pattern that is known to allow no pair in a call of these sizes."""
+    from contextlib import suppress
+
+    from attnspec.relation.presburger import TooHard, budget
+    from attnspec.relation.relation import box
+
+    relation = attend.relation_for(heads=sizes.heads, kv_heads=sizes.kv_heads, batch=sizes.batch)
+    if not relation.exact:
+        return
+    some = False
+    with suppress(TooHard):
+        for item in relation.classes:
+            with budget(item.pairs):
+                some = some or not item.pairs.intersection(box(sizes)).fix(n=sizes.n, n_q=sizes.n_q).is_empty()
+        if not some:
+            name = attend.spec.name
+            raise click.UsageError(
+                f"{name} allows no pair in such a call: its output is zero, and there is nothing to run"
+            )

@@ -30,6 +30,8 @@ def test_a_spec_from_standard_input() -> None:
         (("bench", "--ceilings", "causal"), "--ceilings measures the machine, not a pattern"),
         (("bench", "--ceilings", "--suite"), "one at a time"),
         (("run", "causal", "--steps", "5"), "--text FILE asks for"),
+        (("run", "attention none { attend q < 0 }", "-n", "64"), "none allows no pair in such a call"),
+        (("bench", "attention none { attend k - q >= n }", "-n", "64"), "nothing to run"),
         (("inspect", "causal", "-n", "1.5"), "not a whole number"),
         (("inspect", "causal", "-n", "64q"), "not a length"),
     ],

@@ -16,6 +16,7 @@ from attnspec.cli.options import (
     plan_options,
     read_inputs,
     read_params,
+    require_pairs,
     size_options,
     text_of,
 )
@@ -173,6 +174,7 @@ def _bench(
 
     attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     sizes = call_sizes(attend.spec, options)
+    require_pairs(attend, sizes)
     own = tensors(attend.spec, sizes, read_inputs(given))
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device, own)
     with progress(attend.spec.name) as tick:

@@ -18,6 +18,7 @@ from attnspec.cli.options import (
     plan_options,
     read_inputs,
     read_params,
+    require_pairs,
     size_options,
     spec_argument,
     text_of,
@@ -88,6 +89,7 @@ def command(
     from attnspec.runtime.prepare.given import tensors
 
     sizes = call_sizes(attend.spec, options)
+    require_pairs(attend, sizes)
     values = read_inputs(given)
     own = tensors(attend.spec, sizes, values)
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device, own)
