@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
-from attnspec.report.units import count, plural, quantity, seconds, share
+from attnspec.report.units import BEATEN, beats, count, plural, quantity, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -194,12 +194,8 @@ def predictions(found: Insight, console: Console) -> None:
             grid.add_row(f"{title}, {m.date}", forward, both, f"median of {m.runs}")
     _print(grid, console)
     least = next((p.forward for p in found.predictions if p.device.startswith("this machine")), 0.0)
-    if found.measured is not None and found.measured.forward is not None and found.measured.forward < 0.95 * least:
-        console.print(
-            "  measured in less than the floor: the ceilings of this machine were measured while it was busy; "
-            "again with `attnspec bench --ceilings`",
-            soft_wrap=True,
-        )
+    if found.measured is not None and found.measured.forward is not None and beats(found.measured.forward, least):
+        console.print(f"  measured {BEATEN}", soft_wrap=True)
     console.print()
 
 

@@ -32,3 +32,14 @@ def count(value: int) -> str:
 def plural(number: int, what: str) -> str:
     """1 layer, 2 layers."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def beats(measured: float, least: float) -> bool:
+    """Whether a time is less than the least that ceilings allow, and by more than noise."""
+    return measured < 0.95 * least
+
+
+BEATEN = (
+    "faster than this machine's ceilings allow: they were measured while it was busy. Measure them again with "
+    "`attnspec bench --ceilings`, or forget them with `attnspec bench --ceilings --forget`"
+)

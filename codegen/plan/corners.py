@@ -128,50 +128,41 @@ def _product(left: e.IntExpr, right: e.IntExpr, sides: Sides) -> Bounds | None:
 
 def possible(pred: e.Pred, sides: Sides) -> e.Pred:
     """What holds of the corners of every tile with a pair for which a predicate holds."""
-    match pred:
-        case e.Bool():
-            return pred
-        case e.Cmp("==", e.Mod(left, by), value) if not contents.free(e.Add((by, value))) & _MOVES:
-            # A multiple lies in an interval, or none does: sharper than bounds of the remainder.
-            moved = _compare("==", e.Mod(_minus(left, value), by), _ZERO, sides, False)
-            return make.conjunction([_compare("==", e.Mod(left, by), value, sides, False), moved])
-        case e.Cmp(op, left, right):
-            return _compare(op, left, right, sides, False)
-        case e.And(args):
-            return make.conjunction([possible(arg, sides) for arg in args])
-        case e.Or(args):
-            return make.disjunction([possible(arg, sides) for arg in args])
-        case e.Not(arg):
-            return make.negation(certain(arg, sides))
-        case e.Iff(left, right):
-            both, neither = ((left, right), (e.Not(left), e.Not(right)))
-            return make.disjunction([make.conjunction([possible(x, sides) for x in pair]) for pair in (both, neither)])
-        case e.Any(var, domain, body) | e.All(var, domain, body):
-            inner = possible(body, sides)
-            return inner if isinstance(inner, e.Bool) else type(pred)(var, domain, inner)
-    return e.Bool(True)
+    return _told(pred, sides, False)
 
 
 def certain(pred: e.Pred, sides: Sides) -> e.Pred:
     """Corners of which this holds are those of a tile that has nothing but pairs for which the predicate holds."""
+    return _told(pred, sides, True)
+
+
+def _told(pred: e.Pred, sides: Sides, sure: bool) -> e.Pred:
+    """What corners tell of a predicate: that it is possible, or sure."""
     match pred:
         case e.Bool():
             return pred
+        case e.Cmp("==", e.Mod(left, by), value) if not sure and not contents.free(e.Add((by, value))) & _MOVES:
+            # A multiple lies in an interval, or none does: sharper than bounds of the remainder.
+            moved = _compare("==", e.Mod(_minus(left, value), by), _ZERO, sides, False)
+            return make.conjunction([_compare("==", e.Mod(left, by), value, sides, False), moved])
         case e.Cmp(op, left, right):
-            return make.conjunction([_compare(op, left, right, sides, True), *_reads_inside(pred, sides)])
+            found = _compare(op, left, right, sides, sure)
+            return make.conjunction([found, *_reads_inside(pred, sides)]) if sure else found
         case e.And(args):
-            return make.conjunction([certain(arg, sides) for arg in args])
+            return make.conjunction([_told(arg, sides, sure) for arg in args])
         case e.Or(args):
-            return make.disjunction([certain(arg, sides) for arg in args])
+            return make.disjunction([_told(arg, sides, sure) for arg in args])
         case e.Not(arg):
-            return make.negation(possible(arg, sides))
+            return make.negation(_told(arg, sides, not sure))
         case e.Iff(left, right):
             both, neither = ((left, right), (e.Not(left), e.Not(right)))
-            return make.disjunction([make.conjunction([certain(x, sides) for x in pair]) for pair in (both, neither)])
+            return make.disjunction(
+                [make.conjunction([_told(x, sides, sure) for x in pair]) for pair in (both, neither)]
+            )
         case e.Any(var, domain, body) | e.All(var, domain, body):
-            inner = certain(body, sides)
+            inner = _told(body, sides, sure)
             return inner if isinstance(inner, e.Bool) else type(pred)(var, domain, inner)
-    return e.Bool(False)
+    return e.Bool(not sure)
 
 
 def _reads_inside(pred: e.Pred, sides: Sides) -> Iterator[e.Pred]:

@@ -46,7 +46,7 @@ def race(
 ) -> dict[str, Timing]:
     """Time every contender up to ``runs`` times, in turn, after one round that is not counted.
 
-    ``tick`` is called after each call, for a progress bar: ``(runs + 1) * len(contenders)`` times in all. ``clock``
+    ``tick`` is called after each call, for a progress bar: ``(runs + 1) * len(contenders)`` times at most. ``clock``
     runs a call and tells its time. Of ``budget`` seconds each contender has an equal share: one that has no time left
     for another call drops out, and one whose share the first round took has that as its only time.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attnspec.cli.console import console
-from attnspec.report.units import plural, quantity, seconds
+from attnspec.report.units import BEATEN, beats, plural, quantity, seconds
 from attnspec.runtime.bench.peers import OWN, peers
 
 if TYPE_CHECKING:
@@ -102,14 +102,6 @@ def _gpu(setup: Setup) -> str:
     return f"{known['device']} (driver {known['driver']}, CUDA {known['cuda']}, torch {known['torch']})"
 
 
-BEATEN = (
-    "faster than this machine's ceilings allow: they were measured while it was busy. Measure them again with "
-    "`attnspec bench --ceilings`, or forget them with `attnspec bench --ceilings --forget`"
-)
-_BEATS = 0.95
-"""A measured time that is so much less than the least one is no noise."""
-
-
 def prepared(setup: Setup, found: Outcome) -> str:
     """What the inputs take of each call; nothing where there are none."""
     if found.preparation is None or found.share is None:
@@ -127,7 +119,7 @@ def remarks(setup: Setup, found: Outcome) -> list[str]:
         said.append(
             f"predicted {seconds(expected)} from tiles and measured ceilings{most}: measured is {mine / expected:.2f}x"
         )
-        if mine < expected * _BEATS:
+        if beats(mine, expected):
             said.append(BEATEN)
     if (rate := useful(setup, found)) is not None:
         share = useful_share(setup, found)
