@@ -9,30 +9,16 @@ import torch
 from torch import Tensor
 
 import attnspec
-from tests.published.comparing import additive, alike, close, learned, merge, random, split
+from tests.published.comparing import alike, close, random
+from tests.published.llama import CAUSAL, DIM, N, agrees, config
 
 pytest.importorskip("transformers")
-from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding
 from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRotaryEmbedding, apply_rotary_pos_emb
 
-N, DIM = 150, 16
-CAUSAL = torch.ones(N, N, dtype=torch.bool).tril()
 SHORT = [1.0, 1.1, 1.25, 1.5, 2.0, 2.25, 2.5, 3.0]
 LONG = [1.0, 1.5, 2.5, 4.0, 8.0, 12.5, 16.0, 20.0]
-
-
-def config(**parameters: Any) -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=4 * DIM,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=parameters.pop("longest", 2048),
-        attn_implementation="eager",
-        rope_parameters=parameters,
-    )
 
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -64,18 +50,7 @@ def test_tables_and_attention_of_llama(case: str) -> None:
     (mine,) = attend.frequencies(DIM, n=N, inputs=inputs)
     torch.testing.assert_close(mine.inv_freq.flatten().float(), inv_freq, rtol=2e-6, atol=0)
     assert float(mine.attention_factor) == pytest.approx(factor)
-    module = LlamaAttention(made, 0).eval()
-    weights = learned(module)
-    x = random(2, N, 4 * DIM)
-    tables = LlamaRotaryEmbedding(made)(x, torch.arange(N)[None])
-
-    def ours() -> Tensor:
-        q, k, v = (
-            split(getattr(module, f"{which}_proj")(x), heads) for which, heads in zip("qkv", (4, 2, 2), strict=True)
-        )
-        return module.o_proj(merge(attend(q, k, v, inputs=inputs)))  # type: ignore[no-any-return]
-
-    alike(ours, lambda: module(x, tables, additive(CAUSAL))[0], {"x": x} | weights, 1e-4)
+    agrees(attend, made, inputs)
 
 
 def test_rotated_queries_and_keys_are_those_of_qwen2_vl() -> None:
