@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from attnspec.check.expressions.patterns import prelude
@@ -19,7 +20,7 @@ class Outside(Exception):
 
 def allows(text: str, params: Env, q: int, k: int, **sizes: int) -> bool:
     """Whether the one attention of a text lets q see k; ``sizes`` are h, b, n, n_q, heads, kv_heads and batch."""
-    file = parse(Source("reference", text))
+    file = _file(text)
     (attention,) = file.attentions
     env: dict[str, Any] = {p.name.name: p for p in prelude().patterns.values()}
     env |= {p.name.name: p for p in file.patterns}
@@ -31,6 +32,11 @@ def allows(text: str, params: Env, q: int, k: int, **sizes: int) -> bool:
     within: list[bool] = []
     _clauses(attention.clauses, env, attend, within)
     return (any(attend) or not attend) and all(within)
+
+
+@lru_cache(16)
+def _file(text: str) -> t.File:
+    return parse(Source("reference", text))
 
 
 def _clauses(clauses: tuple[t.Clause, ...], env: dict[str, Any], attend: list[bool], within: list[bool]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,10 @@ class Case:
 
     def spec(self) -> Spec:
         """The checked spec."""
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> Spec:
         return check_text(self.text, params=self.params)
 
     def sizes(self) -> Sizes:
