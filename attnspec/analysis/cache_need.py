@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.errors.relations import several_axes
+from attnspec.analysis.live import groups
 from attnspec.relation.count import row_counts
 from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, budget
-from attnspec.relation.relation import HeadClass, NoAnswer, Relation
+from attnspec.relation.relation import HeadClass, Relation
 from attnspec.relation.sizes import Sizes
 
 
@@ -38,19 +38,10 @@ def cache_need(relation: Relation, lengths: Sequence[int], sizes: Sizes) -> tupl
     is taken with ``n = q + 1``. Of ``sizes`` only heads and batch matter. Exact for a sequence that goes on without
     end. Raises TooHard or TooIrregular, and NoAnswer where a computed order or axes leave no such question to ask.
     """
-    relation.require_positions()
-    if relation.spec.axes:
-        raise NoAnswer([several_axes(relation.spec.span, relation.spec.name, "a cache of keys")])
     found = []
-    for item in relation.classes:
-        members = tuple(range(sizes.heads)) if item.heads is None else item.heads
-        groups = [(h,) for h in members] if relation.varies(item, "h") else [members]
-        entries = range(sizes.batch) if relation.varies(item, "b") else (None,)
-        for group in groups:
-            for b in entries:
-                keys = _keys(item, lengths, relation.parameters(sizes, group[0], b or 0, item.pairs))
-                every = item.heads is None and group == members
-                found.append(CacheNeed(None if every else group, b, tuple(lengths), keys, item.exact))
+    for item, (heads, b), h, entry in groups(relation, sizes):
+        keys = _keys(item, lengths, relation.parameters(sizes, h, entry, item.pairs))
+        found.append(CacheNeed(heads, b, tuple(lengths), keys, item.exact))
     return tuple(found)
 
 

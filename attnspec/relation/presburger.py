@@ -159,6 +159,25 @@ class Pairs:
         found = int(self._map.deltas().get_stride(0).to_python())
         return found if found > 1 and self.within(Pairs.read(f"(x - y) mod {found} = 0")) else 1
 
+    def trails(self) -> list[tuple[int | None, int, int]]:
+        """Of each disjunct of a set with y >= 0: the largest x - y (None if there is none), a step and a residue.
+
+        All y of the disjunct leave this residue when divided by the step: the largest that isl sees.
+        """
+        found: list[tuple[int | None, int, int]] = []
+        for basic in self._map.get_basic_maps():
+            one = Pairs(isl.Map.from_basic_map(basic))
+            if one.is_empty():
+                continue
+            span = one._map.deltas().dim_min_val(0)
+            columns = one._map.range()
+            step = max(1, int(columns.get_stride(0).to_python()))
+            residue = int(columns.dim_min_val(0).to_python()) % step
+            if not one.within(Pairs.read(f"(y - {residue}) mod {step} = 0")):
+                step, residue = 1, 0
+            found.append((-int(span.to_python()) if span.is_int() else None, step, residue))
+        return found
+
     def with_parameter(self, name: str, value: str) -> Pairs:
         """Replace a parameter by an affine expression in ``x`` (for instance ``n`` by ``x + 1``)."""
         equal = Pairs.read(f"{name} = {value}")._map
