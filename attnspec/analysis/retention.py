@@ -95,6 +95,14 @@ class Retention:
         """The most keys that are kept at any time; None where they grow without end."""
         return None if self.growing else sum(map(len, self.fixed)) + sum(ring.slots for ring in self.rings)
 
+    def stored(self, tokens: int) -> int:
+        """The keys that a cache holds after so many tokens, which drops nothing from between the last ``span``."""
+        if self.growing:
+            return tokens
+        return min(tokens, self.span) + sum(
+            len(range(run.start, min(run.stop, tokens - self.span), run.step)) for run in self.fixed
+        )
+
     def joined(self, other: Retention) -> Retention:
         """What keeps all that two keep."""
         both = [one for one in (self.growing, other.growing) if one is not None]

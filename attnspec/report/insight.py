@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attnspec.analysis.cache_need import CacheNeed, cache_need
+from attnspec.analysis.cache_size import CacheSize, cache_size
 from attnspec.analysis.empty_rows import EmptyRows, empty_rows
 from attnspec.analysis.picture import cells, text
 from attnspec.analysis.reach import Reach, reach
+from attnspec.analysis.retention import retention
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.cost.gpu_time import costs
@@ -79,6 +81,7 @@ class Insight:
     exponent: float | None
     empty: tuple[EmptyRows, ...] | str
     decode: tuple[CacheNeed, ...] | str
+    cache: CacheSize | str
     reach: Reach | str
     predictions: tuple[Prediction, ...]
     measured: Measured | None
@@ -126,6 +129,7 @@ class Insight:
             "exponent": self.exponent,
             "empty_rows": _plain(self.empty),
             "decode": _plain(self.decode),
+            "cache": self.cache if isinstance(self.cache, str) else _cache(self.cache),
             "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
             "predictions": _plain(self.predictions),
             "measured": self.measured and asdict(self.measured),
@@ -164,6 +168,14 @@ def _decisions(made: Plan) -> list[dict[str, Any]]:
         ]
         found.append({"heads": item.heads, "branches": choices, "passes": passes})
     return found
+
+
+def _cache(size: CacheSize) -> dict[str, Any]:
+    kept = [
+        {"kv_heads": [*k.heads], "kept": str(k.retention), "bound": k.retention.bound, "exact": k.retention.exact}
+        for k in size.kept
+    ]
+    return {"kept": kept, "lengths": size.lengths, "bytes": size.bytes}
 
 
 def _looked(found: Look | str | None) -> Any:
@@ -229,6 +241,7 @@ def insight(
         None if isinstance(growth, str) else _exponent(growth),
         _ask(lambda: tuple(empty_rows(relation, sizes))),
         _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
+        _ask(lambda: cache_size(retention(relation, sizes), sizes, _lengths(sizes.n), 2 * dim * itemsize)),
         _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str)

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from attnspec.analysis.cache_size import CacheSize
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
 from attnspec.report.units import BEATEN, beats, count, plural, quantity, seconds, share
@@ -229,18 +230,29 @@ def rows(found: Insight, console: Console) -> None:
 
 
 def decode(found: Insight, console: Console) -> None:
-    """The size of a key cache that loses nothing."""
+    """The size of a key cache that loses nothing, and what it keeps."""
     console.print("decode  keys that must stay in the cache after so many tokens", style="bold")
+    size = found.cache if isinstance(found.cache, CacheSize) else None
     if isinstance(found.decode, str):
-        console.print(f"  {found.decode}\n")
-        return
-    grid = _table()
-    if len(found.decode) > 1:
-        grid.add_row("", *map(_who, found.decode))
-    for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
-        keys = (f"{'' if need.exact else 'at most '}{plural(need.keys[i], 'key')}" for need in found.decode)
-        grid.add_row(plural(length, "token"), *keys)
-    _print(grid, console)
+        console.print(f"  {found.decode}")
+    else:
+        grid = _table()
+        if len(found.decode) > 1:
+            grid.add_row("", *map(_who, found.decode))
+        for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
+            keys = (f"{'' if need.exact else 'at most '}{plural(need.keys[i], 'key')}" for need in found.decode)
+            grid.add_row(plural(length, "token"), *keys, *([f"{quantity(size.bytes[i])}B"] if size else []))
+        _print(grid, console)
+    if size is not None:
+        kept: dict[str, list[int]] = {}
+        for item in size.kept:
+            kept.setdefault(str(item.retention), []).extend(item.heads)
+        for said, heads in kept.items():
+            who = "" if len(kept) == 1 else f"key heads {ranges(tuple(heads))}: "
+            console.print(f"  kept by attnspec.Cache: {who}{said}", soft_wrap=True)
+        s = found.sizes
+        layer = f"{plural(s.kv_heads, 'key head')}, batch {s.batch}, {found.dtype}"
+        console.print(f"  bytes: keys and values of a layer, {layer}", soft_wrap=True)
     console.print()
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 
 import attnspec
 from attnspec.analysis.cache_need import cache_need
+from attnspec.analysis.cache_size import KeyHeads, cache_size, key_heads
 from attnspec.analysis.live import groups, live
 from attnspec.analysis.retention import EVERY_KEY, Growing, Retention, Ring, retention
 from attnspec.relation.count import runs
@@ -101,7 +102,9 @@ def test_a_call_from_position_zero_may_ask_for_any_key_that_its_rows_see() -> No
     assert item.retention == EVERY_KEY
 
 
-@pytest.mark.parametrize("name", ["window", "sinks", "longformer", "dilated", "segments", "longformer_dilated", "gpt_oss"])
+@pytest.mark.parametrize(
+    "name", ["window", "sinks", "longformer", "dilated", "segments", "longformer_dilated", "gpt_oss"]
+)
 def test_no_more_is_kept_than_the_most_that_is_needed(name: str) -> None:
     spec = attnspec.read(name, params=SMALL.get(name))
     relation, sizes = lower(spec, 4), Sizes(1, 1, 4, 4)
@@ -119,3 +122,15 @@ def test_joined_keeps_both() -> None:
     assert (a.bound, both.bound) == (12, None)
     for one in (a, b):
         assert one.pairs().within(both.pairs())
+
+
+def test_a_key_head_keeps_what_its_query_heads_need() -> None:
+    text = (
+        "attention a { for h in 0..3 { attend window(5) } for h in 3..8 { attend window(9) attend causal and k < 2 } }"
+    )
+    sizes = Sizes(1, 1, 8, 4, 3)
+    found = retention(lower(attnspec.read(text), 8, 4), sizes)
+    near, far = Retention((), (Ring(4),)), Retention((range(2),), (Ring(8),))
+    assert key_heads(found, sizes) == (KeyHeads(range(1), near), KeyHeads(range(1, 4), far))
+    size = cache_size(found, sizes, (3, 9, 100), 10)
+    assert size.bytes == tuple(3 * 10 * keys for keys in (3 * 4, 4 + 3 * (8 + 1), 4 + 3 * (8 + 2)))

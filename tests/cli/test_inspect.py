@@ -48,3 +48,21 @@ def test_pictures_are_ascii_where_there_is_nothing_else(monkeypatch: pytest.Monk
     stream.flush()
     stream.seek(0)
     assert stream.read() == "##--..\n"
+
+
+def test_the_cache_is_printed_with_its_bytes() -> None:
+    sizes = ("-n", "4096", "--heads", "8", "--kv-heads", "2", "--dim", "64", "--dtype", "bfloat16")
+    said = run("inspect", "sinks", *sizes).stdout
+    assert "kept by attnspec.Cache: ring of 1,023 + 4 fixed" in said
+    assert "bytes: keys and values of a layer, 2 key heads, batch 1, bfloat16" in said
+    assert f"1,027 keys     {1027 * 2 * 2 * 64 * 2 // 1000} kB" in said
+    cache = read_json("inspect", "sinks", *sizes)["cache"]
+    assert cache["kept"] == [{"kv_heads": [0, 1], "kept": "ring of 1,023 + 4 fixed", "bound": 1027, "exact": True}]
+    assert cache["bytes"][-1] == 1027 * 2 * 2 * 64 * 2
+    assert "kept by attnspec.Cache: grows: every key" in run("inspect", "padded", "-n", "64").stdout
+
+
+def test_heads_that_keep_unlike_keys_are_told_apart() -> None:
+    said = run("inspect", "longformer_dilated", "-n", "2048").stdout
+    assert "kept by attnspec.Cache: key heads 0-5: ring of 256" in said
+    assert "kept by attnspec.Cache: key heads 6-7: ring of 512" in said
