@@ -107,7 +107,7 @@ def attend(
             # Each query is loaded once: turned then, it is not written to memory. (Gradients need turned queries.)
             operator.watched()
             q, k, by = half_turned(around.spec, q, k, sizes, found)
-            return (*operator.attend_turning(q, k, *call[2:], by.cos, by.sin, by.pairs), q.new_empty(0))
+            return (*operator.attend_turning(q, k, *call.whole[2:], by.cos, by.sin, by.pairs), q.new_empty(0))
         q, k = turned(around.spec, q, k, sizes, found, compiled=True)
         call = call._replace(q=q, k=k)
     out, lse, norm, _ = transforms.attend(call, keep)

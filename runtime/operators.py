@@ -46,8 +46,8 @@ attend_bare_backward = torch.ops.attnspec.attend_bare_backward.default
 def attended(call: Call, keep: bool) -> Result:
     """A call by the operator for it."""
     watched()
-    q, k, v, inputs, *rest = call
-    return Result(*(attend(*call, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
+    q, k, v, inputs, *rest = whole = call.whole
+    return Result(*(attend(*whole, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
 
 
 def attended_backward(
@@ -55,9 +55,9 @@ def attended_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]]:
     """Its gradients by the operator for them, as :func:`_attend_backward` returns them."""
     watched()
-    q, k, v, inputs, *rest = call
+    q, k, v, inputs, *rest = whole = call.whole
     if inputs:
-        return attend_backward(*call, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
+        return attend_backward(*whole, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
     return *attend_bare_backward(q, k, v, *rest, *result, dout, dlse), ()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from attnspec.spec.axes import lengths
 from attnspec.spec.spec import Spec
@@ -39,12 +40,30 @@ class Scalar:
         return row[h if len(row) > 1 else 0]
 
 
+class Held(NamedTuple):
+    """What a call holds of a score matrix: from which position, head and batch entry on, and how many.
+
+    Query row r stands at position ``q_start + r``, key r at ``k_start + r``; head h is ``h_start + h`` of the pattern.
+    """
+
+    q_start: int
+    rows: int
+    k_start: int
+    keys: int
+    h_start: int
+    heads: int
+    kv_heads: int
+    b_start: int
+    batch: int
+
+
 @dataclass(frozen=True)
 class Sizes:
     """The sizes of one call; ``aligned_end`` says that the last query row stands at the last key.
 
     ``m`` is the number that axis lengths are solved for (n where there are no axes); ``scalars`` are the inputs that
     are parameters of the relation, in its order, None (or missing at the end) where the values are not known.
+    ``part`` is what a call holds that does not hold all of these sizes.
     """
 
     n: int
@@ -55,6 +74,7 @@ class Sizes:
     aligned_end: bool = True
     m: int | None = None
     scalars: tuple[Scalar | None, ...] = ()
+    part: Held | None = None
 
     def __post_init__(self) -> None:
         for name in ("n", "n_q", "heads", "kv_heads", "batch"):
@@ -66,6 +86,12 @@ class Sizes:
     def first(self) -> int:
         """The position of query row 0."""
         return self.n - self.n_q if self.aligned_end else 0
+
+    @property
+    def held(self) -> Held:
+        """What the call holds."""
+        whole = (self.first, self.n_q, 0, self.n, 0, self.heads, self.kv_heads, 0, self.batch)
+        return Held(*whole) if self.part is None else self.part
 
     def parameters(self, h: int, b: int) -> dict[str, int]:
         """The values of the parameters of sets, for one head and batch entry; scalars only where they are known."""

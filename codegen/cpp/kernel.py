@@ -69,7 +69,7 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_DV": key.dim_v,
         "ATTNSPEC_BM": max(pass_.tile.rows for pass_ in plan.passes),
         "ATTNSPEC_BN": max(pass_.tile.columns for pass_ in plan.passes),
-        "ATTNSPEC_CARRY": int(plan.carry),
+        "ATTNSPEC_CARRY": int(plan.carry or key.carry),
         "ATTNSPEC_TIMES": int(any(item.times > 1 for item in plan.passes)),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
@@ -102,7 +102,6 @@ def _pattern(plan: Plan) -> str:
         )
     return f"""\
 struct Pattern {{
-    static constexpr bool align_end = {boolean(plan.relation.spec.align == "end")};
     static constexpr int INPUTS = {len(names(plan.relation.spec))};
     static constexpr int PASSES = {max(len(head_class.passes) for head_class in plan.classes)};
     static constexpr bool REPEATS = {boolean(plan.relation.spec.order is not None)};  // a key may have several slots

@@ -17,6 +17,7 @@ class KernelKey:
     ``direction`` is ``"forward"`` or ``"backward"``; ``dtype`` float32, bfloat16 or float16; ``dim`` and ``dim_v`` the
     head sizes of query and value; ``wide`` asks for positions in 64 bits (beyond ``NARROW_LENGTH``). A forward kernel
     turns ``turn`` elements of each query (0: none) by its position when it loads it; ``pairs`` is that of ``rotate``.
+    With ``carry`` results are float32 and added to what is there already: a plan may ask for that too.
     """
 
     direction: str
@@ -26,6 +27,7 @@ class KernelKey:
     wide: bool = False
     turn: int = 0
     pairs: bool = False
+    carry: bool = False
 
 
 def define(values: Mapping[str, int | str]) -> str:

@@ -4,27 +4,52 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
-from attnspec.relation.sizes import Scalar, Sizes
+from attnspec.relation.sizes import Held, Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
 from attnspec.spec.heads import uncovered
 from attnspec.spec.spec import Spec
 
 
+class Part(NamedTuple):
+    """Where the tensors of a call lie in a larger score matrix, and the sizes of that one.
+
+    Query row r stands at position ``q_start + r``, key r at ``k_start + r``; head h is ``h_start + h`` there, entry b
+    of the batch ``b_start + b``. The other numbers are those that the pattern's text means.
+    """
+
+    q_start: int
+    k_start: int
+    h_start: int
+    b_start: int
+    n: int
+    n_q: int
+    heads: int
+    kv_heads: int
+    batch: int
+
+    def sizes(self, q: Tensor, k: Tensor, align: str, m: int | None) -> Sizes:
+        """The sizes of the whole, with what these tensors hold of it."""
+        (batch, heads, rows, _), (_, kv_heads, keys, _) = q.shape, k.shape
+        held = Held(self.q_start, rows, self.k_start, keys, self.h_start, heads, kv_heads, self.b_start, batch)
+        return Sizes(self.n, self.n_q, self.heads, self.kv_heads, self.batch, align == "end", m, part=held)
+
+
 class Call(NamedTuple):
-    """One call of a program. A tuple, for its fields are the arguments of the operators: ``attend(*call, keep)``.
+    """One call of a program. Its fields are the arguments of the operators: ``attend(*call.whole, keep)``.
 
     q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim), v (batch, kv_heads, n, dim_v), rotated where the pattern
     says so, of one dtype and on one device. ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads,
     rounds * n) the positions of the slots of a computed order; ``sink`` float32 a logit of every row, (batch, heads),
-    or one of each, (batch, heads, n_q); ``encoded`` is the program as a string.
+    or one of each, (batch, heads, n_q); ``encoded`` is the program as a string. ``part`` says where
+    all this lies in a larger score matrix; without it, it is the whole of one.
     """
 
     q: Tensor
@@ -35,6 +60,12 @@ class Call(NamedTuple):
     sink: Tensor | None
     scale: float
     encoded: str
+    part: Part | None = None
+
+    @property
+    def whole(self) -> tuple[Any, ...]:
+        """The fields of a call that holds all of its score matrix."""
+        return self[:-1]
 
     @property
     def program(self) -> Program:
@@ -47,20 +78,22 @@ class Call(NamedTuple):
         program = self.program
         if not facts(program).needs:
             return ()  # most programs: their calls need not look at shapes
+        if self.part is not None:
+            return needed(program, self.part.heads, self.part.kv_heads, self.part.batch)
         return needed(program, self.q.shape[1], self.k.shape[1], self.q.shape[0])
 
     @property
     def wide(self) -> bool:
         """Whether positions need 64 bits because of the lengths."""
-        return is_wide(self.q, self.k)
+        return is_wide(self.q, self.k) if self.part is None else max(self.part.n, self.part.n_q) > NARROW_LENGTH
 
     @property
     def sizes(self) -> Sizes:
         """The sizes, without scalars. Raises CallError where no axis lengths fit the tensors."""
         known = facts(self.program)
         if known.bare:  # there are no axes, and the text need not be read
-            return _sizes(self.q, self.k, known.align, None)
-        return sizes_of(spec(self.program), self.q, self.k)
+            return _sizes(self.q, self.k, known.align, None, self.part)
+        return sizes_of(spec(self.program), self.q, self.k, self.part)
 
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
@@ -73,7 +106,8 @@ class Call(NamedTuple):
 
     def check_length(self, longest: int) -> None:
         """Raises CallError where the call is longer than a kernel's numbers are right for."""
-        length = max(self.q.shape[2], self.k.shape[2])
+        at = self.part
+        length = max(self.q.shape[2], self.k.shape[2]) if at is None else max(at.n, at.n_q)
         if length > longest:
             raise CallError(
                 f"{facts(self.program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths "
@@ -136,14 +170,17 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
     return max(q.shape[2], k.shape[2]) > NARROW_LENGTH
 
 
-def sizes_of(pattern: Spec, q: Tensor, k: Tensor) -> Sizes:
+def sizes_of(pattern: Spec, q: Tensor, k: Tensor, part: Part | None = None) -> Sizes:
     """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
+    n, n_q = (k.shape[2], q.shape[2]) if part is None else (part.n, part.n_q)
     try:
-        m = pattern.sizes(k.shape[2], q.shape[2])["m"] if pattern.axes else None
+        m = pattern.sizes(n, n_q)["m"] if pattern.axes else None
     except ValueError as error:
         raise CallError(f"{pattern.name}: {error}") from None
-    return _sizes(q, k, pattern.align, m)
+    return _sizes(q, k, pattern.align, m, part)
 
 
-def _sizes(q: Tensor, k: Tensor, align: str, m: int | None) -> Sizes:
+def _sizes(q: Tensor, k: Tensor, align: str, m: int | None, part: Part | None) -> Sizes:
+    if part is not None:
+        return part.sizes(q, k, align, m)
     return Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], align == "end", m)

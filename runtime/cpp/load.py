@@ -30,7 +30,7 @@ _LONG = 1.0
 class Native:
     """A loaded kernel.
 
-    ``carry``, ``plain`` and ``wide`` say what it is called with: see ``Plan.carry``, ``Plan.plain`` and ``KernelKey``.
+    ``carry``, ``plain`` and ``wide`` say what it is called with: see ``KernelKey`` and ``Plan.plain``.
     ``natural``: its scores are in natural units, not in those of log2.
     ``longest`` is the largest length for which its numbers are right.
     """
@@ -65,7 +65,7 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
             _LOG.info("made the kernel of %s in %.1f s; it is kept in %s", what, spent, cache.folder)
         note = {
             "kernel": digest,
-            "carry": made.carry,
+            "carry": made.carry or key.carry,
             "plain": made.plain,
             "wide": is_wide(made, key),
             "natural": made.relation.spec.score != Score(),

@@ -65,6 +65,8 @@ class Sizes(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("n", "n_q", "heads", "kv_heads", "batch", "m")),
+        *((name, ctypes.c_int64) for name in ("q_start", "rows", "k_start", "keys")),
+        *((name, ctypes.c_int64) for name in ("h_start", "query_heads", "key_heads", "b_start", "entries")),
         ("passes", ctypes.c_void_p),
         ("inputs", ctypes.c_void_p),
     ]
@@ -115,9 +117,8 @@ def sizes_of(
     program: Program, made: Native, call: CallSizes, inputs: Sequence[torch.Tensor], order: torch.Tensor | None
 ) -> Sizes:
     """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order) and arguments."""
-    found = Sizes(
-        call.n, call.n_q, call.heads, call.kv_heads, call.batch, call.n if call.m is None else call.m, None, None
-    )
+    m = call.n if call.m is None else call.m
+    found = Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None)
     keep: list[Any] = []
     if not made.plain:
         fixed = _fixed(program, call, made.wide)

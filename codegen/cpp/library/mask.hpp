@@ -8,10 +8,10 @@ struct Range { int begin, end; };
 // the rows that have a pair at all, rounded outwards to register blocks: nothing else of the tile needs computing.
 template <class Pass, bool QUERIES_ON_LANES>
 ATTNSPEC_NOINLINE Range mask_tile(int32_t* __restrict mask, const Place& at, int64_t lane0, Range lanes, int64_t row0, int count,
-                                  int64_t head, int64_t batch, const Sizes& all) {
+                                  int64_t head, int64_t entry, const Sizes& all) {
     const Sizes sizes = all;
     const Positions<Pass> positions(at);
-    const pos h = (pos)head, b = (pos)batch;
+    const pos h = (pos)head, b = (pos)entry;
     Range live = {count, 0};
     for (int r = 0; r < count; ++r, mask += LANES) {
         const pos row = (pos)(row0 + r), lane = (pos)lane0;

@@ -18,22 +18,32 @@ struct Place {
     int64_t c;
     Rows queries, keys;
     Span query_slots, key_slots;
-    int64_t offset;  // the position of query row 0
 };
 
 static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t c, int64_t base) {
     return {base, 0, list.data + b * list.batch_stride + h * list.head_stride + c * list.residue_stride};
 }
 
+// The slots of residue c of `count` positions from `start` on.
+static inline Span strided(int64_t start, int64_t count, int64_t c, int64_t r) {
+    return {-floor_div(c - start, r), floor_div(start + count - 1 - c, r) + 1};
+}
+
+// Of a head and a batch entry of the pattern.
 template <class Pass>
-static Place place(const Sizes& s, int64_t offset, int64_t c, int64_t h, int64_t b) {
+static Place place(const Sizes& s, int64_t c, int64_t head, int64_t entry) {
     constexpr int64_t r = Pass::STRIDE;
-    Place at = {c, {c - offset, r, nullptr}, {c, r, nullptr}, {}, {}, offset};
-    at.query_slots = {-floor_div(c - offset, r), floor_div(offset + s.n_q - 1 - c, r) + 1};
-    at.key_slots = {0, s.n > c ? (s.n - 1 - c) / r + 1 : 0};
+    Place at = {c, {c - s.q_start, r, nullptr}, {c - s.k_start, r, nullptr}, strided(s.q_start, s.rows, c, r),
+                strided(s.k_start, s.keys, c, r)};
     const PassData* data = s.passes + Pass::NUMBER;
-    if (Pass::LISTED_QUERIES) at.queries = listed(data->queries, b, h, c, -offset), at.query_slots = {data->queries.begin, data->queries.end};
-    if (Pass::LISTED_KEYS) at.keys = listed(data->keys, b, h, c, 0), at.key_slots = {data->keys.begin, data->keys.end};
+    if (Pass::LISTED_QUERIES) {
+        at.queries = listed(data->queries, entry, head, c, -s.q_start);
+        at.query_slots = {data->queries.begin, data->queries.end};
+    }
+    if (Pass::LISTED_KEYS) {
+        at.keys = listed(data->keys, entry, head, c, -s.k_start);
+        at.key_slots = {data->keys.begin, data->keys.end};
+    }
     return at;
 }
 

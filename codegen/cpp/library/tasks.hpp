@@ -8,12 +8,13 @@ struct Tasks {
     int64_t heads;
     int64_t* first;  // the first task of each head, and after the last head their number; null without memory
 
-    Tasks(const Sizes& s, int number) : number(number), heads(s.heads), first(allocate<int64_t>(s.heads + 1)) {
+    Tasks(const Sizes& s, int number) : number(number), heads(s.query_heads), first(allocate<int64_t>(s.query_heads + 1)) {
         if (!first) return;
         first[0] = 0;
         for (int64_t h = 0; h < heads; ++h) {
             first[h + 1] = first[h];
-            Pattern::visit(h, number, [&](auto pass) { first[h + 1] += longest<decltype(pass)>(s, h) * decltype(pass)::STRIDE; });
+            Pattern::visit(s.h_start + h, number,
+                           [&](auto pass) { first[h + 1] += longest<decltype(pass)>(s, s.h_start + h) * decltype(pass)::STRIDE; });
         }
     }
     ~Tasks() { free(first); }
@@ -24,17 +25,16 @@ struct Tasks {
 
     // Residues differ by at most one tile.
     template <class Pass>
-    static int64_t longest(const Sizes& s, int64_t h) {
-        const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0;
+    static int64_t longest(const Sizes& s, int64_t head) {
         int64_t most = 0;
         for (int64_t c = 0; c < Pass::STRIDE; ++c) {
-            const Span tiles = tiles_of(place<Pass>(s, offset, c, h, 0).query_slots, Pass::BM);
+            const Span tiles = tiles_of(place<Pass>(s, c, head, 0).query_slots, Pass::BM);
             if (tiles.end - tiles.begin > most) most = tiles.end - tiles.begin;
         }
         return most;
     }
 
-    // Calls f(pass, place, b, h, i) for a task.
+    // Calls f(pass, place, b, h, i) for a task: query tile i of a head and a batch entry of the call.
     template <class F>
     void run(const Sizes& s, int64_t task, F&& f) const {
         const int64_t b = task / count(), rest = task % count();
@@ -43,10 +43,10 @@ struct Tasks {
             const int64_t middle = (h + end) / 2;
             (first[middle] <= rest ? h : end) = middle;
         }
-        Pattern::visit(h, number, [&](auto pass) {
+        Pattern::visit(s.h_start + h, number, [&](auto pass) {
             using Pass = decltype(pass);
-            const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0, most = (first[h + 1] - first[h]) / Pass::STRIDE;
-            const Place at = place<Pass>(s, offset, (rest - first[h]) / most, h, b);
+            const int64_t most = (first[h + 1] - first[h]) / Pass::STRIDE;
+            const Place at = place<Pass>(s, (rest - first[h]) / most, s.h_start + h, s.b_start + b);
             const Span tiles = tiles_of(at.query_slots, Pass::BM);
             const int64_t i = tiles.end - 1 - (rest - first[h]) % most;
             if (i >= tiles.begin) f(pass, at, b, h, i);

@@ -24,9 +24,12 @@ struct List { const pos* data; int64_t batch_stride, head_stride, residue_stride
 // What one pass needs beside its loops; tables hold one for each (batch, head), and are null where there are loops.
 struct PassData { const Table *rows, *columns; List queries, keys; };
 
+// A call may hold a part of a larger score matrix. What the pattern reads is of the whole, what tensors are indexed with is
+// of the call: row r of head h of batch entry b is at position q_start + r, and head h_start + h of entry b_start + b.
 struct Sizes {
     int64_t n, n_q, heads, kv_heads, batch;
     int64_t m;  // the number that axis lengths are solved for
+    int64_t q_start, rows, k_start, keys, h_start, query_heads, key_heads, b_start, entries;
     const PassData* passes;
     const Input* inputs;
 };
@@ -42,11 +45,11 @@ static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b
 
 struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
 // Where branches of a mixture are kept apart, `branch` is the distance between their outputs (in elements), else 0; the
-// log-sum-exps of branches then lie batch * heads * n_q apart, their norms three times that.
+// log-sum-exps of branches then lie entries * query_heads * rows apart, their norms three times that.
 struct ForwardProblem {
     Sizes sizes;
     Tensor q, k, v, out;
-    float *lse, *norm;  // (batch, heads, n_q), contiguous, and (3, batch, heads, n_q): a Norm of tile.hpp, the
+    float *lse, *norm;  // (batch, heads, rows), contiguous, and (3, batch, heads, rows): a Norm of tile.hpp, the
                       // largest score in natural units; norm may be null
     int64_t branch;
     float scale;

@@ -52,7 +52,9 @@ struct BackwardTile {
     QuerySpace& w;
     const Place& at;
     Sums sums;
-    int64_t b, h, kv, first;
+    int64_t b, h, kv;
+    int64_t entry, head;  // b and h, as the pattern knows them
+    int64_t first;
     Span live;
     int groups, branch;
     float times;
@@ -68,7 +70,7 @@ struct BackwardTile {
     void load_queries() {
         loaded = true;
         const Sizes& s = p.sizes;
-        const int64_t line = (b * s.heads + h) * s.n_q;
+        const int64_t line = (b * s.query_heads + h) * s.rows;
         Tensor own = p.out;
         own.data = (Elem*)own.data + branch * p.branch;
         for (int g = 0; g < groups; ++g) {
@@ -84,7 +86,7 @@ struct BackwardTile {
             }
             const int64_t slot = first + g * LANES;
             load_lanes<D, QL>(w.q_lanes[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
-            if (!Score::IDENTITY) load_positions(w.query_at + g * LANES, at.queries, at.offset, slot, live);
+            if (!Score::IDENTITY) load_positions(w.query_at + g * LANES, at.queries, s.q_start, slot, live);
             if constexpr (PAIRS)
                 rows_to_pairs<D, QT>(q, (const bf16*)w.rows, 2 * QL, 1, LANES, LANES);
             else if (KEYS)
@@ -105,7 +107,7 @@ struct BackwardTile {
                 for (int c = 0; c < W; ++c) sum += dot[c];
                 if (p.dlse) sum -= p.dlse[row];
                 dl[l] = sum * score_scale(p.scale);
-                const Norm norm = Norm::of(p.norm, s.batch * s.heads * s.n_q, row);
+                const Norm norm = Norm::of(p.norm, s.entries * s.query_heads * s.rows, row);
                 top[l] = norm.top == -INF ? INF : norm.top, sums[l] = norm.sum - times;
                 if (delta) delta[row] = dl[l];
                 // What a query that is not finite sees is not a number; what it does not see must not notice.
@@ -143,7 +145,7 @@ struct BackwardTile {
             if (live.begin >= live.end)
                 range = {0, 0};
             else if (partial)
-                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
+                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, head, entry, p.sizes);
             if (range.begin < range.end) {
                 if (partial) {
                     w.unfit.find<KC>(k_down, range);
@@ -180,8 +182,8 @@ struct BackwardTile {
                     vint on = all(-(int32_t)(r + i < count));
                     if (partial) on &= *(const vint*)(w.mask + (r + i) * LANES + c * W);
                     if (!Score::IDENTITY && masked) s = on != 0 ? s : vfloat{};
-                    const pos key_at = Score::IDENTITY || r + i >= count ? 0 : (pos)at.keys(first_key + r + i);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, sizes);
+                    const pos key_at = Score::IDENTITY || r + i >= count ? 0 : (pos)(at.keys(first_key + r + i) + sizes.k_start);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)head, (pos)entry, sizes);
                     x[i] = smaller(vfloat{}, in_log2(x[i] - top) - sum);
                     y[i] = load(w.ds + (r + i) * PM + lane) * scale - delta;
                     if (masked) {
@@ -191,7 +193,8 @@ struct BackwardTile {
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
                     if (!Score::IDENTITY)
-                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, sizes, own_gradients, score_sums);
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)head, (pos)entry, sizes, own_gradients,
+                                                         score_sums);
                     store_weights(w.p, w.p_rows, (r + i) * PM + lane, x[i]);
                     store_weights(w.ds, w.ds_rows, (r + i) * PM + lane, y[i]);
                 }
@@ -287,16 +290,16 @@ static void backward_query_tile(const BackwardProblem& p, QuerySpace& w, Sums su
     if (live.begin >= live.end) return;
     vfloat score_sums[Score::SUMS + 1];
     for (auto& sum : score_sums) sum = vfloat{};
-    BackwardTile<KEYS> tile{p, w, at, sums, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
-                            Pass::BRANCH, Pass::TIMES, delta, false, score_sums, gradients, nullptr, nullptr, nullptr, nullptr, {}};
-    Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
+    BackwardTile<KEYS> tile{p, w, at, sums, b, h, h / (s.query_heads / s.key_heads), s.b_start + b, s.h_start + h, i * Pass::BM,
+                            live, (Pass::BM + LANES - 1) / LANES, Pass::BRANCH, Pass::TIMES, delta, false, score_sums, gradients, nullptr, nullptr, nullptr, nullptr, {}};
+    Pass::forward(i, at, tile.head, tile.entry, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
     if (!tile.loaded) {
         if (CARRY) return;  // nothing to add
         tile.load_queries();
     }
     tile.store_queries();
-    if (gradients.of) Score::flush(score_sums, (pos)h, (pos)b, s, gradients);
+    if (gradients.of) Score::flush(score_sums, (pos)tile.head, (pos)tile.entry, s, gradients);
 }
 
 }  // namespace attnspec

@@ -44,7 +44,7 @@ struct BackwardKeyTile {
             const int64_t slot = first + g * LANES;
             load_lanes<D, QL>(w.k_lanes[g], w.rows, w.scratch, p.k, b, kv, at.keys, slot, live, p.scale * UNIT);
             load_lanes<DV, OL>(w.v_lanes[g], w.rows, w.scratch, p.v, b, kv, at.keys, slot, live, UNSCALED);
-            if (!Score::IDENTITY) load_positions(w.key_at[g], at.keys, 0, slot, live);
+            if (!Score::IDENTITY) load_positions(w.key_at[g], at.keys, p.sizes.k_start, slot, live);
             memset(w.dk[g], 0, sizeof(w.dk[g]));
             memset(w.dv[g], 0, sizeof(w.dv[g]));
         }
@@ -57,12 +57,12 @@ struct BackwardKeyTile {
         if (!loaded) load_keys();
         const Sizes& s = p.sizes;
         const int count = (int)(queries.end - queries.begin), rows = round_up(count, R);
-        const int64_t line = (b * s.heads + h) * s.n_q;
+        const int64_t line = (b * s.query_heads + h) * s.rows;
         load_both<D, KR, KC>(q, q_down, w.q, w.q_down, w.scratch, p.q, b, h, at.queries, queries.begin, count, rows);
         load_both<DV, VR, VC>(dout, dout_down, w.dout, w.dout_down, w.scratch, p.dout, b, h, at.queries, queries.begin, count, rows);
         for (int r = 0; r < rows; ++r) {
             const int64_t row = r < count ? line + at.queries(queries.begin + r) : 0;
-            const Norm norm = r < count ? Norm::of(p.norm, s.batch * s.heads * s.n_q, row) : Norm{-INF, 0.f};
+            const Norm norm = r < count ? Norm::of(p.norm, s.entries * s.query_heads * s.rows, row) : Norm{-INF, 0.f};
             w.top[r] = norm.top == -INF ? INF : norm.top, w.sum[r] = norm.sum - times;
             w.delta[r] = r < count ? deltas[row] : 0.f;
         }
@@ -71,7 +71,7 @@ struct BackwardKeyTile {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
-                range = mask_tile<Pass, false>(w.mask, at, first + g * LANES, live, queries.begin, count, h, b, s);
+                range = mask_tile<Pass, false>(w.mask, at, first + g * LANES, live, queries.begin, count, s.h_start + h, s.b_start + b, s);
                 if (range.begin >= range.end) continue;
                 refuse(range, rows);
             }
@@ -104,6 +104,7 @@ struct BackwardKeyTile {
         const float scale = score_scale(p.scale);
         vfloat unused[Score::SUMS + 1];
         const Scored sizes = p.sizes;  // what score lines read stays in registers
+        const pos head = (pos)(sizes.h_start + h), entry = (pos)(sizes.b_start + b);
         for (int r = range.begin; r < range.end; r += STEP)
             for (int c = 0; c < C; ++c) {
                 vfloat x[STEP], y[STEP];
@@ -114,8 +115,8 @@ struct BackwardKeyTile {
                     if (!Score::IDENTITY && partial) s = on != 0 ? s : vfloat{};
                     const vint key_at = *(const vint*)(w.key_at[g] + c * W);
                     const pos query_at = Score::IDENTITY || r + i >= count
-                                             ? 0 : (pos)(this->at.queries(first_query + r + i) + this->at.offset);
-                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, (pos)h, (pos)b, sizes);
+                                             ? 0 : (pos)(this->at.queries(first_query + r + i) + sizes.q_start);
+                    x[i] = Score::IDENTITY ? s : Score::value(s, query_at, key_at, head, entry, sizes);
                     x[i] = smaller(vfloat{}, in_log2(x[i] - w.top[r + i]) - w.sum[r + i]);
                     y[i] = load(w.ds + at) * scale - w.delta[r + i];
                     if (partial) {
@@ -125,7 +126,7 @@ struct BackwardKeyTile {
                     x[i] = exp2<!PAIRS>(x[i]);
                     y[i] *= x[i];
                     if (!Score::IDENTITY)
-                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, (pos)h, (pos)b, sizes, Gradients{}, unused);
+                        y[i] = p.scale * Score::backward(y[i], s, query_at, key_at, head, entry, sizes, Gradients{}, unused);
                 }
 #if defined(__AVX512BF16__)
                 if constexpr (PAIRS) x[0] = interleave_pairs(x[0], x[STEP - 1]), y[0] = interleave_pairs(y[0], y[STEP - 1]);

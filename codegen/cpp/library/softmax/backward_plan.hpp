@@ -6,15 +6,25 @@ namespace attnspec {
 template <int COLS, int S>
 static bool is_sum(const Tensor& t) { return sizeof(Sum) == 4 && COLS == S && t.stride[3] == 1 && t.stride[2] == S; }
 
+// What the sums of a key head begin with: zeros, or what is there already.
+template <int COLS, int S>
+static void start(float* sums, const Tensor& t, int64_t b, int64_t kv, int64_t keys, int64_t room, bool in_place) {
+    if (!CARRY)
+        memset(sums, 0, sizeof(float) * S * room);
+    else if (!in_place)
+        rows_to_float<COLS, S>(sums, row_of<const Sum>(t, b, kv, 0), t.stride[2], t.stride[3], keys, room, 1.f);
+}
+
 // A thread per key head: it walks the query tiles of its heads, pass after pass.
 template <class Pattern>
 static bool backward_one_pass(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
     const bool in_place = is_sum<D, QT>(p.dk) && is_sum<DV, OT>(p.dv);
-    const int64_t room = (s.n + BN - 1) / BN * ROWS, offset = Pattern::align_end ? s.n - s.n_q : 0;
+    // A tile may begin anywhere in the rows of the call, and its last block of rows may run over their end.
+    const int64_t room = (s.keys + R + BN - 1) / BN * ROWS;
     bool complete = true;
-    bool started = for_tasks<QuerySpace>(s.batch * s.kv_heads, p.threads, [&](int64_t task, QuerySpace& w) {
-        const int64_t b = task / s.kv_heads, kv = task % s.kv_heads, group = s.heads / s.kv_heads;
+    bool started = for_tasks<QuerySpace>(s.entries * s.key_heads, p.threads, [&](int64_t task, QuerySpace& w) {
+        const int64_t b = task / s.key_heads, kv = task % s.key_heads, group = s.query_heads / s.key_heads;
         Sums sums = {row_of<float>(p.dk, b, kv, 0), row_of<float>(p.dv, b, kv, 0), false};
         const Gradients gradients = {p.gradients ? p.gradients + task * Pattern::INPUTS : nullptr};
         float* buffer = nullptr;
@@ -26,22 +36,22 @@ static bool backward_one_pass(const BackwardProblem& p) {
             }
             sums = {buffer, buffer + room * QT, true};
         }
-        memset(sums.dk, 0, sizeof(float) * QT * (in_place ? s.n : room));
-        memset(sums.dv, 0, sizeof(float) * OT * (in_place ? s.n : room));
+        start<D, QT>(sums.dk, p.dk, b, kv, s.keys, in_place ? s.keys : room, in_place);
+        start<DV, OT>(sums.dv, p.dv, b, kv, s.keys, in_place ? s.keys : room, in_place);
         for (int number = 0; number < Pattern::PASSES; ++number)
             for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
-                Pattern::visit(h, number, [&](auto pass) {
+                Pattern::visit(s.h_start + h, number, [&](auto pass) {
                     using Pass = decltype(pass);
                     for (int64_t c = 0; c < Pass::STRIDE; ++c) {
-                        const Place at = place<Pass>(s, offset, c, h, b);
+                        const Place at = place<Pass>(s, c, s.h_start + h, s.b_start + b);
                         const Span tiles = tiles_of(at.query_slots, Pass::BM);
                         for (int64_t i = tiles.begin; i < tiles.end; ++i)
                             backward_query_tile<Pass, true>(p, w, sums, at, b, h, i, nullptr, gradients);
                     }
                 });
         if (!in_place) {
-            rows_from_float<D, QT>(row_of<Sum>(p.dk, b, kv, 0), p.dk.stride[2], p.dk.stride[3], sums.dk, s.n);
-            rows_from_float<DV, OT>(row_of<Sum>(p.dv, b, kv, 0), p.dv.stride[2], p.dv.stride[3], sums.dv, s.n);
+            rows_from_float<D, QT>(row_of<Sum>(p.dk, b, kv, 0), p.dk.stride[2], p.dk.stride[3], sums.dk, s.keys);
+            rows_from_float<DV, OT>(row_of<Sum>(p.dv, b, kv, 0), p.dv.stride[2], p.dv.stride[3], sums.dv, s.keys);
         }
         free(buffer);
     });
@@ -65,32 +75,37 @@ static Shape shape_of(int64_t h, int number) {
 template <class Pattern>
 static bool backward_keys(const BackwardProblem& p, int number, const float* delta, int64_t g, int64_t step) {
     const Sizes& s = p.sizes;
-    const int64_t offset = Pattern::align_end ? s.n - s.n_q : 0, group = s.heads / s.kv_heads;
-    int64_t most = 0;  // key tiles of one residue
+    const int64_t group = s.query_heads / s.key_heads;
+    Span tiles = {INT64_MAX, INT64_MIN};  // the key tiles of all residues: these begin first, and end last, at either end
     int64_t residues = 1;
-    for (int64_t h = g; h < s.heads; h += group)
-        Pattern::visit(h, number, [&](auto pass) {
+    for (int64_t h = g; h < s.query_heads; h += group)
+        Pattern::visit(s.h_start + h, number, [&](auto pass) {
             using Pass = decltype(pass);
-            const int64_t count = tiles_of(place<Pass>(s, offset, 0, h, 0).key_slots, Pass::BN).end;
-            if (count > most) most = count;
+            for (int64_t c : {Pass::STRIDE - 1, (int64_t)0}) {
+                const Span own = tiles_of(place<Pass>(s, c, s.h_start + h, 0).key_slots, Pass::BN);
+                if (own.begin < own.end && own.begin < tiles.begin) tiles.begin = own.begin;
+                if (own.begin < own.end && own.end > tiles.end) tiles.end = own.end;
+            }
             if (Pass::STRIDE > residues) residues = Pass::STRIDE;
         });
-    return for_tasks<KeySpace>(most * residues * s.kv_heads * s.batch, p.threads, [&](int64_t task, KeySpace& w) {
-        const int64_t j = task % most, c = task / most % residues;
-        const int64_t kv = task / most / residues % s.kv_heads, b = task / most / residues / s.kv_heads, first = kv * group + g;
-        Pattern::visit(first, number, [&](auto own) {
+    if (tiles.begin >= tiles.end) return true;
+    const int64_t most = tiles.end - tiles.begin;
+    return for_tasks<KeySpace>(most * residues * s.key_heads * s.entries, p.threads, [&](int64_t task, KeySpace& w) {
+        const int64_t j = tiles.begin + task % most, c = task / most % residues, entry = s.b_start + task / most / residues / s.key_heads;
+        const int64_t kv = task / most / residues % s.key_heads, b = entry - s.b_start, first = kv * group + g;
+        Pattern::visit(s.h_start + first, number, [&](auto own) {
             using Own = decltype(own);
             if (c >= Own::STRIDE) return;
-            const Place at = place<Own>(s, offset, c, first, b);
+            const Place at = place<Own>(s, c, s.h_start + first, entry);
             const Span live = slots_of(at.keys, at.key_slots, j, Own::BN);
             if (live.begin >= live.end) return;
             BackwardKeyTile tile{p, w, delta, at, b, kv, j * Own::BN, live, (Own::BN + LANES - 1) / LANES, Own::TIMES, false,
                                  0, nullptr, nullptr, nullptr, nullptr};
             for (tile.h = first; tile.h < first + step; ++tile.h)
-                Pattern::visit(tile.h, number, [&](auto pass) {
+                Pattern::visit(s.h_start + tile.h, number, [&](auto pass) {
                     using Pass = decltype(pass);
                     tile.times = Pass::TIMES;
-                    Pass::backward(j, at, tile.h, b, s, [&](int64_t i) { tile.template visit<Pass>(i, false); },
+                    Pass::backward(j, at, s.h_start + tile.h, entry, s, [&](int64_t i) { tile.template visit<Pass>(i, false); },
                                    [&](int64_t i) { tile.template visit<Pass>(i, true); });
                 });
             if (!tile.loaded) {
@@ -106,21 +121,21 @@ static bool backward_keys(const BackwardProblem& p, int number, const float* del
 template <class Pattern>
 static bool backward_two_passes(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
-    const int64_t group = s.heads / s.kv_heads;
-    float* delta = allocate<float>(s.batch * s.heads * s.n_q);
+    const int64_t group = s.query_heads / s.key_heads;
+    float* delta = allocate<float>(s.entries * s.query_heads * s.rows);
     if (!delta) return false;
     bool done = true;
     for (int number = 0; done && number < Pattern::PASSES; ++number) {
         const Tasks<Pattern> tasks(s, number);
-        done = tasks.first && for_tasks<QuerySpace>(tasks.count() * s.batch, p.threads, [&](int64_t task, QuerySpace& w) {
+        done = tasks.first && for_tasks<QuerySpace>(tasks.count() * s.entries, p.threads, [&](int64_t task, QuerySpace& w) {
             tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
                 backward_query_tile<decltype(pass), false>(p, w, {}, at, b, h, i, delta, Gradients{});
             });
         });
         bool alike = true;
-        const Shape shape = shape_of<Pattern>(0, number);
-        for (int64_t h = 0; h < s.heads; ++h) {
-            const Shape other = shape_of<Pattern>(h, number);
+        const Shape shape = shape_of<Pattern>(s.h_start, number);
+        for (int64_t h = 0; h < s.query_heads; ++h) {
+            const Shape other = shape_of<Pattern>(s.h_start + h, number);
             alike &= other.stride == shape.stride && other.columns == shape.columns && other.number == shape.number;
         }
         const int64_t step = alike ? group : 1;
@@ -133,8 +148,8 @@ static bool backward_two_passes(const BackwardProblem& p) {
 template <class Pattern>
 static int backward(const BackwardProblem& p) {
     const Sizes& s = p.sizes;
-    if (s.batch <= 0 || s.heads <= 0 || s.kv_heads <= 0) return 0;
-    const int64_t units = s.batch * s.kv_heads, threads = p.threads < 1 ? 1 : p.threads;
+    if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0) return 0;
+    const int64_t units = s.entries * s.key_heads, threads = p.threads < 1 ? 1 : p.threads;
     // A key may stand in several tiles of a computed order, and gradients of inputs are summed by head: one thread for each.
     const bool alone = Pattern::REPEATS || p.gradients;
     const bool one = alone || 5 * ((units + threads - 1) / threads * threads) <= 7 * units;

@@ -34,6 +34,7 @@ struct ForwardTile {
     ForwardSpace& w;
     const Place& at;
     int64_t b, h, kv;
+    int64_t entry, head;  // b and h, as the pattern knows them
     int64_t first;   // the slot of the tile's first lane
     Span live;       // the slots of the tile that hold a query of the call
     int groups;
@@ -48,9 +49,9 @@ struct ForwardTile {
         t.data = (Sum*)t.data + branch * p.branch;
         return t;
     }
-    int64_t lines() const { return p.sizes.batch * p.sizes.heads * p.sizes.n_q; }
+    int64_t lines() const { return p.sizes.entries * p.sizes.query_heads * p.sizes.rows; }
     int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
-    int64_t line() const { return (b * p.sizes.heads + h) * p.sizes.n_q; }
+    int64_t line() const { return (b * p.sizes.query_heads + h) * p.sizes.rows; }
     float* norms() const { return p.norm + 3 * before(); }
 
     void load_queries() {
@@ -64,7 +65,7 @@ struct ForwardTile {
                 load_lanes<D, QL>(w.q[g], w.rows, w.scratch, {w.turned, {0, 0, D, 1}}, 0, 0, {0, 1, nullptr}, 0, live, p.scale * UNIT);
             } else
                 load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
-            if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, at.offset, slot, live);
+            if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, p.sizes.q_start, slot, live);
             for (int l = 0; l < LANES; ++l) w.top[g][l] = w.largest[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
             if (CARRY)
                 carry(g, slot, live);
@@ -123,7 +124,7 @@ struct ForwardTile {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
-                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, h, b, p.sizes);
+                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, head, entry, p.sizes);
                 if (range.begin >= range.end) continue;
                 w.unfit.find<VS>(v, range);
                 fit = w.unfit.without<VS>(v, w.fit, rows);
@@ -168,7 +169,7 @@ struct ForwardTile {
             vfloat most = all(-INF);
             for (int r = range.begin; r < end; ++r) {
                 vfloat* s = (vfloat*)(scores + r * LANES + c * W);
-                *s = Score::value(*s, q, (pos)keys(first_key + r), (pos)h, (pos)b, sizes);
+                *s = Score::value(*s, q, (pos)(keys(first_key + r) + sizes.k_start), (pos)head, (pos)entry, sizes);
                 most = larger(*s, most);
             }
             top[c] = most;
@@ -310,9 +311,9 @@ static void forward_tile(const ForwardProblem& p, ForwardSpace& w, const Place& 
     const Sizes& s = p.sizes;
     const Span live = slots_of(at.queries, at.query_slots, i, Pass::BM);
     if (live.begin >= live.end) return;
-    ForwardTile tile{p, w, at, b, h, h / (s.heads / s.kv_heads), i * Pass::BM, live, (Pass::BM + LANES - 1) / LANES,
-                     Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr, nullptr};
-    Pass::forward(i, at, h, b, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
+    ForwardTile tile{p, w, at, b, h, h / (s.query_heads / s.key_heads), s.b_start + b, s.h_start + h, i * Pass::BM, live,
+                     (Pass::BM + LANES - 1) / LANES, Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr, nullptr};
+    Pass::forward(i, at, tile.head, tile.entry, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
     if (!tile.loaded) {
         if (CARRY) return;  // the output is there already
@@ -326,11 +327,11 @@ static void forward_tile(const ForwardProblem& p, ForwardSpace& w, const Place& 
 template <class Pattern>
 static int forward(const ForwardProblem& p) {
     const Sizes& s = p.sizes;
-    if (s.n_q <= 0 || s.batch <= 0 || s.heads <= 0 || s.kv_heads <= 0) return 0;
+    if (s.rows <= 0 || s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0) return 0;
     for (int number = 0; number < Pattern::PASSES; ++number) {
         const Tasks<Pattern> tasks(s, number);
         if (!tasks.first) return 1;
-        if (!for_tasks<ForwardSpace>(tasks.count() * s.batch, p.threads, [&](int64_t task, ForwardSpace& w) {
+        if (!for_tasks<ForwardSpace>(tasks.count() * s.entries, p.threads, [&](int64_t task, ForwardSpace& w) {
                 tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
                     forward_tile<decltype(pass)>(p, w, at, b, h, i);
                 });
