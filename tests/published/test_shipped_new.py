@@ -71,6 +71,7 @@ CASES = {
     "llama3": Case({"original": 64}, n_q=100),
     "longrope": Case({"original": 64, "dims": 16}, more=STRETCHES, unread="short"),
     "mrope": Case({"time": 2, "height": 3}, n_q=100),
+    "tree": Case(n_q=37, heads=4, kv_heads=2),
     "rope_2d": Case({"width": 12, "dims": 16}),
 }
 QUICK = ("longnet", "reformer", "packed_window", "block_topk", "gpt_oss", "t5_bias", "xpos", "longrope", "mrope")
