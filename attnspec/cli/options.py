@@ -260,12 +260,19 @@ def text_of(spec: str) -> str:
     """A SPEC as it is, or for ``-`` the text on standard input."""
     if spec != "-":
         return spec
-    if sys.stdin.isatty():
-        click.echo("reading a spec from standard input, up to Ctrl-D", err=True)
-    text = sys.stdin.read()
+    text = piped()
     if not text.strip():
         raise click.UsageError("`-` reads a spec from standard input, and that is empty")
     return f"{text}\n"
+
+
+def piped() -> str:
+    """What is on standard input: nothing, where that is closed."""
+    if sys.stdin is None:
+        return ""
+    if sys.stdin.isatty():
+        click.echo("reading a spec from standard input, up to Ctrl-D", err=True)
+    return sys.stdin.read()
 
 
 def checked(spec: str, params: tuple[str, ...]) -> Spec:

@@ -246,10 +246,10 @@ def insight(
         ()
         if isinstance(found_cost, str)
         else (*_predictions(found_cost, dtype, sheet), *_on_gpus(made, call, dim, dtype, tile, layout)),
-        recall(spec, sizes, dim, dtype),
+        None if inputs else recall(spec, sizes, dim, dtype),  # only calls with examples are remembered
         tuple(
             (gpu.name, known)
-            for gpu in remembered_gpus()
+            for gpu in (() if inputs else remembered_gpus())
             if (known := recall(spec, sizes, dim, dtype, gpu.name)) is not None
         ),
         suggestions,

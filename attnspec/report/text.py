@@ -124,14 +124,14 @@ def figures(cost: Cost, found: Insight, console: Console) -> None:
         f"{most}{count(cost.full + cost.partial)}",
         f"{count(cost.full)} full, {count(cost.partial)} partial, {count(cost.skipped)} skipped",
     )
-    if found.exact:
+    if found.exact and cost.pairs:
         grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
     for name, flops, moved, intensity in (
         ("forward", cost.flops, cost.bytes, cost.intensity),
         ("backward", cost.backward_flops, cost.backward_bytes, cost.backward_intensity),
     ):
         grid.add_row(
-            name, f"{most}{quantity(flops)}FLOP", f"{quantity(moved)}B at least, {intensity:,.0f} FLOP per byte"
+            name, f"{most}{quantity(flops, 'FLOP')}", f"{quantity(moved, 'B')} at least, {intensity:,.0f} FLOP per byte"
         )
     _print(grid, console)
     looked(found, console)
@@ -184,7 +184,7 @@ def predictions(found: Insight, console: Console) -> None:
     if not found.predictions and found.measured is None and not found.measured_on:
         return
     console.print("time  the floor by operations and bytes", style="bold")
-    grid = _table()
+    grid = _table(gap=2)
     for p in found.predictions:
         grid.add_row(p.device, f"forward {seconds(p.forward)}", f"backward {seconds(p.backward)}", f"{p.bound}-bound")
     here = (("measured here", found.measured), *((f"measured on {name}", m) for name, m in found.measured_on))
@@ -210,7 +210,7 @@ def growth(found: Insight, console: Console) -> None:
     console.print(f"growth{slope}{most}", style="bold")
     grid = _table()
     for n, pairs, flops in found.growth:
-        grid.add_row(f"n = {n:,}", f"{count(pairs)} pairs", f"{quantity(flops)}FLOP forward")
+        grid.add_row(f"n = {n:,}", f"{count(pairs)} pairs", f"{quantity(flops, 'FLOP')} forward")
     _print(grid, console)
     console.print()
 
@@ -322,10 +322,10 @@ def _print(grid: Table, console: Console) -> None:
     console.print(grid)
 
 
-def _table() -> Table:
+def _table(gap: int = 5) -> Table:
     from rich.table import Table
 
-    return Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 2))
+    return Table(box=None, show_header=False, pad_edge=False, padding=(0, gap, 0, 0))
 
 
 def _who(need: CacheNeed) -> str:

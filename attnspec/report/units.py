@@ -7,16 +7,18 @@ def seconds(value: float) -> str:
     """A time for people."""
     if value < 1e-3:
         return f"{value * 1e6:.0f} us"
-    return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
+    if value < 0.9995:
+        return f"{value * 1e3:.3g} ms"
+    return f"{value:.3g} s" if value < 999.5 else f"{value:,.0f} s"
 
 
-def quantity(value: float) -> str:
-    """A large number for people: 1.23 G."""
-    for unit in ("", " k", " M", " G", " T", " P", " E"):
-        if abs(value) < 1000:
-            return f"{value:.3g}{unit}"
+def quantity(value: float, unit: str = "") -> str:
+    """A large number for people: 1.23 G, or 1.23 GB of the unit B."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}{unit}".rstrip()
         value /= 1000
-    return f"{value:.3g} Z"
+    return f"{value:.3g} Z{unit}"
 
 
 def share(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import os
 import platform
@@ -16,10 +17,12 @@ from pathlib import Path
 from attnspec.codegen.cost.roofline import Device
 from attnspec.runtime.core.store import Cache
 
-_ROUNDS = 500_000
-_STABLE, _STALE, _MOST_RUNS = 0.02, 5, 40
+_ROUNDS = 5_000
+"""For some milliseconds: other processes interrupt a longer call always, however often it is repeated."""
+_STABLE, _STALE, _MOST_RUNS = 0.02, 100, 1_000
 """A measurement ends when so many calls in a row were not faster by this share, or after the last number of calls."""
-_COPY = 1 << 27  # floats: 512 MiB, larger than any cache
+_COPY, _PART = 1 << 27, 1 << 23
+"""Floats: 512 MiB, larger than any cache, and how much of that is copied at a time."""
 
 
 def ceilings() -> Device:
@@ -34,10 +37,17 @@ def ceilings() -> Device:
     flops["float16"] = flops["float32"]  # the kernels compute float16 in float32
     source = torch.ones(_COPY)
     target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / _least(lambda: target.copy_(source))
-    name = f"this machine ({_processor()}, {threads} threads)"
+    parts = itertools.cycle(zip(*(x.view(-1, _PART).unbind() for x in (target, source)), strict=True))
+
+    def copy() -> None:
+        to, part = next(parts)
+        to.copy_(part)
+
+    bandwidth = 2 * source[:_PART].nbytes / _least(copy)
+    name = f"this machine, {threads} thread{'s' * (threads != 1)}"
     origin = (
-        f"the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB, {time.strftime('%Y-%m-%d')}"
+        f"{_processor()}: the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB in parts, "
+        f"{time.strftime('%Y-%m-%d')}{_busy()}"
     )
     found = Device(name, flops, bandwidth, origin)
     Cache.default().set_note(_note(), asdict(found))
@@ -62,6 +72,13 @@ def remembered() -> Device | None:
     """The machine's ceilings as they were measured last, or None."""
     note = Cache.default().note(_note())
     return None if note is None else Device(note["name"], note["flops"], note["bandwidth"], note["origin"])
+
+
+def _busy() -> str:
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= processors + 0.5:
+        return ""
+    return f"; other work kept it busy (load {load:.1f}, {processors} processors): perhaps too low"
 
 
 def forget() -> bool:

@@ -39,9 +39,10 @@ class Verdict:
         return all(error <= self.tolerance for error in self.errors.values())
 
 
-def block_rows(sizes: Sizes) -> int:
-    """How many rows are looked at together."""
-    return max(1, min(1024, _BLOCK // max(1, sizes.n)))
+def block_rows(spec: Spec, sizes: Sizes) -> int:
+    """How many rows are looked at together; in each there are ``rounds`` slots of an order for every position."""
+    rounds = 1 if spec.order is None else spec.order.rounds
+    return max(1, min(1024, _BLOCK // max(1, sizes.n * rounds**2)))
 
 
 def sampled(n_q: int) -> tuple[slice, ...]:
@@ -170,7 +171,7 @@ class _Dense:
         k, v = (t[0, g].detach().double().requires_grad_() for t in (self.k, self.v))
         q, dout = self.q[0, h].detach().double(), self.dout[0, h].double()
         out, dq = torch.zeros(s.n_q, v.shape[1], dtype=torch.float64), torch.zeros_like(q)
-        step = block_rows(s)
+        step = block_rows(self.spec, s)
         for rows in (slice(at, min(at + step, b.stop)) for b in self.blocks for at in range(b.start, b.stop, step)):
             part = q[rows].clone().requires_grad_()
             found = self._rows(part, k, v, h, rows)

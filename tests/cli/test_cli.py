@@ -179,9 +179,13 @@ def test_bench_ceilings() -> None:
 def test_ceilings_are_the_least_of_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     from attnspec.runtime.bench import ceilings
 
-    clock = iter([0.0, 9.0, 9.0, 12.0, *(12.0 + 3 * i // 2 for i in range(40))])
+    clock = iter([0.0, 9.0, 9.0, 12.0, *(12.0 + 3 * i // 2 for i in range(400))])
     monkeypatch.setattr(ceilings.time, "perf_counter", lambda: float(next(clock)))
     assert ceilings._least(lambda: None) <= 3.0
+    monkeypatch.setattr(ceilings.os, "getloadavg", lambda: (99.0, 1.0, 1.0))
+    assert "kept it busy (load 99.0" in ceilings._busy()
+    monkeypatch.setattr(ceilings.os, "getloadavg", lambda: (0.5, 99.0, 99.0))
+    assert not ceilings._busy()
 
 
 def test_measured_times_stand_beside_predictions() -> None:

@@ -55,7 +55,7 @@ def test_run_agrees_for_every_kind_of_spec(many: Path, name: str) -> None:
     found = read_json("run", f"{many}:{name}", "-n", "256", "--heads", "2", "--dim", "32", "--no-flex")
     assert found["agrees"], found["errors"]
     assert set(found["errors"]) == {"out", "dq", "dk", "dv"} | ({"dslope"} if name == "scored" else set())
-    assert found["n_checked"] == (260 if name == "memory" else 256)
+    assert found["rows_checked"] == (260 if name == "memory" else 256)
 
 
 def test_inspect_shows_example_inputs(many: Path) -> None:

@@ -23,6 +23,24 @@ def test_run_and_bench_take_inputs(tmp_path: Path) -> None:
     assert "has no input `doc`" in run("bench", "causal", "--input", "doc=lengths:9", status=2).stderr
 
 
+@pytest.mark.slow
+def test_the_order_of_a_long_call_is_given_whole(tmp_path: Path) -> None:
+    path = tmp_path / "buckets.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 8, (1, 1, 2, 2304)))
+    words = ["attention near { order by lsh(buckets = 8, rounds = 2) attend q.bucket == k.bucket within causal }"]
+    words += ["-n", "2304", "--heads", "1", "--dim", "16", "--no-flex", "--runs", "3", "--budget", "1"]
+    found = read_json("run", *words, "--input", f"buckets={path}")
+    assert found["agrees"], found["errors"]
+    assert found["rows_checked"] == 512
+
+
+def test_what_was_measured_with_examples_is_not_said_of_other_inputs() -> None:
+    words = ["packed", "-n", "200", "--heads", "1"]
+    run("bench", *words, "--no-flex", "--runs", "3")
+    assert "measured here" in run("inspect", *words).stdout
+    assert "measured here" not in run("inspect", *words, "--input", "doc=0").stdout
+
+
 def test_documents_of_a_mean_length() -> None:
     found = read_json("inspect", "packed", "-n", "4096", "--input", "doc=lengths:64")
     assert "documents of mean length 6" in found["examples"]

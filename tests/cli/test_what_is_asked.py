@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import attnspec
+from attnspec.report import units
 from tests.support.command import read_json, run
 
 SPEC = "attention piped { attend 0 <= q - k < 7 }\n"
@@ -19,7 +20,18 @@ def test_a_spec_from_standard_input() -> None:
         == read_json("inspect", SPEC, "-n", "64")["cost"]["pairs"]
     )
     assert run("emit", "-", "--stage", "source", stdin=SPEC).stdout.startswith("attention piped {")
-    assert "standard input, and that is empty" in run("inspect", "-", stdin="", status=2).stderr
+    for stdin in ("", None):
+        assert "standard input, and that is empty" in run("inspect", "-", stdin=stdin, status=2).stderr
+        assert not run("fmt", "-", stdin=stdin).stdout
+
+
+def test_numbers_for_people() -> None:
+    assert [units.seconds(x) for x in (2e-5, 0.0123, 0.99996, 7482.0)] == ["20 us", "12.3 ms", "1 s", "7,482 s"]
+    assert [units.quantity(x, "FLOP") for x in (0, 999.7, 1.2e13)] == ["0 FLOP", "1 kFLOP", "12 TFLOP"]
+    assert units.count(12 * 10**9) == "12 G"
+    text = run("inspect", "attention none { attend q < 0 }", "-n", "64").stdout
+    assert "0 FLOP  " in text
+    assert "waste" not in text
 
 
 @pytest.mark.parametrize(

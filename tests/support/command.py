@@ -13,15 +13,15 @@ import pytest
 from attnspec.cli import main
 
 
-def run(*words: str, status: int = 0, stdin: str = "", **env: str) -> CompletedProcess[str]:
-    """Run the command and check its exit status."""
-    streams = [io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8") for text in (stdin, "", "")]
+def run(*words: str, status: int = 0, stdin: str | None = "", **env: str) -> CompletedProcess[str]:
+    """Run the command and check its exit status; without ``stdin`` (None) standard input is closed."""
+    streams = [io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8") for text in (stdin or "", "", "")]
     found: Any = 0
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
-            patch.setattr(sys, name, stream)
+            patch.setattr(sys, name, None if name == "stdin" and stdin is None else stream)
         patch.setattr(sys, "argv", ["attnspec", *words])
         try:
             main()

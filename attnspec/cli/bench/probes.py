@@ -30,8 +30,8 @@ def show_startup(spec: str, params: tuple[str, ...], runs: int, as_json: bool) -
     click.echo(f"  tile plan, for every length                                {seconds(found.plan)}")
     counted = "too irregular" if found.count is None else seconds(found.count)
     click.echo(f"  exact pairs and tiles at {found.length:,} tokens           {counted}")
-    memory, small = quantity(found.plan_memory), quantity(found.small_plan_memory)
-    click.echo(f"  peak memory of both                                        {memory}B ({small}B at 1,000 tokens)")
+    memory, small = quantity(found.plan_memory, "B"), quantity(found.small_plan_memory, "B")
+    click.echo(f"  peak memory of both                                        {memory} ({small} at 1,000 tokens)")
 
 
 def show_peak(spec: str, params: tuple[str, ...], options: dict[str, Any], as_json: bool) -> None:
@@ -54,6 +54,6 @@ def show_peak(spec: str, params: tuple[str, ...], options: dict[str, Any], as_js
         click.echo(json.dumps({"peak_bytes": used, "tensor_bytes": held, "ratio": used / held}, indent=2))
         return
     click.echo(
-        f"{pattern.name}, n = {n:,}, {heads} heads, dim {dim}, {dtype}, forward + backward: peak {quantity(used)}B, "
-        f"{used / held:.2f} x the {quantity(held)}B of inputs, output and gradients"
+        f"{pattern.name}, n = {n:,}, {heads} heads, dim {dim}, {dtype}, forward + backward: "
+        f"peak {quantity(used, 'B')}, {used / held:.2f} x the {quantity(held, 'B')} of inputs, output and gradients"
     )

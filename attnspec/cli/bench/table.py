@@ -124,7 +124,7 @@ def remarks(setup: Setup, found: Outcome) -> list[str]:
     if (rate := useful(setup, found)) is not None:
         share = useful_share(setup, found)
         beside = "" if share is None else f", {share:.0%} of the pairs per second of plain causal attention"
-        said.append(f"useful {quantity(rate)}FLOP/s on live pairs{beside}")
+        said.append(f"useful {quantity(rate, 'FLOP/s')} on live pairs{beside}")
     for name, note in found.notes.items():
         mask = name == "FlexAttention mask"
         said.append(

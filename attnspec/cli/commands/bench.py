@@ -196,5 +196,5 @@ def _ceilings(as_json: bool, device: torch.device) -> None:
         return
     click.echo(found.name)
     for dtype, rate in found.flops.items():
-        click.echo(f"  {dtype:9} {quantity(rate)}FLOP/s")
-    click.echo(f"  copy      {quantity(found.bandwidth)}B/s\n  {found.origin}")
+        click.echo(f"  {dtype:9} {quantity(rate, 'FLOP/s')}")
+    click.echo(f"  copy      {quantity(found.bandwidth, 'B/s')}\n  {found.origin}")

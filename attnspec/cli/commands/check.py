@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from attnspec.cli.options import complete_spec, json_option
+from attnspec.cli.options import complete_spec, json_option, piped
 
 
 @click.command()
@@ -28,7 +28,7 @@ def command(files: tuple[str, ...], as_json: bool) -> None:
     unreadable: list[str] = []
     for file in files:
         try:
-            text, filename, name = (sys.stdin.read(), "<stdin>", None) if file == "-" else load(file)
+            text, filename, name = (piped(), "<stdin>", None) if file == "-" else load(file)
         except FileNotFoundError as error:
             unreadable.append(str(error))
             continue

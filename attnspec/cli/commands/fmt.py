@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from attnspec.cli.options import piped
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
@@ -22,9 +24,9 @@ def command(files: tuple[Path, ...], check: bool, diff: bool) -> None:
 
     changed = False
     for path in files:
-        piped = str(path) == "-"
-        text = sys.stdin.read() if piped else read_text(str(path))
-        wanted = format_source(text, "<stdin>" if piped else str(path))
+        dash = str(path) == "-"
+        text = piped() if dash else read_text(str(path))
+        wanted = format_source(text, "<stdin>" if dash else str(path))
         changed |= wanted != text
         if diff:
             lines = difflib.unified_diff(text.splitlines(True), wanted.splitlines(True), str(path), str(path))
@@ -32,7 +34,7 @@ def command(files: tuple[Path, ...], check: bool, diff: bool) -> None:
         elif check:
             if wanted != text:
                 click.echo(f"would reformat {path}", err=True)
-        elif piped:
+        elif dash:
             click.echo(wanted, nl=False)
         elif wanted != text:
             _replace(path, wanted)

@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from attnspec.runtime.bench.race import Outcome
     from attnspec.runtime.bench.setup import Setup
     from attnspec.runtime.bench.verify import Verdict
-    from attnspec.spec.spec import Spec
-
-ORDERED = 2048
-"""The longest call that is compared with dense attention where the pattern orders positions."""
 
 
 @click.command()
@@ -95,13 +91,12 @@ def command(
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device, own)
     if not as_json:
         _introduce(attend, setup, options, values)
-    checked = _checked(attend.spec, setup)
-    verdict = _verify(attend, checked)
+    verdict = _verify(attend, setup)
     forward, both = _race(attend, setup, not no_flex, budget)
     if as_json:
-        click.echo(json.dumps(_plain(setup, checked, verdict, forward, both), indent=2))
+        click.echo(json.dumps(_plain(setup, verdict, forward, both), indent=2))
     else:
-        _report(setup, checked, verdict, forward, both)
+        _report(setup, verdict, forward, both)
     sys.exit(0 if verdict.agrees else 1)
 
 
@@ -114,15 +109,6 @@ def _introduce(attend: Attention, setup: Setup, options: dict[str, Any], values:
     asked = {"tile": tile, "layout": layout, "inputs": values}
     found = insight(attend.spec, setup.sizes, setup.dim, setup.dtype_name, 24, **asked)
     summary(found, console())
-
-
-def _checked(spec: Spec, setup: Setup) -> Setup:
-    """The call that is compared with dense attention: a shorter one where pairs of slots are counted one by one."""
-    from dataclasses import replace
-
-    if spec.order is None or setup.sizes.n <= ORDERED:
-        return setup
-    return replace(setup, sizes=replace(setup.sizes, n=ORDERED, n_q=ORDERED))
 
 
 def _verify(attend: Attention, setup: Setup) -> Verdict:
@@ -155,7 +141,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     with progress(attend.spec.name) as tick:
         tick("compiling, running forward and backward")
         results = results_of(attend, (q, k, v, dout), given)
-        done, step = 0, block_rows(s)
+        done, step = 0, block_rows(attend.spec, s)
         total = len(checked) * sum(-(-(block.stop - block.start) // step) for block in rows)
 
         def after() -> None:
@@ -183,7 +169,7 @@ def _race(attend: Attention, setup: Setup, flex: bool, budget: float) -> tuple[O
     return found[0], found[1]
 
 
-def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> None:
+def _report(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> None:
     import torch
     from rich.table import Table
 
@@ -194,13 +180,12 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     from attnspec.runtime.core.device import name_of
 
     out = console()
-    word, s = "agrees with" if verdict.agrees else "DIFFERS FROM", checked.sizes
+    word, s = "agrees with" if verdict.agrees else "DIFFERS FROM", setup.sizes
     errors = ", ".join(f"{name} {error:.1e}" for name, error in verdict.errors.items())
-    where = "" if checked is setup else f" at n = {s.n:,}"
     rows = sum(block.stop - block.start for block in sampled(s.n_q))
     which = "all rows" if rows == s.n_q else f"{rows:,} of {s.n_q:,} rows"
     out.print(
-        f"check  {word} dense attention in float64{where}, heads {ranges(verdict.heads)}, {which}",
+        f"check  {word} dense attention in float64, heads {ranges(verdict.heads)}, {which}",
         style="bold",
         soft_wrap=True,
     )
@@ -210,7 +195,7 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     )
     where = plural(torch.get_num_threads(), "thread") if setup.device.type == "cpu" else name_of(setup.device)
     most = max(len(t.seconds) for found in (forward, both) for t in found.timings.values())
-    out.print(f"time  medians of up to {most} interleaved runs, {where}", style="bold")
+    out.print(f"time  medians of up to {plural(most, 'interleaved run')}, {where}", style="bold")
     table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("", "forward", "attnspec is", "forward + backward", "attnspec is"):
         table.add_column(title, justify="right" if "forward" in title else "left", overflow="fold")
@@ -236,7 +221,7 @@ def _report(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bo
     )
 
 
-def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
+def _plain(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> dict[str, Any]:
     from attnspec.runtime.bench.verify import sampled
 
     def timings(found: Outcome) -> dict[str, Any]:
@@ -247,8 +232,7 @@ def _plain(setup: Setup, checked: Setup, verdict: Verdict, forward: Outcome, bot
         "errors": verdict.errors,
         "tolerance": verdict.tolerance,
         "heads_checked": list(verdict.heads),
-        "n_checked": checked.sizes.n,
-        "rows_checked": sum(block.stop - block.start for block in sampled(checked.sizes.n_q)),
+        "rows_checked": sum(block.stop - block.start for block in sampled(setup.sizes.n_q)),
         "runs": {name: len(t.seconds) for name, t in forward.timings.items()},
         "preparation_seconds": forward.preparation and forward.preparation.median,
         "forward_seconds": timings(forward),
