@@ -102,14 +102,14 @@ class Tally:
             if seconds > self.slowest.get(stage, (0.0, ""))[0]:
                 self.slowest[stage] = seconds, text
             if seconds >= SECONDS:
-                self.wrong.append(f"{stage} takes {seconds:.1f} s: {text}")
+                self.wrong.append(f"{stage} takes {seconds:.1f} s: {text!r}")
 
     def add(self, text: str, judge: Callable[[Tally], str]) -> None:
         """Try a text: the judge says what came of it, or raises where that is wrong."""
         try:
             self.came[judge(self)] += 1
         except Exception as error:  # anything that escapes is a fault, and the next text is tried
-            self.wrong.append(f"{type(error).__name__} {error}: {text}")
+            self.wrong.append(f"{type(error).__name__} {error}: {text!r}")
 
     def close(self) -> None:
         """Say what came of all, and fail where something was wrong."""

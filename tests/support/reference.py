@@ -100,7 +100,7 @@ def _pattern(pattern: t.Pattern, args: tuple[t.Argument, ...], env: Env) -> bool
         try:
             fixed = value(tree, scope)
             own[name] = _later(tree, dict(scope)) if isinstance(fixed, bool) else fixed
-        except Outside:
+        except (Outside, ZeroDivisionError):  # a pattern that is never used may divide by nothing
             own[name] = _later(tree, dict(scope))
     return bool(value(pattern.body, own))
 
