@@ -17,6 +17,7 @@ __version__ = "0.2.0"
 __all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "merge", "read", "shipped"]
 
 if TYPE_CHECKING:
+    from attnspec import nn as nn
     from attnspec.errors.diagnostic import SpecError
     from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
@@ -46,12 +47,14 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "nn":
+        return import_module("attnspec.nn")
     raise AttributeError(f"module 'attnspec' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "nn"})

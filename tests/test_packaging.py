@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from attnspec import __version__
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -51,6 +53,7 @@ def test_the_wheel_holds_everything(source: Callable[[Path], Path], tmp_path: Pa
     sources = [p for folder in ("attnspec", *LINKS) for p in (ROOT / folder).rglob("*")]
     kinds = {".py", ".hpp", ".lark", ".attn", ".typed", ".md"}
     shipped = {p.relative_to(ROOT) for p in sources if p.suffix in kinds}
+    assert wheel.name.startswith(f"attnspec-{__version__}-")
     assert {p.suffix for p in shipped} == kinds
     assert {str(p if p.parts[0] == "attnspec" else "attnspec" / p) for p in shipped} <= names
     assert not [n for n in names if n.split("/")[0] in (*LINKS, "tests")]
@@ -61,6 +64,7 @@ def test_the_wheel_holds_everything(source: Callable[[Path], Path], tmp_path: Pa
     [
         ("import attnspec", ("torch", "numpy", "islpy", "lark")),
         ("import attnspec; attnspec.read('causal')", ("torch", "numpy", "islpy")),
+        ("import attnspec; assert 'nn' in dir(attnspec); attnspec.nn.SpecAttention", ()),
         ("import attnspec.codegen.cpp.kernel, attnspec.codegen.cost.cost", ("torch",)),
     ],
 )
