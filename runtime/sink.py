@@ -30,7 +30,9 @@ def sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.de
     if spec.sink is None:
         return None
     if (logit := _logit(spec, found, sizes.batch, sizes.heads)) is not None:
-        return logit.expand(sizes.batch, sizes.heads)
+        at = sizes.held
+        whole = logit.expand(sizes.batch, sizes.heads)
+        return whole[at.b_start : at.b_start + at.batch, at.h_start : at.h_start + at.heads]
     if not visible(*found.values()):
         return _transformed(spec.sink, sizes, found, device)
     shape, env = _places(spec, sizes, found)
@@ -39,11 +41,12 @@ def sink(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], device: torch.de
 
 def _transformed(expr: RealExpr, sizes: Sizes, found: Mapping[str, Tensor], device: torch.device) -> Tensor:
     """The same inside transforms of torch.func, which want operations of tensors."""
-    b, h, q = torch.arange(sizes.batch)[:, None], torch.arange(sizes.heads), torch.tensor(0)
-    shape: tuple[int, ...] = (sizes.batch, sizes.heads)
+    at = sizes.held
+    b, h, q = at.b_start + torch.arange(at.batch)[:, None], at.h_start + torch.arange(at.heads), torch.tensor(0)
+    shape: tuple[int, ...] = (at.batch, at.heads)
     if "q" in contents.free(expr):
-        b, h, q = b[..., None], h[:, None], torch.arange(sizes.first, sizes.first + sizes.n_q)
-        shape = (*shape, sizes.n_q)
+        b, h, q = b[..., None], h[:, None], at.q_start + torch.arange(at.rows)
+        shape = (*shape, at.rows)
     b, h, q = (t.to(device) for t in (b, h, q))
     value: Tensor = real_function(expr, sizes, found)(b, h, q, q)
     return value.float().expand(shape)
@@ -91,12 +94,13 @@ def _logit(spec: Spec, found: Mapping[str, Tensor], batch: int, heads: int) -> T
 def _places(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The shape of a sink, and the values of the variables in it."""
     assert spec.sink is not None
-    places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}
-    shape: tuple[int, ...] = (sizes.batch, sizes.heads)
+    at = sizes.held
+    places = {"b": at.b_start + np.arange(at.batch)[:, None], "h": at.h_start + np.arange(at.heads)[None, :]}
+    shape: tuple[int, ...] = (at.batch, at.heads)
     if "q" in contents.free(spec.sink):
         places = {name: place[..., None] for name, place in places.items()}
-        places["q"] = np.arange(sizes.first, sizes.first + sizes.n_q)
-        shape = (*shape, sizes.n_q)
+        places["q"] = at.q_start + np.arange(at.rows)
+        shape = (*shape, at.rows)
     return shape, {**sizes.parameters(0, 0), **tables(found), **places}
 
 

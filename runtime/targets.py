@@ -16,15 +16,27 @@ from attnspec.runtime.core.request import Call, Gradients, Result
 class Target(Protocol):
     """Fused kernels for one kind of machine: forward and backward of a program on tensors that fit."""
 
-    def forward(self, call: Call, keep: bool) -> Result:
-        """Attention. ``keep`` says that gradients may be wanted: then what backward needs is returned too."""
+    def forward(self, call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None) -> Result:
+        """Attention. ``keep`` says that gradients may be wanted: then what backward needs is returned too.
+
+        Outputs of parts are float32. ``into`` are an output and a log-sum-exp, float32, to which a part is added.
+        """
 
     def backward(
-        self, call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]
+        self,
+        call: Call,
+        result: Result,
+        dout: Tensor,
+        dlse: Tensor | None,
+        wanted: Sequence[bool],
+        *,
+        into: Sequence[Tensor] | None = None,
     ) -> Gradients:
         """Gradients of a call from those of its output and (None: there are none) of its log-sum-exp.
 
-        ``wanted`` says of which inputs. Computed again is what forward did not keep.
+        ``wanted`` says of which inputs. Computed again is what forward did not keep. The output and its gradient are of
+        q's dtype; gradients of parts are float32. Without a norm, what weights are relative to is the log-sum-exp.
+        ``into`` are the gradients of q, k and v, float32, to which those of a part are added.
         """
 
 

@@ -18,30 +18,37 @@ def literal(value: int, kind: str) -> str:
     return f"({kind})({value}LL)"
 
 
-def statements(loops: nest.Loops, visit: str, depth: int) -> str:
-    """Statements that call ``visit(tile)`` for each point, computing in int64_t."""
-    return "\n".join(_statements(loops.body, visit, depth))
+def statements(loops: nest.Loops, visit: str, depth: int, within: str = "") -> str:
+    """Statements that call ``visit(tile)`` for each point, computing in int64_t.
+
+    ``within`` names a span: loops need not visit what lies outside it.
+    """
+    return "\n".join(_statements(loops.body, visit, depth, within))
 
 
-def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int) -> Iterator[str]:
+def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int, within: str) -> Iterator[str]:
     pad = "    " * depth
     for stmt in body:
         match stmt:
             case nest.Visit(point):
                 yield f"{pad}{visit}({index(point)});"
             case nest.For(var, low, high, step, inner):
+                first, last = index(low), index(high)
+                if within and inner == (nest.Visit(nest.Name(var)),) and step == nest.Lit(1):
+                    first = f"most<int64_t>({first}, {within}.begin)"
+                    last = f"least<int64_t>({last}, {within}.end - 1)"
                 yield (
-                    f"{pad}for (int64_t {var} = {index(low)}, {var}_end = {index(high)}; {var} <= {var}_end; "
+                    f"{pad}for (int64_t {var} = {first}, {var}_end = {last}; {var} <= {var}_end; "
                     f"{var} += {index(step)}) {{"
                 )
-                yield from _statements(inner, visit, depth + 1)
+                yield from _statements(inner, visit, depth + 1, within)
                 yield f"{pad}}}"
             case nest.When(cond, inner, other):
                 yield f"{pad}if ({index(cond)}) {{"
-                yield from _statements(inner, visit, depth + 1)
+                yield from _statements(inner, visit, depth + 1, within)
                 if other:
                     yield f"{pad}}} else {{"
-                    yield from _statements(other, visit, depth + 1)
+                    yield from _statements(other, visit, depth + 1, within)
                 yield f"{pad}}}"
 
 

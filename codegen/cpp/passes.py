@@ -68,17 +68,29 @@ def _body(
     lines += [
         f"const int64_t {name} = {cxx.term(read, reads)};" for read, name in scalars.items() if read.name in reads
     ]
-    unused = [outer, "c", "h", "b", "s", "full", "partial", *(n for r, n in scalars.items() if r.name in reads)]
+    lines.append(f"const Span within = tiles_of({'at.key_slots, BN' if outer == 'i' else 'at.query_slots, BM'});")
+    unused = [
+        outer,
+        "c",
+        "within",
+        "h",
+        "b",
+        "s",
+        "full",
+        "partial",
+        *(n for r, n in scalars.items() if r.name in reads),
+    ]
     lines.append(" ".join(f"(void){name}," for name in unused).rstrip(",") + ";")
     lines += _decisions(pass_, struct, outer, reads)
     full, maybe, partial = ("full", "maybe", "some") if pass_.tests.asks else ("full",) + ("partial",) * 2
     text = "\n".join(f"        {line}" for line in lines) + "\n"
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
         which = "rows" if outer == "i" else "columns"
-        return text + f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, {full}, {partial});"
+        return text + f"        visit_table(s.passes[NUMBER].{which}, {outer}, h, b, s, within, {full}, {partial});"
     kinds = ((sweep.full, full), (sweep.maybe, maybe), (sweep.partial, partial))
     spans = bool(pass_.tests.spans("q" if outer == "i" else "k"))
-    loops = "\n".join(filter(None, (statements(nest, visit, 3 if spans else 2) for nest, visit in kinds)))
+    within = "" if pass_.tests.bounded else "within"  # what inputs leave is within it already
+    loops = "\n".join(filter(None, (statements(nest, visit, 3 if spans else 2, within) for nest, visit in kinds)))
     return f"{text}        {_TWICE}\n{loops}\n        }}" if spans else text + loops
 
 
@@ -96,7 +108,7 @@ def _decisions(pass_: Pass, struct: str, outer: str, reads: Mapping[str, int]) -
     yield f"if ({here}_extent.last < {here}_extent.first) return;"
     for n, run in enumerate(tests.runs):
         yield f"const Sorted query_run{n} = {_row(run.query, reads)}, key_run{n} = {_row(run.key, reads)};"
-    yield "Window window = {INT64_MIN / 4, INT64_MAX / 4};"
+    yield "Window window = {within.begin, within.end - 1};"
     for n, run in enumerate(tests.runs):
         if run.atom in tests.required:
             yield f"narrow<{struct}>(window, at, {here}_run{n}, {here}_extent, {there}_run{n}, {size});"

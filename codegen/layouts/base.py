@@ -109,8 +109,13 @@ class Layout:
 
     def query_slots(self, sizes: Sizes, c: int, rows: int) -> range:
         """The slots that hold the queries of a call; those of their tiles, where they are listed."""
-        first = -((c - sizes.first) // self.residues)
-        return range(first, max(first, (sizes.first + sizes.n_q - 1 - c) // self.residues + 1))
+        held = sizes.held
+        return self.slots_of(held.q_start, held.rows, c)
+
+    def slots_of(self, start: int, count: int, c: int) -> range:
+        """The slots of residue c that hold ``count`` positions from ``start`` on, where a stride leads to them."""
+        first = -((c - start) // self.residues)
+        return range(first, max(first, (start + count - 1 - c) // self.residues + 1))
 
     def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
         """The slots that hold the keys of a call."""

@@ -54,8 +54,13 @@ class Columns(Layout):
 
     def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
         """The slots that hold the keys of a call."""
-        whole, rest = divmod(sizes.n, self.period)
-        return range(whole * self.width + min(self.width, max(0, rest - self.first)))
+        held = sizes.held
+        return range(self._before(held.k_start), self._before(held.k_start + held.keys))
+
+    def _before(self, position: int) -> int:
+        """How many keys before a position have a slot."""
+        whole, rest = divmod(position, self.period)
+        return whole * self.width + min(self.width, max(0, rest - self.first))
 
     def key_positions(self, tile: int, sizes: Sizes, c: int, columns: int) -> NDArray[np.int64]:
         """The positions of the keys in a tile."""
@@ -64,8 +69,11 @@ class Columns(Layout):
 
     def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """The positions of the keys."""
-        slots = np.arange(len(self.key_slots(sizes, 0, 1)), dtype=np.int64)
-        return None, Listing(0, slots // self.width * self.period + slots % self.width + self.first, len(slots))
+        held = self.key_slots(sizes, 0, 1)
+        slots = np.arange(held.start, held.stop, dtype=np.int64)
+        return None, Listing(
+            held.start, slots // self.width * self.period + slots % self.width + self.first, len(slots)
+        )
 
     def __str__(self) -> str:
         if self.width == 1:

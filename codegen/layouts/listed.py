@@ -82,4 +82,5 @@ def most_tiles(tiles: range) -> int:
 
 def _ends(side: int, sizes: Sizes) -> tuple[int, int]:
     """The first position of the queries, or keys, of a call, and the one after the last."""
-    return (0, sizes.n) if side else (sizes.first, sizes.first + sizes.n_q)
+    held = sizes.held
+    return (held.k_start, held.k_start + held.keys) if side else (held.q_start, held.q_start + held.rows)

@@ -62,7 +62,8 @@ class Residue(Layout):
 
     def key_slots(self, sizes: Sizes, c: int, columns: int) -> range:
         """The slots that hold the keys of a call."""
-        return range(max(0, -(-(sizes.n - c) // self.modulus)))
+        held = sizes.held
+        return self.slots_of(held.k_start, held.keys, c)
 
     def __str__(self) -> str:
         return "identity" if self.modulus == 1 else f"residue({self.modulus})"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Plan
 
 _LOG = logging.getLogger("attnspec")
+_TOLD = ("carry", "several", "plain", "wide", "natural")
 _LONG = 1.0
 """Seconds from which on making a kernel is worth a line in the log."""
 
@@ -30,7 +31,8 @@ _LONG = 1.0
 class Native:
     """A loaded kernel.
 
-    ``carry``, ``plain`` and ``wide`` say what it is called with: see ``KernelKey`` and ``Plan.plain``.
+    ``carry``, ``plain`` and ``wide`` say what it is called with: see ``KernelKey`` and ``Plan.plain``. ``several``:
+    its passes add to each other's results (``Plan.carry``).
     ``natural``: its scores are in natural units, not in those of log2.
     ``longest`` is the largest length for which its numbers are right.
     """
@@ -38,6 +40,7 @@ class Native:
     function: Callable[[Any], int]
     path: str
     carry: bool
+    several: bool
     plain: bool
     wide: bool
     natural: bool
@@ -66,6 +69,7 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
         note = {
             "kernel": digest,
             "carry": made.carry or key.carry,
+            "several": made.carry,
             "plain": made.plain,
             "wide": is_wide(made, key),
             "natural": made.relation.spec.score != Score(),
@@ -75,8 +79,8 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
     function = getattr(loaded(path), f"attnspec_{key.direction}")
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p]
-    carry, plain, wide, natural = (bool(note[name]) for name in ("carry", "plain", "wide", "natural"))
-    return Native(function, str(path), carry, plain, wide, natural, int(note["longest"]))
+    carry, several, plain, wide, natural = (bool(note[name]) for name in _TOLD)
+    return Native(function, str(path), carry, several, plain, wide, natural, int(note["longest"]))
 
 
 def loaded(path: Path) -> ctypes.CDLL:

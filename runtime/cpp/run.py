@@ -21,10 +21,10 @@ from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 
 
-def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
+def forward(call: Call, keep: bool, turn: Turn | None = None, into: tuple[Tensor, Tensor] | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`. ``turn``: how the kernel is to turn queries, if it is to."""
     q, k, v, sink = call.q, call.k, call.v, call.sink
-    key = _key("forward", call)
+    key = replace(_key("forward", call), carry=into is not None or _sums(call))
     if turn is not None:
         key = replace(key, turn=2 * turn.cos.shape[-1], pairs=turn.pairs)
     kernel = native(call.program, key, call.needed)
@@ -32,11 +32,18 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
     branches = facts(call.program).separate if keep else 0
     shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if kernel.carry else q.dtype
     many = (branches,) if branches else ()
-    lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32)
-    norm = lse.new_empty((*many, 3, *q.shape[:3]) if keep or kernel.carry else 0)
-    if kernel.carry:
+    lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32) if into is None else into[1].contiguous()
+    norm = lse.new_empty((*many, 3, *q.shape[:3]) if keep or kernel.several else 0)
+    if into is not None:
+        out = into[0]
+        if kernel.several:
+            begin(lse, norm, lse, kernel.natural)
+    elif kernel.carry:
         out = q.new_zeros((*many, *shape), dtype=dtype)
-        begin(lse, norm, None if branches else sink, kernel.natural)
+        if keep or kernel.several:
+            begin(lse, norm, None if branches else sink, kernel.natural)
+        else:
+            lse.fill_(float("-inf"))
     else:
         out = q.new_empty((*many, *shape), dtype=dtype)
     tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out))
@@ -54,27 +61,38 @@ def forward(call: Call, keep: bool, turn: Turn | None = None) -> Result:
         tables = [problem.expanded(t, q) for t in (turn.cos, turn.sin)]  # held until the kernel is done
         argument.cos, argument.sin = map(problem.tensor_of, tables)
     _run(kernel, argument, "forward")
+    if into is not None and lse is not into[1]:
+        into[1].copy_(lse)
     if not branches:
-        return Result(out.to(q.dtype), lse, norm if keep else norm.new_empty(0), q.new_empty(0))
+        out = out.to(q.dtype) if call.part is None else out
+        return Result(out, lse, norm if keep else norm.new_empty(0), q.new_empty(0))
     lse, norm, weights = merged(norm, sink, kernel.natural)
     mixed = (weights[..., None] * out).sum(0)
     return Result(mixed.to(q.dtype), lse, norm, out.to(q.dtype))
 
 
-def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Gradients:
+def backward(
+    call: Call,
+    result: Result,
+    dout: Tensor,
+    dlse: Tensor | None,
+    wanted: Sequence[bool],
+    into: Sequence[Tensor] | None = None,
+) -> Gradients:
     """See :class:`attnspec.runtime.targets.Target`."""
     q, k, v = call.q, call.k, call.v
-    kernel = native(call.program, _key("backward", call), call.needed)
+    key = replace(_key("backward", call), carry=into is not None or _sums(call))
+    kernel = native(call.program, key, call.needed)
     call.check_length(kernel.longest)
     branches = facts(call.program).separate
-    dq, dk, dv = (
+    dq, dk, dv = into or (
         torch.zeros(t.shape, dtype=torch.float32, device=t.device)
         if kernel.carry
         else torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for t in (q, k, v)
     )
     dlse = None if dlse is None else dlse.to(torch.float32).contiguous()
-    out, norm = result.parts if branches else result.out, result.norm.contiguous()
+    out, lse, norm = result.parts if branches else result.out, result.lse.contiguous(), result.norm.contiguous()
     buffers = [
         _buffers(call, t, number) if want else None
         for number, (t, want) in enumerate(zip(call.inputs, wanted, strict=True))
@@ -100,7 +118,8 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
     argument = problem.BackwardProblem(
         sizes,
         *tensors,
-        norm.data_ptr(),
+        lse.data_ptr(),
+        norm.data_ptr() or None,
         None if dlse is None else dlse.data_ptr(),
         None if gradients is None else ctypes.addressof(gradients),
         out.stride(0) if branches else 0,
@@ -110,7 +129,9 @@ def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, want
     _run(kernel, argument, "backward")
     dinputs = [None if buffer is None else buffer.sum((0, 1)) for buffer in buffers]
     dsink = None if call.sink is None else _sink_gradient(call.sink, result, dout, dlse, bool(branches))
-    return Gradients(dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dsink, dinputs)
+    if call.part is None:
+        dq, dk, dv = dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
+    return Gradients(dq, dk, dv, dsink, dinputs)
 
 
 def _sink_gradient(sink: Tensor, result: Result, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:
@@ -139,6 +160,11 @@ def _buffers(call: Call, t: Tensor, number: int) -> Tensor:
 
 def _key(direction: str, call: Call) -> KernelKey:
     return KernelKey(direction, str(call.q.dtype).removeprefix("torch."), call.q.shape[3], call.v.shape[3], call.wide)
+
+
+def _sums(call: Call) -> bool:
+    """Whether a kernel must be one that adds for its results to be float32: those of parts are."""
+    return call.part is not None and call.q.dtype != torch.float32
 
 
 def _sizes(kernel: Native, call: Call) -> problem.Sizes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class BackwardProblem(ctypes.Structure):
     _fields_ = [
         ("sizes", Sizes),
         *((name, Tensor) for name in ("q", "k", "v", "out", "dout", "dq", "dk", "dv")),
-        *((name, ctypes.c_void_p) for name in ("norm", "dlse", "gradients")),
+        *((name, ctypes.c_void_p) for name in ("lse", "norm", "dlse", "gradients")),
         ("branch", ctypes.c_int64),
         ("scale", ctypes.c_float),
         ("threads", ctypes.c_int32),
@@ -180,22 +180,34 @@ def _four(values: Sequence[int], fill: int) -> Any:
     return (ctypes.c_int64 * MOST_DIMENSIONS)(*values, *[fill] * (MOST_DIMENSIONS - len(values)))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _fixed(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
     made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
-    keep: list[Any] = []
+    tabled = _tabled(program, replace(sizes, part=None)) if made.tabled else {}  # all parts read those of the whole
+    keep: list[Any] = [tabled]
     passes = []
-    for item in made.passes:
+    for number, item in enumerate(made.passes):
         data = PassData()
-        if item.tabled:
-            rows, columns = (_tables(made, item, sizes, transposed, keep) for transposed in (False, True))
-            data.rows, data.columns = ctypes.addressof(rows), ctypes.addressof(columns)
+        if number in tabled:
+            data.rows, data.columns = map(ctypes.addressof, tabled[number][:2])
         queries, keys = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
         for name, found in (("queries", queries), ("keys", keys)):
             if found is not None:
                 setattr(data, name, _list(found, np.dtype(np.int64 if wide else np.int32), keep))
         passes.append(data)
     return Fixed((PassData * len(passes))(*passes), tuple(keep))
+
+
+@functools.lru_cache(maxsize=16)
+def _tabled(program: Program, sizes: CallSizes) -> dict[int, tuple[Any, ...]]:
+    """Of the passes without loops the tables by row and by column, and what these point into."""
+    made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
+    found: dict[int, tuple[Any, ...]] = {}
+    for number, item in enumerate(made.passes):
+        if item.tabled:
+            keep: list[Any] = []
+            found[number] = (*(_tables(made, item, sizes, transposed, keep) for transposed in (False, True)), keep)
+    return found
 
 
 def _list(found: Listing, dtype: np.dtype[Any], keep: list[Any]) -> List:

@@ -55,7 +55,9 @@ def value(
     except (BadDivisor, OutsideList) as error:
         raise CallError(f"rotate: `{node}` has no value in this call: {error.args}") from None
     _check_pairs(node, pairs, inputs)
-    ranges = {"b": range(sizes.batch), "h": range(sizes.heads), **over}
+    held = sizes.held
+    ranges = {"b": range(held.b_start, held.b_start + held.batch), "h": range(held.h_start, held.h_start + held.heads)}
+    ranges |= over
     used = {name: _along(axis, ranges[name]) for name, axis in _AXES.items() if name in contents.free(node)}
     reads = [inputs[name] for name in _names(node)]
     if not eager or (reads and not visible(*reads)):

@@ -28,7 +28,9 @@ def places(
     (batch or 1, heads or 1, n, pairs or 1), int64, or float64 where they are reals; of float inputs differentiable. A
     position that has no value (a read outside an input) is 0. Where ``device`` is not the CPU nothing waits for it.
     """
-    rows = range(sizes.first, sizes.first + sizes.n_q) if side == "q" else range(sizes.n)
+    held = sizes.held
+    start, count = (held.q_start, held.rows) if side == "q" else (held.k_start, held.keys)
+    rows = range(start, start + count)
     if expr == e.Var(side):
         return rows
     eager = device is None or device.type == "cpu"

@@ -11,14 +11,15 @@ from torch import Tensor
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.parameters import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE
-from attnspec.runtime.core.program import spec
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, arguments_of
 from attnspec.runtime.triton import tables as triton_data
 from attnspec.runtime.triton import tune as triton_tune
 from attnspec.runtime.triton.module import Made, made, plans
 
 
-def forward(call: Call, keep: bool) -> Result:
+def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`."""
     kernels, given = _prepare(call)
     q, k, v = call.q, call.k, call.v
@@ -28,7 +29,15 @@ def forward(call: Call, keep: bool) -> Result:
     return Result(out, lse, norm if keep else none.float(), parts if keep else none)
 
 
-def backward(call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]) -> Gradients:
+def backward(
+    call: Call,
+    result: Result,
+    dout: Tensor,
+    dlse: Tensor | None,
+    wanted: Sequence[bool],
+    *,
+    into: Sequence[Tensor] | None = None,
+) -> Gradients:
     """See :class:`attnspec.runtime.targets.Target`."""
     kernels, given = _prepare(call)
     keys = [argument(name) for name in names(spec(call.program))] if call.inputs else []
@@ -57,6 +66,8 @@ def _shares(kernels: Made, q: Tensor, k: Tensor) -> int:
 def _prepare(call: Call) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton.module import TritonKey
 
+    if call.part is not None:
+        raise CallError(f"{facts(call.program).name}: there are no parts on a GPU yet")
     q, v = call.q, call.v
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         schedule = triton_tune.schedule(q, v)

@@ -3,7 +3,6 @@
 
 namespace attnspec {
 
-struct Span { int64_t begin, end; };
 constexpr pos EMPTY = INT32_MIN;  // in a list: a slot without a position
 
 // From slots to rows of a tensor.

@@ -34,13 +34,25 @@ struct Sizes {
     const Input* inputs;
 };
 
+struct Span { int64_t begin, end; };
+
+// Of tiles in order, those within a span.
+template <class Visit>
+static void visit_within(const int64_t* tiles, int64_t begin, int64_t end, Span within, Visit&& visit) {
+    for (int64_t last = end; begin < last;) {
+        const int64_t middle = (begin + last) / 2;
+        (tiles[middle] < within.begin ? begin : last) = tiles[middle] < within.begin ? middle + 1 : middle;
+    }
+    for (; begin < end && tiles[begin] < within.end; ++begin) visit(tiles[begin]);
+}
+
 template <class Full, class Partial>
-static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b, const Sizes& s, Full&& full,
+static void visit_table(const Table* tables, int64_t outer, int64_t h, int64_t b, const Sizes& s, Span within, Full&& full,
                         Partial&& partial) {
     const Table& table = tables[b * s.heads + h];
     const int64_t r = outer - table.first, begin = table.start[r], middle = begin + table.fulls[r], end = table.start[r + 1];
-    for (int64_t at = begin; at < middle; ++at) full(table.tiles[at]);
-    for (int64_t at = middle; at < end; ++at) partial(table.tiles[at]);
+    visit_within(table.tiles, begin, middle, within, full);
+    visit_within(table.tiles, middle, end, within, partial);
 }
 
 struct Tensor { const void* data; int64_t stride[4]; };  // batch, head, row, element
@@ -50,7 +62,7 @@ struct ForwardProblem {
     Sizes sizes;
     Tensor q, k, v, out;
     float *lse, *norm;  // (batch, heads, rows), contiguous, and (3, batch, heads, rows): a Norm of tile.hpp, the
-                      // largest score in natural units; norm may be null
+                      // largest score in natural units; norm may be null: what is there already is then known by lse
     int64_t branch;
     float scale;
     int32_t threads;
@@ -59,8 +71,8 @@ struct ForwardProblem {
 struct BackwardProblem {
     Sizes sizes;
     Tensor q, k, v, out, dout, dq, dk, dv;
-    const float* norm;
-    const float* dlse;  // may be null
+    const float *lse, *norm;  // those of forward; without norm what weights are relative to is the log-sum-exp
+    const float* dlse;        // may be null
     const Gradient* gradients;  // of all inputs, for each (batch, key head); may be null
     int64_t branch;
     float scale;

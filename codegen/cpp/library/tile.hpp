@@ -35,7 +35,10 @@ ATTNSPEC_INLINE vfloat in_log2(vfloat difference) { return Score::IDENTITY ? dif
 // 1e9 a float's step is 64, and what tells one key from a hundred is lost. An empty row has top -INF.
 struct Norm {
     float top, sum;
-    static Norm of(const float* norms, int64_t lines, int64_t line) { return {norms[line], norms[lines + line]}; }
+    // From norms, or where there are none from log-sum-exps.
+    static Norm of(const float* norms, const float* lse, int64_t lines, int64_t line) {
+        return norms ? Norm{norms[line], norms[lines + line]} : Norm{lse[line] / TO_NATURAL, 0.f};
+    }
 };
 
 // Room for rows that lie scattered, before they are packed.

@@ -107,7 +107,7 @@ struct BackwardTile {
                 for (int c = 0; c < W; ++c) sum += dot[c];
                 if (p.dlse) sum -= p.dlse[row];
                 dl[l] = sum * score_scale(p.scale);
-                const Norm norm = Norm::of(p.norm, s.entries * s.query_heads * s.rows, row);
+                const Norm norm = Norm::of(p.norm, p.lse, s.entries * s.query_heads * s.rows, row);
                 top[l] = norm.top == -INF ? INF : norm.top, sums[l] = norm.sum - times;
                 if (delta) delta[row] = dl[l];
                 // What a query that is not finite sees is not a number; what it does not see must not notice.

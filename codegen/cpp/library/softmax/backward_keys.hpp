@@ -62,7 +62,7 @@ struct BackwardKeyTile {
         load_both<DV, VR, VC>(dout, dout_down, w.dout, w.dout_down, w.scratch, p.dout, b, h, at.queries, queries.begin, count, rows);
         for (int r = 0; r < rows; ++r) {
             const int64_t row = r < count ? line + at.queries(queries.begin + r) : 0;
-            const Norm norm = r < count ? Norm::of(p.norm, s.entries * s.query_heads * s.rows, row) : Norm{-INF, 0.f};
+            const Norm norm = r < count ? Norm::of(p.norm, p.lse, s.entries * s.query_heads * s.rows, row) : Norm{-INF, 0.f};
             w.top[r] = norm.top == -INF ? INF : norm.top, w.sum[r] = norm.sum - times;
             w.delta[r] = r < count ? deltas[row] : 0.f;
         }

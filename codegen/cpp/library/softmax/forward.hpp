@@ -52,7 +52,7 @@ struct ForwardTile {
     int64_t lines() const { return p.sizes.entries * p.sizes.query_heads * p.sizes.rows; }
     int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
     int64_t line() const { return (b * p.sizes.query_heads + h) * p.sizes.rows; }
-    float* norms() const { return p.norm + 3 * before(); }
+    float* norms() const { return p.norm ? p.norm + 3 * before() : nullptr; }
 
     void load_queries() {
         loaded = true;
@@ -95,7 +95,7 @@ struct ForwardTile {
         for (int l = 0; l < LANES; ++l) w.sum[g][l] = -INF;
         for (int l = live.begin; l < live.end; ++l) {
             const int64_t row = at.queries(slot + l);
-            const Norm before = Norm::of(norms(), lines(), line() + row);
+            const Norm before = Norm::of(norms(), p.lse + this->before(), lines(), line() + row);
             w.top[g][l] = before.top, w.sum[g][l] = before.top == -INF ? -INF : before.sum;
             if (before.top == -INF) continue;
             rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, 1.f);
