@@ -24,7 +24,7 @@ from attnspec.runtime.core.arguments import CallError, check_call, check_derivat
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
 from attnspec.runtime.core.request import Call, check_lists, sizes_of
 from attnspec.runtime.ends import ends
-from attnspec.runtime.parts.attention import Parts
+from attnspec.runtime.paged import Paged
 from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.targets import NAMES, kinds
 
@@ -90,7 +90,7 @@ def compile(
 _untraced = _disable_dynamo(around.dense)  # masks are evaluated in Python: the graph breaks there
 
 
-class Attention(Parts):
+class Attention(Paged):
     """A compiled pattern: call it with q, k and v.
 
     ``program`` is its text with the parameters; ``spec``, ``relation`` and ``plan`` are its stages: print any of them.

@@ -12,6 +12,8 @@ from attnspec.errors.diagnostic import AttnspecError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIM = 256
+Labels = tuple[str, str, str]
+"""What q, k and v are called."""
 
 
 class CallError(AttnspecError, ValueError):
@@ -26,22 +28,7 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
     Raises CallError, with the pattern's name and the sizes.
     """
     for label, t in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(t, Tensor):
-            raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
-        if t.is_nested:
-            raise CallError(
-                f"{name}: {label} is a nested tensor. Put its sequences one after another in one batch entry, with an "
-                "input that is `sorted` or `offsets` (as in the specs `packed` and `packed_offsets`), or pad them"
-            )
-        if t.dim() != 4:
-            raise CallError(f"{name}: {label} must have 4 dimensions (batch, heads, length, dim), not {_shape(t)}")
-        if t.dtype not in DTYPES and not (t.dtype == torch.float64 and target == "dense"):
-            dense = ' (target="dense" takes float64 too)' if t.dtype == torch.float64 else ""
-            raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16{dense}")
-        if t.device.type not in kinds and (t.device.type != "meta" or target == "dense"):
-            raise CallError(f"{name}: {label} is on {t.device}; {_places(target, kinds)}")
-        if t.layout != torch.strided:
-            raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")
+        check_vectors(name, target, kinds, label, t)
     if not q.device == k.device == v.device:
         raise CallError(f"{name}: q, k and v must be on one device; they are on {q.device}, {k.device} and {v.device}")
     if target == "triton" and q.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -53,16 +40,43 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
         raise CallError(f"{name}: q, k and v must have one dtype; they are {q.dtype}, {k.dtype} and {v.dtype}")
     if not q.shape[0] == k.shape[0] == v.shape[0]:
         raise CallError(f"{name}: the batch sizes differ: {_shapes(q, k, v)}")
-    if q.shape[3] != k.shape[3]:
-        raise CallError(f"{name}: q and k must have one head size: {_shapes(q, k, v)}")
     if k.shape[1] != v.shape[1] or k.shape[2] != v.shape[2]:
         raise CallError(f"{name}: k and v must have the same heads and length: {_shapes(q, k, v)}")
+    check_heads(name, q, k, v)
+
+
+def check_vectors(
+    name: str, target: str, kinds: tuple[str, ...], label: str, t: Tensor, shape: str = "(batch, heads, length, dim)"
+) -> None:
+    """Refuse what is no tensor of vectors that kernels take. Raises CallError."""
+    if not isinstance(t, Tensor):
+        raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
+    if t.is_nested:
+        raise CallError(
+            f"{name}: {label} is a nested tensor. Put its sequences one after another in one batch entry, with an "
+            "input that is `sorted` or `offsets` (as in the specs `packed` and `packed_offsets`), or pad them"
+        )
+    if t.dim() != 4:
+        raise CallError(f"{name}: {label} must have 4 dimensions {shape}, not {_shape(t)}")
+    if t.dtype not in DTYPES and not (t.dtype == torch.float64 and target == "dense"):
+        dense = ' (target="dense" takes float64 too)' if t.dtype == torch.float64 else ""
+        raise CallError(f"{name}: {label} is {t.dtype}; supported are float32, bfloat16 and float16{dense}")
+    if t.device.type not in kinds and (t.device.type != "meta" or target == "dense"):
+        raise CallError(f"{name}: {label} is on {t.device}; {_places(target, kinds)}")
+    if t.layout != torch.strided:
+        raise CallError(f"{name}: {label} must be a dense (strided) tensor, not {t.layout}")
+
+
+def check_heads(name: str, q: Tensor, k: Tensor, v: Tensor, labels: Labels = ("q", "k", "v")) -> None:
+    """Refuse heads that do not fit each other, by their numbers and sizes. Raises CallError."""
+    if q.shape[3] != k.shape[3]:
+        raise CallError(f"{name}: q and {labels[1]} must have one head size: {_shapes(q, k, v, labels)}")
     if q.shape[1] == 0 or k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise CallError(
-            f"{name}: q's {q.shape[1]} heads cannot be shared among {k.shape[1]} key heads: {_shapes(q, k, v)}. "
-            "The number of query heads must be a multiple of the number of key heads"
+            f"{name}: q's {q.shape[1]} heads cannot be shared among {k.shape[1]} key heads: "
+            f"{_shapes(q, k, v, labels)}. The number of query heads must be a multiple of the number of key heads"
         )
-    for label, size in (("q and k", q.shape[3]), ("v", v.shape[3])):
+    for label, size in ((f"q and {labels[1]}", q.shape[3]), (labels[2], v.shape[3])):
         if not 1 <= size <= MAX_DIM:
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
 
@@ -115,5 +129,5 @@ def _shape(t: Tensor) -> str:
     return f"{tuple(t.shape)}"
 
 
-def _shapes(q: Tensor, k: Tensor, v: Tensor) -> str:
-    return f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
+def _shapes(q: Tensor, k: Tensor, v: Tensor, labels: Labels = ("q", "k", "v")) -> str:
+    return ", ".join(f"{label} {_shape(t)}" for label, t in zip(labels, (q, k, v), strict=True))

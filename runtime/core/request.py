@@ -13,6 +13,7 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Held, Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.pages import Pages, sizes_at
 from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
 from attnspec.spec.heads import uncovered
 from attnspec.spec.spec import Spec
@@ -49,7 +50,8 @@ class Call(NamedTuple):
     says so, of one dtype and on one device. ``inputs`` are those of the kernel, in its order; ``order`` (batch, heads,
     rounds * n) the positions of the slots of a computed order; ``sink`` float32 a logit of every row, (batch, heads),
     or one of each, (batch, heads, n_q); ``encoded`` is the program as a string. ``part`` says where
-    all this lies in a larger score matrix; without it, it is the whole of one.
+    all this lies in a larger score matrix; without it, it is the whole of one. With ``pages`` k and v are (pages,
+    kv_heads, page_size, dim), and ``pages`` says which of them each entry of the batch has.
     """
 
     q: Tensor
@@ -61,11 +63,12 @@ class Call(NamedTuple):
     scale: float
     encoded: str
     part: Part | None = None
+    pages: Pages | None = None
 
     @property
     def whole(self) -> tuple[Any, ...]:
         """The fields of a call that holds all of its score matrix."""
-        return self[:-1]
+        return self[:-2]
 
     @property
     def program(self) -> Program:
@@ -85,12 +88,26 @@ class Call(NamedTuple):
     @property
     def wide(self) -> bool:
         """Whether positions need 64 bits because of the lengths."""
-        return is_wide(self.q, self.k) if self.part is None else max(self.part.n, self.part.n_q) > NARROW_LENGTH
+        return self.length > NARROW_LENGTH
+
+    @property
+    def length(self) -> int:
+        """How many keys or queries there are at most."""
+        if self.pages is not None:
+            return max(self.q.shape[2], self.pages.longest)
+        return max(self.q.shape[2], self.k.shape[2]) if self.part is None else max(self.part.n, self.part.n_q)
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes, without scalars. Raises CallError where no axis lengths fit the tensors."""
+        """The sizes, without scalars; those of the longest entry in pages.
+
+        Raises CallError where no axis lengths fit the tensors.
+        """
         known = facts(self.program)
+        if self.pages is not None:
+            n, end = self.pages.longest, known.align == "end"
+            sizes = Sizes(n, self.q.shape[2], self.q.shape[1], self.k.shape[1], self.q.shape[0], end)
+            return sizes if known.bare else sizes_at(spec(self.program), sizes, n)
         if known.bare:  # there are no axes, and the text need not be read
             return _sizes(self.q, self.k, known.align, None, self.part)
         return sizes_of(spec(self.program), self.q, self.k, self.part)
@@ -106,12 +123,10 @@ class Call(NamedTuple):
 
     def check_length(self, longest: int) -> None:
         """Raises CallError where the call is longer than a kernel's numbers are right for."""
-        at = self.part
-        length = max(self.q.shape[2], self.k.shape[2]) if at is None else max(at.n, at.n_q)
-        if length > longest:
+        if self.length > longest:
             raise CallError(
                 f"{facts(self.program).name}: the pattern multiplies positions; its numbers fit 64 bits up to lengths "
-                f"of {longest:,}; this call has {length:,}"
+                f"of {longest:,}; this call has {self.length:,}"
             )
 
 

@@ -14,6 +14,7 @@ from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, Turn
 from attnspec.runtime.cpp import structures as problem
+from attnspec.runtime.cpp.entries import add_pages
 from attnspec.runtime.cpp.load import Native, native
 from attnspec.runtime.cpp.threads import threads
 from attnspec.spec import contents
@@ -173,7 +174,10 @@ def _sizes(kernel: Native, call: Call) -> problem.Sizes:
     inputs = [t.to(kind) if t.dtype in (torch.int32, torch.int64) else t for t in call.inputs]
     order = None if call.order is None else call.order.to(kind)
     sizes = call.sizes if kernel.plain else replace(call.sizes, scalars=call.scalars())
-    return problem.sizes_of(call.program, kernel, sizes, inputs, order)
+    found = problem.sizes_of(call.program, kernel, sizes, inputs, order, call.pages is None)
+    if call.pages is not None:
+        add_pages(found, call.program, kernel, sizes, call.pages, call.k.shape[2], inputs)
+    return found
 
 
 def _run(kernel: Native, argument: ctypes.Structure, what: str) -> None:

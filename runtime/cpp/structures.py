@@ -67,8 +67,7 @@ class Sizes(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("n", "n_q", "heads", "kv_heads", "batch", "m")),
         *((name, ctypes.c_int64) for name in ("q_start", "rows", "k_start", "keys")),
         *((name, ctypes.c_int64) for name in ("h_start", "query_heads", "key_heads", "b_start", "entries")),
-        ("passes", ctypes.c_void_p),
-        ("inputs", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("passes", "inputs", "pages")),
     ]
 
 
@@ -114,24 +113,32 @@ class Fixed:
 
 
 def sizes_of(
-    program: Program, made: Native, call: CallSizes, inputs: Sequence[torch.Tensor], order: torch.Tensor | None
+    program: Program,
+    made: Native,
+    call: CallSizes,
+    inputs: Sequence[torch.Tensor],
+    order: torch.Tensor | None,
+    passes_too: bool = True,
 ) -> Sizes:
-    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order) and arguments."""
+    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order) and arguments.
+
+    Without ``passes_too`` what passes need is left out.
+    """
     m = call.n if call.m is None else call.m
-    found = Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None)
+    found = Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None, None)
     keep: list[Any] = []
-    if not made.plain:
-        fixed = _fixed(program, call, made.wide)
+    if passes_too and not made.plain:
+        fixed = fixed_of(program, call, made.wide)
         passes = fixed.passes
         if order is not None:
             passes = _ordered(program, call, fixed, order)
         found.passes = ctypes.addressof(passes)
         keep += [fixed, passes, order]
-    arguments = _arguments(program)
-    if inputs or arguments.tensors:
-        array = _inputs(inputs, arguments.array) if inputs else arguments.array
+    own = arguments(program)
+    if inputs or own.tensors:
+        array = _inputs(inputs, own.array) if inputs else own.array
         found.inputs = ctypes.addressof(array)
-        keep += [array, arguments, *inputs]
+        keep += [array, own, *inputs]
     found.keep = keep  # alive as long as the structure that points into it
     return found
 
@@ -145,7 +152,8 @@ class Arguments:
 
 
 @functools.lru_cache(maxsize=256)
-def _arguments(program: Program) -> Arguments:
+def arguments(program: Program) -> Arguments:
+    """The arguments of kernels that follow from the text."""
     tensors = tuple(arguments_of(program, torch.device("cpu")).values())
     return Arguments(_inputs(tensors, ()), tensors)
 
@@ -181,7 +189,8 @@ def _four(values: Sequence[int], fill: int) -> Any:
 
 
 @functools.lru_cache(maxsize=32)
-def _fixed(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
+def fixed_of(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
+    """What passes need beside their loops."""
     made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
     tabled = _tabled(program, replace(sizes, part=None)) if made.tabled else {}  # all parts read those of the whole
     keep: list[Any] = [tabled]

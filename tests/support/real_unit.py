@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.runtime.cpp.compiler import compiler
+from attnspec.runtime.cpp.structures import Gradient, Input, Sizes
 from tests.support.real_cases import FLOATS, INTEGERS, NAMES, SIZES
 
 _DEFINES = {"DTYPE": 0, "D": 16, "DV": 16, "BM": 16, "BN": 16, "CARRY": 0}
@@ -35,28 +36,6 @@ def build(folder: Path, parts: Sequence[str], wide: bool = False) -> ctypes.CDLL
     output = folder / f"unit{next(_NUMBER)}.so"
     compiler().compile(text, output)
     return ctypes.CDLL(str(output))
-
-
-class Input(ctypes.Structure):
-    """``struct Input`` of ``tensor.hpp``."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_int64 * 4), ("stride", ctypes.c_int64 * 4))
-
-
-class Gradient(ctypes.Structure):
-    """``struct Gradient``."""
-
-    _fields_ = (("data", ctypes.c_void_p), ("stride", ctypes.c_int64 * 4))
-
-
-class Sizes(ctypes.Structure):
-    """``struct Sizes``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("n", "n_q", "heads", "kv_heads", "batch", "m")),
-        ("passes", ctypes.c_void_p),
-        ("inputs", ctypes.POINTER(Input)),
-    )
 
 
 def _apart(array: NDArray[Any], fill: float) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -92,7 +71,8 @@ class Call:
             inner, whole = _apart(typed, np.nan if typed.dtype == np.float32 else 1)
             self.arrays.append(whole)
             inputs.append(Input(*_dims(inner)))
-        self.sizes = Sizes(**SIZES, inputs=(Input * len(inputs))(*inputs))
+        self.inputs = (Input * len(inputs))(*inputs)
+        self.sizes = Sizes(**SIZES, inputs=ctypes.addressof(self.inputs))
 
     def gradients(self) -> tuple[Any, list[tuple[NDArray[Any], NDArray[Any]]]]:
         """Where gradients go, for C; and for each float input that array, as a view and with all around it."""

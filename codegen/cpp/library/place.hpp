@@ -9,6 +9,8 @@ constexpr pos EMPTY = INT32_MIN;  // in a list: a slot without a position
 struct Rows {
     int64_t base, step;
     const pos* list;  // null: base + step * slot; else base + list[slot]
+    const int32_t* table = nullptr;  // null: rows are those of the batch entry; else of the pages that stand in its place,
+    int64_t page = 1;                // of so many rows each
     ATTNSPEC_INLINE int64_t operator()(int64_t slot) const { return base + (list ? (int64_t)list[slot] : step * slot); }
 };
 
@@ -43,6 +45,7 @@ static Place place(const Sizes& s, int64_t c, int64_t head, int64_t entry) {
         at.keys = listed(data->keys, entry, head, c, -s.k_start);
         at.key_slots = {data->keys.begin, data->keys.end};
     }
+    if (s.pages) at.keys.table = s.pages->table + (entry - s.b_start) * s.pages->stride, at.keys.page = s.pages->size;
     return at;
 }
 
@@ -92,12 +95,24 @@ struct Positions {
 template <class T>
 struct View { const T* from; int64_t row, element; };
 
+// The row of a slot.
+template <class T>
+ATTNSPEC_INLINE T* row_at(const Tensor& t, int64_t b, int64_t h, const Rows& rows, int64_t slot) {
+    const int64_t row = rows(slot);
+    return rows.table ? row_of<T>(t, rows.table[row / rows.page], h, row % rows.page) : row_of<T>(t, b, h, row);
+}
+
+// Whether the rows of neighbouring slots lie at equal distances.
+static inline bool is_even(const Rows& rows, int64_t slot, int count) {
+    return !rows.list && (!rows.table || rows(slot) / rows.page == rows(slot + count - 1) / rows.page);
+}
+
 template <int COLS, class T>
 static View<T> view(void* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& rows, int64_t slot, int count) {
-    if (!rows.list) return {row_of<T>(t, b, h, rows(slot)), t.stride[2] * rows.step, t.stride[3]};
+    if (is_even(rows, slot, count)) return {row_at<T>(t, b, h, rows, slot), t.stride[2] * rows.step, t.stride[3]};
     T* to = (T*)scratch;
     for (int r = 0; r < count; ++r) {
-        const T* from = row_of<T>(t, b, h, rows(slot + r));
+        const T* from = row_at<T>(t, b, h, rows, slot + r);
         if (t.stride[3] == 1)
             memcpy(to + r * COLS, from, COLS * sizeof(T));
         else

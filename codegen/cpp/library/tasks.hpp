@@ -23,21 +23,28 @@ struct Tasks {
 
     int64_t count() const { return first[heads]; }
 
-    // Residues differ by at most one tile.
+    // Residues differ by at most one tile, and so do entries of lengths of their own.
     template <class Pass>
-    static int64_t longest(const Sizes& s, int64_t head) {
+    static int64_t longest(const Sizes& all, int64_t head) {
         int64_t most = 0;
-        for (int64_t c = 0; c < Pass::STRIDE; ++c) {
-            const Span tiles = tiles_of(place<Pass>(s, c, head, 0).query_slots, Pass::BM);
-            if (tiles.end - tiles.begin > most) most = tiles.end - tiles.begin;
+        for (int64_t b = 0; b < (all.pages ? all.entries : 1); ++b) {
+            Sizes own;
+            const Sizes& s = of_entry(all, b, own);
+            for (int64_t c = 0; c < Pass::STRIDE; ++c) {
+                const Span tiles = tiles_of(place<Pass>(s, c, head, s.b_start + b).query_slots, Pass::BM);
+                if (tiles.end - tiles.begin > most) most = tiles.end - tiles.begin;
+            }
         }
         return most;
     }
 
-    // Calls f(pass, place, b, h, i) for a task: query tile i of a head and a batch entry of the call.
+    // Calls f(pass, sizes, place, b, h, i) for a task: query tile i of a head and a batch entry of the call, of whose sizes
+    // some are those of the entry.
     template <class F>
-    void run(const Sizes& s, int64_t task, F&& f) const {
+    void run(const Sizes& all, int64_t task, F&& f) const {
         const int64_t b = task / count(), rest = task % count();
+        Sizes own;
+        const Sizes& s = of_entry(all, b, own);
         int64_t h = 0, end = heads;  // the last h with first[h] <= rest
         while (end - h > 1) {
             const int64_t middle = (h + end) / 2;
@@ -49,7 +56,7 @@ struct Tasks {
             const Place at = place<Pass>(s, (rest - first[h]) / most, s.h_start + h, s.b_start + b);
             const Span tiles = tiles_of(at.query_slots, Pass::BM);
             const int64_t i = tiles.end - 1 - (rest - first[h]) % most;
-            if (i >= tiles.begin) f(pass, at, b, h, i);
+            if (i >= tiles.begin) f(pass, s, at, b, h, i);
         });
     }
 };

@@ -24,6 +24,8 @@ struct List { const pos* data; int64_t batch_stride, head_stride, residue_stride
 // What one pass needs beside its loops; tables hold one for each (batch, head), and are null where there are loops.
 struct PassData { const Table *rows, *columns; List queries, keys; };
 
+struct Pages;
+
 // A call may hold a part of a larger score matrix. What the pattern reads is of the whole, what tensors are indexed with is
 // of the call: row r of head h of batch entry b is at position q_start + r, and head h_start + h of entry b_start + b.
 struct Sizes {
@@ -32,7 +34,24 @@ struct Sizes {
     int64_t q_start, rows, k_start, keys, h_start, query_heads, key_heads, b_start, entries;
     const PassData* passes;
     const Input* inputs;
+    const Pages* pages;  // null: keys lie in tensors that have a row for each
 };
+
+// What an entry whose keys lie in pages has of its own: its number of keys, and what follows from that.
+struct Entry { int64_t n, q_start, m; const PassData* passes; const Input* inputs; };
+
+// Key p of entry b is row p % size of page table[b * stride + p / size].
+struct Pages { const int32_t* table; const Entry* entries; int64_t stride, size; };
+
+// The sizes of batch entry b of the call; `own` is room for them.
+static inline const Sizes& of_entry(const Sizes& s, int64_t b, Sizes& own) {
+    if (!s.pages) return s;
+    const Entry& entry = s.pages->entries[b];
+    own = s;
+    own.n = own.keys = entry.n, own.q_start = entry.q_start, own.m = entry.m;
+    own.passes = entry.passes, own.inputs = entry.inputs;
+    return own;
+}
 
 struct Span { int64_t begin, end; };
 

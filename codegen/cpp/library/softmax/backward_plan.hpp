@@ -128,7 +128,7 @@ static bool backward_two_passes(const BackwardProblem& p) {
     for (int number = 0; done && number < Pattern::PASSES; ++number) {
         const Tasks<Pattern> tasks(s, number);
         done = tasks.first && for_tasks<QuerySpace>(tasks.count() * s.entries, p.threads, [&](int64_t task, QuerySpace& w) {
-            tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
+            tasks.run(s, task, [&](auto pass, const Sizes&, const Place& at, int64_t b, int64_t h, int64_t i) {
                 backward_query_tile<decltype(pass), false>(p, w, {}, at, b, h, i, delta, Gradients{});
             });
         });

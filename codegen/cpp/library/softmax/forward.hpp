@@ -31,6 +31,7 @@ struct alignas(64) ForwardSpace {  // one per thread; every array a multiple of 
 
 struct ForwardTile {
     const ForwardProblem& p;
+    const Sizes& sizes;  // of the batch entry
     ForwardSpace& w;
     const Place& at;
     int64_t b, h, kv;
@@ -49,9 +50,9 @@ struct ForwardTile {
         t.data = (Sum*)t.data + branch * p.branch;
         return t;
     }
-    int64_t lines() const { return p.sizes.entries * p.sizes.query_heads * p.sizes.rows; }
+    int64_t lines() const { return sizes.entries * sizes.query_heads * sizes.rows; }
     int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
-    int64_t line() const { return (b * p.sizes.query_heads + h) * p.sizes.rows; }
+    int64_t line() const { return (b * sizes.query_heads + h) * sizes.rows; }
     float* norms() const { return p.norm ? p.norm + 3 * before() : nullptr; }
 
     void load_queries() {
@@ -65,7 +66,7 @@ struct ForwardTile {
                 load_lanes<D, QL>(w.q[g], w.rows, w.scratch, {w.turned, {0, 0, D, 1}}, 0, 0, {0, 1, nullptr}, 0, live, p.scale * UNIT);
             } else
                 load_lanes<D, QL>(w.q[g], w.rows, w.scratch, p.q, b, h, at.queries, slot, live, p.scale * UNIT);
-            if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, p.sizes.q_start, slot, live);
+            if (!Score::IDENTITY) load_positions(w.query_at[g], at.queries, sizes.q_start, slot, live);
             for (int l = 0; l < LANES; ++l) w.top[g][l] = w.largest[g][l] = -INF, w.sum[g][l] = w.rounded_sum[g][l] = 0.f;
             if (CARRY)
                 carry(g, slot, live);
@@ -124,7 +125,7 @@ struct ForwardTile {
             Range live = lanes(g), range = {0, rows};
             if (live.begin >= live.end) continue;
             if (partial) {
-                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, head, entry, p.sizes);
+                range = mask_tile<Pass, true>(w.mask, at, first + g * LANES, live, keys.begin, count, head, entry, sizes);
                 if (range.begin >= range.end) continue;
                 w.unfit.find<VS>(v, range);
                 fit = w.unfit.without<VS>(v, w.fit, rows);
@@ -162,7 +163,7 @@ struct ForwardTile {
     ATTNSPEC_NOINLINE void rescore(int g, Range range, int64_t first_key, int count, vfloat* top) {
         const int end = range.end < count ? range.end : count;
         const Rows keys = at.keys;
-        const Scored sizes = p.sizes;
+        const Scored sizes = this->sizes;
         float* __restrict scores = w.s;  // what the score lines read stays in registers
         for (int c = 0; c < C; ++c) {
             const vint q = *(const vint*)(w.query_at[g] + c * W);
@@ -307,11 +308,11 @@ struct ForwardTile {
 };
 
 template <class Pass>
-static void forward_tile(const ForwardProblem& p, ForwardSpace& w, const Place& at, int64_t b, int64_t h, int64_t i) {
-    const Sizes& s = p.sizes;
+static void forward_tile(const ForwardProblem& p, const Sizes& s, ForwardSpace& w, const Place& at, int64_t b, int64_t h,
+                         int64_t i) {
     const Span live = slots_of(at.queries, at.query_slots, i, Pass::BM);
     if (live.begin >= live.end) return;
-    ForwardTile tile{p, w, at, b, h, h / (s.query_heads / s.key_heads), s.b_start + b, s.h_start + h, i * Pass::BM, live,
+    ForwardTile tile{p, s, w, at, b, h, h / (s.query_heads / s.key_heads), s.b_start + b, s.h_start + h, i * Pass::BM, live,
                      (Pass::BM + LANES - 1) / LANES, Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr, nullptr};
     Pass::forward(i, at, tile.head, tile.entry, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
@@ -332,8 +333,8 @@ static int forward(const ForwardProblem& p) {
         const Tasks<Pattern> tasks(s, number);
         if (!tasks.first) return 1;
         if (!for_tasks<ForwardSpace>(tasks.count() * s.entries, p.threads, [&](int64_t task, ForwardSpace& w) {
-                tasks.run(s, task, [&](auto pass, const Place& at, int64_t b, int64_t h, int64_t i) {
-                    forward_tile<decltype(pass)>(p, w, at, b, h, i);
+                tasks.run(s, task, [&](auto pass, const Sizes& own, const Place& at, int64_t b, int64_t h, int64_t i) {
+                    forward_tile<decltype(pass)>(p, own, w, at, b, h, i);
                 });
             }))
             return 1;
