@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from attnspec.relation.sizes import Held
 from attnspec.runtime import sharding
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives
+from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.merge import merge
@@ -20,6 +20,19 @@ from attnspec.runtime.parts.where import Asked, part_of
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.rotated import Rotations
 from attnspec.runtime.sink import sink
+from attnspec.spec.spec import Spec
+
+
+def _logit(program: str, spec: Spec, rows: Tensor, asked: Asked, given: Mapping[str, Tensor]) -> Tensor:
+    """The sink of the rows, (batch, heads, rows or 1), differentiable."""
+    keys = rows[:, :, :0]
+    sizes = sizes_of(spec, rows, keys, part_of(program, rows, keys, asked))
+    found = sink(spec, sizes, prepare(spec, sizes, given, device=rows.device), rows.device)
+    assert found is not None
+    return by_row(found)
+
+
+_untraced = _disable_dynamo(_logit)  # sinks are evaluated in Python: the graph breaks there
 
 
 class Parts(Rotations):
@@ -196,7 +209,6 @@ class Parts(Rotations):
                 operator.part_backward_into(*call, *result, [*found, *wanted.values()])
         return found[0], found[1], found[2]
 
-    @_disable_dynamo
     def add_sink(
         self,
         out: Tensor,
@@ -238,13 +250,8 @@ class Parts(Rotations):
             return out, lse
         numbers = {"q_start": q_start, "k_start": 0, "n": n, "h_start": h_start, "b_start": b_start}
         asked = Asked.of(name, **numbers, n_q=n_q, heads=heads, kv_heads=kv_heads, batch=batch)
-        part = part_of(self._encoded, out, out[:, :, :0], asked)
-        sizes = sizes_of(self.spec, out, out[:, :, :0], part)
-        assert isinstance(sizes.part, Held)
-        logit = sink(self.spec, sizes, prepare(self.spec, sizes, given, device=out.device), out.device)
-        assert logit is not None
-        logit = logit if logit.dim() == 3 else logit[..., None].expand(lse.shape)
-        return merge([(out, lse), (torch.zeros_like(out), logit)])
+        logit = (_untraced if torch.compiler.is_compiling() else _logit)(self._encoded, self.spec, out, asked, given)
+        return merge([(out, lse), (torch.zeros_like(out), logit.expand(lse.shape))])
 
     def _part_vectors(
         self, scale: float | None, q: Tensor, k: Tensor, v: Tensor, given: Mapping[str, Tensor]
