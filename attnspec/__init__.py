@@ -14,13 +14,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["Attention", "CallError", "Spec", "SpecError", "compile", "merge", "read", "shipped"]
+__all__ = ["Attention", "Cache", "CallError", "Spec", "SpecError", "compile", "merge", "read", "shipped"]
 
 if TYPE_CHECKING:
     from attnspec import nn as nn
     from attnspec.errors.diagnostic import SpecError
     from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
+    from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.merge import merge
     from attnspec.spec.spec import Spec
@@ -39,6 +40,7 @@ _HOMES = {
     "compile": "attnspec.runtime.attention",
     "merge": "attnspec.runtime.merge",
     "Attention": "attnspec.runtime.attention",
+    "Cache": "attnspec.runtime.caches.cache",
     "CallError": "attnspec.runtime.core.arguments",
     "SpecError": "attnspec.errors.diagnostic",
     "Spec": "attnspec.spec.spec",

@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo
 
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
-from attnspec.runtime.core.arguments import MAX_DIM, CallError, check_call, check_derivatives
+from attnspec.runtime.core.arguments import MAX_DIM, CallError, check_call, check_derivatives, named
 from attnspec.runtime.core.program import Facts, Program, spec
 from attnspec.runtime.core.request import Call, sizes_of
 from attnspec.runtime.core.visible import array
@@ -171,11 +171,4 @@ class Weights:
 
     def _named(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call: those in a mapping and those by keyword."""
-        name = self._facts.name
-        if inputs is None:
-            return dict(more)
-        if not isinstance(inputs, Mapping):
-            raise CallError(f"{name}: inputs is a mapping from names to tensors, not {type(inputs).__name__}")
-        if twice := inputs.keys() & more.keys():
-            raise CallError(f"{name}: given twice, in inputs and by keyword: {', '.join(sorted(twice))}")
-        return {**inputs, **more}
+        return named(self._facts.name, inputs, more)

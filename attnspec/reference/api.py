@@ -16,6 +16,7 @@ from attnspec.reference.entry import WIDTH, fenced, wrap
 PUBLIC = {
     "compile": "runtime.attention",
     "Attention": "runtime.attention",
+    "Cache": "runtime.caches.cache",
     "merge": "runtime.merge",
     "read": "",
     "shipped": "language.load",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,6 +81,17 @@ def check_heads(name: str, q: Tensor, k: Tensor, v: Tensor, labels: Labels = ("q
     for label, size in ((f"q and {labels[1]}", q.shape[3]), (labels[2], v.shape[3])):
         if not 1 <= size <= MAX_DIM:
             raise CallError(f"{name}: the head size of {label} is {size}; supported are 1 to {MAX_DIM}")
+
+
+def named(name: str, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs of a call: those in a mapping and those by keyword. Raises CallError for one that is in both."""
+    if inputs is None:
+        return dict(more)
+    if not isinstance(inputs, Mapping):
+        raise CallError(f"{name}: inputs is a mapping from names to tensors, not {type(inputs).__name__}")
+    if twice := inputs.keys() & more.keys():
+        raise CallError(f"{name}: given twice, in inputs and by keyword: {', '.join(sorted(twice))}")
+    return {**inputs, **more}
 
 
 _LARGEST = torch.finfo(torch.float32).max

@@ -12,8 +12,8 @@ from attnspec.analysis.cache_size import KeyHeads
 from attnspec.analysis.retention import EVERY_KEY, Retention, Ring, retention
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.kept import ROOM, Kept
-from attnspec.runtime.strip import Strip
+from attnspec.runtime.caches.kept import ROOM, Kept
+from attnspec.runtime.caches.strip import Strip
 
 LONG = 120
 PATTERNS = {

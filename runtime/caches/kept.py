@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.cache_size import KeyHeads
-from attnspec.runtime.strip import Piece, Strip
+from attnspec.runtime.caches.strip import Piece, Strip
 
 ROOM = 16
 """Tokens that may come at once and find room in a ring beside what their queries see."""
@@ -23,7 +23,7 @@ class Kept:
 
     def __init__(self, of: KeyHeads) -> None:
         kept = of.retention
-        self.heads, self.span, self.tokens = of.heads, kept.span, 0
+        self.of, self.heads, self.span, self.tokens = of, of.heads, kept.span, 0
         capacity = None if kept.growing else -(-(kept.span + ROOM) // ROOM) * ROOM
         self._recent = Strip(0, None, capacity)
         fixed = () if kept.growing else kept.fixed

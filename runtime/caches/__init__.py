@@ -1,0 +1,1 @@
+"""Caches of keys and values: what they keep, where it stands in memory, and queries that attend to it."""
