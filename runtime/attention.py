@@ -20,6 +20,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
 from attnspec.runtime import sharding, transforms
+from attnspec.runtime.cached import Cached, by_cache
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
 from attnspec.runtime.core.request import Call, check_lists, sizes_of
@@ -159,12 +160,26 @@ class Attention(Paged):
         **more: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]: ...
 
+    @overload
     def __call__(
         self,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
         *,
+        cache: Cached,
+        scale: float | None = None,
+        return_lse: bool = False,
+        return_max: Literal[False] = False,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> Any: ...
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor | None = None,
+        v: Tensor | None = None,
+        *,
+        cache: Any = None,
         scale: float | None = None,
         return_lse: bool = False,
         return_max: bool = False,
@@ -182,10 +197,13 @@ class Attention(Paged):
         with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
         key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
         name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast
-        q, k and v are cast as SDPA's are.
+        q, k and v are cast as SDPA's are. In place of k and v may stand ``cache=``, an :class:`attnspec.Cache`: what
+        its ``attend`` returns.
 
         Raises CallError for tensors that do not fit.
         """
+        if cache is not None or k is None or v is None:
+            return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
         inputs = self._named(inputs, more)
         device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
         if torch.is_autocast_enabled(device):

@@ -229,7 +229,8 @@ class Cache:
         """Raises CallError unless it was made for this program."""
         if program != self._of.program:
             raise CallError(
-                f"{self._name}: this cache keeps what {self._of} sees; make one for each pattern, attnspec.Cache(attend)"
+                f"{self._name}: this cache keeps what {self._of} sees; make one for each pattern: "
+                "attnspec.Cache(attend)"
             )
 
     def __repr__(self) -> str:
@@ -264,9 +265,9 @@ class Cache:
         least = max(item.first_query for item in self._kept)
         if count and least and first < least:
             raise CallError(
-                f"{self._name}: {count} queries stand at positions {first} to {first + count - 1}, but keys that queries "
-                f"before position {least} may see were dropped. Attend with the queries of the tokens appended last, "
-                "once where they are many, before others are appended"
+                f"{self._name}: {count} queries stand at positions {first} to {first + count - 1}, but keys that "
+                f"queries before position {least} may see were dropped. Attend with the queries of the tokens appended "
+                "last, once where they are many, before others are appended"
             )
 
 

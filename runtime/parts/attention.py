@@ -16,7 +16,7 @@ from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.merge import merge
 from attnspec.runtime.parts import operators as operator
-from attnspec.runtime.parts.where import Asked, part_of
+from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.rotated import Rotations
 from attnspec.runtime.sink import sink
@@ -25,7 +25,7 @@ from attnspec.spec.spec import Spec
 
 def _logit(program: str, spec: Spec, rows: Tensor, asked: Asked, given: Mapping[str, Tensor]) -> Tensor:
     """The sink of the rows, (batch, heads, rows or 1), differentiable."""
-    keys = rows[:, :, :0]
+    keys = rows[:, : None if asked.kv_heads == UNKNOWN else asked.kv_heads, :0]
     sizes = sizes_of(spec, rows, keys, part_of(program, rows, keys, asked))
     found = sink(spec, sizes, prepare(spec, sizes, given, device=rows.device), rows.device)
     assert found is not None

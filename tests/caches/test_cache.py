@@ -19,7 +19,7 @@ from tests.support.marks import slow
 from tests.support.oracle import TOLERANCE, close
 from tests.support.shipped import SMALL
 
-HEADS, KEY_HEADS, BATCH, DIM = 4, 2, 2, 16
+HEADS, KEY_HEADS, BATCH, DIM = 4, 2, 2, 32
 CHUNKS = (50, 1, 1, 7, 0, 18, 1, 30, 1, 1)
 """Tokens that come together: more than rings have room for, and few."""
 
@@ -104,14 +104,8 @@ def test_other_types(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_gpu() -> None:
-    for name in ("sinks", "rotated"):
-        agree(attnspec.compile(OWN.get(name, name), params=SMALL.get(name), target="triton"), (40, 1, 17))
-
-
-@pytest.mark.slow
 def test_ten_thousand_steps_take_the_same_memory_and_touch_the_same_number_of_keys() -> None:
-    attend = attnspec.compile("sinks", start=4, recent=252)
+    attend = attnspec.compile("sinks", start=4, recent=60)
     cache = new(attend)
     q, k, v = vectors(10_000)
     sizes, touched = set(), set()
@@ -119,11 +113,11 @@ def test_ten_thousand_steps_take_the_same_memory_and_touch_the_same_number_of_ke
         for i in range(10_000):
             cache.append(k[:, :, i : i + 1], v[:, :, i : i + 1])
             out = cache.attend(q[:, :, i : i + 1])
-            if i > 300:
+            if i > 100:
                 sizes.add(cache.bytes)
                 touched.add(sum(map(len, cache.positions[0])))
     assert len(sizes) == 1
-    assert max(touched) <= 4 + 251 + 32
+    assert max(touched) <= 4 + 59 + 32
     want = attend(q[:, :, -1:], k, v)
     torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-4)
 
@@ -162,7 +156,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_taken() -> None:
     cache, (q, k, v) = new(attend), vectors(90)
     with pytest.raises(attnspec.CallError, match="the cache is empty"):
         cache.attend(q)
-    with pytest.raises(attnspec.CallError, match=r"k has the shape .* tokens, dim\) = \(2, 2, tokens, 16\)"):
+    with pytest.raises(attnspec.CallError, match=r"k has the shape .* tokens, dim\) = \(2, 2, tokens, 32\)"):
         cache.append(k[..., :8], v)
     with pytest.raises(attnspec.CallError, match="one dtype"):
         cache.append(k.half(), v)
@@ -175,11 +169,11 @@ def test_what_does_not_fit_is_refused_and_nothing_is_taken() -> None:
     with pytest.raises(attnspec.CallError, match="there is no input `doc`"):
         cache.attend(q, doc=q)
     cache.attend(q)
-    with pytest.raises(attnspec.CallError, match="90 queries stand at positions 0 to 89, .* before position 65"):
+    with pytest.raises(attnspec.CallError, match=r"90 queries stand at positions 0 to 89, .* before position 65"):
         cache.attend(q)
     with pytest.raises(attnspec.CallError, match="indices hold 0 to 2; there are 2"):
         cache.reorder(torch.tensor([0, 2]))
-    by_heads = Cache(attnspec.compile(OWN["by_heads"]), batch=2, kv_heads=2, dim=16)
+    by_heads = Cache(attnspec.compile(OWN["by_heads"]), batch=2, kv_heads=2, dim=32)
     by_heads.append(k, v)
     with pytest.raises(attnspec.CallError, match=r"attnspec.Cache\(..., heads=4\)"):
         by_heads.attend(q)
