@@ -108,8 +108,11 @@ def blocks_decide(pass_: Pass) -> bool:
 
 
 def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
-    """The inner tiles all of whose places have the one value of the outer tile: ``whole_lo .. whole_hi``."""
+    """The inner tiles all of whose places are there and have the one value of the outer tile: ``whole_lo .. whole_hi``."""
     yield "whole_lo, whole_hi = lo, hi"
+    if inner.cut:
+        first, last = inner.whole_tiles()
+        yield f"whole_lo, whole_hi = tl.maximum(lo, {first}), tl.minimum(hi, {last})"
     for n, _ in enumerate(pass_.tests.runs):
         here, there = f"{outer.name}_run{n}", f"{inner.name}_run{n}"
         yield f"begin, end = run_of({here}, {here}_size, extent_first, extent_last, {there}, {there}_size)"
@@ -119,11 +122,16 @@ def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
     yield "whole_hi = tl.maximum(whole_hi, whole_lo - 1)"
 
 
+def asks_twice(pass_: Pass, inner: Side) -> bool:
+    """Whether some tiles that inputs may make full are not, though their blocks are true."""
+    return bool(pass_.tests.runs) or pass_.tests.every != ALWAYS or inner.cut
+
+
 def ask(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str, every: bool | None = None) -> str | None:
     """The head of an ``if`` that asks of a tile whether inputs leave anything of it; None where there is nothing.
 
     With ``every`` it asks beside whether its corners say that they leave all of it, or (False) that they do not; where
-    there are runs, they leave all of it only from ``whole_lo`` to ``whole_hi``.
+    there are runs, or a part cuts tiles, they leave all of it only from ``whole_lo`` to ``whole_hi``.
     """
     low, high = (inner.position(slot) for slot in inner.slots(f"({tile})"))
     names = {outer.name: "extent_first", inner.name: low}
@@ -132,7 +140,7 @@ def ask(context: Context, pass_: Pass, outer: Side, inner: Side, tile: str, ever
     tests = pass_.tests
     atoms = [*_blocks(pass_), *([] if tests.live == ALWAYS else [tests.live])]
     asked = [context.call(context.allowed(atom), **names) for atom in atoms]
-    if every is not None and tests.runs:
+    if every is not None and (tests.runs or inner.cut):
         told = f"({tile} >= whole_lo) & ({tile} <= whole_hi)"
         if tests.every != ALWAYS:
             told += f" & {context.call(context.allowed(tests.every), **names)}"

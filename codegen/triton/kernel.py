@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass, Sweep
-from attnspec.codegen.plan.spans import ALWAYS
-from attnspec.codegen.triton import decide
+from attnspec.codegen.triton import decide, edges
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton.functions import Function
-from attnspec.codegen.triton.loops import Run, renamed, runs, statements, walk
-from attnspec.codegen.triton.parameters import CONSTANTS, NUMBERS, SCALARS, TENSORS, Parameter, gradient, sums
+from attnspec.codegen.triton.loops import Run, runs, statements, walk
+from attnspec.codegen.triton.parameters import CONSTANTS, NUMBERS, PLACES, SCALARS, TENSORS, Parameter, gradient, sums
 from attnspec.codegen.triton.softmax.backward import Keys, Queries
 from attnspec.codegen.triton.softmax.body import Body
 from attnspec.codegen.triton.softmax.forward import Forward
@@ -56,13 +55,15 @@ def parameters(context: Context, pass_: Pass) -> tuple[Parameter, ...]:
     )
     reads = dict.fromkeys(p for function in functions for p in function.inputs)
     gradients = dict.fromkeys(gradient(entry.argument) for entry in entries)
-    return (*TENSORS, *reads, *gradients, *map(sums, context.sums), *NUMBERS)
+    numbers = (p for p in NUMBERS if context.held.part or p.name not in PLACES)
+    return (*TENSORS, *reads, *gradients, *map(sums, context.sums), *numbers)
 
 
 def _decode(body: Body) -> Iterator[str]:
     """Which tile, residue, head and batch entry a program has. The heaviest query tiles come first."""
     context, residues = body.context, body.pass_.layout.residues
-    for name in SCALARS:
+    held = context.held
+    for name in (*SCALARS, *(PLACES if held.part else ())):
         yield f"{name} = {name}.to(tl.int64)"
     yield "program = tl.program_id(0).to(tl.int64)"
     yield "number, program = program % tiles, program // tiles"
@@ -70,27 +71,27 @@ def _decode(body: Body) -> Iterator[str]:
         yield f"c, program = program % {residues}, program // {residues}"
     if body.kind is FORWARD and context.shares:
         yield "share, program = program % shares, program // shares"
-    count = "own_heads" if body.heads is not None else "heads"
+    count = held.heads if body.heads is None else "own_heads"
     if body.kind is KEYS:
         if body.heads is None and not body.repeats:
-            count = "kv_heads"
-        yield f"x, b = program % {count}, program // {count}"
-        # The first of the heads that share these keys.
-        yield "h = tl.load(HEADS + x * GROUP).to(tl.int64)" if body.heads is not None else "h = x * GROUP"
-    elif body.heads is not None:
-        yield f"h, b = tl.load(HEADS + program % {count}).to(tl.int64), program // {count}"
+            count = held.kv_heads
+        yield f"x = program % {count}"
+        yield from body.head("x * GROUP")  # the first of the heads that share these keys
     else:
-        yield "h, b = program % heads, program // heads"
-    yield "kv = h // (heads // kv_heads)"
-    if context.align == "end":
-        yield "offset = n - n_q  # the position of query row 0"
+        yield from body.head(f"program % {count}")
+    yield f"{held.b} = program // {count}"
+    if held.part:
+        yield f"b = {held.b} + b_start"
+    elif held.q_start:
+        yield f"{held.q_start} = n - n_q  # the position of query row 0"
+    yield f"kv = {held.h} // ({held.heads} // {held.kv_heads})"
     yield from body.side("q").begin()
     yield from body.side("k").begin()
     if body.kind.outer == "q":
         yield f"o = {body.outer.last_tile()} - number"
         yield f"if o < {body.outer.first_tile()}:"
     else:
-        yield "o = number"
+        yield f"o = {body.outer.first_tile()} + number" if held.part else "o = number"
         yield f"if o > {body.outer.last_tile()}:"
     yield "    return"
 
@@ -107,51 +108,63 @@ def _tiles(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
 
 def _visits(body: Body, sweep: Sweep, tile: Function) -> Iterator[str]:
     pass_, context = body.pass_, body.context
-    yield from decide.extent(pass_, body.outer)
+    outer, inner = body.outer, body.inner
+    yield from decide.extent(pass_, outer)
     if sweep.full is None or sweep.maybe is None or sweep.partial is None:
         yield from _table(body, tile)
         return
     yield f"{'i' if body.kind.outer == 'q' else 'j'} = o"
     for name, function in context.scalars.items():
         yield f"{name} = {context.call(function)}.to(tl.int64)"
-    if body.kind is FORWARD and context.shares:
-        yield "lo = share * share_tiles"
-        yield "hi = lo + share_tiles - 1"
-    else:
-        yield "lo, hi = as_index(-(1 << 40)), as_index(1 << 40)"
-    yield from decide.window(context, pass_, body.outer, body.inner)
+    yield from _ends(body)
+    yield from decide.window(context, pass_, outer, inner)
+    spans = pass_.tests.spans(outer.name)
+    ranges = (("lo", "near_hi"), ("far_lo", "hi")) if spans else (("lo", "hi"),)
     full, maybe, partial = (runs(loops.body) for loops in (sweep.full, sweep.maybe, sweep.partial))
     if full is None or maybe is None or partial is None:
         yield from _nests(body, tile, sweep.full, sweep.maybe, sweep.partial)
-    elif pass_.tests.spans(body.outer.name):
-        full, maybe, partial = (
-            (*renamed(found, {"hi": "near_hi"}), *renamed(found, {"lo": "far_lo"})) for found in (full, maybe, partial)
-        )
-        yield from _walk(body, tile, full, False, False)
-        if decide.runs_decide(pass_):
-            yield from decide.whole(pass_, body.outer, body.inner)
-            yield from _walk(body, tile, maybe, False, True, every=True)
-            yield from _walk(body, tile, maybe, True, True, every=False)
-            yield from _walk(body, tile, partial, True, True)
-        else:
-            yield from _walk(body, tile, (*maybe, *partial), True, True)
-    elif maybe and decide.splits(pass_):
-        # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
-        yield from decide.whole(pass_, body.outer, body.inner)
-        yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
-        within = renamed(maybe, {"lo": "whole_lo", "hi": "whole_hi"})
-        before, after = renamed(maybe, {"hi": "hi_before"}), renamed(maybe, {"lo": "lo_after"})
-        yield from _walk(body, tile, (*full, *within), False, False)
-        yield from _walk(body, tile, (*before, *after, *partial), True, False)
-    elif maybe and decide.blocks_decide(pass_):
-        yield from _walk(body, tile, full, False, False)
-        yield from _walk(body, tile, maybe, False, True, every=True)
-        if pass_.tests.every != ALWAYS:
-            yield from _walk(body, tile, maybe, True, True, every=False)
-        yield from _walk(body, tile, partial, True, True)
+        return
+    if inner.cut and full:
+        yield from edges.find(ranges, inner)
+        full, cut = edges.inside(full, ranges, inner), edges.outside(full, ranges, inner)
     else:
-        yield from _walk(body, tile, full, False, False)
-        yield from _walk(body, tile, (*maybe, *partial), True, True)
+        full, cut = edges.within(full, ranges), ()
+    if maybe and decide.splits(pass_) and not spans:
+        # Tiles that inputs may make full are full in a run of tiles, and partial before and after it.
+        yield from decide.whole(pass_, outer, inner)
+        yield "hi_before, lo_after = tl.minimum(hi, whole_lo - 1), tl.maximum(lo, whole_hi + 1)"
+        within = edges.within(maybe, [("whole_lo", "whole_hi")])
+        rest = edges.within(maybe, [("lo", "hi_before"), ("lo_after", "hi")])
+        yield from _walk(body, tile, (*full, *within), False, False)
+        yield from _walk(body, tile, (*rest, *cut, *partial), True, False)
+        return
+    maybe, partial = edges.within(maybe, ranges), edges.within(partial, ranges)
+    yield from _walk(body, tile, full, False, False)
+    if decide.runs_decide(pass_) if spans else maybe and decide.blocks_decide(pass_):
+        if pass_.tests.runs or inner.cut:
+            yield from decide.whole(pass_, outer, inner)
+        yield from _walk(body, tile, maybe, False, True, every=True)
+        if decide.asks_twice(pass_, inner):
+            yield from _walk(body, tile, maybe, True, True, every=False)
+        yield from _walk(body, tile, (*cut, *partial), True, True)
+    else:
+        yield from _walk(body, tile, (*cut, *maybe, *partial), True, True)
+
+
+def _ends(body: Body) -> Iterator[str]:
+    """The first and last inner tile that the program may visit."""
+    first, last = body.inner.first_tile(), body.inner.last_tile()
+    if body.kind is FORWARD and body.context.shares:
+        if body.context.held.part:
+            yield f"lo = {first} + share * share_tiles"
+            yield f"hi = tl.minimum(lo + share_tiles - 1, {last})"
+        else:
+            yield "lo = share * share_tiles"
+            yield "hi = lo + share_tiles - 1"
+    elif body.context.held.part:
+        yield f"lo, hi = {first}, {last}"
+    else:
+        yield "lo, hi = as_index(-(1 << 40)), as_index(1 << 40)"
 
 
 def _walk(
@@ -167,24 +180,54 @@ def _walk(
 
 def _nests(body: Body, tile: Function, full: Loops, maybe: Loops, partial: Loops) -> Iterator[str]:
     """Loops inside loops, as they are; what inputs may make full is partial."""
-    for loops, masks in ((full, False), (maybe, True), (partial, True)):
+
+    def nest(loops: Loops, masks: bool, lo: str, hi: str) -> Iterator[str]:
+        def write(at: str, pad: str) -> list[str]:
+            return _visit(body, tile, at, pad, masks, masks)
+
         if loops.body:
-
-            def write(at: str, pad: str, masks: bool = masks) -> list[str]:
-                return _visit(body, tile, at, pad, masks, masks)
-
+            if (lo, hi) != ("lo", "hi"):
+                yield f"lo, hi = {lo}, {hi}"
             yield f"# {'Partial' if masks else 'Full'} tiles."
             yield from statements(loops, write, 0).splitlines()
 
+    if not body.inner.cut or body.inner.listed:
+        yield from nest(full, body.inner.cut, "lo", "hi")
+    elif full.body:
+        yield from edges.find([("lo", "hi")], body.inner)
+        yield "held_lo, held_hi = lo, hi"
+        yield from nest(full, False, "in_lo0", "in_hi0")
+        yield from nest(full, True, "held_lo", "before0")
+        yield from nest(full, True, "after0", "held_hi")
+        yield "lo, hi = held_lo, held_hi"
+    yield from nest(maybe, True, "lo", "hi")
+    yield from nest(partial, True, "lo", "hi")
+
 
 def _table(body: Body, tile: Function) -> Iterator[str]:
-    """Tiles from a list: full ones, then partial ones."""
+    """Tiles from a list: full ones, then partial ones. A part leaves out those that it does not hold."""
+    at, inner = body.kind.tile, body.inner
+    parts = [("START", "MIDDLE", False, ""), ("MIDDLE", "END", True, "")]
+    if body.context.held.part:
+        yield from _ends(body)
+        there = f"({at} >= lo) & ({at} <= hi)"
+        parts = [(begin, end, partial, there) for begin, end, partial, _ in parts]
+        if inner.cut and inner.listed:
+            parts = [("START", "END", True, there)]
+        elif inner.cut:
+            yield from edges.find([("lo", "hi")], inner)
+            cut = f"{there} & ((place >= middle) | ({at} < in_lo0) | ({at} > in_hi0))"
+            parts = [("START", "MIDDLE", False, f"({at} >= in_lo0) & ({at} <= in_hi0)"), ("START", "END", True, cut)]
     yield "row = tl.load(TABLE + b * heads + h) + o - first_outer"
-    for begin, end, partial in (("START", "MIDDLE", False), ("MIDDLE", "END", True)):
+    yield "middle = tl.load(MIDDLE + row)"
+    for begin, end, partial, condition in parts:
         yield f"# {'Partial' if partial else 'Full'} tiles."
-        yield f"for place in range(tl.load({begin} + row), tl.load({end} + row)):"
-        yield f"    {body.kind.tile} = tl.load(TILES + place)"
-        yield from _visit(body, tile, body.kind.tile, "    ", partial, partial)
+        first, last = ("middle" if name == "MIDDLE" else f"tl.load({name} + row)" for name in (begin, end))
+        yield f"for place in range({first}, {last}):"
+        yield f"    {at} = tl.load(TILES + place)"
+        if condition:
+            yield f"    if {condition}:"
+        yield from _visit(body, tile, at, "        " if condition else "    ", partial, partial)
 
 
 def _visit(
@@ -205,7 +248,7 @@ def _tile_function(body: Body) -> Function:
     sides = (f"{s}_{x}" for s in "qk" for x in ("list", "begin", "end", "at", "slot", "live"))
     blocks = (f"{name}{n}" for name in "qkvg" for n in range(2))
     known = (
-        *("c", "offset", "h", "b", *SCALARS),
+        *("c", "q_start", *PLACES, "h", "b", *SCALARS),
         *("q_head", "k_head", "v_head", "g_head", "norm_line", "delta_line", "top", "total", "delta"),
         *sides,
         *blocks,

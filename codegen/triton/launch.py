@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
+from attnspec.codegen.triton.held import Held
 from attnspec.codegen.triton.parameters import Parameter
 from attnspec.codegen.triton.schedule import Schedule
 from attnspec.codegen.triton.softmax import sums as triton_sums
@@ -55,16 +56,21 @@ def _function(kind: Kind, found: list[Launch], schedule: Schedule, context: Cont
 
 def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context) -> Iterator[str]:
     yield f'"""Launch the {kind.name} kernels, pass after pass."""'
-    yield "batch, heads, n_q = q.shape[:3]"
-    yield "kv_heads, n = k.shape[1:3]"
+    held = context.held
+    yield f"{held.batch}, {held.heads}, {held.rows} = q.shape[:3]"
+    yield f"{held.kv_heads}, {held.keys} = k.shape[1:3]"
+    if held.part:
+        yield "n, n_q, heads, kv_heads, batch, q_start, k_start, h_start, b_start = given['part']"
     yield "m = given.get('m', n)"
-    yield "if n == 0:" if kind is FORWARD else "if n == 0 or n_q == 0:"
     if kind is FORWARD:
-        yield "    if not CARRY:"
-        yield "        out.zero_(), lse.fill_(float('-inf')), begin(norms, None)"
+        yield f"if {held.keys} == 0:"
+        if not context.carry:
+            yield "    out.zero_(), lse.fill_(float('-inf')), begin(norms, None)"
+    else:
+        yield f"if {held.keys} == 0 or {held.rows} == 0:"
     yield "    return"
-    offset = "n - n_q" if context.align == "end" else "0"
-    yield f"offset = {offset}"
+    if not held.part:
+        yield f"q_start = {'n - n_q' if held.q_start else '0'}"
     sums = triton_sums.allocate(context) if kind is QUERIES else ()
     yield from sums
     for one in found:
@@ -73,72 +79,71 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context
         yield from triton_sums.flush(context)
 
 
-def _tiles(one: Launch) -> str:
-    """How many outer tiles a residue has at most."""
-    layout, name = one.pass_.layout, one.kind.outer
+def _tiles(one: Launch, name: str, held: Held) -> str:
+    """How many tiles of queries or keys a residue has at most."""
+    layout = one.pass_.layout
     size = one.pass_.tile.rows if name == "q" else one.pass_.tile.columns
     if layout.order:
         return f"n // {size} + 2" if name == "q" else f"triton.cdiv({layout.order[1]} * n, {size})"
     if layout.listed[0 if name == "q" else 1]:
         return f"triton.cdiv(given['{one.name}.{name}_count'], {size}) + 1"
     span = layout.residues * size
-    return f"(offset + n_q - 1) // {span} - offset // {span} + 1" if name == "q" else f"triton.cdiv(n, {span})"
+    if name == "k" and not held.part:
+        return f"triton.cdiv(n, {span})"
+    start, count = ("q_start", held.rows) if name == "q" else (held.k_start, held.keys)
+    return f"({start} + {count} - 1) // {span} - {start} // {span} + 1"
 
 
 def _launch(one: Launch, schedule: Schedule, context: Context, summed: bool) -> Iterator[str]:
-    kind, layout = one.kind, one.pass_.layout
+    kind, layout, held = one.kind, one.pass_.layout, context.held
     shape = schedule.of(kind.name)
-    yield f"tiles = {_tiles(one)}"
+    yield f"tiles = {_tiles(one, kind.outer, held)}"
     if kind is FORWARD:
         branch = one.pass_.branch if context.separate else 0
         yield f"own, line, norm = out[{branch}], lse[{branch}], norms[{branch}]"
         if context.shares:
-            yield f"share_tiles = triton.cdiv(triton.cdiv({_keys(one)}, {one.pass_.tile.columns}), shares)"
+            yield f"share_tiles = triton.cdiv({_tiles(one, 'k', held)}, shares)"
     if summed:
-        yield f"shape = (batch, heads, {layout.residues} * tiles)"
+        yield f"shape = ({held.batch}, {held.heads}, {layout.residues} * tiles)"
         yield "sums = {name: q.new_zeros(shape, dtype=torch.float32) for name in totals}"
     if one.heads is not None:
-        yield from _by_class(one, one.heads, shape)
+        yield from _by_class(one, one.heads, shape, held)
     elif kind is KEYS and not layout.order:
-        yield "group = heads // kv_heads"
-        yield from _call(one, shape, "kv_heads", "")
+        yield f"group = {held.heads} // {held.kv_heads}"
+        yield from _call(one, shape, held.kv_heads, held, "")
     else:
         yield "group = 1"
-        yield from _call(one, shape, "heads", "")
+        yield from _call(one, shape, held.heads, held, "")
     if summed:
         yield "for name, sum_ in sums.items():"
         yield "    totals[name] += sum_.sum(-1)"
 
 
-def _by_class(one: Launch, heads: tuple[int, ...], shape: object) -> Iterator[str]:
+def _by_class(one: Launch, heads: tuple[int, ...], shape: object, held: Held) -> Iterator[str]:
     """Launches for some of the heads. By key tile, heads that share their keys share a program, or take turns."""
+    first = "h_start" if held.part else "0"
+    which = f"held_of({heads!r}, h_start, held_heads)" if held.part else repr(heads)
+    pad = ""
     if one.kind is not KEYS:
-        yield f"own_heads, group = head_list({heads!r}, q.device), 1"
-        yield from _call(one, shape, "own_heads.numel()", "")
+        yield f"own_heads, group = head_list({which}, q.device), 1"
+        if held.part:
+            yield "if own_heads.numel():"
+            pad = "    "
+        yield from _call(one, shape, "own_heads.numel()", held, pad)
         return
-    alone = one.pass_.layout.order is not None
-    yield f"for own_heads, group in head_groups({heads!r}, {'1' if alone else 'heads // kv_heads'}, q.device):"
-    yield from _call(one, shape, "own_heads.numel() // group", "    ")
+    group = "1" if one.pass_.layout.order is not None else f"{held.heads} // {held.kv_heads}"
+    yield f"for own_heads, group in head_groups({which}, {group}, q.device, {first}):"
+    yield from _call(one, shape, "own_heads.numel() // group", held, "    ")
 
 
-def _keys(one: Launch) -> str:
-    """How many slots the keys of a residue have at most."""
-    layout = one.pass_.layout
-    if layout.order:
-        return f"{layout.order[1]} * n"
-    if layout.listed[1]:
-        return f"given['{one.name}.k_count']"
-    return f"triton.cdiv(n, {layout.residues})"
-
-
-def _call(one: Launch, shape: object, rows: str, pad: str) -> Iterator[str]:
+def _call(one: Launch, shape: object, rows: str, held: Held, pad: str) -> Iterator[str]:
     residues = one.pass_.layout.residues
     count = [
         "tiles",
         *([str(residues)] if residues > 1 else []),
         *(["shares"] if one.kind is FORWARD else []),
         rows,
-        "batch",
+        held.batch,
     ]
     arguments = [*(f"{p.name}={p.host.format(kernel=one.name, rows=rows)}" for p in one.parameters), str(shape)]
     yield f"{pad}{one.name}[({' * '.join(count)},)]({', '.join(arguments)})"

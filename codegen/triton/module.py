@@ -21,6 +21,7 @@ from attnspec.codegen.triton import launch as triton_launch
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
 from attnspec.codegen.triton.fold import folded
 from attnspec.codegen.triton.functions import Function
+from attnspec.codegen.triton.held import PART, whole
 from attnspec.codegen.triton.kernel import kernel
 from attnspec.codegen.triton.launch import Launch
 from attnspec.codegen.triton.schedule import Schedule
@@ -58,11 +59,17 @@ class Plans:
 
 @dataclass(frozen=True)
 class TritonKey:
-    """What a module is specialised for: head sizes of query and value, positions in 64 bits or not."""
+    """What a module is specialised for: head sizes of query and value, positions in 64 bits or not.
+
+    The tensors of a ``part`` hold some of the pattern's queries, keys, heads and batch entries; with ``carry`` results
+    and gradients are added to those that a call gives.
+    """
 
     dim: int
     dim_v: int
     wide: bool = False
+    part: bool = False
+    carry: bool = False
 
 
 def is_wide(plans: Plans, key: TritonKey) -> bool:
@@ -135,12 +142,12 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
     spec = plans.forward.relation.spec
     reads = names(spec)
     passes = [pass_ for kind in (FORWARD, QUERIES, KEYS) for pass_ in plans.of(kind).passes]
-    carry = plans.forward.carry or plans.queries.carry
+    carry = key.carry or plans.forward.carry or plans.queries.carry
     return Context(
         key.dim,
         key.dim_v,
         "tl.int64" if is_wide(plans, key) else "tl.int32",
-        spec.align,
+        PART if key.part else whole(spec.align),
         spec.score,
         triton_values.value(spec.score),
         triton_values.gradient(spec.score),
@@ -150,7 +157,7 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
             if read.name in reads
         },
         carry=carry,
-        adds=len(plans.keys.passes) > 1 or any(pass_.layout.scattered for pass_ in plans.keys.passes),
+        adds=key.carry or len(plans.keys.passes) > 1 or any(pass_.layout.scattered for pass_ in plans.keys.passes),
         separate=spec.detached,
         shares=not carry and not spec.detached and not tabled,
         predicates=tuple(dict.fromkeys(pred for pass_ in passes for pred in triton_decide.predicates(pass_))),

@@ -15,6 +15,12 @@ from dataclasses import dataclass
 from attnspec.codegen.expressions.arguments import is_argument
 
 SCALARS = ("n", "n_q", "heads", "kv_heads", "batch", "m")
+"""Sizes of the whole pattern."""
+PLACES = (
+    *("q_start", "rows", "k_start", "keys", "h_start", "b_start"),
+    *("held_heads", "held_kv_heads", "held_batch"),
+)
+"""Which part of it the tensors of a call hold: see :mod:`attnspec.codegen.triton.held`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ NUMBERS = (
     *(Parameter(f"{t}_{d}", "stride", f"{of}.stride({n})") for t, of in _STRIDED.items() for n, d in enumerate("bhr")),
     Parameter("o_s", "stride", "out.stride(0)"),
     Parameter("delta_s", "i32", "delta.stride(0)"),
-    *(Parameter(name, "count", name) for name in (*SCALARS, "tiles")),
+    *(Parameter(name, "count", name) for name in (*SCALARS, *PLACES, "tiles")),
     Parameter("shares", "i32", "shares"),
     Parameter("share_tiles", "count", "share_tiles"),
     Parameter("own_heads", "count", "{rows}"),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnspec.codegen.layouts.base import Layout
+from attnspec.codegen.triton.held import Held
 
 LEAST = 16
 """The least width of an operand of a matrix product."""
@@ -47,14 +48,14 @@ def parts(dim: int) -> tuple[Part, ...]:
 class Side:
     """The queries (``name`` is ``"q"``) or keys (``"k"``) of a pass, ``size`` to a tile.
 
-    ``pos`` is the type of positions; ``align`` says where query row 0 stands.
+    ``pos`` is the type of positions; ``held`` names which of them the tensors hold.
     """
 
     name: str
     layout: Layout
     size: int
     pos: str
-    align: str
+    held: Held
 
     @property
     def listed(self) -> bool:
@@ -67,9 +68,19 @@ class Side:
         return 1 if self.listed else self.layout.residues
 
     @property
-    def _shifted(self) -> bool:
-        """Whether rows and positions differ."""
-        return self.name == "q" and self.align == "end"
+    def cut(self) -> bool:
+        """Whether a full tile may lack some: of keys that a part leaves out. (A row that is not there has no weights.)"""
+        return self.name == "k" and self.held.part
+
+    @property
+    def _start(self) -> str | None:
+        """Where row 0 stands; None for position 0."""
+        return self.held.q_start if self.name == "q" else self.held.k_start
+
+    @property
+    def _count(self) -> str:
+        """How many rows there are."""
+        return self.held.rows if self.name == "q" else self.held.keys
 
     def begin(self) -> Iterator[str]:
         """Once for each program: the list of the residue (of the head), and which slots it holds."""
@@ -92,12 +103,18 @@ class Side:
         """The first tile that may hold a query, or a key."""
         return divided(f"{self.name}_begin" if self.listed else self._first(), self.size)
 
+    def whole_tiles(self) -> tuple[str, str]:
+        """The first and last of the tiles of a part that hold nothing but positions of the part, if no list does."""
+        first, last = f"{self._first()} + {self.size - 1}", f"{self._last()} + 1"
+        return divided(first, self.size), f"{divided(last, self.size)} - 1"
+
     def slots(self, tile: str) -> tuple[str, str]:
         """The first and last slot of a tile that exist."""
         low, high = f"{tile} * {self.size}", f"{tile} * {self.size} + {self.size - 1}"
         if self.listed:
             return f"tl.maximum({low}, {self.name}_begin)", f"tl.minimum({high}, {self.name}_end - 1)"
-        return low if self.name == "k" else f"tl.maximum({low}, {self._first()})", f"tl.minimum({high}, {self._last()})"
+        cut = self.name == "q" or self._start is not None
+        return f"tl.maximum({low}, {self._first()})" if cut else low, f"tl.minimum({high}, {self._last()})"
 
     def position(self, slot: str) -> str:
         """The position of a slot, where a stride leads to it; the slot itself where a list does."""
@@ -111,7 +128,7 @@ class Side:
 
     def place(self, tile: str) -> Iterator[str]:
         """The positions of a tile."""
-        s, shift = self.name, " - offset" if self._shifted else ""
+        s, shift = self.name, f" - {self._start}" if self._start else ""
         if self.listed:
             yield f"{s}_slot = {tile} * {self.size} + tl.arange(0, {self.size})"
             yield f"{s}_at = positions({s}_list, {s}_slot, {s}_begin, {s}_end).to({self.pos})"
@@ -122,9 +139,9 @@ class Side:
         start = "c + " if self.stride > 1 else ""
         yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
         yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
-        first = f"({s}_first + offset)" if shift else f"{s}_first"
+        first = f"({s}_first + {self._start})" if shift else f"{s}_first"
         yield f"{s}_at = {first}.to({self.pos}) + {s}_rel"
-        yield f"{s}_live = rows_in({s}_rel, {s}_first, {'n_q' if s == 'q' else 'n'})"
+        yield f"{s}_live = rows_in({s}_rel, {s}_first, {self._count})"
 
     def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
         """Rows of a tensor as (size, width) blocks ``to``0, ``to``1; ``guard`` says where rows may not be live."""
@@ -157,13 +174,13 @@ class Side:
 
     def _first(self) -> str:
         """The first slot, where no list says so."""
-        if not self._shifted:
+        if self._start is None:
             return "as_index(0)"
-        return f"-{divided('c - offset', self.stride)}" if self.stride > 1 else "offset"
+        return f"-{divided(f'c - {self._start}', self.stride)}" if self.stride > 1 else self._start
 
     def _last(self) -> str:
         """The last slot, where no list says so."""
-        end = "n" if self.name == "k" or self._shifted else "n_q"
+        end = self.held.q_end if self.name == "q" else self.held.k_end
         return divided(f"{end} - 1 - c", self.stride) if self.stride > 1 else f"{end} - 1"
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.codegen.layouts.base import Listing
+from attnspec.codegen.layouts.listed import EMPTY
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import Program
 
@@ -21,30 +23,63 @@ if TYPE_CHECKING:
 Given = dict[str, Tensor | float]
 
 
-def data(plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device) -> Given:
-    """The lists and tables that a module's ``GIVEN`` names, for a call of these sizes."""
+class Window(NamedTuple):
+    """Which queries and keys a part holds: the first position of each, and how many."""
+
+    q_start: int
+    rows: int
+    k_start: int
+    keys: int
+
+
+def data(
+    plans: Plans,
+    wanted: tuple[str, ...],
+    sizes: Sizes,
+    wide: bool,
+    device: torch.device,
+    window: Window | None = None,
+) -> Given:
+    """The lists and tables that a module's ``GIVEN`` names, for a call of these sizes, or a part of one."""
     found: Given = {}
     for kind, made in (("forward", plans.forward), ("queries", plans.queries), ("keys", plans.keys)):
         for number, item in enumerate(made.passes):
             prefix = f"{kind}_{number}"
             names = {name.removeprefix(f"{prefix}.") for name in wanted if name.startswith(f"{prefix}.")}
             if names & {"q_list", "k_list"}:
-                found |= {f"{prefix}.{name}": value for name, value in _lists(item, sizes, wide, device).items()}
+                found |= {
+                    f"{prefix}.{name}": value for name, value in _lists(item, sizes, wide, device, window).items()
+                }
             if "table" in names:
                 tables = _tables(made, item, sizes, kind == "keys", device)
                 found |= {f"{prefix}.{name}": value for name, value in tables.items()}
     return found
 
 
-def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device) -> Given:
+def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device, window: Window | None) -> Given:
     found: Given = {}
     listings = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
-    for name, listing in zip("qk", listings, strict=True):
+    ends = (None, None) if window is None else (window[:2], window[2:])
+    for name, listing, held in zip("qk", listings, ends, strict=True):
         if listing is not None:
+            if held is not None:
+                listing = _held(listing, *held)
             positions = torch.from_numpy(listing.positions.astype(np.int64 if wide else np.int32))
             found[f"{name}_list"] = positions.to(device)
             found[f"{name}_first_slot"], found[f"{name}_count"] = listing.first, listing.count
     return found
+
+
+def _held(listing: Listing, start: int, count: int) -> Listing:
+    """A list of what a part holds: from the first slot that does in some residue to the last."""
+    at = listing.positions.reshape(-1, max(1, listing.count))
+    there = (at >= start) & (at < start + count)
+    slots = np.flatnonzero(there.any(0))
+    if not len(slots):
+        return Listing(listing.first, listing.positions[:0], 0)
+    kept = slice(slots[0], slots[-1] + 1)
+    positions = np.where(there, at, EMPTY)[:, kept]
+    return Listing(listing.first + int(slots[0]), positions.ravel(), positions.shape[1])
 
 
 def _tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool, device: torch.device) -> Given:
@@ -84,7 +119,13 @@ def _whole(item: Pass, sizes: Sizes) -> NDArray[np.bool_]:
 
 @functools.lru_cache(maxsize=16)
 def cached(
-    program: Program, plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device
+    program: Program,
+    plans: Plans,
+    wanted: tuple[str, ...],
+    sizes: Sizes,
+    wide: bool,
+    device: torch.device,
+    window: Window | None,
 ) -> Given:
     """The same, kept for the sizes of recent calls."""
-    return data(plans, wanted, sizes, wide, device)
+    return data(plans, wanted, sizes, wide, device, window)

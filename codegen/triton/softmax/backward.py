@@ -23,11 +23,11 @@ class Queries(Body):
 
     def start(self) -> Iterator[str]:
         """Load queries, gradients of the output, and row statistics."""
-        yield "q_head = Q + b * q_b + h * q_h"
-        yield "g_head = DO + b * g_b + h * g_h"
+        yield from self.tensor("q", "Q")
+        yield from self.tensor("g", "DO")
         yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
         yield from self.outer.read("g", "g_head", "g_r", parts(self.context.dim_v), "True")
-        yield "line = (b * heads + h) * n_q + q_first + q_rel"
+        yield f"line = {self.context.held.line} + q_first + q_rel"
         yield from self.norm("NORM + line")
         yield f"delta = tl.load({self.delta} + line, mask=q_live, other=0.0)"
         yield from self.zeros("dq", self.context.dim)
@@ -67,10 +67,11 @@ class Queries(Body):
         """Store dQ and the sums."""
         for n in self.dims:
             yield f"dq{n} = dq{n} * scale"
-        yield "dq_head = DQ + b * dq_b + h * dq_h"
+        yield from self.tensor("dq", "DQ")
         yield from self.outer.write("dq_head", "dq_r", "dq", parts(self.context.dim), self.context.carry)
-        residues = self.pass_.layout.residues
-        line = f"((b * heads + h) * {residues} + c)" if residues > 1 else "(b * heads + h)"
+        residues, held = self.pass_.layout.residues, self.context.held
+        line = f"({held.b} * {held.heads} + {held.h})"
+        line = f"({line} * {residues} + c)" if residues > 1 else line
         for n in self.context.sums:
             yield f"if SUM{n} is not None:"
             yield f"    tl.store(SUM{n} + {line} * tiles + number, sum{n})"
@@ -86,8 +87,8 @@ class Keys(Body):
 
     def start(self) -> Iterator[str]:
         """Load keys and values."""
-        yield "k_head = K + b * k_b + kv * k_h"
-        yield "v_head = V + b * v_b + kv * v_h"
+        yield from self.tensor("k", "K", "kv")
+        yield from self.tensor("v", "V", "kv")
         yield from self.outer.read("k", "k_head", "k_r", parts(self.context.dim), "True")
         yield from self.outer.read("v", "v_head", "v_r", parts(self.context.dim_v), "True")
         yield from self.zeros("dk", self.context.dim)
@@ -95,11 +96,11 @@ class Keys(Body):
 
     def heads_of_inner(self) -> Iterator[str]:
         """Queries, gradients of the output, and row statistics, of one of the heads that share the keys."""
-        yield "h = tl.load(HEADS + x * GROUP + one).to(tl.int64)" if self.heads is not None else "h = x * GROUP + one"
-        yield "q_head = Q + b * q_b + h * q_h"
-        yield "g_head = DO + b * g_b + h * g_h"
-        yield "norm_line = NORM + (b * heads + h) * n_q"
-        yield f"delta_line = {self.delta} + (b * heads + h) * n_q"
+        yield from self.head("x * GROUP + one")
+        yield from self.tensor("q", "Q")
+        yield from self.tensor("g", "DO")
+        yield f"norm_line = NORM + {self.context.held.line}"
+        yield f"delta_line = {self.delta} + {self.context.held.line}"
 
     def tile(self) -> Iterator[str]:
         """Transposed scores and weights, dV, their gradients, and dK."""
@@ -130,7 +131,6 @@ class Keys(Body):
             # A key may have several slots: each has its own row.
             yield "k_rel = k_slot"
             yield "k_live = (k_slot >= k_begin) & (k_slot < k_end)"
-        where = "h" if self.repeats else "kv"
         for name, dim in (("dk", self.context.dim), ("dv", self.context.dim_v)):
-            yield f"{name}_head = {name.upper()} + b * {name}_b + {where} * {name}_h"
+            yield from self.tensor(name, name.upper(), None if self.repeats else "kv")
             yield from self.outer.write(f"{name}_head", f"{name}_r", name, parts(dim), self.context.adds)

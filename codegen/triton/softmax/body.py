@@ -41,8 +41,25 @@ class Body:
 
     def heads_of_inner(self) -> Iterator[str]:
         """Where the rows that move past lie, for one head: keys and values, or queries and gradients of the output."""
-        yield "k_head = K + b * k_b + kv * k_h"
-        yield "v_head = V + b * v_b + kv * v_h"
+        yield from self.tensor("k", "K", "kv")
+        yield from self.tensor("v", "V", "kv")
+
+    def head(self, place: str) -> Iterator[str]:
+        """Which head has a place in the list of those of its class, or among all that are held."""
+        own, part = self.context.held.h, self.context.held.part
+        if self.heads is not None:
+            yield f"h = tl.load(HEADS + {place}).to(tl.int64)"
+            if part:
+                yield f"{own} = h - h_start"
+        else:
+            yield f"{own} = {place}"
+            if part:
+                yield f"h = {own} + h_start"
+
+    def tensor(self, name: str, base: str, head: str | None = None) -> Iterator[str]:
+        """Where the rows of a head lie in a tensor: those of the program's own, if no other is said."""
+        held = self.context.held
+        yield f"{name}_head = {base} + {held.b} * {name}_b + {head or held.h} * {name}_h"
 
     @property
     def state(self) -> list[str]:
@@ -52,7 +69,7 @@ class Body:
     def side(self, name: str) -> Side:
         """The queries or keys."""
         size = self.pass_.tile.rows if name == "q" else self.pass_.tile.columns
-        return Side(name, self.pass_.layout, size, self.context.pos, self.context.align)
+        return Side(name, self.pass_.layout, size, self.context.pos, self.context.held)
 
     @property
     def outer(self) -> Side:
@@ -147,7 +164,7 @@ class Body:
         yield f"top = tl.load({line}, mask=q_live, other=INF)"
         yield "top = tl.where(top == -INF, INF, top)"
         less = f" - {self.times!r}  # each pair counts {self.pass_.times} times" if self.times else ""
-        yield f"total = tl.load({line} + batch * heads * n_q, mask=q_live, other=0.0){less}"
+        yield f"total = tl.load({line} + {self.context.held.lines}, mask=q_live, other=0.0){less}"
 
     def changes(self, delta: str) -> Iterator[str]:
         """The gradient of scores from P and dP; in masked pairs 0, whatever dP is there."""

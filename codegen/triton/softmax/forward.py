@@ -22,21 +22,22 @@ class Forward(Body):
 
     def start(self) -> Iterator[str]:
         """Load the queries, and what earlier passes have summed up."""
-        yield "q_head = Q + b * q_b + h * q_h"
+        held = self.context.held
+        yield from self.tensor("q", "Q")
         yield from self.outer.read("q", "q_head", "q_r", parts(self.context.dim), "True")
-        share = [f"share * {size} + " if self.context.shares else "" for size in ("o_s", "rows", "3 * rows")]
-        yield f"out_head = OUT + {share[0]}b * o_b + h * o_h"
-        yield "rows = batch * heads * n_q"
-        yield "row = (b * heads + h) * n_q + q_first + q_rel"
-        yield f"line = LSE + {share[1]}row"
-        yield f"norm_line = NORM + {share[2]}row"
+        share = [f" + share * {size}" if self.context.shares else "" for size in ("o_s", "lines", "3 * lines")]
+        yield from self.tensor("o", f"OUT{share[0]}")
+        yield f"lines = {held.lines}"
+        yield f"row = {held.line} + q_first + q_rel"
+        yield f"line = LSE{share[1]} + row"
+        yield f"norm_line = NORM{share[2]} + row"
         if self.context.carry:
             # An output with its norm is a sum with one term.
             yield "top = tl.load(norm_line, mask=q_live, other=-INF)"
-            yield "total = tl.load(norm_line + rows, mask=q_live, other=0.0)"
+            yield "total = tl.load(norm_line + lines, mask=q_live, other=0.0)"
             yield "total = tl.where(top == -INF, 0.0, tl.exp2(total))"
-            yield "largest = tl.load(norm_line + 2 * rows, mask=q_live, other=-INF)"
-            yield from self.outer.read("acc", "out_head", "o_r", parts(self.context.dim_v), "True")
+            yield "largest = tl.load(norm_line + 2 * lines, mask=q_live, other=-INF)"
+            yield from self.outer.read("acc", "o_head", "o_r", parts(self.context.dim_v), "True")
             for n in self.dims_v:
                 yield f"acc{n} = acc{n} * total[:, None]"
             return
@@ -60,12 +61,12 @@ class Forward(Body):
         yield "divisor = tl.where(total == 0.0, 1.0, total)"
         for n in self.dims_v:
             yield f"acc{n} = acc{n} / divisor[:, None]"
-        yield from self.outer.write("out_head", "o_r", "acc", parts(self.context.dim_v), False)
+        yield from self.outer.write("o_head", "o_r", "acc", parts(self.context.dim_v), False)
         yield "top = tl.where(total == 0.0, -INF, top)"
         yield "tl.store(line, (top * UNIT + tl.log2(divisor)) * LN2, mask=q_live)"
         yield "tl.store(norm_line, top, mask=q_live)"
-        yield "tl.store(norm_line + rows, tl.log2(divisor), mask=q_live)"
+        yield "tl.store(norm_line + lines, tl.log2(divisor), mask=q_live)"
         if not self.context.carry:
             yield "largest = top * (UNIT * LN2)"
         yield "largest = tl.where((total != total) & (largest < INF), total, largest)  # maxima skip NaN"
-        yield "tl.store(norm_line + 2 * rows, largest, mask=q_live)"
+        yield "tl.store(norm_line + 2 * lines, largest, mask=q_live)"

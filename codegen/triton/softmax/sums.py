@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from attnspec.codegen.triton.context import Context
 from attnspec.codegen.triton.functions import Entry
-from attnspec.codegen.triton.parameters import SCALARS
+from attnspec.codegen.triton.parameters import PLACES, SCALARS
 
 
 def _entries(context: Context) -> list[tuple[int, Entry]]:
@@ -19,24 +19,31 @@ def _entries(context: Context) -> list[tuple[int, Entry]]:
 
 def kernels(context: Context) -> Iterator[str]:
     """The kernels that add sums to entries."""
+    held, sizes = context.held, _sizes(context)
     for n, entry in _entries(context):
         extra = [p.name for p in entry.place.inputs]
         given = {name: f"{name}.to({context.pos})" for name in (*SCALARS, "h", "b")}
         arguments = ", ".join(given.get(a, a) for a in entry.place.arguments)
+        start = (" + h_start", " + b_start") if held.part else ("", "")
         yield "\n".join(
             [
                 "@triton.jit",
-                f"def flush_{n}({', '.join(['TOTAL', 'TO', *extra, *SCALARS])}):",
+                f"def flush_{n}({', '.join(['TOTAL', 'TO', *extra, *sizes])}):",
                 f'    """Add the total of each head of each batch entry to its entry of {entry.argument}."""',
-                *(f"    {name} = as_index({name})" for name in SCALARS),
-                "    for at in range(0, batch * heads):",
-                "        h = as_index(at % heads)",
-                "        b = as_index(at // heads)",
+                *(f"    {name} = as_index({name})" for name in sizes),
+                f"    for at in range(0, {held.batch} * {held.heads}):",
+                f"        h = as_index(at % {held.heads}){start[0]}",
+                f"        b = as_index(at // {held.heads}){start[1]}",
                 f"        place, inside = {entry.place.name}({arguments})",
                 "        old = tl.load(TO + place, mask=inside, other=0.0)",
                 "        tl.store(TO + place, old + tl.load(TOTAL + at), mask=inside)",
             ]
         )
+
+
+def _sizes(context: Context) -> tuple[str, ...]:
+    """The integers that the kernels take."""
+    return (*SCALARS, *PLACES) if context.held.part else SCALARS
 
 
 def allocate(context: Context) -> list[str]:
@@ -48,7 +55,7 @@ def allocate(context: Context) -> list[str]:
     return [
         f"names = {{{names}}}",
         "wanted = [name for name, of in names.items() if of in gradients]",
-        "totals = {name: q.new_zeros((batch, heads), dtype=torch.float32) for name in wanted}",
+        f"totals = {{name: q.new_zeros(({context.held.batch}, {context.held.heads}), dtype=torch.float32) for name in wanted}}",
     ]
 
 
@@ -57,5 +64,5 @@ def flush(context: Context) -> Iterator[str]:
     for n, entry in _entries(context):
         extra = [p.host for p in entry.place.inputs]
         yield f"if 'SUM{n}' in totals:"
-        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *extra, *SCALARS])
+        arguments = ", ".join([f"totals['SUM{n}']", f"gradients[{entry.argument!r}]", *extra, *_sizes(context)])
         yield f"    flush_{n}[(1,)]({arguments}, enable_fp_fusion=True)"
