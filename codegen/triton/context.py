@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attnspec.codegen.triton import functions as triton_values
 from attnspec.codegen.triton.functions import Function, Gradient
-from attnspec.codegen.triton.held import Held
+from attnspec.codegen.triton.held import HeldNames
 from attnspec.codegen.triton.parameters import SCALARS
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr, Score
@@ -41,17 +41,17 @@ KEYS = Kind("keys", "k", "Backward by key tile")
 class Context:
     """What all passes of a module share.
 
-    ``pos`` is the type of positions, ``held`` names what the tensors hold. ``scalars`` are the reads that loops know by name, as functions of a head and
-    batch entry. ``carry`` says that results are added to what is there, ``adds`` the same of gradients of keys,
-    ``separate`` that branches have outputs of their own, ``shares`` that the keys of a query tile may be cut into
-    parts. ``predicates``, ``rows`` and ``ends`` are those for which there is a function, by their
+    ``pos`` is the type of positions, ``held`` names what the tensors hold. ``scalars`` are the reads that loops know by
+    name, as functions of a head and batch entry. ``carry`` says that results are added to what is there, ``adds`` the
+    same of gradients of keys, ``separate`` that branches have outputs of their own, ``shares`` that the keys of a query
+    tile may be cut into parts. ``predicates``, ``rows`` and ``ends`` are those for which there is a function, by their
     place.
     """
 
     dim: int
     dim_v: int
     pos: str
-    held: Held
+    held: HeldNames
     score: RealExpr
     value: Function
     gradient: Gradient

@@ -108,7 +108,7 @@ def blocks_decide(pass_: Pass) -> bool:
 
 
 def whole(pass_: Pass, outer: Side, inner: Side) -> Iterator[str]:
-    """The inner tiles all of whose places are there and have the one value of the outer tile: ``whole_lo .. whole_hi``."""
+    """Inner tiles all of whose places are there and have the one value of the outer tile: ``whole_lo .. whole_hi``."""
     yield "whole_lo, whole_hi = lo, hi"
     if inner.cut:
         first, last = inner.whole_tiles()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Held:
-    """Names of integers: ``q_start`` and ``k_start`` are None where that is 0, ``q_end`` and ``k_end`` follow the last.
+class HeldNames:
+    """Names of what :class:`attnspec.relation.sizes.Held` says.
 
-    ``h`` and ``b`` are the program's head and batch entry, counted among those that are held; ``heads``, ``kv_heads``,
-    ``batch``, ``rows`` and ``keys`` say how many these are.
+    ``q_start`` and ``k_start`` are None where that is 0, ``q_end`` and ``k_end`` follow the last positions. ``h`` and
+    ``b`` are the program's head and batch entry, counted among those that are held; ``heads``, ``kv_heads``, ``batch``,
+    ``rows`` and ``keys`` say how many these are.
     """
 
     q_start: str | None
@@ -44,13 +45,13 @@ class Held:
         return f"({self.b} * {self.heads} + {self.h}) * {self.rows}"
 
 
-PART = Held(
+PART = HeldNames(
     *("q_start", "q_start + rows", "k_start", "k_start + keys"),
     *("own_h", "own_b", "held_heads", "held_kv_heads", "held_batch", "rows", "keys"),
 )
 
 
-def whole(align: str) -> Held:
+def whole(align: str) -> HeldNames:
     """All of a pattern; ``align`` says where query row 0 stands."""
     start, end = ("q_start", "n") if align == "end" else (None, "n_q")
-    return Held(start, end, None, "n", "h", "b", "heads", "kv_heads", "batch", "n_q", "n")
+    return HeldNames(start, end, None, "n", "h", "b", "heads", "kv_heads", "batch", "n_q", "n")

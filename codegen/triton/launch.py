@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from attnspec.codegen.plan.plan import Pass
 from attnspec.codegen.triton.context import FORWARD, KEYS, QUERIES, Context, Kind
-from attnspec.codegen.triton.held import Held
+from attnspec.codegen.triton.held import HeldNames
 from attnspec.codegen.triton.parameters import Parameter
 from attnspec.codegen.triton.schedule import Schedule
 from attnspec.codegen.triton.softmax import sums as triton_sums
@@ -60,7 +60,7 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context
     yield f"{held.batch}, {held.heads}, {held.rows} = q.shape[:3]"
     yield f"{held.kv_heads}, {held.keys} = k.shape[1:3]"
     if held.part:
-        yield "n, n_q, heads, kv_heads, batch, q_start, k_start, h_start, b_start = given['part']"
+        yield "q_start, k_start, h_start, b_start, n, n_q, heads, kv_heads, batch = given['part']"
     yield "m = given.get('m', n)"
     if kind is FORWARD:
         yield f"if {held.keys} == 0:"
@@ -79,7 +79,7 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context
         yield from triton_sums.flush(context)
 
 
-def _tiles(one: Launch, name: str, held: Held) -> str:
+def _tiles(one: Launch, name: str, held: HeldNames) -> str:
     """How many tiles of queries or keys a residue has at most."""
     layout = one.pass_.layout
     size = one.pass_.tile.rows if name == "q" else one.pass_.tile.columns
@@ -119,7 +119,7 @@ def _launch(one: Launch, schedule: Schedule, context: Context, summed: bool) -> 
         yield "    totals[name] += sum_.sum(-1)"
 
 
-def _by_class(one: Launch, heads: tuple[int, ...], shape: object, held: Held) -> Iterator[str]:
+def _by_class(one: Launch, heads: tuple[int, ...], shape: object, held: HeldNames) -> Iterator[str]:
     """Launches for some of the heads. By key tile, heads that share their keys share a program, or take turns."""
     first = "h_start" if held.part else "0"
     which = f"held_of({heads!r}, h_start, held_heads)" if held.part else repr(heads)
@@ -136,7 +136,7 @@ def _by_class(one: Launch, heads: tuple[int, ...], shape: object, held: Held) ->
     yield from _call(one, shape, "own_heads.numel() // group", held, "    ")
 
 
-def _call(one: Launch, shape: object, rows: str, held: Held, pad: str) -> Iterator[str]:
+def _call(one: Launch, shape: object, rows: str, held: HeldNames, pad: str) -> Iterator[str]:
     residues = one.pass_.layout.residues
     count = [
         "tiles",

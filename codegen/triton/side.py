@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnspec.codegen.layouts.base import Layout
-from attnspec.codegen.triton.held import Held
+from attnspec.codegen.triton.held import HeldNames
 
 LEAST = 16
 """The least width of an operand of a matrix product."""
@@ -55,7 +55,7 @@ class Side:
     layout: Layout
     size: int
     pos: str
-    held: Held
+    held: HeldNames
 
     @property
     def listed(self) -> bool:
@@ -69,7 +69,7 @@ class Side:
 
     @property
     def cut(self) -> bool:
-        """Whether a full tile may lack some: of keys that a part leaves out. (A row that is not there has no weights.)"""
+        """Whether a full tile may lack some: keys that a part leaves out. (A row that is not there has no weights.)"""
         return self.name == "k" and self.held.part
 
     @property

@@ -63,7 +63,7 @@ def _shares(kernels: Made, q: Tensor, k: Tensor) -> int:
     return max(1, min(2 * units // programs, k.shape[2] // LEAST_SHARE))
 
 
-def _prepare(call: Call) -> tuple[Made, triton_data.Given]:
+def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton.module import TritonKey
 
     if call.part is not None:
@@ -71,14 +71,18 @@ def _prepare(call: Call) -> tuple[Made, triton_data.Given]:
     q, v = call.q, call.v
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         schedule = triton_tune.schedule(q, v)
-    kernels = made(call.program, TritonKey(q.shape[3], v.shape[3], call.wide), call.needed, schedule)
+    key = TritonKey(q.shape[3], v.shape[3], call.wide, call.part is not None, carry)
+    kernels = made(call.program, key, call.needed, schedule)
     call.check_length(kernels.longest)
     given = given_of(call, kernels.wide)
     rest = tuple(name for name in kernels.given if name not in given)
     if rest:
         sizes = replace(call.sizes, scalars=call.scalars())
         which = plans(call.program, call.needed, schedule)
-        given |= triton_data.cached(call.program, which, rest, sizes, kernels.wide, q.device)
+        lists = tuple(name for name in rest if triton_data.moves(name)) if call.part is not None else ()
+        tables = tuple(name for name in rest if name not in lists)
+        for wanted, own in ((lists, sizes), (tables, replace(sizes, part=None))):
+            given |= triton_data.cached(call.program, which, wanted, own, kernels.wide, q.device)
     return kernels, given
 
 
@@ -96,6 +100,8 @@ def given_of(call: Call, wide: bool) -> triton_data.Given:
         given["order"] = call.order.to(kind).contiguous()
     if call.sink is not None:
         given["sink"] = call.sink
+    if call.part is not None:
+        given["part"] = tuple(call.part)
     if (m := call.sizes.m) is not None:
         given["m"] = m
     return given

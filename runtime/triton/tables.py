@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,26 +21,10 @@ if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Pass, Plan
     from attnspec.codegen.triton.module import Plans
 
-Given = dict[str, Tensor | float]
+Given = dict[str, Tensor | float | tuple[int, ...]]
 
 
-class Window(NamedTuple):
-    """Which queries and keys a part holds: the first position of each, and how many."""
-
-    q_start: int
-    rows: int
-    k_start: int
-    keys: int
-
-
-def data(
-    plans: Plans,
-    wanted: tuple[str, ...],
-    sizes: Sizes,
-    wide: bool,
-    device: torch.device,
-    window: Window | None = None,
-) -> Given:
+def data(plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device) -> Given:
     """The lists and tables that a module's ``GIVEN`` names, for a call of these sizes, or a part of one."""
     found: Given = {}
     for kind, made in (("forward", plans.forward), ("queries", plans.queries), ("keys", plans.keys)):
@@ -47,23 +32,27 @@ def data(
             prefix = f"{kind}_{number}"
             names = {name.removeprefix(f"{prefix}.") for name in wanted if name.startswith(f"{prefix}.")}
             if names & {"q_list", "k_list"}:
-                found |= {
-                    f"{prefix}.{name}": value for name, value in _lists(item, sizes, wide, device, window).items()
-                }
+                found |= {f"{prefix}.{name}": value for name, value in _lists(item, sizes, wide, device).items()}
             if "table" in names:
                 tables = _tables(made, item, sizes, kind == "keys", device)
                 found |= {f"{prefix}.{name}": value for name, value in tables.items()}
     return found
 
 
-def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device, window: Window | None) -> Given:
+def moves(name: str) -> bool:
+    """Whether what is given by a name depends on which part of the sizes a call holds: tables hold for all of them."""
+    return name.rpartition(".")[2] in ("q_list", "q_first_slot", "q_count", "k_list", "k_first_slot", "k_count")
+
+
+def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device) -> Given:
     found: Given = {}
-    listings = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
-    ends = (None, None) if window is None else (window[:2], window[2:])
-    for name, listing, held in zip("qk", listings, ends, strict=True):
+    listings = item.layout.lists(replace(sizes, part=None), item.tile.rows, item.tile.columns)
+    held = sizes.held
+    ends = ((held.q_start, held.rows), (held.k_start, held.keys))
+    for name, listing, (start, count) in zip("qk", listings, ends, strict=True):
         if listing is not None:
-            if held is not None:
-                listing = _held(listing, *held)
+            if sizes.part is not None:
+                listing = _held(listing, start, count)
             positions = torch.from_numpy(listing.positions.astype(np.int64 if wide else np.int32))
             found[f"{name}_list"] = positions.to(device)
             found[f"{name}_first_slot"], found[f"{name}_count"] = listing.first, listing.count
@@ -119,13 +108,7 @@ def _whole(item: Pass, sizes: Sizes) -> NDArray[np.bool_]:
 
 @functools.lru_cache(maxsize=16)
 def cached(
-    program: Program,
-    plans: Plans,
-    wanted: tuple[str, ...],
-    sizes: Sizes,
-    wide: bool,
-    device: torch.device,
-    window: Window | None,
+    program: Program, plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device
 ) -> Given:
     """The same, kept for the sizes of recent calls."""
-    return data(plans, wanted, sizes, wide, device, window)
+    return data(plans, wanted, sizes, wide, device)

@@ -23,8 +23,8 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1, sums=None, kind=N
     then the row's largest score, in natural units.
     q is (batch, heads, n_q, dim), k and v (batch, kv_heads, n, dim): grouped queries by shape. ``given`` holds, by
     name, what the kernels read beside these (see GIVEN); where tensors hold a part of the pattern's queries, keys,
-    heads and batch entries, ``given['part']`` says which: the pattern's sizes (n, n_q, heads, kv_heads, batch), then
-    the positions of row 0 and of key 0, the first head and the first batch entry. ``shares`` cuts the keys of each
+    heads and batch entries, ``given['part']`` says which: the positions of row 0 and of key 0, the first head, the
+    first batch entry, then the pattern's own n, n_q, heads, kv_heads and batch. ``shares`` cuts the keys of each
     query tile into so many parts, which run side by side. ``sums`` are an output and a log-sum-exp, float32 and
     contiguous, of other keys: these change in place. ``kind`` is the type of the output, that of q if not said.
     """

@@ -55,7 +55,8 @@ def allocate(context: Context) -> list[str]:
     return [
         f"names = {{{names}}}",
         "wanted = [name for name, of in names.items() if of in gradients]",
-        f"totals = {{name: q.new_zeros(({context.held.batch}, {context.held.heads}), dtype=torch.float32) for name in wanted}}",
+        f"shape = ({context.held.batch}, {context.held.heads})",
+        "totals = {name: q.new_zeros(shape, dtype=torch.float32) for name in wanted}",
     ]
 
 
