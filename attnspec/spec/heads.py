@@ -1,4 +1,4 @@
-"""How many heads a list of reals covers: one that is read by head must have an entry for each.
+"""What a pattern tells heads apart by, and how many heads a list of reals covers: it must have an entry for each.
 
 >>> from attnspec.check.check import check_text
 >>> spec = check_text("attention a { score s + [0.5, 0.25][h] * k }")
@@ -15,6 +15,18 @@ from attnspec.spec import contents, exact
 from attnspec.spec import expr as e
 from attnspec.spec.real import Item
 from attnspec.spec.spec import Spec
+
+
+def alike(spec: Spec) -> bool:
+    """Whether all heads see the same pairs with the same score lines: sinks apart, which rows have beside their keys.
+
+    >>> from attnspec.check.check import check_text
+    >>> alike(check_text("attention a { attend causal }")), alike(check_text("attention a { attend q - k <= h }"))
+    (True, False)
+    """
+    return spec.order is None and not any(
+        "h" in contents.free(x) for x in (*(b.pred for b in spec.branches), spec.score)
+    )
 
 
 def lists_by_head(spec: Spec) -> Iterator[Item]:

@@ -44,7 +44,8 @@ class Context:
     ``pos`` is the type of positions, ``held`` names what the tensors hold. ``scalars`` are the reads that loops know by
     name, as functions of a head and batch entry. ``carry`` says that results are added to what is there, ``adds`` the
     same of gradients of keys, ``separate`` that branches have outputs of their own, ``shares`` that the keys of a query
-    tile may be cut into parts. ``predicates``, ``rows`` and ``ends`` are those for which there is a function, by their
+    tile may be cut into parts, ``heads`` for how many heads that share their keys a tile of the forward kernel has
+    room. ``predicates``, ``rows`` and ``ends`` are those for which there is a function, by their
     place.
     """
 
@@ -60,6 +61,7 @@ class Context:
     adds: bool
     separate: bool
     shares: bool
+    heads: int
     predicates: tuple[e.Pred, ...]
     rows: tuple[e.Read, ...]
     ends: tuple[e.IntExpr, ...]

@@ -72,7 +72,7 @@ def _decode(body: Body) -> Iterator[str]:
     if body.kind is FORWARD and context.shares:
         yield "share, program = program % shares, program // shares"
     count = held.heads if body.heads is None else "own_heads"
-    if body.kind is KEYS:
+    if body.kind is KEYS or body.packed:
         if body.heads is None and not body.repeats:
             count = held.kv_heads
         yield f"x = program % {count}"

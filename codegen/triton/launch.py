@@ -108,7 +108,7 @@ def _launch(one: Launch, schedule: Schedule, context: Context, summed: bool) -> 
         yield "sums = {name: q.new_zeros(shape, dtype=torch.float32) for name in totals}"
     if one.heads is not None:
         yield from _by_class(one, one.heads, shape, held)
-    elif kind is KEYS and not layout.order:
+    elif (kind is KEYS and not layout.order) or (kind is FORWARD and context.heads > 1):
         yield f"group = {held.heads} // {held.kv_heads}"
         yield from _call(one, shape, held.kv_heads, held, "")
     else:

@@ -70,6 +70,7 @@ class TritonKey:
     wide: bool = False
     part: bool = False
     carry: bool = False
+    heads: int = 1
 
 
 def is_wide(plans: Plans, key: TritonKey) -> bool:
@@ -160,6 +161,7 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
         adds=key.carry or len(plans.keys.passes) > 1 or any(pass_.layout.scattered for pass_ in plans.keys.passes),
         separate=spec.detached,
         shares=not carry and not spec.detached and not tabled,
+        heads=key.heads,
         predicates=tuple(dict.fromkeys(pred for pass_ in passes for pred in triton_decide.predicates(pass_))),
         rows=tuple(dict.fromkeys(row for pass_ in passes for row in triton_decide.rows(pass_))),
         ends=tuple(dict.fromkeys(end for pass_ in passes for end in triton_decide.ends(pass_))),
@@ -187,6 +189,7 @@ def _constants(context: Context, plans: Plans, launches: list[Launch]) -> str:
             f"REPEATS = {spec.order is not None}  # a key may have several slots",
             f"UNIT: tl.constexpr = tl.constexpr({UNIT if context.scored else 1.0!r})  # log2(e) for natural scores",
             f"SHARES = {context.shares}  # the keys of a query tile may be cut into parts that run side by side",
+            f"HEADS = {context.heads}  # that share their keys may share a tile of queries",
             f"LARGEST_ROW = {_largest_row(plans)}  # distance of two rows up to which a tile's offsets fit 32 bits",
             f"GIVEN = {tuple(given)!r}  # what kernels read beside q, k and v",
         ]

@@ -124,6 +124,8 @@ _KIN: Mapping[str, str] = {"sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80"
 
 FEW = 16
 """Queries up to which a tile holds no more of them: what decoding needs."""
+MOST_ROWS = 64
+"""Rows up to which such a tile is filled with those of the query heads that share their keys."""
 LEAST_SHARE = 512
 """Keys below which a part is not worth a program of its own, where so few queries are shared out by keys."""
 
@@ -133,15 +135,40 @@ def bucket(dim: int) -> int:
     return next(most for most, _ in _HALF if dim <= most)
 
 
-def candidates(dim: int, itemsize: int, n_q: int) -> Candidates:
+@dataclass(frozen=True)
+class Few:
+    """A tile of few queries: its ``rows`` positions, and room for so many ``heads`` that share their keys.
+
+    Keys are then read once for all of them. Both are powers of two.
+
+    >>> Few.of(1, 4), Few.of(8, 4), Few.of(1, 6), Few.of(1, 1)
+    (Few(rows=4, heads=4), Few(rows=16, heads=4), Few(rows=2, heads=8), Few(rows=16, heads=1))
+    """
+
+    rows: int
+    heads: int
+
+    @classmethod
+    def of(cls, n_q: int, group: int) -> Few:
+        """For so many queries; ``group`` query heads share their keys, and the pattern does not tell them apart."""
+        heads = 1 << (group - 1).bit_length()
+        if not 1 < heads <= MOST_ROWS:
+            return cls(FEW, 1)
+        least = max(1, FEW // heads)
+        return cls(least if n_q <= least else max(least, min(FEW, MOST_ROWS // heads)), heads)
+
+
+def candidates(dim: int, itemsize: int, n_q: int, group: int = 1) -> Candidates:
     """The shapes of each kind to choose from, the most promising first.
 
-    ``dim`` is the larger of the head sizes of query and value, ``itemsize`` the bytes of an element.
+    ``dim`` is the larger of the head sizes of query and value, ``itemsize`` the bytes of an element; ``group`` is that
+    of :class:`Few`.
     """
     shapes_of = next(shapes for most, shapes in (_HALF if itemsize == 2 else _FULL) if dim <= most)
     if n_q > FEW:
         return shapes_of
-    few = tuple(dict.fromkeys(replace(s, tile=Tile(FEW, s.tile.columns), warps=4) for s in shapes_of["forward"]))
+    rows = Few.of(n_q, group).rows
+    few = tuple(dict.fromkeys(replace(s, tile=Tile(rows, s.tile.columns), warps=4) for s in shapes_of["forward"]))
     return {**shapes_of, "forward": few}
 
 
@@ -152,6 +179,6 @@ def likely(arch: str, dim: int, itemsize: int) -> Candidates:
     return {kind: shapes[kind][start:] for kind, start in zip(KINDS, starts, strict=True)}
 
 
-def schedule_for(dim: int, itemsize: int, n_q: int) -> Schedule:
+def schedule_for(dim: int, itemsize: int, n_q: int, group: int = 1) -> Schedule:
     """The first of the candidates."""
-    return Schedule(*(shapes[0] for shapes in candidates(dim, itemsize, n_q).values()))
+    return Schedule(*(shapes[0] for shapes in candidates(dim, itemsize, n_q, group).values()))

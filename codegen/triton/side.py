@@ -48,7 +48,8 @@ def parts(dim: int) -> tuple[Part, ...]:
 class Side:
     """The queries (``name`` is ``"q"``) or keys (``"k"``) of a pass, ``size`` to a tile.
 
-    ``pos`` is the type of positions; ``held`` names which of them the tensors hold.
+    ``pos`` is the type of positions; ``held`` names which of them the tensors hold. A tile has ``size`` rows for each
+    of ``heads`` heads (a power of two), GROUP of which are there.
     """
 
     name: str
@@ -56,6 +57,12 @@ class Side:
     size: int
     pos: str
     held: HeldNames
+    heads: int = 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows a tile has."""
+        return self.size * self.heads
 
     @property
     def listed(self) -> bool:
@@ -129,19 +136,29 @@ class Side:
     def place(self, tile: str) -> Iterator[str]:
         """The positions of a tile."""
         s, shift = self.name, f" - {self._start}" if self._start else ""
+        slots, there = f"tl.arange(0, {self.rows})", ""
+        if self.heads > 1:
+            yield f"{s}_lane = ({slots} // {self.size}).to(tl.int64)  # which of the heads that share their keys"
+            slots, there = f"{slots} % {self.size}", f" & ({s}_lane < GROUP)"
         if self.listed:
-            yield f"{s}_slot = {tile} * {self.size} + tl.arange(0, {self.size})"
+            yield f"{s}_slot = {tile} * {self.size} + {slots}"
             yield f"{s}_at = positions({s}_list, {s}_slot, {s}_begin, {s}_end).to({self.pos})"
-            yield f"{s}_live = {s}_at != EMPTY"
+            yield f"{s}_live = ({s}_at != EMPTY){there}" if there else f"{s}_live = {s}_at != EMPTY"
             yield f"{s}_at = tl.where({s}_live, {s}_at, 0)"
             yield f"{s}_first, {s}_rel = as_index(0), {s}_at.to(tl.int64){shift}"
             return
         start = "c + " if self.stride > 1 else ""
         yield f"{s}_first = {start}{tile} * {self.stride * self.size}{shift}"
-        yield f"{s}_rel = tl.arange(0, {self.size}){'' if self.stride == 1 else f' * {self.stride}'}"
+        slots = f"({slots})" if there and self.stride > 1 else slots
+        yield f"{s}_rel = {slots}{'' if self.stride == 1 else f' * {self.stride}'}"
         first = f"({s}_first + {self._start})" if shift else f"{s}_first"
         yield f"{s}_at = {first}.to({self.pos}) + {s}_rel"
-        yield f"{s}_live = rows_in({s}_rel, {s}_first, {self._count})"
+        yield f"{s}_live = rows_in({s}_rel, {s}_first, {self._count}){there}"
+
+    def line(self) -> str:
+        """The number of each row among those of the program's heads, in tensors without gaps."""
+        lane = f" + {self.name}_lane * {self._count}" if self.heads > 1 else ""
+        return f"{self.name}_first + {self.name}_rel{lane}"
 
     def read(self, to: str, base: str, stride: str, all_parts: tuple[Part, ...], guard: str) -> Iterator[str]:
         """Rows of a tensor as (size, width) blocks ``to``0, ``to``1; ``guard`` says where rows may not be live."""
@@ -166,6 +183,8 @@ class Side:
             else f"{s}_rel[:, None] * {stride} + {part.start} + {d}"
         )
         first = "" if self.listed else f" + {s}_first * {stride}"
+        if self.heads > 1:
+            inside = f"{s}_lane[:, None] * {stride[:-1]}h + {inside}"
         return f"{base}{first} + ({inside})"
 
     def _live(self, part: Part) -> str:

@@ -109,8 +109,9 @@ class Facts:
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
     stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
     detached, else 0. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
-    sink or scale. ``lists`` says that a list of reals is read by head. ``arguments`` are the arguments of kernels that
-    follow from real parameters, by name; ``kernel`` is a hash of all else that a kernel depends on, their shapes too.
+    sink or scale. ``lists`` says that a list of reals is read by head, ``alike`` that no heads are told apart.
+    ``arguments`` are the arguments of kernels that follow from real parameters, by name; ``kernel`` is a hash of all
+    else that a kernel depends on, their shapes too.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Facts:
     separate: int
     bare: bool
     lists: bool
+    alike: bool
     arguments: tuple[tuple[str, Reals], ...]
     kernel: str
 
@@ -135,7 +137,7 @@ def facts(program: Program) -> Facts:
         from attnspec.errors.diagnostic import SpecError
         from attnspec.errors.relations import real_too_large
         from attnspec.relation.lower import sizes_needed
-        from attnspec.spec.heads import lists_by_head
+        from attnspec.spec.heads import alike, lists_by_head
 
         checked = spec(program)
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
@@ -148,6 +150,7 @@ def facts(program: Program) -> Facts:
             "needs": sorted(sizes_needed(checked)),
             "separate": len(checked.branches) if checked.detached else 0,
             "bare": not names(checked) and not any(around) and checked.scale is None,
+            "alike": alike(checked),
             "lists": any(True for _ in lists_by_head(checked)),
             "arguments": [[one.name, one.value] for one in arguments(checked.score).all],
             "kernel": sha256("\0".join([computed(checked), *made, fingerprint()]).encode()).hexdigest(),

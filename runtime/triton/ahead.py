@@ -17,11 +17,11 @@ from typing import Any
 
 from attnspec.codegen.cost.gpus import Gpu, Usage
 from attnspec.codegen.triton.module import TritonKey, is_wide, module
-from attnspec.codegen.triton.schedule import KINDS, Candidates, Schedule, Shape, likely
+from attnspec.codegen.triton.schedule import FEW, KINDS, Candidates, Few, Schedule, Shape, candidates, likely
 from attnspec.codegen.triton.signature import DTYPES, Types
-from attnspec.runtime.core.program import Needed, Program
+from attnspec.runtime.core.program import Needed, Program, facts
 from attnspec.runtime.core.store import Cache
-from attnspec.runtime.triton.module import TritonError, load, plans, require
+from attnspec.runtime.triton.module import TritonError, load, packed, plans, require
 
 _KERNEL = re.compile(rf"({'|'.join(KINDS)})_\d+")
 
@@ -123,17 +123,33 @@ class Built:
         return all(kernel.usage.fits(gpu) for kernel in self.kernels)
 
 
-def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group: int) -> Built:
+def build(
+    program: Program,
+    sizes: Needed,
+    dim: int,
+    dtype: str,
+    gpu: Gpu,
+    group: int,
+    n_q: int | None = None,
+    part: bool = False,
+) -> Built:
     """The kernels of a program for a head size and an element type (``"bfloat16"``, ...).
 
     For each kind of kernel the first of the candidates that spills nothing and whose shared memory is there, or the
-    last one; ``group`` query heads share their keys. Raises SpecError, and TritonError where triton is not there, or
+    last one; ``group`` query heads share their keys, ``n_q`` are the queries of a call (None: many). Kernels for a
+    ``part`` add to what is given. Raises SpecError, and TritonError where triton is not there, or
     runs as an interpreter.
     """
     require()
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
-    key, known = TritonKey(dim, dim), dict[tuple[str, Shape, Types], list[Compiled]]()
+    itemsize, n_q = 4 if dtype == "float32" else 2, FEW + 1 if n_q is None else n_q
+    few = Few.of(n_q, packed(program, n_q, group))
+    carry = part and not facts(program).separate
+    key, known = (
+        TritonKey(dim, dim, part=part, carry=carry, heads=few.heads),
+        dict[tuple[str, Shape, Types], list[Compiled]](),
+    )
 
     def build_with(schedule: Schedule) -> Built:
         planned = plans(program, sizes, schedule)
@@ -148,7 +164,8 @@ def build(program: Program, sizes: Needed, dim: int, dtype: str, gpu: Gpu, group
         known.update({(kind, schedule.of(kind), types): [k for k in made if k.kind == kind] for kind in new})
         return Built(text, tuple(k for kind in KINDS for k in known[kind, schedule.of(kind), types]))
 
-    return fitting(likely(gpu.name, dim, 4 if dtype == "float32" else 2), build_with, gpu)
+    shapes = candidates(dim, itemsize, n_q, few.heads) if n_q <= FEW else likely(gpu.name, dim, itemsize)
+    return fitting(shapes, build_with, gpu)
 
 
 def fitting(shapes: Candidates, build_with: Callable[[Schedule], Built], gpu: Gpu) -> Built:

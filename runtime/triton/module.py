@@ -11,7 +11,7 @@ from importlib.machinery import SourceFileLoader
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING
 
-from attnspec.codegen.triton.schedule import Schedule
+from attnspec.codegen.triton.schedule import FEW, MOST_ROWS, Few, Schedule
 from attnspec.errors.diagnostic import AttnspecError
 from attnspec.runtime.core.arguments import check_tile
 from attnspec.runtime.core.program import Needed, Program, facts, relation, spec
@@ -38,6 +38,16 @@ class Made:
     given: tuple[str, ...]
     wide: bool
     longest: int
+
+
+def packed(program: Program, n_q: int, group: int) -> int:
+    """How many of the ``group`` query heads that share their keys share a tile of so many queries.
+
+    All of them where there are few queries and the pattern does not tell heads apart; else 1.
+    """
+    if n_q > FEW or not facts(program).alike:
+        return 1
+    return 1 if program.tile is not None and program.tile[0] * Few.of(1, group).heads > MOST_ROWS else group
 
 
 @functools.lru_cache(maxsize=64)

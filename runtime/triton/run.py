@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,23 +11,38 @@ from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.parameters import argument
-from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE
+from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE, Few
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, arguments_of
 from attnspec.runtime.triton import tables as triton_data
 from attnspec.runtime.triton import tune as triton_tune
-from attnspec.runtime.triton.module import Made, made, plans
+from attnspec.runtime.triton.module import Made, made, packed, plans
 
 
 def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`."""
-    kernels, given = _prepare(call)
-    q, k, v = call.q, call.k, call.v
-    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
-        out, lse, norm, parts = kernels.module.forward(q, k, v, call.scale, given, precision(), _shares(kernels, q, k))
+    q, k, v, few = call.q, call.k, call.v, call.q.shape[2] <= FEW
+    # What few queries give is added when the shares of their keys are; that of branches when they are mixed.
+    kernels, given = _prepare(call, into is not None and not few and not facts(call.program).separate)
     none = q.new_empty(0)
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        run = functools.partial(kernels.module.forward, q, k, v, call.scale, given, precision(), _shares(kernels, q, k))
+        if into is not None:
+            (out,), lse = kernels.module.rows_of(into[0]), into[1].contiguous()
+            _, _, norm, parts = run((out, lse))
+            _put(into, (out, lse))
+            out, lse = into
+        else:
+            out, lse, norm, parts = run(kind=q.dtype if call.part is None else torch.float32)
     return Result(out, lse, norm if keep else none.float(), parts if keep else none)
+
+
+def _put(to: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Write back what kernels changed in copies, of tensors in which they cannot walk."""
+    for own, new in zip(to, found, strict=True):
+        if new is not own:
+            own.copy_(new)
 
 
 def backward(
@@ -39,13 +55,22 @@ def backward(
     into: Sequence[Tensor] | None = None,
 ) -> Gradients:
     """See :class:`attnspec.runtime.targets.Target`."""
-    kernels, given = _prepare(call)
+    own = (call.q, call.k, call.v)
+    if into is None and call.part is not None and call.q.dtype != torch.float32:
+        into = [torch.zeros(t.shape, dtype=torch.float32, device=t.device) for t in own]
+    kernels, given = _prepare(call, into is not None)
     keys = [argument(name) for name in names(spec(call.program))] if call.inputs else []
     chosen = [key for key, want in zip(keys, wanted, strict=True) if want]
+    out, lse, norm, parts = result
+    sums = None if into is None else kernels.module.rows_of(*into)
     with torch.cuda.device_of(call.q):  # type: ignore[no-untyped-call]
         dq, dk, dv, dsink, dinputs = kernels.module.backward(
-            call.q, call.k, call.v, call.scale, given, *result, dout, dlse, chosen, precision()
+            *(*own, call.scale, given, out, lse, norm if norm.numel() else None, parts),
+            *(dout, dlse, chosen, precision(), sums),
         )
+    if into is not None:
+        _put(into, (dq, dk, dv))
+        dq, dk, dv = into
     return Gradients(dq, dk, dv, dsink, [dinputs.get(key) for key in keys])
 
 
@@ -59,19 +84,21 @@ def _shares(kernels: Made, q: Tensor, k: Tensor) -> int:
     if not kernels.module.SHARES or q.shape[2] > FEW or not q.numel():
         return 1
     units = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
-    programs = q.shape[0] * q.shape[1]
+    programs = q.shape[0] * (k.shape[1] if kernels.module.HEADS > 1 else q.shape[1])
     return max(1, min(2 * units // programs, k.shape[2] // LEAST_SHARE))
 
 
 def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton.module import TritonKey
 
-    if call.part is not None:
-        raise CallError(f"{facts(call.program).name}: there are no parts on a GPU yet")
-    q, v = call.q, call.v
+    if call.pages is not None:
+        raise CallError(f"{facts(call.program).name}: there are no keys in pages on a GPU yet")
+    q, k, v = call.q, call.k, call.v
+    group = packed(call.program, q.shape[2], q.shape[1] // max(1, k.shape[1]))
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
-        schedule = triton_tune.schedule(q, v)
-    key = TritonKey(q.shape[3], v.shape[3], call.wide, call.part is not None, carry)
+        schedule = triton_tune.schedule(q, v, group)
+    heads = Few.of(q.shape[2], group).heads
+    key = TritonKey(q.shape[3], v.shape[3], call.wide, call.part is not None, carry, heads)
     kernels = made(call.program, key, call.needed, schedule)
     call.check_length(kernels.longest)
     given = given_of(call, kernels.wide)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attnspec.codegen.layouts.base import Listing
-from attnspec.codegen.layouts.listed import EMPTY
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import Program
 
@@ -46,29 +43,13 @@ def moves(name: str) -> bool:
 
 def _lists(item: Pass, sizes: Sizes, wide: bool, device: torch.device) -> Given:
     found: Given = {}
-    listings = item.layout.lists(replace(sizes, part=None), item.tile.rows, item.tile.columns)
-    held = sizes.held
-    ends = ((held.q_start, held.rows), (held.k_start, held.keys))
-    for name, listing, (start, count) in zip("qk", listings, ends, strict=True):
+    listings = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
+    for name, listing in zip("qk", listings, strict=True):
         if listing is not None:
-            if sizes.part is not None:
-                listing = _held(listing, start, count)
             positions = torch.from_numpy(listing.positions.astype(np.int64 if wide else np.int32))
             found[f"{name}_list"] = positions.to(device)
             found[f"{name}_first_slot"], found[f"{name}_count"] = listing.first, listing.count
     return found
-
-
-def _held(listing: Listing, start: int, count: int) -> Listing:
-    """A list of what a part holds: from the first slot that does in some residue to the last."""
-    at = listing.positions.reshape(-1, max(1, listing.count))
-    there = (at >= start) & (at < start + count)
-    slots = np.flatnonzero(there.any(0))
-    if not len(slots):
-        return Listing(listing.first, listing.positions[:0], 0)
-    kept = slice(slots[0], slots[-1] + 1)
-    positions = np.where(there, at, EMPTY)[:, kept]
-    return Listing(listing.first + int(slots[0]), positions.ravel(), positions.shape[1])
 
 
 def _tables(made: Plan, item: Pass, sizes: Sizes, transposed: bool, device: torch.device) -> Given:

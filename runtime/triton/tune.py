@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.tiles import Tile
-from attnspec.codegen.triton.schedule import FEW, KINDS, Candidates, Schedule, Shape, bucket, candidates, schedule_for
+from attnspec.codegen.triton.schedule import (
+    FEW,
+    KINDS,
+    Candidates,
+    Few,
+    Schedule,
+    Shape,
+    bucket,
+    candidates,
+    schedule_for,
+)
 from attnspec.runtime.core.program import Program, fingerprint
 from attnspec.runtime.core.store import Cache
 
@@ -23,20 +33,21 @@ CAUSAL = Program.of("attention causal_ { attend causal }", "<tune>", None, {}, N
 LENGTH, HEADS, RUNS = 4096, 16, 5
 log = logging.getLogger("attnspec")
 
-_FOUND: dict[tuple[str, torch.device, int, torch.dtype, bool], Schedule] = {}
+_FOUND: dict[tuple[str, torch.device, int, torch.dtype, Few | None], Schedule] = {}
 
 Clock = Callable[[Callable[[], object]], float]
 
 
-def schedule(q: Tensor, v: Tensor) -> Schedule:
-    """The schedule for a call of these tensors."""
+def schedule(q: Tensor, v: Tensor, group: int = 1) -> Schedule:
+    """The schedule for a call of these tensors; ``group`` query heads may share a tile of few queries."""
     dim, n_q = max(q.shape[3], v.shape[3]), q.shape[2]
     if not q.is_cuda:
-        return schedule_for(dim, q.dtype.itemsize, n_q)
-    key = (architecture(q.device), q.device, bucket(dim), q.dtype, n_q <= FEW)
+        return schedule_for(dim, q.dtype.itemsize, n_q, group)
+    few = Few.of(n_q, group) if n_q <= FEW else None
+    key = (architecture(q.device), q.device, bucket(dim), q.dtype, few)
     if key not in _FOUND:
         if torch.cuda.is_current_stream_capturing():
-            return schedule_for(dim, q.dtype.itemsize, n_q)
+            return schedule_for(dim, q.dtype.itemsize, n_q, group)
         _FOUND[key] = _known(*key)
     return _FOUND[key]
 
@@ -48,15 +59,17 @@ def architecture(device: torch.device) -> str:
     return name or f"sm_{properties.major}{properties.minor}"
 
 
-def _known(arch: str, device: torch.device, dim: int, dtype: torch.dtype, few: bool) -> Schedule:
-    cache = Cache.default()
-    key = f"schedule-{arch}-{dim}-{str(dtype).removeprefix('torch.')}-{'few' if few else 'many'}-{fingerprint()[:16]}"
-    shapes = candidates(dim, dtype.itemsize, FEW if few else LENGTH)
+def _known(arch: str, device: torch.device, dim: int, dtype: torch.dtype, few: Few | None) -> Schedule:
+    cache, kind = Cache.default(), "many" if few is None else f"{few.rows}x{few.heads}"
+    key = f"schedule-{arch}-{dim}-{str(dtype).removeprefix('torch.')}-{kind}-{fingerprint()[:16]}"
+    n_q, group = (LENGTH, 1) if few is None else (few.rows, few.heads)
+    shapes = candidates(dim, dtype.itemsize, n_q, group)
     note = cache.note(key)
     if note is not None and note.keys() == set(KINDS):
         return Schedule(*(_shape(note[kind]) for kind in KINDS))
     log.info("measuring schedules for head size %d, %s on %s: once on this machine", dim, dtype, arch)
-    q, k = (torch.randn(1, HEADS, n, dim, device=device, dtype=dtype) for n in (FEW if few else LENGTH, LENGTH))
+    shape = (max(HEADS, group), n_q), (max(HEADS, group) // group, LENGTH)
+    q, k = (torch.randn(1, *own, dim, device=device, dtype=dtype) for own in shape)
     found = measured(shapes, q, k, _cuda_clock)
     cache.set_note(key, {kind: _numbers(found.of(kind)) for kind in KINDS})
     return found
@@ -65,6 +78,7 @@ def _known(arch: str, device: torch.device, dim: int, dtype: torch.dtype, few: b
 def measured(shapes: Candidates, q: Tensor, k: Tensor, clock: Clock) -> Schedule:
     """The fastest candidate of each kind for causal attention of q (batch, heads, n_q, dim) to k (the values too).
 
+    Heads of q that share their keys share a tile of the forward kernel.
     ``clock`` gives the time of a call. Candidates that need more than the device has are left out; where all do, the
     last one is taken.
     """
@@ -82,7 +96,8 @@ def time_of(kind: str, schedule: Schedule, q: Tensor, k: Tensor, clock: Clock) -
     from attnspec.codegen.triton.module import TritonKey
     from attnspec.runtime.triton.module import does_not_fit, made
 
-    module = made(CAUSAL, TritonKey(q.shape[3], q.shape[3]), (), schedule).module
+    key = TritonKey(q.shape[3], q.shape[3], heads=q.shape[1] // k.shape[1])
+    module = made(CAUSAL, key, (), schedule).module
     out, dq, dk, dv = (torch.empty_like(t) for t in (q, q, k, k))
     lines = q.new_zeros((1, *q.shape[:3]), dtype=torch.float32)
     norms = lines.new_zeros((1, 3, *q.shape[:3]))

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     "--heads", type=click.IntRange(1, 1 << 14), help="Query heads.  [default: 8, or what the spec's lists cover]"
 )
 @click.option("--kv-heads", type=click.IntRange(1, 1 << 14), help="Key heads, if fewer than query heads.")
+@click.option("--queries", type=click.IntRange(1), help="Queries of a call, where they are few.  [default: many]")
+@click.option("--part", is_flag=True, help="Kernels for parts of a call, which add to given results.")
 @click.option("--dim", type=click.IntRange(1, 256), default=64, show_default=True, help="Head size.")
 @click.option(
     "--dtype",
@@ -65,7 +67,8 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
     with progress(spec) as tick:
         for arch in arches:
             tick(arch)
-            found.append((GPUS[arch], build(program, which, options["dim"], options["dtype"], GPUS[arch], group)))
+            given = (options["dim"], options["dtype"], GPUS[arch], group, options["queries"], options["part"])
+            found.append((GPUS[arch], build(program, which, *given)))
     rows = [row for gpu, built in found for row in _rows(gpu, built)]
     if options["output"]:
         for gpu, built in found:

@@ -30,7 +30,7 @@ def forward(q, k, v, scale, given, precision="ieee", shares=1, sums=None, kind=N
     """
     q, k, v = rows_of(q, k, v)
     kind = kind or q.dtype
-    if sums is not None and not CARRY:
+    if sums is not None and (BRANCHES or not CARRY):
         out, lse, norm, parts = forward(q, k, v, scale, given, precision, shares, None, torch.float32)
         both = torch.stack([begin_of(sums[1]), begin_of(lse)])
         sums[1][:], norm, weights = merged(both, None)

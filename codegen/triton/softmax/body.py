@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import log2
 
 from attnspec.codegen.plan.plan import Pass
-from attnspec.codegen.triton.context import Context, Kind
+from attnspec.codegen.triton.context import FORWARD, Context, Kind
 from attnspec.codegen.triton.functions import Function
 from attnspec.codegen.triton.side import Side, parts
 from attnspec.spec import expr as e
@@ -69,7 +69,13 @@ class Body:
     def side(self, name: str) -> Side:
         """The queries or keys."""
         size = self.pass_.tile.rows if name == "q" else self.pass_.tile.columns
-        return Side(name, self.pass_.layout, size, self.context.pos, self.context.held)
+        heads = self.context.heads if self.packed and name == "q" else 1
+        return Side(name, self.pass_.layout, size, self.context.pos, self.context.held, heads)
+
+    @property
+    def packed(self) -> bool:
+        """Whether a tile holds rows of all heads that share their keys."""
+        return self.kind is FORWARD and self.context.heads > 1
 
     @property
     def outer(self) -> Side:
@@ -105,7 +111,7 @@ class Body:
     def zeros(self, name: str, dim: int) -> Iterator[str]:
         """Sums of the outer side, from zero."""
         for n, part in enumerate(parts(dim)):
-            yield f"{name}{n} = tl.zeros(({self.outer.size}, {part.width}), tl.float32)"
+            yield f"{name}{n} = tl.zeros(({self.outer.rows}, {part.width}), tl.float32)"
 
     def dot(self, to: str, left: str, right: str, which: range) -> Iterator[str]:
         """``to`` as the sum over the parts of a head of ``left @ right^T``."""

@@ -28,7 +28,7 @@ class Forward(Body):
         share = [f" + share * {size}" if self.context.shares else "" for size in ("o_s", "lines", "3 * lines")]
         yield from self.tensor("o", f"OUT{share[0]}")
         yield f"lines = {held.lines}"
-        yield f"row = {held.line} + q_first + q_rel"
+        yield f"row = {held.line} + {self.outer.line()}"
         yield f"line = LSE{share[1]} + row"
         yield f"norm_line = NORM{share[2]} + row"
         if self.context.carry:
@@ -41,8 +41,8 @@ class Forward(Body):
             for n in self.dims_v:
                 yield f"acc{n} = acc{n} * total[:, None]"
             return
-        yield f"top = tl.full(({self.outer.size},), -INF, tl.float32)"
-        yield f"total = tl.zeros(({self.outer.size},), tl.float32)"
+        yield f"top = tl.full(({self.outer.rows},), -INF, tl.float32)"
+        yield f"total = tl.zeros(({self.outer.rows},), tl.float32)"
         yield from self.zeros("acc", self.context.dim_v)
 
     def tile(self) -> Iterator[str]:
