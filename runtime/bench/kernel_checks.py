@@ -177,7 +177,7 @@ def using(schedule: Schedule) -> Iterator[None]:
     from attnspec.runtime.triton import tune as triton_tune
 
     before = triton_tune.schedule
-    triton_tune.schedule = lambda *_: schedule  # type: ignore[misc]
+    triton_tune.schedule = lambda *_: schedule
     try:
         yield
     finally:

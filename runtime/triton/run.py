@@ -12,7 +12,6 @@ from torch import Tensor
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.parameters import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE, Few
-from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, arguments_of
 from attnspec.runtime.triton import tables as triton_data
@@ -91,8 +90,6 @@ def _shares(kernels: Made, q: Tensor, k: Tensor) -> int:
 def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton.module import TritonKey
 
-    if call.pages is not None:
-        raise CallError(f"{facts(call.program).name}: there are no keys in pages on a GPU yet")
     q, k, v = call.q, call.k, call.v
     group = packed(call.program, q.shape[2], q.shape[1] // max(1, k.shape[1]))
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
