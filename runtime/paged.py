@@ -14,6 +14,7 @@ from attnspec.runtime.ends import ends
 from attnspec.runtime.paged_operator import attend_paged
 from attnspec.runtime.parts.attention import Parts
 from attnspec.runtime.prepare.inputs import check, reads
+from attnspec.runtime.prepare.steps import check_steps
 from attnspec.spec.spec import Spec
 
 
@@ -92,7 +93,8 @@ class Paged(Parts):
         n_q, dim_v), and with ``return_lse`` the log-sum-exp, (batch, heads, n_q), float32. They have no gradients.
 
         Keys in pages are not turned: where the pattern rotates or normalizes, q and the keys are to be what
-        ``attend.rotated`` gives, which ``rotated=True`` confirms.
+        :meth:`rotated` gives, and ``rotated=True`` says that they are: ``q, k = attend.rotated(q, k, lengths=lengths)``
+        turns the queries and keys of a step, those to be written.
 
         Raises CallError for tensors that do not fit, lengths beyond the table, entries of the table (of pages that an
         entry uses) that are no pages, computed orders, inputs declared ``offsets`` and patterns that read ``last`` of
@@ -125,6 +127,7 @@ def _check_pattern(spec: Spec, rotated: bool, given: Mapping[str, Tensor]) -> No
             f"{spec.name}: the pattern rotates or normalizes queries and keys, and keys in pages are not copied. Keep "
             "there what attend.rotated gives, give q so too, and say rotated=True"
         )
+    check_steps(spec)
     for declared in spec.inputs:
         where, name = f"{spec.name}: input `{declared.name}`", declared.name
         if declared.form == "offsets" or f"{name}.last" in reads(spec):

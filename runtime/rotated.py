@@ -12,10 +12,12 @@ from torch._compile import _disable_dynamo
 
 from attnspec.codegen.expressions.reads import reads
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.pages import check_lengths, sizes_at
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.prepare.frequencies import attention_factor, frequencies, rotated_dims
 from attnspec.runtime.prepare.inputs import check, prepare
 from attnspec.runtime.prepare.rotate import turned
+from attnspec.runtime.prepare.steps import check_steps, turned_last
 from attnspec.runtime.weights import Weights
 from attnspec.spec.parts import Input
 
@@ -37,7 +39,13 @@ class Rotations(Weights):
 
     @_disable_dynamo
     def rotated(
-        self, q: Tensor, k: Tensor, *, inputs: Mapping[str, Tensor] | None = None, **more: Tensor
+        self,
+        q: Tensor,
+        k: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Queries and keys as the kernel sees them: normalized and rotated as the spec says.
 
@@ -49,12 +57,29 @@ class Rotations(Weights):
 
         q is (batch, heads, n_q, dim) and k (batch, kv_heads, n, dim), with fewer queries than keys the last ones;
         results have their shapes and dtypes, and are differentiable in them and in float inputs that rotations read.
-        The pattern's inputs are given as in a call. Raises CallError for tensors that do not fit.
+        The pattern's inputs are given as in a call. With ``lengths``, integers (batch,), the rows of q and of k are the
+        last of sequences that are so long: what a step of an engine hands to :meth:`paged`, and writes into pages.
+
+        Raises CallError for tensors that do not fit, and with ``lengths`` where keys turn otherwise at each length.
         """
         q, k, given = self._looked_at(q, k, None, inputs, more)
+        if lengths is not None:
+            return self._last_rotated(q, k, lengths, given)
         sizes = sizes_of(self.spec, q, k)
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
         return turned(self.spec, q, k, sizes, prepare(self.spec, sizes, given, real=real, device=q.device))
+
+    def _last_rotated(
+        self, q: Tensor, k: Tensor, lengths: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        check_steps(self.spec)
+        check_lengths(self.spec.name, "lengths", lengths, 1, "(batch,)", q)
+        n, end = max(lengths.tolist(), default=0), self.spec.align == "end"
+        whole = Sizes(max(0, n), q.shape[2], q.shape[1], k.shape[1], q.shape[0], end)
+        sizes = sizes_at(self.spec, whole, whole.n)
+        real = torch.float64 if q.dtype == torch.float64 else torch.float32
+        found = prepare(self.spec, sizes, given, real=real, device=q.device)
+        return turned_last(self.spec, q, k, lengths, sizes, found)
 
     @_disable_dynamo
     def frequencies(

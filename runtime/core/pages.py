@@ -72,18 +72,23 @@ def check_pages(
             f"{tuple(k_pages.shape)} and {tuple(v_pages.shape)}, which layout {layout!r} reads as {shape}"
         )
     check_heads(name, q, k, v, _LABELS)
-    for label, t, dims, shape in (("table", table, 2, "(batch, most pages)"), ("lengths", lengths, 1, "(batch,)")):
-        if not isinstance(t, Tensor):
-            raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
-        if t.dtype not in (torch.int32, torch.int64):
-            raise CallError(f"{name}: {label} must hold int32 or int64; it is {t.dtype}")
-        if t.dim() != dims or t.shape[0] != q.shape[0]:
-            raise CallError(
-                f"{name}: {label} must be {shape}; it is {tuple(t.shape)}, and q has {q.shape[0]} batch entries"
-            )
-        if t.device != q.device:
-            raise CallError(f"{name}: {label} is on {t.device}, but q is on {q.device}: move it there")
+    check_lengths(name, "table", table, 2, "(batch, most pages)", q)
+    check_lengths(name, "lengths", lengths, 1, "(batch,)", q)
     return k, v
+
+
+def check_lengths(name: str, label: str, t: Tensor, dims: int, shape: str, q: Tensor) -> None:
+    """Refuse what does not hold integers for each batch entry. Raises CallError."""
+    if not isinstance(t, Tensor):
+        raise CallError(f"{name}: {label} must be a tensor, not {type(t).__name__}")
+    if t.dtype not in (torch.int32, torch.int64):
+        raise CallError(f"{name}: {label} must hold int32 or int64; it is {t.dtype}")
+    if t.dim() != dims or t.shape[0] != q.shape[0]:
+        raise CallError(
+            f"{name}: {label} must be {shape}; it is {tuple(t.shape)}, and q has {q.shape[0]} batch entries"
+        )
+    if t.device != q.device:
+        raise CallError(f"{name}: {label} is on {t.device}, but q is on {q.device}: move it there")
 
 
 def pages_of(name: str, k: Tensor, table: Tensor, lengths: Tensor) -> Pages:

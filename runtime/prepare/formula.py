@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
@@ -34,7 +35,7 @@ def value(
     node: e.IntExpr | RealExpr,
     sizes: Sizes,
     inputs: Mapping[str, Tensor],
-    over: Mapping[str, range],
+    over: Mapping[str, range | NDArray[np.int64]],
     *,
     frequency: Tensor | None = None,
     device: torch.device | None = None,
@@ -43,10 +44,11 @@ def value(
 ) -> Tensor:
     """The value of an expression: (batch, heads, rows, pairs) or what broadcasts to it, int64 or float64.
 
-    ``over`` says over which numbers ``q`` or ``k`` and ``pair`` run, ``frequency`` what that word stands for. Float
-    inputs are read as they are given, differentiably. A read outside a list or an input is 0; with ``whole`` it is a
-    CallError where the expression has no choice but to read it. What is read at ``pair`` alone has one entry for each
-    pair, else it is a CallError too. Without ``eager`` it is all torch operations, which do not wait for a ``device``.
+    ``over`` says over which numbers ``q`` or ``k`` and ``pair`` run (ranges, or arrays that broadcast like results),
+    ``frequency`` what that word stands for. Float inputs are read as they are given, differentiably. A read outside a
+    list or an input is 0; with ``whole`` it is a CallError where the expression has no choice but to read it. What is
+    read at ``pair`` alone has one entry for each pair, else it is a CallError too. Without ``eager`` it is all torch
+    operations, which do not wait for a ``device``.
     """
     pairs = len(over.get("pair", ()))
     known = {name: size for name, size in sizes.parameters(0, 0).items() if name not in ("b", "h")}
@@ -56,7 +58,10 @@ def value(
         raise CallError(f"rotate: `{node}` has no value in this call: {error.args}") from None
     _check_pairs(node, pairs, inputs)
     held = sizes.held
-    ranges = {"b": range(held.b_start, held.b_start + held.batch), "h": range(held.h_start, held.h_start + held.heads)}
+    ranges: dict[str, range | NDArray[np.int64]] = {
+        "b": range(held.b_start, held.b_start + held.batch),
+        "h": range(held.h_start, held.h_start + held.heads),
+    }
     ranges |= over
     used = {name: _along(axis, ranges[name]) for name, axis in _AXES.items() if name in contents.free(node)}
     reads = [inputs[name] for name in _names(node)]
@@ -79,7 +84,9 @@ def value(
     return found.reshape((1,) * (4 - found.dim()) + found.shape)
 
 
-def _along(axis: int, numbers: range) -> Any:
+def _along(axis: int, numbers: range | NDArray[np.int64]) -> Any:
+    if not isinstance(numbers, range):
+        return numbers
     return np.arange(numbers.start, numbers.stop).reshape([-1 if d == axis else 1 for d in range(4)])
 
 

@@ -86,7 +86,7 @@ def test_wrong_arguments(name: str) -> None:
         call(**given)
 
 
-TEXTS = {
+TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
     "reformer": (r"reformer: a computed order sorts all keys", {}),
     "rope": ("rope: the pattern rotates .* say rotated=True", {}),
     "packed_offsets": (
@@ -103,6 +103,11 @@ TEXTS = {
         {"doc": torch.zeros(2, 5, dtype=torch.int64)},
     ),
     "padded": (r"padded: input `length` is missing", {}),
+    "xpos": ("xpos: keys are stored turned.*xPos turns around the middle of a call", {"rotated": True}),
+    "attention a { attend causal  rotate rope(theta = 100) at (q - n, k - n) }": (
+        "here they turn otherwise at each length: .* reads `n`, which grows",
+        {"rotated": True},
+    ),
 }
 
 
@@ -158,3 +163,19 @@ def test_compiled_graphs() -> None:
 def test_shapes_on_meta() -> None:
     given = {name: t.to("meta") for name, t in GOOD.items()}
     assert call(**given).shape == (2, 4, 1, 16)
+
+
+def test_rotated_lengths() -> None:
+    """The last rows of each entry turn by where they stand; wrong lengths are refused."""
+    attend = attnspec.compile("rope")
+    q, k = torch.randn(2, 2, 4, 3, 16).unbind(0)
+    rows_q, rows_k = attend.rotated(q, k, lengths=torch.tensor([3, 9]))
+    whole_q, whole_k = attend.rotated(*(torch.cat((t.new_zeros(2, 4, 6, 16), t), 2) for t in (q, k)))
+    torch.testing.assert_close(rows_q[1], whole_q[1, :, 6:])
+    torch.testing.assert_close(rows_k[1], whole_k[1, :, 6:])
+    torch.testing.assert_close((rows_q[0], rows_k[0]), tuple(t[0] for t in attend.rotated(q, k)))
+    for lengths, message in (([3, 9], "lengths must be a tensor"), (torch.tensor([3]), r"lengths must be \(batch,\)")):
+        with pytest.raises(attnspec.CallError, match=message):
+            attend.rotated(q, k, lengths=lengths)  # type: ignore[arg-type]
+    with pytest.raises(attnspec.CallError, match="xPos"):
+        attnspec.compile("xpos").rotated(q, k, lengths=torch.tensor([3, 9]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import attnspec
+from tests.support.marks import slow
 from tests.support.pages import agree_in_pages, in_pages
 from tests.support.targets import threads
 
@@ -171,3 +172,68 @@ def test_many_threads_and_no_entries() -> None:
     assert attend.paged(
         queries(5, n_q=0), held.k_pages, held.v_pages, table=held.table, lengths=held.lengths
     ).shape == (5, 4, 0, 16)
+
+
+ROTATED: dict[str, dict[str, Any]] = {
+    "rope": {},
+    "gpt_oss": {"width": 20},
+    "streaming": {"start": 2, "recent": 20},
+    "rope_2d": {},
+    "mrope": {"time": 3, "height": 3},
+    "attention a { normalize q  normalize k  attend causal  rotate rope(theta = 100) at (q // 2, k // 2) }": {},
+}
+
+
+@pytest.mark.parametrize("name", ["rope", *(slow(name) for name in ROTATED if name != "rope")])
+def test_steps_of_an_engine(name: str) -> None:
+    """Each step turns what is new, writes it into pages and attends: the same as a call on all that was written."""
+    attend = attnspec.compile(name, **ROTATED[name])
+    generator = torch.Generator().manual_seed(0)
+    lengths, size, heads, dim = torch.tensor([5, 0, 29]), 4, 4, 64 if name == "rope_2d" else 16
+    steps = [3, 1, 1]
+    longest = int(lengths.max()) + sum(steps)
+    whole = [torch.randn(3, h, longest, dim, generator=generator) for h in (heads, 2, 2)]  # from position 0 on
+    k_pages, v_pages = torch.zeros(2, 30, 2, size, dim).unbind(0)
+    table = torch.randperm(30, generator=generator).view(3, 10)
+    inputs: dict[str, Tensor] = {}
+    for declared in attend.spec.inputs:
+        shape = (heads,) if declared.kind == "float" else (3, 3, longest)
+        kinds = {
+            "float": torch.randn(shape, generator=generator),
+            "int": torch.randint(0, 50, shape, generator=generator),
+        }
+        inputs[declared.name] = kinds[declared.kind]
+
+    def write(rows: list[int]) -> Tensor:
+        """Turn and store so many rows of each entry, the last of those that it has now; the turned queries."""
+        turned_q = []
+        given = upto(int(lengths.max()))
+        q, k = last(whole[0], max(rows)), last(whole[1], max(rows))
+        q, k = attend.rotated(q, k, lengths=lengths, **given)
+        for b, count in enumerate(rows):
+            for row in range(count):
+                at = int(lengths[b]) - count + row
+                k_pages[table[b, at // size], :, at % size] = k[b, :, k.shape[2] - count + row]
+                v_pages[table[b, at // size], :, at % size] = whole[2][b, :, at]
+            turned_q.append(q[b])
+        return torch.stack(turned_q)
+
+    def last(x: Tensor, count: int) -> Tensor:
+        """The last rows of each entry; zeros before its first."""
+        padded = torch.cat((x.new_zeros(3, x.shape[1], count, dim), x), 2)
+        return torch.stack([padded[b, :, n : n + count] for b, n in enumerate(lengths.tolist())])
+
+    def upto(n: int) -> dict[str, Tensor]:
+        return {name: t if t.dim() == 1 else t[..., :n] for name, t in inputs.items()}
+
+    write(lengths.tolist())
+    for count in steps:
+        lengths += count
+        q = write([count] * 3)
+        given = upto(int(lengths.max()))
+        out = attend.paged(q, k_pages, v_pages, table=table, lengths=lengths, rotated=True, **given)
+        for b, n in enumerate(lengths.tolist()):
+            own = {name: t if t.dim() == 1 else t[:, b : b + 1, :n] for name, t in inputs.items()}
+            own_q, own_k, own_v = (x[b : b + 1, :, :n] for x in whole)
+            want = attend(own_q[:, :, n - count :], own_k, own_v, **own)
+            torch.testing.assert_close(out[b : b + 1], want, rtol=1e-4, atol=1e-4)
