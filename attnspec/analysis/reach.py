@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from attnspec.relation.relation import NoAnswer, Relation, box
 from attnspec.relation.sizes import Sizes
 
 _DENSE = 1024
-"""The length at which positions become nodes of a graph, where the sets at full length are too irregular."""
+"""The length of the masks that are looked at where the sets at full length are too irregular."""
 
 _EACH = 32
 """Layers up to which the share of a stack of several patterns is told after each of them."""
@@ -69,7 +68,7 @@ def _of_entry(layers: Sequence[Layer], b: int) -> Reach:
         if any(relation.reads_scalars for relation, _ in layers):
             raise
         short = min(n, _DENSE)
-        return _graph([_mask(relation, sizes, b, short) for relation, sizes in layers], short == n)
+        return _steps([_mask(relation, sizes, b, short) for relation, sizes in layers], short == n)
 
 
 def _set(relation: Relation, sizes: Sizes, b: int) -> Pairs:
@@ -151,32 +150,20 @@ def _sets(layers: Sequence[Pairs], n: int) -> Reach:
     return Reach(n, needed, (*(s for s in shares if s[0] < needed), (needed, 1.0)), True)
 
 
-class _Graph(nx.DiGraph):  # type: ignore[type-arg]
-    """A directed graph whose edges have no data: they share one empty dictionary."""
-
-    _no_data: dict[str, object] = {}  # noqa: RUF012
-
-    def edge_attr_dict_factory(self) -> dict[str, object]:
-        return self._no_data
-
-
-def _graph(masks: Sequence[NDArray[np.bool_]], exact: bool) -> Reach:
-    """The same on a graph of a short sequence: the layers it takes are the lengths of shortest paths.
-
-    A node is a position below one of the layers of a round; edges lead from what is seen to what sees it, a layer up.
-    """
+def _steps(masks: Sequence[NDArray[np.bool_]], exact: bool) -> Reach:
+    """The same on masks of a short sequence, a layer at a time: a row of bits for each position, of what reached it."""
     n, period = len(masks[0]), len(masks)
-    graph = _Graph()
-    for below, mask in enumerate(masks):
-        seers, seen = np.nonzero(mask)
-        above = (below + 1) % period
-        graph.add_edges_from(zip((below * n + seen).tolist(), (above * n + seers).tolist(), strict=True))
-    distance = np.full((n, n), np.inf)  # of queries from keys, in layers
-    for k in range(n):
-        for node, steps in nx.single_source_shortest_path_length(graph, k).items():
-            distance[node % n, k] = min(distance[node % n, k], max(1, steps))
-    later = distance[np.tri(n, dtype=bool)]
-    last = int(distance[np.isfinite(distance)].max())
-    layers_needed = int(later.max()) if np.isfinite(later).all() else None
-    numbers = range(1, (layers_needed or last) + 1)
-    return Reach(n, layers_needed, tuple((i, float((later <= i).mean())) for i in numbers), exact)
+    seen = [np.nonzero(mask)[1] for mask in masks]
+    starts = [np.concatenate([[0], np.cumsum(mask.sum(axis=1))[:-1]]) for mask in masks]  # all see at least themselves
+    reached, later = np.eye(n, -(-n // 64) * 64, dtype=bool), np.tri(n, dtype=bool)
+    bits = np.packbits(reached, axis=1).view(np.uint64)
+    shares: list[tuple[int, float]] = []
+    layer = changed = 0
+    while layer - changed < period:
+        at, layer = layer % period, layer + 1
+        further = np.bitwise_or.reduceat(bits[seen[at]], starts[at], axis=0)
+        changed, bits = (changed if np.array_equal(further, bits) else layer), further
+        shares.append((layer, float(np.unpackbits(bits.view(np.uint8), axis=1)[:, :n][later].mean())))
+        if shares[-1][1] == 1.0:
+            return Reach(n, layer, tuple(shares), exact)
+    return Reach(n, None, tuple(shares[: max(1, changed)]), exact)

@@ -9,7 +9,6 @@ from importlib import import_module
 
 import click
 
-from attnspec import __version__
 from attnspec.errors.catalogue import nearest
 from attnspec.errors.diagnostic import AttnspecError, SpecError, render
 
@@ -58,7 +57,7 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__)
+@click.version_option(package_name="attnspec")
 def group() -> None:
     """A compiler for attention patterns.
 

@@ -285,6 +285,10 @@ def decisions(found: Insight, console: Console) -> None:
                 _candidates(choice, console)
     for suggestion in found.suggestions:
         console.print(f"  {suggestion}", style="bold")
+    for atom in dict.fromkeys(atom for one in found.plan.passes for atom in one.tests.loose):
+        said = f"{atom} bounds no tiles, as other attend lines see pairs without it: two calls would, that line alone"
+        said += f" and the others within not ({atom}), joined by attnspec.merge"
+        console.print(f"  suggest {said}", style="bold", soft_wrap=True)
 
 
 def loops(found: Insight, console: Console) -> None:

@@ -53,6 +53,8 @@ class Tests:
     ``corners`` are the atoms of which the corners of a tile tell: where ``live`` does not hold of them the tile is
     skipped, and ``every`` holds of them where the atoms leave nothing open. Some bound the tiles: the keys of a query
     tile lie within ``key_limits``, the queries of a key tile within ``query_limits``.
+
+    ``loose`` are runs and blocks that are terms of a union: there are pairs without them, so they bound no tiles.
     """
 
     runs: tuple[SameRun, ...]
@@ -69,6 +71,7 @@ class Tests:
     key_live: e.Pred = ALWAYS
     key_spans: tuple[Span, ...] = ()
     query_spans: tuple[Span, ...] = ()
+    loose: tuple[e.Pred, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """What is left open at compile time, and how a kernel finds out."""
@@ -85,6 +88,8 @@ class Tests:
         for side, ranges in (("query", self.key_spans), ("key", self.query_spans)):
             if ranges:
                 yield f"inputs: the tiles of a {side} tile are two ranges (lo .. hi, twice), of a union's two terms"
+        for atom in self.loose:
+            yield f"inputs: {atom} bounds no tiles, as it need not hold: it is asked in each"
         told = {run.atom for run in self.runs} | set(self.blocks) | set(self.corners)
         for atom in self.unknown:
             if atom not in told:
@@ -134,9 +139,9 @@ def tests(spec: Spec, pred: e.Pred, unknown: tuple[e.Pred, ...], layout: Layout,
     found = _corners(spec, pred, unknown, frozenset(decided), layout)
     rest = set(unknown) - set(found.corners)
     whole = decided >= rest and not _negative(pred, rest, False)
-    return replace_(
-        found, runs=runs, blocks=blocks, required=frozenset(required & decided), whole=whole, unknown=unknown
-    )
+    needed, spanned = frozenset(required & decided), found.key_spans or found.query_spans
+    loose = () if spanned else [a for a in unknown if a in decided - needed and not _negative(pred, {a}, False)]
+    return replace_(found, runs=runs, blocks=blocks, required=needed, whole=whole, unknown=unknown, loose=tuple(loose))
 
 
 def _corners(

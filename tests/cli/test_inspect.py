@@ -18,7 +18,9 @@ def test_lines_fit_and_have_no_trailing_blanks() -> None:
     assert max(map(len, figures.splitlines())) <= 80
     assert not [line for line in text.splitlines() if line != line.rstrip()]
     wide = run("inspect", "longformer", "-n", "1M", "--gpu", "h100", COLUMNS="150").stdout
-    assert "NVIDIA H100 SXM (data sheet)   " in wide
+    row = "NVIDIA H100 SXM (data sheet)  forward "
+    assert row in wide
+    assert row not in run("inspect", "longformer", "-n", "1M", "--gpu", "h100", COLUMNS="50").stdout
 
 
 def test_the_last_line_is_the_verdict() -> None:
@@ -27,6 +29,16 @@ def test_the_last_line_is_the_verdict() -> None:
     none = "attention none { attend q < 0 }"
     assert run("inspect", none, "-n", "64").stdout.endswith("none allows no pair in such a call: the output is zero\n")
     assert "how many pairs there are, inputs decide" in run("inspect", "block_table", "-n", "512").stdout
+
+
+def test_a_union_that_inputs_do_not_bound_is_said() -> None:
+    union = "attention u { input doc: int[n] sorted  attend doc[q] == doc[k]  attend k < 4 }"
+    text = run("inspect", union, "-n", "256", "--plan").stdout
+    assert "suggest doc[q] == doc[k] bounds no tiles" in text
+    assert "inputs: doc[q] == doc[k] bounds no tiles, as it need not hold" in text
+    for part in ("attend doc[q] == doc[k] within true", "attend k < 4 within not (doc[q] == doc[k])"):
+        alone = f"attention u {{ input doc: int[n] sorted  {part} }}"
+        assert "bounds no tiles" not in run("inspect", alone, "-n", "256", "--plan").stdout
 
 
 def test_loops_are_printed_when_asked_for() -> None:
