@@ -74,6 +74,8 @@ def arrows(files: House) -> Iterator[tuple[str, str]]:
     """The pairs (file, file that it imports)."""
     for module, text in files.items():
         for parent, name in imported(text):
+            if (parent, name) == ("attnspec", "__version__"):
+                continue  # the package itself is there before any of its rooms
             if parent.split(".")[0] == "attnspec":
                 inner = parent.removeprefix("attnspec").lstrip(".")
                 whole = f"{inner}.{name}".lstrip(".")

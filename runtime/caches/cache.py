@@ -15,11 +15,11 @@ from attnspec.analysis.retention import retention
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.caches.kept import Kept
-from attnspec.runtime.caches.rows import rows
+from attnspec.runtime.caches.rows import Rows
 from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check_derivatives, named
 from attnspec.runtime.core.program import Program, needed, relation
 from attnspec.runtime.core.request import Part
-from attnspec.runtime.prepare.apart import keys_turn_once, turned_keys
+from attnspec.runtime.prepare.apart import turned_keys
 from attnspec.runtime.targets import kinds
 
 
@@ -83,7 +83,7 @@ class Cache:
         plan = _plan(attend.program, self._heads, kv_heads, batch)
         self._kept = [Kept(item) for item in plan.kept]
         self._by_heads, self._by_batch = plan.by_heads, plan.by_batch
-        self._once = keys_turn_once(attend.spec)
+        self._rows = Rows.of(attend.spec, attend.program)
 
     @property
     def n(self) -> int:
@@ -122,7 +122,7 @@ class Cache:
         self._check(self._k.new_empty((self._k.shape[0], self._heads, 0, self._k.shape[3])), k, v)
         self._refuse_gradients(k=k, v=v)
         with torch.no_grad():
-            if self._once:
+            if self._rows.turns and self._rows.once:
                 (batch, kv_heads, count, _), end = k.shape, self.n + k.shape[2]
                 held = Held(self.n, count, self.n, count, 0, self._heads, kv_heads, 0, batch)
                 k = turned_keys(self._of.spec, k, Sizes(end, end, self._heads, kv_heads, batch, part=held))
@@ -187,13 +187,11 @@ class Cache:
             for item in self._kept:
                 own = slice(item.heads.start * group, item.heads.stop * group)
                 part = Part(first, 0, own.start, 0, n, rows_, heads, kv_heads, batch)
-                found.append(
-                    rows(self._of.spec, self._of.program.encoded, q[:, own], item.pieces(), part, scale, given)
-                )
+                found.append(self._rows(q[:, own], item.pieces(), part, scale, given))
             out, lse = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
-            out, lse = self._of.add_sink(
-                out, lse, q_start=first, n=n, n_q=rows_, heads=heads, kv_heads=kv_heads, batch=batch, inputs=given
-            )
+            if self._of.spec.sink is not None:
+                sizes = {"n_q": rows_, "heads": heads, "kv_heads": kv_heads, "batch": batch}
+                out, lse = self._of.add_sink(out, lse, q_start=first, n=n, inputs=given, **sizes)  # type: ignore[arg-type]
         for item in self._kept:
             item.attended()
         out = out.to(self._dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -11,45 +12,63 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.caches.strip import Piece
+from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.request import Call, Part
 from attnspec.runtime.prepare.apart import keys_turn_once, turned_queries
-from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepare.inputs import prepare, reads
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.targets import target_of
 from attnspec.spec.spec import Spec
 
 
-def rows(
-    spec: Spec,
-    program: str,
-    q: Tensor,
-    pieces: Iterable[Piece],
-    part: Part,
-    scale: float | None,
-    inputs: Mapping[str, Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp, float32, of queries that see what stands in some pieces, without the sink.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A pattern with what follows from its text, found once: a step of decoding has no time to look at it.
 
-    ``part`` says where the queries lie; keys are those of the pieces, turned already where they turn once.
+    ``names`` are the inputs of its kernel, ``reads`` says that something comes with a call or is made for it, ``once``
+    that keys are stored turned, ``turns`` that queries turn.
     """
-    if scale is None:
-        scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-    whole = Sizes(part.n, part.n_q, part.heads, part.kv_heads, part.batch, spec.align == "end")
-    found = prepare(spec, whole, inputs, wide=max(part.n, part.n_q) > NARROW_LENGTH, device=q.device)
-    read = [found[name] for name in names(spec)]
-    once = keys_turn_once(spec)
-    by_q = q
-    sums: tuple[Tensor, Tensor] | None = None
-    for piece in pieces:
-        at, by_k = part._replace(k_start=piece.start), piece.k
-        sizes = at.sizes(q, piece.k, spec.align, None)
-        if not once:
-            by_q, by_k = turned(spec, q, piece.k, sizes, found, compiled=True)
-        elif sums is None:
-            by_q = turned_queries(spec, q, sizes, found)
-        call = Call(by_q, by_k, piece.v, read, None, None, float(scale), program, at)
-        out, lse = target_of(call.program.target, q.device.type).forward(call, False, into=sums)[:2]
-        sums = out, lse
-    if sums is None:
-        raise ValueError("there are no keys")
-    return sums
+
+    spec: Spec
+    program: Program
+    names: tuple[str, ...]
+    reads: bool
+    once: bool
+    turns: bool
+
+    @classmethod
+    def of(cls, spec: Spec, program: Program) -> Rows:
+        """Of a checked pattern."""
+        turns = bool(spec.rotations or spec.normalized)
+        read = bool(spec.inputs or reads(spec))
+        return cls(spec, program, tuple(names(spec)), read, keys_turn_once(spec), turns)
+
+    def __call__(
+        self, q: Tensor, pieces: Iterable[Piece], part: Part, scale: float | None, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp, float32, of queries that see what stands in some pieces, without the sink.
+
+        ``part`` says where the queries lie; keys are those of the pieces, turned already where they turn once.
+        """
+        spec = self.spec
+        if scale is None:
+            scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
+        found = self._prepared(q, part, inputs) if self.reads or inputs else {}
+        target = target_of(self.program.target, q.device.type)
+        call = Call(q, q, q, [found[name] for name in self.names], None, None, float(scale), self.program.encoded, part)
+        sums: tuple[Tensor, Tensor] | None = None
+        for start, k, v in pieces:
+            at = part._replace(k_start=start)
+            if self.turns and not self.once:
+                by_q, k = turned(spec, q, k, at.sizes(q, k, spec.align, None), found, compiled=True)
+                call = call._replace(q=by_q)
+            elif self.turns and sums is None:
+                call = call._replace(q=turned_queries(spec, q, at.sizes(q, k, spec.align, None), found))
+            sums = target.forward(call._replace(k=k, v=v, part=at), False, into=sums)[:2]
+        if sums is None:
+            raise ValueError("there are no keys")
+        return sums
+
+    def _prepared(self, q: Tensor, part: Part, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        whole = Sizes(part.n, part.n_q, part.heads, part.kv_heads, part.batch, self.spec.align == "end")
+        return prepare(self.spec, whole, inputs, wide=max(part.n, part.n_q) > NARROW_LENGTH, device=q.device)
