@@ -16,7 +16,7 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
-from attnspec.runtime.core.request import Call, sizes_of
+from attnspec.runtime.core.request import EMPTY, Call, sizes_of
 from attnspec.runtime.core.visible import array, traced, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
@@ -25,6 +25,7 @@ from attnspec.runtime.prepare.inputs import prepare, read_by_rotations, read_by_
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready, traced_tables
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.prepare.rotate import half_turned, turned, turned_by
+from attnspec.runtime.prepared import Prepared
 from attnspec.runtime.sink import sink, traced_sink
 from attnspec.spec import contents
 from attnspec.spec.real import RealRead
@@ -56,10 +57,19 @@ class Around:
         return cls(spec, program, tuple(names(spec)), tuple(made_names(spec)), floats, read_by_rotations(spec), turns)
 
     def call(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float | None,
+        inputs: Mapping[str, Tensor],
+        known: Prepared | None = None,
     ) -> tuple[Call, Sizes, dict[str, Tensor]]:
         """A call of vectors that are not rotated yet, its sizes, and its inputs made ready."""
-        found, sizes = self._ready(q, k, inputs), sizes_of(self.spec, q, k)
+        if known is None:
+            found, sizes = self._ready(q, k, inputs), sizes_of(self.spec, q, k)
+        else:
+            found, sizes = known.ready(q, inputs), known.sizes
         return self._call(q, k, v, scale, found, sink(self.spec, sizes, found, q.device)), sizes, found
 
     def traced(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Call:
@@ -84,6 +94,22 @@ class Around:
         return Call(q, k, v, tensors, found.get(ORDER), made, float(scale), self.program)
 
 
+def bare(
+    program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, keep: bool, at_once: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, log-sum-exp and norm (if ``keep``) of a pattern that is a mask and no more.
+
+    ``at_once`` is for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
+    """
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
+    call = Call(q, k, v, (), None, None, scale, program)
+    if at_once:
+        out, lse, norm, _ = operator.attended_at_once(call, keep)
+    else:
+        out, lse, norm, _ = transforms.attend(call, keep or operator.keeps(q, k, v))
+    return out, lse, norm
+
+
 def attend(
     around: Around,
     q: Tensor,
@@ -92,24 +118,33 @@ def attend(
     scale: float | None,
     inputs: Mapping[str, Tensor],
     keep: bool = False,
+    known: Prepared | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, log-sum-exp and norm (if ``keep``) of a pattern that is more than a mask."""
+    """Output, log-sum-exp and norm (if ``keep``) of a pattern that is more than a mask.
+
+    ``known`` is for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
+    """
     if around.spec.order is not None and q.shape[2] != k.shape[2]:
         name = around.spec.name
         raise CallError(f"{name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
-    if traced(q, *(t for t in inputs.values() if isinstance(t, Tensor))):
+    if known is None and traced(q, *(t for t in inputs.values() if isinstance(t, Tensor))):
         call = around.traced(q, k, v, scale, inputs)
         keep = keep or operator.keeps(call.q, call.k, v, call.sink, *call.inputs)
     else:
-        call, sizes, found = around.call(q, k, v, scale, inputs)
-        keep = keep or operator.keeps(q, k, v, call.sink, *call.inputs, *(found[name] for name in around.angles))
-        if not keep and around.turns and turns(q) and visible(q):
+        call, sizes, found = around.call(q, k, v, scale, inputs, known)
+        grows = operator.keeps(q, k, v, call.sink, *call.inputs, *[found[name] for name in around.angles])
+        kept = () if known is None else known.angles
+        if not (keep or grows) and around.turns and turns(q) and (known is not None or visible(q)):
             # Each query is loaded once: turned then, it is not written to memory. (Gradients need turned queries.)
-            operator.watched()
-            q, k, by = half_turned(around.spec, q, k, sizes, found)
-            return (*operator.attend_turning(q, k, *call.whole[2:], by.cos, by.sin, by.pairs), q.new_empty(0))
-        q, k = turned(around.spec, q, k, sizes, found, compiled=True)
-        call = call._replace(q=q, k=k)
+            q, k, by = half_turned(around.spec, q, k, sizes, found, kept)
+            return (*operator.attended_turning(call._replace(q=q, k=k), by, known is not None), EMPTY)
+        if around.spec.rotations or around.spec.normalized:
+            q, k = turned(around.spec, q, k, sizes, found, True, kept)
+            call = call._replace(q=q, k=k)
+        if known is not None:
+            out, lse, norm, _ = operator.attended_at_once(call, keep)
+            return out, lse, norm
+        keep = keep or grows
     out, lse, norm, _ = transforms.attend(call, keep)
     return out, lse, norm
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,15 +17,16 @@ from attnspec.errors.catalogue import did_you_mean
 from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
-from attnspec.runtime import operators as operator
-from attnspec.runtime import sharding, transforms
+from attnspec.runtime import sharding
 from attnspec.runtime.cached import Cached, by_cache
 from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
+from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
-from attnspec.runtime.core.request import Call, check_lists, sizes_of
+from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.ends import ends
 from attnspec.runtime.paged import Paged
 from attnspec.runtime.prepare.inputs import check
+from attnspec.runtime.prepared import fits, prepared
 from attnspec.runtime.targets import NAMES, kinds
 
 if TYPE_CHECKING:
@@ -204,29 +204,32 @@ class Attention(Paged):
         """
         if cache is not None or k is None or v is None:
             return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
-        inputs = self._named(inputs, more)
+        inputs = self._named(inputs, more) if inputs is not None or more else {}
         device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
-        check_call(self._facts.name, self._target, self._kinds, q, k, v)
-        if self._facts.lists and not torch.compiler.is_compiling():  # then when the graph runs
-            check_lists(self.program, q.shape[1], k.shape[1], q.shape[0])
-        if self._target != "dense":
+        at_once = self._target != "dense" and direct(q, k, v, *inputs.values())
+        if at_once:
+            fits(self._encoded, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype)
+        else:
+            check_call(self._facts.name, self._target, self._kinds, q, k, v)
+            if self._facts.lists and not torch.compiler.is_compiling():  # then when the graph runs
+                check_lists(self.program, q.shape[1], k.shape[1], q.shape[0])
+        if self._target != "dense" and not (at_once and scale is None):
             check_derivatives(self._facts.name, scale, q, k, v, *inputs.values())
-        if sharding.distributed(q, k, v, *inputs.values()):
+        if not at_once and sharding.distributed(q, k, v, *inputs.values()):
             check(self.spec, sizes_of(self.spec, q, k), inputs, q.device)
             options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}
             return sharding.call(self, self.spec, q, k, v, inputs, **options)  # type: ignore[no-any-return]
         if self._target == "dense":
             out, lse = (_untraced if torch.compiler.is_compiling() else around.dense)(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
-            scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-            call = Call(q, k, v, (), None, None, scale, self._encoded)
-            out, lse, norm, _ = transforms.attend(call, return_max or operator.keeps(q, k, v))
+            out, lse, norm = around.bare(self._encoded, q, k, v, scale, return_max, at_once)
         else:
             of = self._around or around.Around.of(self.spec, self._encoded)
-            out, lse, norm = around.attend(of, q, k, v, scale, inputs, return_max)
+            known = prepared(self._encoded, q.shape, k.shape, q.dtype) if at_once else None
+            out, lse, norm = around.attend(of, q, k, v, scale, inputs, return_max, known)
         if not return_max:
             return (out, lse) if return_lse else out
         if self._target == "dense":

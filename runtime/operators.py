@@ -6,19 +6,22 @@ second of start-up, at the first call of an operator.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
 from attnspec.runtime import flops
-from attnspec.runtime.core.program import facts, spec
-from attnspec.runtime.core.request import Call, Result, Turn, check_lists
+from attnspec.runtime.core.direct import direct
+from attnspec.runtime.core.program import decode, facts, spec
+from attnspec.runtime.core.request import EMPTY, Call, Result, Turn, check_lists
 from attnspec.runtime.cpp import run as cpp
 from attnspec.runtime.prepare.inputs import check_floats
-from attnspec.runtime.targets import target_of
+from attnspec.runtime.prepare.rotate import Angles
+from attnspec.runtime.targets import Target, target_of
 
 # The fields of a Call. (Schemas have no structures.) Calls without inputs have operators of their own: AOTInductor and
 # wrappers in C++ cannot pass an empty list.
@@ -44,21 +47,51 @@ attend_bare_backward = torch.ops.attnspec.attend_bare_backward.default
 
 
 def attended(call: Call, keep: bool) -> Result:
-    """A call by the operator for it."""
-    watched()
+    """A call: by the operator for it where somebody else is to know of it, else at once."""
     q, k, v, inputs, *rest = whole = call.whole
+    if direct(q, k, v, *_given(call)):
+        return attended_at_once(call, keep or keeps(q, k, v, call.sink, *inputs)).apart()
+    watched()
     return Result(*(attend(*whole, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
+
+
+def attended_at_once(call: Call, keep: bool) -> Result:
+    """A call past the dispatcher; for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
+
+    Gradients flow whether ``keep`` or not: that is for a caller who wants the norm and the parts himself.
+    """
+    q, k, v, inputs, order, sink, *rest = call.whole
+    if not keeps(q, k, v, sink, *inputs):
+        return _run(call, keep, "cpu")
+    found = _apply_at_once(keep, rest, q, k, v, order, sink, *inputs)  # type: ignore[no-untyped-call]
+    return Result(*found, *(EMPTY,) * (4 - len(found)))
+
+
+def attended_turning(call: Call, by: Angles, at_once: bool) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a call without gradients, whose queries the kernel turns."""
+    turn = by.cos, by.sin, by.pairs
+    if at_once:
+        return cpp.forward(call, False, Turn(*turn))[:2]
+    watched()
+    return attend_turning(*call.whole, *turn)  # type: ignore[no-any-return]
 
 
 def attended_backward(
     call: Call, result: Result, dout: Tensor, dlse: Tensor | None, wanted: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Sequence[Tensor]]:
-    """Its gradients by the operator for them, as :func:`_attend_backward` returns them."""
-    watched()
+    """Its gradients, as :func:`_attend_backward` returns them."""
     q, k, v, inputs, *rest = whole = call.whole
+    if not torch.is_grad_enabled() and direct(q, k, v, dout, *(() if dlse is None else (dlse,)), *_given(call)):
+        return _attend_backward(*whole, *result, dout, dlse, wanted)
+    watched()
     if inputs:
         return attend_backward(*whole, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
     return *attend_bare_backward(q, k, v, *rest, *result, dout, dlse), ()
+
+
+def _given(call: Call) -> list[Tensor]:
+    """The tensors of a call beside vectors."""
+    return [t for t in (call.order, call.sink, *call.inputs) if t is not None]
 
 
 def watched() -> None:
@@ -69,19 +102,43 @@ def watched() -> None:
 
 def keeps(*tensors: Tensor | None) -> bool:
     """Whether a call of these tensors may need gradients."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    return torch.is_grad_enabled() and True in [t is not None and t.requires_grad for t in tensors]
 
 
 def _attend(*arguments: Any) -> Result:
     """Output and log-sum-exp of a program's attention, and what only gradients need: ``keep`` says they are wanted."""
     *fields, keep = arguments
     call = Call(*fields)
-    if facts(call.program).lists:
+    return _run(call, keep, call.q.device.type).apart()
+
+
+def _run(call: Call, keep: bool, kind: str) -> Result:
+    """The same of tensors on a kind of device."""
+    known = _beside(call.encoded, kind)
+    if known.lists:
         check_lists(call.program, call.q.shape[1], call.k.shape[1], call.q.shape[0])
-    if call.inputs:
-        checked = spec(call.program)
-        check_floats(checked, call.sizes, dict(zip(names(checked), call.inputs, strict=True)))
-    return target_of(call.program.target, call.q.device.type).forward(call, keep)
+    if known.floats:
+        check_floats(spec(call.program), call.sizes, dict(zip(known.floats, call.inputs, strict=True)))
+    return known.target.forward(call, keep)
+
+
+class _Beside(NamedTuple):
+    """What a program wants beside its kernel: ``floats`` are the names of its inputs if some of them hold reals."""
+
+    target: Target
+    lists: bool
+    floats: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=256)
+def _beside(program: str, kind: str) -> _Beside:
+    of = decode(program)
+    read: tuple[str, ...] = ()
+    if not facts(of).bare:
+        checked = spec(of)
+        read, floats = tuple(names(checked)), {i.name for i in checked.inputs if i.kind == "float"}
+        read = read if floats.intersection(read) else ()
+    return _Beside(target_of(of.target, kind), facts(of).lists, read)
 
 
 def _attend_bare(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Result:
@@ -98,7 +155,7 @@ def _attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, l
     """Gradients of q, k, v, the sink (empty without one) and the inputs (those that are not wanted are empty)."""
     *fields, out, lse, norm, parts, dout, dlse, wanted = arguments
     call = Call(*fields)
-    target = target_of(call.program.target, call.q.device.type)
+    target = _beside(call.encoded, call.q.device.type).target
     dq, dk, dv, dsink, dinputs = target.backward(call, Result(out, lse, norm, parts), dout, dlse, wanted)
     none = out.new_empty(0, dtype=torch.float32)
     return dq, dk, dv, none if dsink is None else dsink, [out.new_empty(0) if d is None else d for d in dinputs]
@@ -209,6 +266,36 @@ def gradients(
     dq, dk, dv, dsink, dinputs = backward(call, result, dout, dlse, ctx.wanted)
     wanted = [d if want else None for d, want in zip(dinputs, ctx.wanted, strict=True)]
     return dq, dk, dv, wanted, None, dsink if ctx.sinks else None, None, None, None
+
+
+class _AtOnce(torch.autograd.Function):
+    """``attend`` past the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: bool, rest: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> tuple[Tensor, ...]:
+        order, sink, *inputs = more
+        found = _run(Call(q, k, v, inputs, order, sink, *rest), True, "cpu")
+        ctx.save_for_backward(q, k, v, order, sink, *found, *inputs)
+        ctx.scale, ctx.program = rest
+        ctx.wanted = [t.requires_grad for t in inputs]
+        ctx.sinks = sink is not None and sink.requires_grad
+        ctx.keep = True
+        ctx.set_materialize_grads(False)
+        if not keep:
+            return found.out, found.lse
+        kept = [t for t in (found.norm, found.parts) if t is not EMPTY]
+        ctx.mark_non_differentiable(*kept)
+        return found.out, found.lse, *kept
+
+    @staticmethod
+    def backward(ctx: Any, *given: Any) -> tuple[Any, ...]:
+        dout, dlse, *_ = given
+        dq, dk, dv, dinputs, _, dsink, *_ = gradients(ctx, dout, dlse)
+        return None, None, dq, dk, dv, None, dsink, *dinputs
+
+
+# What Function.apply does before is for tensors that transforms have wrapped: there are none.
+_apply_at_once = super(torch.autograd.Function, _AtOnce).apply
 
 
 def _gradients_bare(ctx: Any, *given: Any) -> tuple[Any, ...]:

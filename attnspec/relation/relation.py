@@ -289,11 +289,12 @@ def _is_scalar(item: Input) -> bool:
 
 
 def _scalar(value: Any, sizes: tuple[e.IntExpr, ...]) -> Scalar:
-    import numpy as np
-
-    array = np.asarray(value)
+    """Of an integer, a list or lists of them, or an array."""
+    rows = value.tolist() if hasattr(value, "tolist") else value
     if sizes == (e.Var("heads"), e.Var("batch")):
-        array = array.T
+        rows = list(zip(*rows, strict=True))
     elif sizes == (e.Var("batch"),):
-        array = array[:, None]
-    return Scalar.of(np.atleast_2d(array).tolist())
+        rows = [[row] for row in rows]
+    elif sizes == (e.Var("heads"),):
+        rows = [rows]
+    return Scalar.of(rows)

@@ -54,6 +54,9 @@ class Program:
         """The program of a source text."""
         return cls(text, filename, name, json.dumps(dict(params), sort_keys=True, default=_plain), tile, layout, target)
 
+    def __hash__(self) -> int:
+        return hash(self.encoded)  # a string keeps its hash
+
     @cached_property
     def encoded(self) -> str:
         """The program as one string."""

@@ -114,12 +114,12 @@ class Call(NamedTuple):
 
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
-        from attnspec.relation.relation import scalar_names, scalars  # here: few calls need the solver
+        wanted = _scalars(self.encoded)
+        if not wanted:
+            return ()
+        from attnspec.relation.relation import scalars
 
-        checked = spec(self.program)
-        wanted = scalar_names(checked)
-        arrays = {name: self.inputs[at].numpy(force=True) for name, at in names(checked).items() if name in wanted}
-        return scalars(checked, arrays)
+        return scalars(spec(self.program), {name: self.inputs[at].tolist() for name, at in wanted})
 
     def check_length(self, longest: int) -> None:
         """Raises CallError where the call is longer than a kernel's numbers are right for."""
@@ -130,10 +130,14 @@ class Call(NamedTuple):
             )
 
 
+EMPTY = torch.empty(0)
+"""A result that is not there."""
+
+
 class Result(NamedTuple):
     """The output (batch, heads, n_q, dim_v) of q's dtype, the log-sum-exp (batch, heads, n_q) float32, norm and parts.
 
-    The last two are needed for gradients only, and empty unless ``keep``: what weights are relative to (see
+    The last two are needed for gradients only, and :data:`EMPTY` unless ``keep``: what weights are relative to (see
     :mod:`attnspec.runtime.core.norm`), and where the weights of a mixture are detached the outputs of the branches,
     (branches, batch, heads, n_q, dim_v).
     """
@@ -142,6 +146,10 @@ class Result(NamedTuple):
     lse: Tensor
     norm: Tensor
     parts: Tensor
+
+    def apart(self) -> Result:
+        """None of them a tensor that others have too, as operators must return them."""
+        return Result(*[t.clone() if t is EMPTY else t for t in self])
 
 
 class Gradients(NamedTuple):
@@ -160,6 +168,16 @@ class Turn(NamedTuple):
     cos: Tensor
     sin: Tensor
     pairs: bool
+
+
+@functools.lru_cache(maxsize=256)
+def _scalars(program: str) -> tuple[tuple[str, int], ...]:
+    """The inputs that are parameters of the sets and that kernels read: names, with their places among the inputs."""
+    from attnspec.relation.relation import scalar_names  # here: few calls need the solver
+
+    checked = spec(decode(program))
+    wanted = scalar_names(checked)
+    return tuple((name, at) for name, at in names(checked).items() if name in wanted)
 
 
 @functools.lru_cache(maxsize=256)

@@ -40,28 +40,22 @@ class Pages(ctypes.Structure):
     ]
 
 
-def add_pages(
-    to: problem.Sizes,
-    program: Program,
-    made: Native,
-    sizes: CallSizes,
-    pages: Given,
-    size: int,
-    tensors: Sequence[Tensor],
-) -> None:
-    """Say in the sizes of a call, which are those of its longest entry, that its keys lie in pages of ``size`` keys.
+def pages_of(
+    program: Program, made: Native, sizes: CallSizes, pages: Given, size: int, tensors: Sequence[Tensor], inputs: Any
+) -> tuple[Pages, Any]:
+    """Where keys lie, in pages of ``size`` keys; ``sizes`` are those of the longest entry. And what this points into.
 
-    ``tensors`` are the inputs of the kernel, in its order.
+    ``tensors`` are the inputs of the kernel, in its order, and ``inputs`` the array of them, or None.
     """
-    keep: list[Any] = []
+    keep: list[Any] = [pages, tensors, inputs]
     entries = np.zeros((len(pages.lengths), 5), dtype=np.int64)
     n = np.array(pages.lengths, dtype=np.int64)
     entries[:, 0] = entries[:, 2] = n
     entries[:, 1] = n - sizes.n_q if sizes.aligned_end else 0
-    entries[:, 3:] = to.passes or 0, to.inputs or 0
+    entries[:, 4] = 0 if inputs is None else ctypes.addressof(inputs)
     if not (made.plain and facts(program).bare):
         pattern = spec(program)
-        inputs = dict(zip(names(pattern), tensors, strict=True))
+        found = dict(zip(names(pattern), tensors, strict=True))
         own = {length: sizes_at(pattern, sizes, length) for length in pages.lengths}
         if pattern.axes:
             entries[:, 2] = [own[length].m or 0 for length in pages.lengths]
@@ -69,15 +63,13 @@ def add_pages(
             fixed = {length: problem.fixed_of(program, at, made.wide) for length, at in own.items()}
             entries[:, 3] = [ctypes.addressof(fixed[length].passes) for length in pages.lengths]
             keep.append(fixed)
-        if shapes_at(pattern, sizes, inputs):
-            entries[:, 4] = _inputs(to, program, own, pages, inputs, keep)
-    found = Pages(pages.table.data_ptr(), entries.ctypes.data, pages.table.stride(0), size)
-    to.pages = ctypes.addressof(found)
-    to.keep += [pages, entries, found, *keep]
+        if shapes_at(pattern, sizes, found):
+            entries[:, 4] = _inputs(inputs, program, own, pages, found, keep)
+    return Pages(pages.table.data_ptr(), entries.ctypes.data, pages.table.stride(0), size), [entries, *keep]
 
 
 def _inputs(
-    to: problem.Sizes,
+    array: Any,
     program: Program,
     own: Mapping[int, CallSizes],
     pages: Given,
@@ -85,14 +77,13 @@ def _inputs(
     keep: list[Any],
 ) -> NDArray[np.int64]:
     """The addresses of the inputs of each entry: those of the call, as far as its own length makes them."""
-    count = len(inputs) + len(problem.arguments(program).tensors)
-    shared = np.ctypeslib.as_array((ctypes.c_int64 * (count * _INPUT)).from_address(to.inputs))
-    arrays = np.tile(shared.reshape(count, _INPUT), (len(pages.lengths), 1, 1))
+    shared = np.frombuffer(array, dtype=np.int64).reshape(-1, _INPUT)
+    arrays = np.tile(shared, (len(pages.lengths), 1, 1))
     shapes = {length: shapes_at(spec(program), sizes, inputs) for length, sizes in own.items()}
-    for array, length in zip(arrays, pages.lengths, strict=True):
+    for own_array, length in zip(arrays, pages.lengths, strict=True):
         for place, name in enumerate(inputs):
             for axis, size in enumerate(shapes[length].get(name, ())):
                 if size is not None:
-                    array[place, 1 + axis] = max(0, size)
+                    own_array[place, 1 + axis] = max(0, size)
     keep.append(arrays)
     return arrays.ctypes.data + np.arange(len(arrays)) * arrays.strides[0]

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from attnspec.codegen.cpp.unit import KernelKey
 from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
-from attnspec.runtime.core.request import Call, Gradients, Result, Turn
+from attnspec.runtime.core.request import EMPTY, Call, Gradients, Result, Turn
+from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
-from attnspec.runtime.cpp.entries import add_pages
-from attnspec.runtime.cpp.load import Native, native
-from attnspec.runtime.cpp.threads import threads
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
@@ -25,48 +21,48 @@ from attnspec.spec.real import RealRead
 def forward(call: Call, keep: bool, turn: Turn | None = None, into: tuple[Tensor, Tensor] | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`. ``turn``: how the kernel is to turn queries, if it is to."""
     q, k, v, sink = call.q, call.k, call.v, call.sink
-    key = replace(_key("forward", call), carry=into is not None or _sums(call))
+    turning: prepared.Turning | None = None
+    tables: Sequence[int] = ()
     if turn is not None:
-        key = replace(key, turn=2 * turn.cos.shape[-1], pairs=turn.pairs)
-    kernel = native(call.program, key, call.needed)
-    call.check_length(kernel.longest)
-    branches = facts(call.program).separate if keep else 0
-    shape, dtype = (*q.shape[:3], v.shape[3]), torch.float32 if kernel.carry else q.dtype
-    many = (branches,) if branches else ()
-    lse = q.new_empty((*many, *q.shape[:3]), dtype=torch.float32) if into is None else into[1].contiguous()
-    norm = lse.new_empty((*many, 3, *q.shape[:3]) if keep or kernel.several else 0)
+        cos, sin = [t if t.stride(-1) == 1 else t.contiguous() for t in (turn.cos, turn.sin)]
+        turning = turn.pairs, cos.shape, cos.stride(), sin.shape, sin.stride()
+        tables = cos.data_ptr(), sin.data_ptr()
+    made = prepared.forward(
+        call.encoded,
+        call.part,
+        None if call.pages is None else call.pages.longest,
+        keep,
+        q.dtype,
+        q.shape,
+        q.stride(),
+        k.shape,
+        k.stride(),
+        v.shape,
+        v.stride(),
+        None if into is None else into[0].stride(),
+        turning,
+    )
+    kernel, branches = made.kernel, made.branches
+    lse = q.new_empty(*made.rows, dtype=torch.float32) if into is None else into[1].contiguous()
+    norm = lse.new_empty(*made.norms) if keep or kernel.several else EMPTY
     if into is not None:
         out = into[0]
         if kernel.several:
             begin(lse, norm, lse, kernel.natural)
     elif kernel.carry:
-        out = q.new_zeros((*many, *shape), dtype=dtype)
+        out = q.new_zeros((*made.rows, v.shape[3]), dtype=torch.float32)
         if keep or kernel.several:
             begin(lse, norm, None if branches else sink, kernel.natural)
         else:
             lse.fill_(float("-inf"))
     else:
-        out = q.new_empty((*many, *shape), dtype=dtype)
-    tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out))
-    sizes = _sizes(kernel, call)  # holds what it points into
-    argument = problem.ForwardProblem(
-        sizes,
-        *tensors,
-        lse.data_ptr(),
-        norm.data_ptr() or None,
-        out.stride(0) if branches else 0,
-        call.scale,
-        threads(),
-    )
-    if turn is not None:
-        tables = [problem.expanded(t, q) for t in (turn.cos, turn.sin)]  # held until the kernel is done
-        argument.cos, argument.sin = map(problem.tensor_of, tables)
-    _run(kernel, argument, "forward")
+        out = q.new_empty(*made.rows, v.shape[3])
+    made.run(call, [t.data_ptr() for t in (q, k, v, out, lse, norm)], tables)
     if into is not None and lse is not into[1]:
         into[1].copy_(lse)
     if not branches:
-        out = out.to(q.dtype) if call.part is None else out
-        return Result(out, lse, norm if keep else norm.new_empty(0), q.new_empty(0))
+        out = out.to(q.dtype) if kernel.carry and call.part is None else out
+        return Result(out, lse, norm if keep else EMPTY, EMPTY)
     lse, norm, weights = merged(norm, sink, kernel.natural)
     mixed = (weights[..., None] * out).sum(0)
     return Result(mixed.to(q.dtype), lse, norm, out.to(q.dtype))
@@ -82,18 +78,26 @@ def backward(
 ) -> Gradients:
     """See :class:`attnspec.runtime.targets.Target`."""
     q, k, v = call.q, call.k, call.v
-    key = replace(_key("backward", call), carry=into is not None or _sums(call))
-    kernel = native(call.program, key, call.needed)
-    call.check_length(kernel.longest)
-    branches = facts(call.program).separate
-    dq, dk, dv = into or (
-        torch.zeros(t.shape, dtype=torch.float32, device=t.device)
-        if kernel.carry
-        else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in (q, k, v)
-    )
     dlse = None if dlse is None else dlse.to(torch.float32).contiguous()
-    out, lse, norm = result.parts if branches else result.out, result.lse.contiguous(), result.norm.contiguous()
+    out = result.parts if facts(call.program).separate else result.out
+    lse, norm = result.lse.contiguous(), result.norm.contiguous()
+    made = prepared.backward(
+        call.encoded,
+        call.part,
+        q.dtype,
+        q.shape,
+        q.stride(),
+        k.shape,
+        k.stride(),
+        v.shape,
+        v.stride(),
+        out.stride(),
+        dout.stride(),
+        None if into is None else tuple([t.stride() for t in into]),
+    )
+    dq, dk, dv = into or [
+        t.new_zeros(t.shape, dtype=torch.float32) if made.kernel.carry else t.new_empty(*t.shape) for t in (q, k, v)
+    ]
     buffers = [
         _buffers(call, t, number) if want else None
         for number, (t, want) in enumerate(zip(call.inputs, wanted, strict=True))
@@ -114,22 +118,11 @@ def backward(
         if any(wanted)
         else None
     )
-    tensors = map(problem.tensor_of, (q, k, v, out[0] if branches else out, dout, dq, dk, dv))
-    sizes = _sizes(kernel, call)  # holds what it points into
-    argument = problem.BackwardProblem(
-        sizes,
-        *tensors,
-        lse.data_ptr(),
-        norm.data_ptr() or None,
-        None if dlse is None else dlse.data_ptr(),
-        None if gradients is None else ctypes.addressof(gradients),
-        out.stride(0) if branches else 0,
-        call.scale,
-        threads(),
-    )
-    _run(kernel, argument, "backward")
+    where = 0 if gradients is None else ctypes.addressof(gradients)
+    tensors = q, k, v, out, dout, dq, dk, dv, lse, norm, EMPTY if dlse is None else dlse
+    made.run(call, [*[t.data_ptr() for t in tensors], where])
     dinputs = [None if buffer is None else buffer.sum((0, 1)) for buffer in buffers]
-    dsink = None if call.sink is None else _sink_gradient(call.sink, result, dout, dlse, bool(branches))
+    dsink = None if call.sink is None else _sink_gradient(call.sink, result, dout, dlse, bool(made.branches))
     if call.part is None:
         dq, dk, dv = dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
     return Gradients(dq, dk, dv, dsink, dinputs)
@@ -157,29 +150,3 @@ def _buffers(call: Call, t: Tensor, number: int) -> Tensor:
     by_entry, by_head = all(alone[: len(reads)]), all(alone[len(reads) :])
     copies = 1 if by_entry else call.q.shape[0], 1 if by_head else call.k.shape[1]
     return torch.zeros((*copies, *t.shape), dtype=torch.float32)
-
-
-def _key(direction: str, call: Call) -> KernelKey:
-    return KernelKey(direction, str(call.q.dtype).removeprefix("torch."), call.q.shape[3], call.v.shape[3], call.wide)
-
-
-def _sums(call: Call) -> bool:
-    """Whether a kernel must be one that adds for its results to be float32: those of parts are."""
-    return call.part is not None and call.q.dtype != torch.float32
-
-
-def _sizes(kernel: Native, call: Call) -> problem.Sizes:
-    """The sizes for a kernel, with the inputs; integers in the type in which it computes positions."""
-    kind = torch.int64 if kernel.wide else torch.int32
-    inputs = [t.to(kind) if t.dtype in (torch.int32, torch.int64) else t for t in call.inputs]
-    order = None if call.order is None else call.order.to(kind)
-    sizes = call.sizes if kernel.plain else replace(call.sizes, scalars=call.scalars())
-    found = problem.sizes_of(call.program, kernel, sizes, inputs, order, call.pages is None)
-    if call.pages is not None:
-        add_pages(found, call.program, kernel, sizes, call.pages, call.k.shape[2], inputs)
-    return found
-
-
-def _run(kernel: Native, argument: ctypes.Structure, what: str) -> None:
-    if kernel.function(ctypes.byref(argument)):
-        raise MemoryError(f"attnspec: not enough memory for the {what} pass's workspace")

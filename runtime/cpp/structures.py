@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from attnspec.relation.sizes import Sizes as CallSizes
+from attnspec.runtime.core.form import Form
 from attnspec.runtime.core.program import Program, needed, plan
 from attnspec.runtime.core.request import arguments_of
-from attnspec.runtime.cpp.load import Native
+from attnspec.runtime.cpp.packed import Packed
 
 if TYPE_CHECKING:
     from attnspec.codegen.layouts.base import Listing
@@ -112,55 +113,34 @@ class Fixed:
     keep: tuple[Any, ...]
 
 
-def sizes_of(
-    program: Program,
-    made: Native,
-    call: CallSizes,
-    inputs: Sequence[torch.Tensor],
-    order: torch.Tensor | None,
-    passes_too: bool = True,
-) -> Sizes:
-    """The sizes of a call with its inputs (of the kernel's integer type, in the kernel's order) and arguments.
-
-    Without ``passes_too`` what passes need is left out.
-    """
+def sizes_of(call: CallSizes) -> Sizes:
+    """The sizes of a call, without what it points to."""
     m = call.n if call.m is None else call.m
-    found = Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None, None)
-    keep: list[Any] = []
-    if passes_too and not made.plain:
-        fixed = fixed_of(program, call, made.wide)
-        passes = fixed.passes
-        if order is not None:
-            passes = _ordered(program, call, fixed, order)
-        found.passes = ctypes.addressof(passes)
-        keep += [fixed, passes, order]
-    own = arguments(program)
-    if inputs or own.tensors:
-        array = _inputs(inputs, own.array) if inputs else own.array
-        found.inputs = ctypes.addressof(array)
-        keep += [array, own, *inputs]
-    found.keep = keep  # alive as long as the structure that points into it
-    return found
+    return Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None, None)
 
 
-@dataclass(frozen=True)
-class Arguments:
-    """What follows from real parameters, which kernels read behind the inputs; the array points into the tensors."""
-
-    array: Any
-    tensors: tuple[torch.Tensor, ...]
+def passes_of(program: Program, call: CallSizes, wide: bool, order: torch.Tensor | None) -> Fixed:
+    """What passes need beside their loops. ``order`` is of the integer type of the kernel."""
+    fixed = fixed_of(program, call, wide)
+    return fixed if order is None else Fixed(_ordered(program, call, fixed, order), (fixed, order))
 
 
-@functools.lru_cache(maxsize=256)
-def arguments(program: Program) -> Arguments:
-    """The arguments of kernels that follow from the text."""
-    tensors = tuple(arguments_of(program, torch.device("cpu")).values())
-    return Arguments(_inputs(tensors, ()), tensors)
+class Inputs:
+    """The array of what a kernel reads beside q, k and v: inputs, and behind them what follows from real parameters."""
 
+    def __init__(self, program: Program, forms: Sequence[tuple[Form, Form]]) -> None:
+        """``forms`` are shapes and strides of the inputs, in the kernel's order."""
+        self._arguments = tuple(arguments_of(program, torch.device("cpu")).values())  # the array points into them
+        of_forms = [Input(None, _four(shape, 1), _four(strides, 0)) for shape, strides in forms]
+        of_arguments = [Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in self._arguments]
+        self.count = len(forms) + len(self._arguments)
+        array, size = (Input * self.count)(*of_forms, *of_arguments), ctypes.sizeof(Input)
+        self._packed = Packed(array, [(number * size + Input.data.offset, "Q") for number in range(len(forms))])
+        self._bytes = ctypes.c_char * ctypes.sizeof(array)
 
-def _inputs(tensors: Sequence[torch.Tensor], more: Any) -> Any:
-    of = (Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in tensors)
-    return (Input * (len(tensors) + len(more)))(*of, *more)
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """The array for inputs of these forms, which must live as long as it is used."""
+        return self._bytes.from_buffer_copy(self._packed(*[t.data_ptr() for t in inputs]))
 
 
 def gradients_of(buffers: Sequence[Sequence[torch.Tensor | None]]) -> Any:

@@ -17,10 +17,13 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import DTYPES, rotate_kernel
+from attnspec.runtime.core.direct import direct
+from attnspec.runtime.core.form import Form, like
 from attnspec.runtime.core.store import Cache
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.compiler import compiler
 from attnspec.runtime.cpp.load import library, loaded
+from attnspec.runtime.cpp.packed import Packed
 from attnspec.runtime.cpp.threads import threads
 
 
@@ -39,12 +42,13 @@ _LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-unty
 _LIBRARY.define(  # type: ignore[no-untyped-call]
     "turn(Tensor x, Tensor cos, Tensor sin, bool pairs, int start=0) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
 )
+_DTYPES = frozenset(getattr(torch, name) for name in DTYPES)
 _operator = torch.ops.attnspec.turn.default
 
 
 def turns(x: Tensor) -> bool:
     """Whether :func:`turn` takes a tensor: it has an element type of the kernels, and is on the CPU."""
-    return x.device.type == "cpu" and _name(x.dtype) in DTYPES
+    return x.is_cpu and x.dtype in _DTYPES
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Tensor:
@@ -58,30 +62,45 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Te
     The routine is compiled at the first call for a dtype and kept in the kernel cache. Raises CompilerError without a
     C++ compiler.
     """
-    return _operator(x, cos, sin, pairs, start)  # type: ignore[no-any-return]
+    if not direct(x, cos, sin):
+        return _operator(x, cos, sin, pairs, start)  # type: ignore[no-any-return]
+    return turn_at_once(x, cos, sin, pairs, start)
+
+
+def turn_at_once(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Tensor:
+    """The same past the dispatcher, for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return _Turn.apply(x, cos, sin, pairs, start)  # type: ignore[no-any-return, no-untyped-call]
+    return _turn(x, cos, sin, pairs, start)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int = 0) -> Tensor:
-    out = x.new_empty(x.shape)
+    out = x.new_empty(*x.shape)
     if not x.numel():
         return out
-    cos, sin = (problem.expanded(t, x) for t in (cos, sin))
-    tensors = map(problem.tensor_of, (x, cos, sin))
-    argument = _Problem(*tensors, out.data_ptr(), *x.shape, start, 2 * cos.shape[-1], pairs, threads())
-    _function(_name(x.dtype))(ctypes.byref(argument))
+    cos, sin = (t if t.stride(-1) == 1 else t.contiguous() for t in (cos, sin))
+    forms = x.shape, x.stride(), cos.shape, cos.stride(), sin.shape, sin.stride()
+    argument = _argument(*forms, start, pairs)(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), out.data_ptr(), threads())
+    _function(x.dtype)(argument)
     return out
 
 
+@functools.lru_cache(maxsize=256)
+def _argument(of_x: Form, x: Form, of_cos: Form, cos: Form, of_sin: Form, sin: Form, start: int, pairs: bool) -> Packed:
+    """The argument of the routine, of shapes and strides; the numbers of threads and addresses come with a call."""
+    tables = [problem.expanded(like(*table), like(of_x, x)) for table in ((of_cos, cos), (of_sin, sin))]
+    tensors = map(problem.tensor_of, (like(of_x, x), *tables))
+    whole = _Problem(*tensors, 0, *of_x, start, 2 * of_cos[-1], pairs, 0)
+    names = ("x", "cos", "sin", "out", "threads")
+    return Packed(whole, [(getattr(_Problem, name).offset, "i" if name == "threads" else "Q") for name in names])
+
+
 @functools.cache
-def _function(dtype: str) -> Callable[[Any], None]:
-    _, path = library(Cache.default(), compiler(), rotate_kernel(dtype))
+def _function(dtype: torch.dtype) -> Callable[[Any], None]:
+    _, path = library(Cache.default(), compiler(), rotate_kernel(str(dtype).removeprefix("torch.")))
     function = loaded(path).attnspec_turn
     function.restype, function.argtypes = None, [ctypes.c_void_p]
     return function
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -93,6 +112,17 @@ def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The same turned back."""
     cos, sin = ctx.saved_tensors
     return turn(gradient, cos, -sin, ctx.pairs, ctx.start), None, None, None, None
+
+
+class _Turn(torch.autograd.Function):
+    """The same past the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, pairs: bool, start: int) -> Tensor:
+        _save(ctx, (x, cos, sin, pairs, start), x)
+        return _turn(x, cos, sin, pairs, start)
+
+    backward = staticmethod(_gradients)
 
 
 _LIBRARY.impl("turn", _turn, "CPU")  # type: ignore[no-untyped-call]

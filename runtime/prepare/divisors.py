@@ -20,10 +20,24 @@ from attnspec.spec.evaluate import domain_values, table, value_of
 Binders = tuple[tuple[str, e.Domain], ...]
 
 
-def check_divisors(where: str, roots: Iterable[e.Node], sizes: Sizes, inputs: Mapping[str, Any]) -> None:
+Divisors = tuple[tuple[e.IntExpr, Binders, tuple[str, ...]], ...]
+"""Divisors, each with the names that are bound around it and those of the inputs that it reads."""
+
+
+def divisors(roots: Iterable[e.Node]) -> Divisors:
+    """The divisors in expressions that read inputs."""
+    return tuple(
+        (divisor, binders, tuple(dict.fromkeys(n.name for n in contents.walk(divisor) if isinstance(n, _READS))))
+        for divisor, binders in dict.fromkeys(found for root in roots for found in _divisors(root, ()))
+    )
+
+
+_READS = (e.Read, e.Flag, e.Among)
+
+
+def check_divisors(where: str, divisors: Divisors, sizes: Sizes, inputs: Mapping[str, Any]) -> None:
     """Refuse inputs (arrays or tensors by name) that make a divisor zero or negative. Raises CallError."""
-    for divisor, binders in dict.fromkeys(found for root in roots for found in _divisors(root, ())):
-        names = list(dict.fromkeys(n.name for n in contents.walk(divisor) if isinstance(n, (e.Read, e.Flag, e.Among))))
+    for divisor, binders, names in divisors:
         if not all(name in inputs for name in names):
             continue
         places = {"b": np.arange(sizes.batch)[:, None], "h": np.arange(sizes.heads)[None, :]}

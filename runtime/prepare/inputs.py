@@ -4,15 +4,15 @@ Everything here costs O(n), and little of it: a million tokens of documents take
 
 >>> from attnspec.spec.expr import Read, Var
 >>> doc = Input("doc", "int", (Var("n"),), "offsets")
->>> made = derived(doc, numbers(torch.tensor([0, 2, 5]), 5), frozenset({"doc.first", "doc.last"}))
+>>> made = derived(doc, numbers(torch.tensor([0, 2, 5]), 5), ("first", "last"))
 >>> made["doc"].tolist(), made["doc.first"].tolist(), made["doc.last"].tolist()
 ([0, 0, 1, 1, 1], [0, 0, 2, 2, 2], [1, 1, 4, 4, 4])
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from attnspec.errors.catalogue import did_you_mean
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import capturing, on_device
-from attnspec.runtime.prepare.divisors import check_divisors
+from attnspec.runtime.prepare.divisors import Divisors, check_divisors, divisors
 from attnspec.runtime.prepare.runs import numbers, run_ends
 from attnspec.spec import contents
 from attnspec.spec import exact as known
@@ -59,31 +59,132 @@ def prepare(
     Raises CallError where an input is missing, unknown, elsewhere, of the wrong kind or shape, not sorted, or too
     large; values are not looked at while a CUDA graph is captured.
     """
-    check(spec, sizes, given, device)
-    names, exact = reads(spec) | set(also), read_by_rotations_only(spec)
-    where_made = device or next((t.device for t in given.values() if isinstance(t, Tensor)), torch.device("cpu"))
-    found: dict[str, Tensor] = {}
-    for declared in spec.inputs:
-        where = f"{spec.name}: input `{declared.name}`"
-        is_given = declared.name in given
-        tensor = given[declared.name] if is_given else draw(where, declared, sizes, where_made)
-        if declared.form == "offsets":
+    return Preparation.of(spec, sizes, wide=wide, also=also, real=real)(given, device)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """How one input is made ready: ``shape`` is what it must have, ``real`` None where it stays as exact as it is."""
+
+    declared: Input
+    where: str
+    shape: Shape
+    ends: tuple[str, ...]
+    real: torch.dtype | None
+    few: bool
+
+    def takes(self, t: object, device: torch.device | None) -> bool:
+        """Whether a tensor is seen to fit at a glance."""
+        return (
+            isinstance(t, Tensor)
+            and t.dtype in _KINDS[self.declared.kind]
+            and (t.shape == self.shape or (self.declared.form != "offsets" and fits(self.shape, t.shape)))
+            and t.layout is torch.strided
+            and (device is None or t.device == device)
+        )
+
+    def ready(self, t: Tensor, sizes: Sizes, wide: bool) -> Tensor:
+        """What kernels read for a tensor that fits. Raises CallError for what it must not hold."""
+        kind = self.declared.kind
+        if self.few and t.is_cpu:
+            held: list[int] = t.tolist() if self.shape else [int(t)]
+            _check_limits(self.where, min(held), max(held))
+            return t.contiguous().long() if wide else t.contiguous().int()
+        if self.declared.form == "offsets":
             positions = sizes.parameters(0, 0)["m"]
-            _check_offsets(where, tensor, positions)
-            tensor = numbers(tensor, positions, torch.int64 if wide else torch.int32)
-        elif declared.kind == "int":
-            _check_values(where, declared, tensor)
-            tensor = tensor.to(torch.int64 if wide else torch.int32).contiguous()
-        elif declared.kind == "bool":
-            tensor = tensor.to(torch.uint8).contiguous()
-        else:
-            tensor = (tensor if declared.name in exact else tensor.to(real)).contiguous()
-        found |= derived(declared, tensor, names)
-    if not capturing():
-        check_divisors(spec.name, roots(spec), sizes, found)
-    if "alibi.slope" in names:
-        found["alibi.slope"] = on_device(_slopes, sizes.heads, real, device=where_made).clone()
-    return found
+            _check_offsets(self.where, t, positions)
+            return numbers(t, positions, torch.int64 if wide else torch.int32)
+        if kind == "int":
+            _check_values(self.where, self.declared, t)
+            t = t.long() if wide else t.int()
+        elif kind == "bool":
+            t = t.to(torch.uint8)
+        elif self.real is not None and t.dtype is not self.real:
+            t = t.to(self.real)
+        return t.contiguous()
+
+
+_KINDS = {
+    "int": frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}),
+    "bool": frozenset({torch.bool}),
+    "float": frozenset({torch.float64, torch.float32, torch.bfloat16, torch.float16}),
+}
+"""The element types that need no closer look."""
+_FEW = 64
+"""Up to so many integers of one dimension are looked at in Python: that is quicker than torch's operations."""
+
+
+def _few(declared: Input, shape: Shape) -> bool:
+    plain = declared.kind == "int" and declared.form == "plain" and len(shape) <= 1
+    return plain and all(size is not None and 1 <= size <= _FEW for size in shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """How the inputs of calls of some sizes are made ready: what does not depend on what they hold, found once."""
+
+    spec: Spec
+    sizes: Sizes
+    wide: bool
+    real: torch.dtype
+    steps: tuple[_Step, ...]
+    divisors: Divisors
+    slopes: bool
+
+    @classmethod
+    def of(
+        cls,
+        spec: Spec,
+        sizes: Sizes,
+        *,
+        wide: bool = False,
+        also: Collection[str] = (),
+        real: torch.dtype = torch.float32,
+    ) -> Preparation:
+        """As :func:`prepare` has them."""
+        names, exact = reads(spec) | set(also), read_by_rotations_only(spec)
+        steps = tuple(
+            _Step(
+                declared,
+                f"{spec.name}: input `{declared.name}`",
+                shape_of(declared, sizes),
+                tuple(end for end in ("first", "last") if f"{declared.name}.{end}" in names),
+                None if declared.name in exact else real,
+                _few(declared, shape_of(declared, sizes)),
+            )
+            for declared in spec.inputs
+        )
+        return cls(spec, sizes, wide, real, steps, divisors(roots(spec)), "alibi.slope" in names)
+
+    def __call__(self, given: Mapping[str, Tensor], device: torch.device | None) -> dict[str, Tensor]:
+        """The tensors of a call by name. Raises CallError where they do not fit."""
+        known = 0
+        for step in self.steps:
+            if (t := given.get(step.declared.name)) is not None and step.takes(t, device):
+                known += 1
+        if not known == len(given) == len(self.steps):  # something is left out, or needs a closer look
+            check(self.spec, self.sizes, given, device)
+        found: dict[str, Tensor] = {}
+        for step in self.steps:
+            tensor = given.get(step.declared.name)
+            if tensor is None:
+                tensor = draw(step.where, step.declared, self.sizes, device or _device(given))
+            tensor = step.ready(tensor, self.sizes, self.wide)
+            if step.ends:
+                found |= derived(step.declared, tensor, step.ends)
+            else:
+                found[step.declared.name] = tensor
+        if self.divisors and not capturing():
+            check_divisors(self.spec.name, self.divisors, self.sizes, found)
+        if self.slopes:
+            found["alibi.slope"] = on_device(
+                _slopes, self.sizes.heads, self.real, device=device or _device(given)
+            ).clone()
+        return found
+
+
+def _device(given: Mapping[str, Tensor]) -> torch.device:
+    return next((t.device for t in given.values()), torch.device("cpu"))
 
 
 def check(spec: Spec, sizes: Sizes | None, given: Mapping[str, Tensor], device: torch.device | None) -> None:
@@ -171,11 +272,12 @@ def _slopes(heads: int, real: torch.dtype) -> Tensor:
     return torch.from_numpy(slopes(heads)).to(real)
 
 
-def derived(declared: Input, tensor: Tensor, names: frozenset[str]) -> dict[str, Tensor]:
-    """A prepared input, and what ``names`` asks to be derived from it: of the same shape and dtype."""
-    wanted = [end for end in ("first", "last") if f"{declared.name}.{end}" in names]
-    ends = {f"{declared.name}.{end}": value for end, value in run_ends(tensor, wanted).items()} if wanted else {}
-    return {declared.name: tensor, **ends}
+def derived(declared: Input, tensor: Tensor, ends: Sequence[str] = ()) -> dict[str, Tensor]:
+    """A prepared input, and where the run that each position is in begins and ends, of the same shape and dtype."""
+    found = {declared.name: tensor}
+    if ends:
+        found |= {f"{declared.name}.{end}": value for end, value in run_ends(tensor, ends).items()}
+    return found
 
 
 # Checks
@@ -237,7 +339,7 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
     """Refuse integers that are too large, and what is declared sorted and is not."""
     if tensor.dtype in (torch.uint16, torch.uint32, torch.uint64):
         tensor = tensor.long()
-    if not tensor.numel() or capturing():
+    if not tensor.numel() or (tensor.is_cuda and capturing()):
         return
     ends = tensor
     if declared.form == "sorted":
@@ -249,7 +351,10 @@ def _check_values(where: str, declared: Input, tensor: Tensor) -> None:
                 f"after position {place[-1]}"
             )
         ends = torch.stack((tensor[..., 0], tensor[..., -1]))
-    low, high = (int(end) for end in torch.aminmax(ends))
+    _check_limits(where, *(int(end) for end in torch.aminmax(ends)))
+
+
+def _check_limits(where: str, low: int, high: int) -> None:
     if not -LIMIT < low <= high < LIMIT:
         raise CallError(f"{where} holds integers from {low:,} to {high:,}; they must lie between -2**30 and 2**30")
 

@@ -98,10 +98,14 @@ def traced_tables(program: str, q: Tensor, k: Tensor, found: Mapping[str, Tensor
 
 
 def _all(spec: Spec, sizes: Sizes, q: Tensor, inputs: Mapping[str, Tensor], wide: bool) -> dict[str, Tensor]:
-    found = prepare(spec, sizes, inputs, wide=wide, device=q.device)
+    return with_order(spec, q, inputs, prepare(spec, sizes, inputs, wide=wide, device=q.device))
+
+
+def with_order(spec: Spec, q: Tensor, inputs: Mapping[str, Tensor], found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs that are made ready, and what stands in each slot of an order."""
     if spec.order is not None:
         slots = lsh(q, spec.order, inputs.get("buckets"))
-        found = {**found, ORDER: slots.order, BUCKET: slots.bucket}
+        found |= {ORDER: slots.order, BUCKET: slots.bucket}
     return found
 
 

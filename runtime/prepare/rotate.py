@@ -19,7 +19,7 @@ tensor([[1.0000, 0.0000, 1.0000, 0.0000],
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.visible import visible
-from attnspec.runtime.cpp.turn import turn, turns
+from attnspec.runtime.cpp.turn import turn, turn_at_once, turns
 from attnspec.runtime.prepare.frequencies import rotated_dims
 from attnspec.runtime.prepare.positions import centre_of, places
 from attnspec.runtime.prepare.tables import cached_tables
@@ -49,6 +49,10 @@ class Angles(NamedTuple):
     sin: Tensor
     pairs: bool
     start: int
+
+
+Kept = Sequence[tuple[Angles, Angles]]
+"""Of queries and of keys, for each rotation of a spec."""
 
 
 def rotate(
@@ -72,7 +76,10 @@ def rotate(
     Raises CallError where the head size does not fit the rotation, or positions are too far from the centre for xPos;
     with ``compiled``, CompilerError without a C++ compiler.
     """
-    by = angles(x, positions, rotation, side, centre, sizes, inputs)
+    return _rotated(x, angles(x, positions, rotation, side, centre, sizes, inputs), compiled)
+
+
+def _rotated(x: Tensor, by: Angles, compiled: bool) -> Tensor:
     if not visible(x) or by.cos.requires_grad:
         return _turn_whole(x, *by)
     if compiled and turns(x):
@@ -108,41 +115,50 @@ def turned(
     sizes: Sizes,
     inputs: Mapping[str, Tensor] | None = None,
     compiled: bool = False,
+    kept: Kept = (),
 ) -> tuple[Tensor, Tensor]:
     """The queries and keys whose dot products are the scores: normalized, then rotated as the spec says.
 
     q is (batch, heads, n_q, dim), k (batch, kv_heads, n, dim); ``inputs`` are those that rotations read, with what is
     derived from them (``doc.first``), as :func:`attnspec.runtime.prepare.inputs.prepare` makes them. ``compiled`` is
-    that of :func:`rotate`.
+    that of :func:`rotate`; ``kept`` the angles where they are known, for tensors that
+    :func:`attnspec.runtime.core.direct.direct` lets pass.
     """
     q, k = units(spec, q, k)
-    given = inputs or {}
-    for rotation in spec.rotations:
-        at_q, at_k, centre = _places(rotation, q, sizes, given)
-        q = rotate(q, at_q, rotation, "q", centre, compiled, sizes, given)
-        k = rotate(k, at_k, rotation, "k", centre, compiled, sizes, given)
+    for by_q, by_k in kept:
+        q, k = turn_at_once(q, *by_q), turn_at_once(k, *by_k)
+    for by_q, by_k in () if kept else all_angles(spec, q, k, sizes, inputs or {}):
+        q, k = _rotated(q, by_q, compiled), _rotated(k, by_k, compiled)
     return q, k
 
 
 def half_turned(
-    spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]
+    spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], kept: Kept = ()
 ) -> tuple[Tensor, Tensor, Angles]:
     """As :func:`turned` with a single rotation, but the queries are not turned yet: with the tables to do it."""
-    (rotation,) = spec.rotations
     q, k = units(spec, q, k)
-    at_q, at_k, centre = _places(rotation, q, sizes, inputs)
-    k = rotate(k, at_k, rotation, "k", centre, True, sizes, inputs)
-    return q, k, angles(q, at_q, rotation, "q", centre, sizes, inputs)
+    if kept:
+        ((by_q, by_k),) = kept
+        return q, turn_at_once(k, *by_k), by_q
+    ((by_q, by_k),) = all_angles(spec, q, k, sizes, inputs)
+    return q, _rotated(k, by_k, True), by_q
+
+
+def all_angles(
+    spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]
+) -> Iterator[tuple[Angles, Angles]]:
+    """By what each rotation of a spec turns queries and keys."""
+    for rotation in spec.rotations:
+        at_q, at_k, centre = _places(rotation, q, sizes, inputs)
+        by_q, by_k = (
+            angles(x, at, rotation, s, centre, sizes, inputs) for x, at, s in ((q, at_q, "q"), (k, at_k, "k"))
+        )
+        yield by_q, by_k
 
 
 def rotation_tables(spec: Spec, q: Tensor, k: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor]) -> list[Tensor]:
     """Cosines and sines for queries, then for keys, of each rotation of a spec."""
-    found: list[Tensor] = []
-    for rotation in spec.rotations:
-        at_q, at_k, centre = _places(rotation, q, sizes, inputs)
-        for x, at, side in ((q, at_q, "q"), (k, at_k, "k")):
-            found += angles(x, at, rotation, side, centre, sizes, inputs)[:2]
-    return found
+    return [t for both in all_angles(spec, q, k, sizes, inputs) for by in both for t in by[:2]]
 
 
 def turned_by(spec: Spec, q: Tensor, k: Tensor, found: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -157,8 +173,7 @@ def turned_by(spec: Spec, q: Tensor, k: Tensor, found: Sequence[Tensor]) -> tupl
 
 def units(spec: Spec, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys, those of length one that a spec normalizes."""
-    q, k = (_unit(x) if name in spec.normalized else x for name, x in (("q", q), ("k", k)))
-    return q, k
+    return _unit(q) if "q" in spec.normalized else q, _unit(k) if "k" in spec.normalized else k
 
 
 def _places(

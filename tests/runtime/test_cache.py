@@ -15,18 +15,25 @@ import attnspec
 from attnspec.runtime.core.program import facts
 from attnspec.runtime.core.store import Cache, CacheError
 from attnspec.runtime.cpp import load as native
+from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp.compiler import CompilerError, compiler
 from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
+
+
+def forget() -> None:
+    """As in a new process: nothing is loaded."""
+    for cached in (native.native, prepared.forward, prepared.backward):
+        cached.cache_clear()
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty cache, and nothing loaded from another."""
     monkeypatch.setenv("ATTNSPEC_CACHE", str(tmp_path / "kernels"))
-    native.native.cache_clear()
+    forget()
     yield tmp_path / "kernels"
-    native.native.cache_clear()
+    forget()
 
 
 def entries(folder: Path) -> list[Path]:
@@ -77,7 +84,7 @@ def test_a_damaged_entry_is_built_again(folder: Path, damage: str) -> None:
         elif damage == "no checksum":
             library.write_bytes(data)
             (entry / "sha256").unlink()
-    native.native.cache_clear()
+    forget()
     use()
     cache = Cache.default()
     assert len(entries(folder)) == 2
@@ -88,11 +95,11 @@ def test_damaged_notes_are_ignored(folder: Path) -> None:
     use()
     for note in (folder / "notes").iterdir():
         note.write_text("{]")
-    native.native.cache_clear()
+    forget()
     use()
     for note in (folder / "notes").iterdir():
         note.write_text("{}")
-    native.native.cache_clear()
+    forget()
     facts.cache_clear()
     use()
 
@@ -111,7 +118,7 @@ def test_every_file_is_covered_by_a_checksum(folder: Path, at: float) -> None:
         if path.suffix != ".so":  # those are mapped by this process; see the test above
             byte = int(at * len(data))
             path.write_bytes(data[:byte] + bytes([data[byte] ^ 4]) + data[byte + 1 :])
-            native.native.cache_clear()
+            forget()
             facts.cache_clear()
             assert torch.equal(attnspec.compile(attend)(q, k, v), right)
             cache = Cache.default()
@@ -138,16 +145,16 @@ def test_what_killed_processes_left_is_removed(folder: Path) -> None:
 def test_odd_names_of_folders(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNSPEC_CACHE", name)
-    native.native.cache_clear()
+    forget()
     use()
     assert len(entries(tmp_path / name)) == 2
-    native.native.cache_clear()
+    forget()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux")
 def test_a_folder_that_holds_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNSPEC_CACHE", "/proc")
-    native.native.cache_clear()
+    forget()
     with pytest.raises(CacheError, match="Set ATTNSPEC_CACHE"):
         use()
 

@@ -50,15 +50,15 @@ def compiled(name: str) -> attnspec.Attention:
 
 @pytest.fixture
 def turning(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The arguments of each call in which the kernel turns the queries."""
+    """Each call in which the kernel turns the queries, and the angles."""
     calls: list[Any] = []
-    real = operator.attend_turning
+    real = operator.attended_turning
 
-    def counted(*arguments: Any) -> Any:
-        calls.append(arguments)
-        return real(*arguments)
+    def counted(call: Any, by: Any, at_once: bool) -> Any:
+        calls.append((call, by))
+        return real(call, by, at_once)
 
-    monkeypatch.setattr(operator, "attend_turning", counted)
+    monkeypatch.setattr(operator, "attended_turning", counted)
     return calls
 
 
@@ -88,7 +88,7 @@ def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
 def test_head_sizes(dim: int, dtype: torch.dtype, turning: list[Any]) -> None:
     for name in ("some dimensions", "some dimensions, half", *(("half", "pairs") if dim % 2 == 0 else ())):
         same(compiled(name), *tensors(130, heads=2, dim=dim, dtype=dtype))
-        assert turning.pop()[-3].shape[-1] == (3 if name.startswith("some") else dim // 2)
+        assert turning.pop()[1].cos.shape[-1] == (3 if name.startswith("some") else dim // 2)
 
 
 def test_what_the_patterns_stand_for() -> None:
@@ -158,7 +158,7 @@ def test_only_without_gradients(turning: list[Any]) -> None:
     with torch.no_grad():
         got = attend(q, k, v)
     assert len(turning) == 1
-    assert torch.equal(turning[0][0], q), "they arrive unturned"
+    assert torch.equal(turning[0][0].q, q), "they arrive unturned"
     assert torch.equal(got, want)
     for some in ((q, k.detach(), v.detach()), (q.detach(), k, v.detach()), (q.detach(), k.detach(), v)):
         assert attend(*some).requires_grad

@@ -1,0 +1,183 @@
+"""A kernel with its argument, for calls of one form: what is left to a call are addresses, the scale and the threads.
+
+They are kept by all that decides them: the program, the part that a call holds, element type, shapes and strides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from attnspec.codegen.cpp.unit import KernelKey
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.form import Form, like
+from attnspec.runtime.core.pages import Pages
+from attnspec.runtime.core.program import Program, decode, facts
+from attnspec.runtime.core.request import Call, Part
+from attnspec.runtime.cpp import structures as problem
+from attnspec.runtime.cpp.entries import pages_of
+from attnspec.runtime.cpp.load import Native, native
+from attnspec.runtime.cpp.packed import Packed
+from attnspec.runtime.cpp.threads import threads
+
+Turning = tuple[bool, Form, Form, Form, Form]
+"""Whether neighbours are pairs, and the shapes and strides of the cosines and of the sines that queries turn by."""
+_WHOLE = (torch.int32, torch.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A kernel for calls of one form. ``sizes`` are those without scalars; ``reads``: it reads more than q, k and v.
+
+    ``branches``: how many branches of a mixture keep results of their own, 0: none. ``rows`` and ``norms`` are the
+    shapes of the log-sum-exp and of the norm.
+    """
+
+    kernel: Native
+    program: Program
+    sizes: Sizes
+    reads: bool
+    branches: int
+    rows: tuple[int, ...]
+    norms: tuple[int, ...]
+    argument: Packed
+
+    def run(self, call: Call, addresses: Sequence[int], tables: Sequence[int] = ()) -> None:
+        """Run it. ``addresses`` are those of tensors, in the order of the structure; ``tables`` come at its end.
+
+        Raises MemoryError where there is not enough for the workspaces.
+        """
+        kernel, passes, inputs, pages = self.kernel, 0, 0, 0
+        kind, sizes = torch.int64 if kernel.wide else torch.int32, self.sizes
+        if not kernel.plain:
+            sizes = replace(sizes, scalars=found) if (found := call.scalars()) else sizes
+            if call.pages is None:
+                order = None if call.order is None else call.order.to(kind)
+                fixed = problem.passes_of(self.program, sizes, kernel.wide, order)
+                passes = ctypes.addressof(fixed.passes)
+        given, array = call.inputs, None
+        if self.reads:
+            given = [t.to(kind) if t.dtype is not kind and t.dtype in _WHOLE else t for t in given]
+            array = _inputs(call.encoded, tuple([(t.shape, t.stride()) for t in given]))(given)
+            inputs = ctypes.addressof(array)
+        if call.pages is not None:
+            held, _keep = pages_of(self.program, kernel, sizes, call.pages, call.k.shape[2], given, array)
+            pages = ctypes.addressof(held)
+        if kernel.function(self.argument(passes, inputs, pages, *addresses, call.scale, threads(), *tables)):
+            raise MemoryError("attnspec: not enough memory for the workspace of a kernel")
+
+
+@functools.lru_cache(maxsize=256)
+def _inputs(program: str, forms: tuple[tuple[Form, Form], ...]) -> problem.Inputs:
+    return problem.Inputs(decode(program), forms)
+
+
+@functools.lru_cache(maxsize=512)
+def forward(
+    program: str,
+    part: Part | None,
+    longest: int | None,
+    keep: bool,
+    dtype: torch.dtype,
+    q_shape: Form,
+    q_strides: Form,
+    k_shape: Form,
+    k_strides: Form,
+    v_shape: Form,
+    v_strides: Form,
+    into: Form | None,
+    turning: Turning | None,
+) -> Prepared:
+    """The forward pass: of q, k, v, the output, lse and norm; ``tables`` are cosines and sines.
+
+    ``longest`` is the length of the longest entry where keys lie in pages, ``into`` the strides of an output that is
+    added to; else it is contiguous.
+    """
+    q, k, v = like(q_shape, q_strides, dtype), like(k_shape, k_strides, dtype), like(v_shape, v_strides, dtype)
+    pages = None if longest is None else Pages(q, (longest,))  # of the table nothing is asked
+    call = Call(q, k, v, (), None, None, 0.0, program, part, pages)
+    key, names = _key("forward", call, into is not None), ["q", "k", "v", "out", "lse", "norm", "scale", "threads"]
+    if turning is not None:
+        key = replace(key, turn=2 * turning[1][-1], pairs=turning[0])
+        names += ["cos", "sin"]
+    kernel = _native(call, key)
+    branches, sizes = facts(call.program).separate if keep else 0, call.sizes
+    out = q.new_empty((*q_shape[:3], v_shape[3]))
+    branch = out.numel() if branches else 0
+    out = out if into is None else like(out.shape, into)
+    tensors = map(problem.tensor_of, (q, k, v, out))
+    whole = problem.ForwardProblem(problem.sizes_of(sizes), *tensors, 0, 0, branch, 0.0, 0)
+    if turning is not None:
+        tables = [problem.expanded(like(*table), q) for table in (turning[1:3], turning[3:])]
+        whole.cos, whole.sin = map(problem.tensor_of, tables)
+    many = (branches,) if branches else ()
+    rows, norms = (*many, *q_shape[:3]), (*many, 3, *q_shape[:3])
+    return Prepared(kernel, call.program, sizes, _reads(call), branches, rows, norms, _packed(whole, names))
+
+
+@functools.lru_cache(maxsize=512)
+def backward(
+    program: str,
+    part: Part | None,
+    dtype: torch.dtype,
+    q_shape: Form,
+    q_strides: Form,
+    k_shape: Form,
+    k_strides: Form,
+    v_shape: Form,
+    v_strides: Form,
+    out_strides: Form,
+    dout_strides: Form,
+    into: tuple[Form, Form, Form] | None,
+) -> Prepared:
+    """The backward pass: of q, k, v, out, dout, dq, dk, dv, lse, norm, dlse and gradients of inputs.
+
+    ``into`` are the strides of dq, dk and dv that are added to; else they are contiguous.
+    """
+    q, k, v = like(q_shape, q_strides, dtype), like(k_shape, k_strides, dtype), like(v_shape, v_strides, dtype)
+    call = Call(q, k, v, (), None, None, 0.0, program, part)
+    kernel, branches, sizes = (
+        _native(call, _key("backward", call, into is not None)),
+        facts(call.program).separate,
+        call.sizes,
+    )
+    shape = (*q_shape[:3], v_shape[3])
+    out, dout = like(shape, out_strides[-4:]), like(shape, dout_strides)
+    results = [t.new_empty(t.shape) for t in (q, k, v)]
+    if into is not None:
+        results = [like(t.shape, strides) for t, strides in zip(results, into, strict=True)]
+    tensors = map(problem.tensor_of, (q, k, v, out, dout, *results))
+    branch = out_strides[0] if branches else 0
+    whole = problem.BackwardProblem(problem.sizes_of(sizes), *tensors, 0, 0, 0, 0, branch, 0.0, 0)
+    names = ["q", "k", "v", "out", "dout", "dq", "dk", "dv", "lse", "norm", "dlse", "gradients", "scale", "threads"]
+    rows = shape[:3]
+    return Prepared(kernel, call.program, sizes, _reads(call), branches, rows, (3, *rows), _packed(whole, names))
+
+
+def _key(direction: str, call: Call, into: bool) -> KernelKey:
+    dtype = str(call.q.dtype).removeprefix("torch.")
+    # Results of parts are float32: those of kernels that add are.
+    carry = into or (call.part is not None and call.q.dtype != torch.float32)
+    return KernelKey(direction, dtype, call.q.shape[3], call.v.shape[3], call.wide, carry=carry)
+
+
+def _native(call: Call, key: KernelKey) -> Native:
+    kernel = native(call.program, key, call.needed)
+    call.check_length(kernel.longest)
+    return kernel
+
+
+def _reads(call: Call) -> bool:
+    known = facts(call.program)
+    return not known.bare or bool(known.arguments)
+
+
+def _packed(whole: ctypes.Structure, names: Sequence[str]) -> Packed:
+    """The structure of a problem, whose sizes' pointers and fields of these names come with a call."""
+    codes = {"scale": "f", "threads": "i"}
+    sizes = [(getattr(problem.Sizes, name).offset, "Q") for name in ("passes", "inputs", "pages")]  # at the beginning
+    return Packed(whole, sizes + [(getattr(type(whole), name).offset, codes.get(name, "Q")) for name in names])
