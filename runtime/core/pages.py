@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
@@ -65,7 +67,7 @@ def check_pages(
             raise CallError(f"{name}: q and {label} must have one dtype; they are {q.dtype} and {t.dtype}")
         if t.device != q.device:
             raise CallError(f"{name}: {label} is on {t.device}, but q is on {q.device}: move it there")
-    k, v = k_pages.permute(order), v_pages.permute(order)
+    k, v = (k_pages, v_pages) if layout == "HND" else (k_pages.permute(order), v_pages.permute(order))
     if k.shape[:3] != v.shape[:3] or not k.shape[2]:
         raise CallError(
             f"{name}: k_pages and v_pages must have the same pages, heads and page size, of at least 1: they are "
@@ -96,23 +98,27 @@ def pages_of(name: str, k: Tensor, table: Tensor, lengths: Tensor) -> Pages:
 
     ``k`` is (pages, kv_heads, page_size, dim). Raises CallError.
     """
-    count, size = k.shape[0], k.shape[2]
-    numbers, most = tuple(lengths.tolist()), table.shape[1] * size
-    for b, length in enumerate(numbers):
-        if not 0 <= length <= most:
-            raise CallError(
-                f"{name}: lengths[{b}] is {length:,}; the table, of {table.shape[1]} pages of {size} keys each, "
-                f"holds 0 to {most:,}"
-            )
-    used = torch.arange(table.shape[1]) < (lengths[:, None] + (size - 1)) // size
-    wrong = used & ((table < 0) | (table >= count))
+    count, size, most = k.shape[0], k.shape[2], table.shape[1] * k.shape[2]
+    numbers, pages = lengths.numpy(), table.numpy()
+    wrong = (numbers < 0) | (numbers > most)
     if wrong.any():
-        b, at = wrong.nonzero()[0].tolist()
+        b = int(wrong.argmax())
         raise CallError(
-            f"{name}: table[{b}, {at}] is {int(table[b, at]):,}, and there are {count:,} pages; lengths[{b}] is "
-            f"{numbers[b]:,}, so that it uses {-(-numbers[b] // size)}"
+            f"{name}: lengths[{b}] is {numbers[b]:,}; the table, of {table.shape[1]} pages of {size} keys each, "
+            f"holds 0 to {most:,}"
         )
-    return Pages(table.to(torch.int32).contiguous(), numbers)
+    used = -(-numbers // size)
+    unsigned: NDArray[Any] = pages.view(
+        np.uint32 if table.dtype == torch.int32 else np.uint64
+    )  # what is negative is large
+    wrong = (unsigned >= count) & (np.arange(table.shape[1]) < used[:, None])
+    if wrong.any():
+        b, at = (int(i[0]) for i in wrong.nonzero())
+        raise CallError(
+            f"{name}: table[{b}, {at}] is {pages[b, at]:,}, and there are {count:,} pages; lengths[{b}] is "
+            f"{numbers[b]:,}, so that it uses {used[b]}"
+        )
+    return Pages(table.to(torch.int32).contiguous(), tuple(numbers.tolist()))
 
 
 def sizes_at(pattern: Spec, sizes: Sizes, length: int) -> Sizes:
