@@ -18,19 +18,31 @@ class KeyHeads:
     retention: Retention
 
 
+_LONG = 1 << 33
+_WORTH = 0.9
+"""Key heads are kept apart from their neighbours where that takes less than so much of what they take together."""
+
+
 def key_heads(found: Sequence[Kept], sizes: Sizes) -> tuple[KeyHeads, ...]:
-    """What key heads keep, from what query heads have to keep; neighbours that keep the same stand together."""
+    """What key heads keep, from what query heads have to keep; neighbours that keep about the same stand together."""
     group = sizes.heads // sizes.kv_heads
     out: list[KeyHeads] = []
     for head in range(sizes.kv_heads):
         of_group = {*range(head * group, (head + 1) * group)}
         kept = [item.retention for item in found if item.heads is None or of_group & {*item.heads}]
-        one = reduce(Retention.joined, kept)
-        if out and out[-1].retention == one:
-            out[-1] = KeyHeads(range(out[-1].heads.start, head + 1), one)
-        else:
-            out.append(KeyHeads(range(head, head + 1), one))
+        out.append(KeyHeads(range(head, head + 1), reduce(Retention.joined, kept)))
+        while len(out) > 1 and (both := _together(*out[-2:])) is not None:
+            out[-2:] = [both]
     return tuple(out)
+
+
+def _together(a: KeyHeads, b: KeyHeads) -> KeyHeads | None:
+    """Neighbours as one; None where they would hold much more."""
+    one, kept = range(a.heads.start, b.heads.stop), a.retention.joined(b.retention)
+    if (a.retention.growing is None) != (b.retention.growing is None):
+        return None
+    apart = sum(len(item.heads) * item.retention.stored(_LONG) for item in (a, b))
+    return None if apart < _WORTH * len(one) * kept.stored(_LONG) else KeyHeads(one, kept)
 
 
 @dataclass(frozen=True)

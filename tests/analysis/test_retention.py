@@ -134,3 +134,11 @@ def test_a_key_head_keeps_what_its_query_heads_need() -> None:
     assert key_heads(found, sizes) == (KeyHeads(range(1), near), KeyHeads(range(1, 4), far))
     size = cache_size(found, sizes, (3, 9, 100), 10)
     assert size.bytes == tuple(3 * 10 * keys for keys in (3 * 4, 4 + 3 * (8 + 1), 4 + 3 * (8 + 2)))
+
+
+def test_heads_that_keep_about_the_same_stand_together() -> None:
+    """Each head of LongNet takes other residues of segments of one length."""
+    sizes = Sizes(1, 1, 8, 8)
+    (item,) = key_heads(retention(lower(attnspec.read("longnet"), 8, 8), sizes), sizes)
+    assert item.heads == range(8)
+    assert item.retention.span == 32_760

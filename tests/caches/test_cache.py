@@ -104,6 +104,12 @@ def test_other_types(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["sinks", "rotated", "sunk", "by_heads"])
+def test_triton(name: str) -> None:
+    agree(attnspec.compile(OWN.get(name, name), params=SMALL.get(name), target="triton"), (40, 1, 17, 40))
+
+
+@pytest.mark.slow
 def test_ten_thousand_steps_take_the_same_memory_and_touch_the_same_number_of_keys() -> None:
     attend = attnspec.compile("sinks", start=4, recent=60)
     cache = new(attend)
