@@ -51,11 +51,13 @@ def _clauses(clauses: tuple[t.Clause, ...], env: dict[str, Any], attend: list[bo
             case t.Let(_, name, parameters, body):
                 env[name.name] = _function([p.name.name for p in parameters], body, dict(env))
             case t.Heads(_, _, domain, _, inner):
+                if env["h"] not in _domain(domain, env):  # nothing inside is asked: divisors may be zero there
+                    attend.append(False)
+                    continue
                 own_attend: list[bool] = []
                 own_within: list[bool] = []
                 _clauses(inner, dict(env), own_attend, own_within)
-                here = env["h"] in _domain(domain, env)
-                attend.append(here and (any(own_attend) or not own_attend) and all(own_within))
+                attend.append((any(own_attend) or not own_attend) and all(own_within))
 
 
 def _later(body: t.Expr, env: Env) -> Callable[[Env], Any]:
