@@ -16,6 +16,7 @@ _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
 _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),
+    "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
 }
 
@@ -90,21 +91,21 @@ def _pattern(plan: Plan) -> str:
         )
         return f"            switch (number) {{\n{items}\n                default: return;\n            }}"
 
+    of = "(void)h; return 0;"
     if len(plan.classes) == 1:
         dispatch = f"        (void)h;\n{passes(0)}"
     else:
         heads = plan.relation.heads or 0
         of_head = [next(n for n in numbers if h in (plan.classes[n].heads or ())) for h in range(heads)]
         cases = "\n".join(f"            case {n}:\n{passes(n)}" for n in numbers)
-        dispatch = (
-            f"        static constexpr uint16_t class_of[] = {{{', '.join(map(str, of_head))}}};\n"
-            f"        switch (class_of[h]) {{\n{cases}\n        }}"
-        )
+        of = f"static constexpr uint16_t of[] = {{{', '.join(map(str, of_head))}}}; return of[h];"
+        dispatch = f"        switch (class_of(h)) {{\n{cases}\n        }}"
     return f"""\
 struct Pattern {{
     static constexpr int INPUTS = {len(names(plan.relation.spec))};
     static constexpr int PASSES = {max(len(head_class.passes) for head_class in plan.classes)};
     static constexpr bool REPEATS = {boolean(plan.relation.spec.order is not None)};  // a key may have several slots
+    static inline int class_of(int64_t h) {{ {of} }}
     // Calls f with a pass of a head, if it has that many: its loops and its predicate are then known at compile time.
     template <class F> static inline void visit(int64_t h, int number, F&& f) {{
 {dispatch}

@@ -44,6 +44,7 @@ struct Pass{number} {{
     static constexpr int64_t STRIDE = {pass_.layout.residues};
     static constexpr bool LISTED_QUERIES = {boolean(queries_listed)}, LISTED_KEYS = {boolean(keys_listed)};
     static constexpr bool READS = {boolean(inputs)};  // the predicate reads inputs
+    static constexpr bool BY_HEAD = {boolean("h" in contents.free(pass_.pred))};  // it tells heads apart
     static constexpr float TIMES = {log2(pass_.times)!r}f;  // log2 of {pass_.times}
     static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
         (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;

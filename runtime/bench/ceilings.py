@@ -46,7 +46,7 @@ def ceilings() -> Device:
     bandwidth = 2 * source[:_PART].nbytes / _least(copy)
     name = f"this machine, {threads} thread{'s' * (threads != 1)}"
     origin = (
-        f"{_processor()}: the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB in parts, "
+        f"{processor()}: the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB in parts, "
         f"{time.strftime('%Y-%m-%d')}{_busy()}"
     )
     found = Device(name, flops, bandwidth, origin)
@@ -87,11 +87,12 @@ def forget() -> bool:
 
 
 def _note() -> str:
-    identity = f"{platform.node()} {_processor()} {os.cpu_count()}"
+    identity = f"{platform.node()} {processor()} {os.cpu_count()}"
     return f"device-{sha256(identity.encode()).hexdigest()[:32]}"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor by its name."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             for line in lines:

@@ -37,6 +37,13 @@ def wall(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def processor_time(call: Callable[[], object]) -> float:
+    """The time that all threads of this process compute while a call runs."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
 def race(
     contenders: Mapping[str, Callable[[], object]],
     runs: int,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attnspec.codegen.cpp.unit import KernelKey
+from attnspec.codegen.cpp.unit import FEW, KernelKey
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.form import Form, like
 from attnspec.runtime.core.pages import Pages
@@ -100,7 +100,8 @@ def forward(
     q, k, v = like(q_shape, q_strides, dtype), like(k_shape, k_strides, dtype), like(v_shape, v_strides, dtype)
     pages = None if longest is None else Pages(q, (longest,))  # of the table nothing is asked
     call = Call(q, k, v, (), None, None, 0.0, program, part, pages)
-    key, names = _key("forward", call, into is not None), ["q", "k", "v", "out", "lse", "norm", "scale", "threads"]
+    direction = "decode" if _is_few(call) else "forward"
+    key, names = _key(direction, call, into is not None), ["q", "k", "v", "out", "lse", "norm", "scale", "threads"]
     if turning is not None:
         key = replace(key, turn=2 * turning[1][-1], pairs=turning[0])
         names += ["cos", "sin"]
@@ -158,8 +159,18 @@ def backward(
     return Prepared(kernel, call.program, sizes, _reads(call), branches, rows, (3, *rows), _packed(whole, names))
 
 
+def _is_few(call: Call) -> bool:
+    """Whether a forward pass is by the kernel for few queries: fewer than keys, as those of a computed order never are."""
+    queries, keys = call.q.shape[2], call.k.shape[2] if call.pages is None else call.pages.longest
+    return queries < keys and queries <= FEW[_dtype(call)]
+
+
+def _dtype(call: Call) -> str:
+    return str(call.q.dtype).removeprefix("torch.")
+
+
 def _key(direction: str, call: Call, into: bool) -> KernelKey:
-    dtype = str(call.q.dtype).removeprefix("torch.")
+    dtype = _dtype(call)
     # Results of parts are float32: those of kernels that add are.
     carry = into or (call.part is not None and call.q.dtype != torch.float32)
     return KernelKey(direction, dtype, call.q.shape[3], call.v.shape[3], call.wide, carry=carry)

@@ -41,6 +41,8 @@ def test_numbers_for_people() -> None:
         (("bench", "--suite", "causal"), "--suite measures all shipped specs: leave out causal"),
         (("bench", "--ceilings", "causal"), "--ceilings measures the machine, not a pattern"),
         (("bench", "--ceilings", "--suite"), "one at a time"),
+        (("bench", "--decode", "causal"), "--decode measures calls of its own: leave out causal"),
+        (("bench", "--decode", "--backward"), "--decode measures forward calls on the CPU"),
         (("run", "causal", "--steps", "5"), "--text FILE asks for"),
         (("run", "attention none { attend q < 0 }", "-n", "64"), "none allows no pair in such a call"),
         (("bench", "attention none { attend k - q >= n }", "-n", "64"), "nothing to run"),

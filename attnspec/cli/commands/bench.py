@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads for everyone.  [default: torch's]")
 @click.option("--startup", is_flag=True, help="Measure instead: time to the first output, check, tile plan.")
 @click.option("--memory", is_flag=True, help="Measure instead: peak memory of one forward and backward pass.")
+@click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, beside SDPA.")
 @click.option(
     "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
 )
@@ -66,6 +67,7 @@ def command(
     threads: int | None,
     startup: bool,
     memory: bool,
+    decode: bool,
     ceilings: bool,
     forget: bool,
     given: tuple[str, ...],
@@ -85,11 +87,12 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    asked = [name for name, wanted in (("--ceilings", ceilings), ("--suite", suite)) if wanted]
+    given_flags = (("--ceilings", ceilings), ("--suite", suite), ("--decode", decode))
+    asked = [name for name, wanted in given_flags if wanted]
     if len(asked) + bool(startup or memory) > 1:
-        raise click.UsageError("--suite, --ceilings, and --startup or --memory are measured one at a time")
+        raise click.UsageError("--suite, --decode, --ceilings, and --startup or --memory are measured one at a time")
     if asked and spec:
-        what = "all shipped specs" if suite else "the machine, not a pattern"
+        what = "all shipped specs" if suite else "calls of its own" if decode else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if given and (asked or startup or memory or not spec):
         raise click.UsageError("--input gives inputs of a SPEC that is timed")
@@ -102,6 +105,14 @@ def command(
         return
     if ceilings:
         _ceilings(as_json, device)
+        return
+    if decode:
+        if device.type != "cpu" or backward:
+            raise click.UsageError("--decode measures forward calls on the CPU")
+        from attnspec.cli.bench.decode import show_decode
+        from attnspec.runtime.bench.decode import ROWS
+
+        show_decode(ROWS, runs, as_json)
         return
     if startup or memory:
         if device.type != "cpu":

@@ -9,6 +9,13 @@ ATTNSPEC_EXPORT int attnspec_forward(const attnspec::ForwardProblem* problem) {
 }
 #endif
 
+#if defined(ATTNSPEC_DECODE) && ATTNSPEC_DECODE
+ATTNSPEC_EXPORT int attnspec_decode(const attnspec::ForwardProblem* problem) {
+    using namespace attnspec;
+    return decode<Pattern>(*problem);
+}
+#endif
+
 #if defined(ATTNSPEC_BACKWARD) && ATTNSPEC_BACKWARD
 ATTNSPEC_EXPORT int attnspec_backward(const attnspec::BackwardProblem* problem) {
     using namespace attnspec;

@@ -3,6 +3,8 @@
 
 namespace attnspec {
 
+// Sums are relative to a maximum that is lazy: a score may pass it by so much.
+constexpr float SLACK = 8.f;
 constexpr float LOG2E = 1.44269504f, LN2 = 0.69314718f;
 
 #if ATTNSPEC_DTYPE == 1 && defined(__AVX512BF16__)

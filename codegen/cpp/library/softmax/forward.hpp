@@ -8,7 +8,6 @@
 
 namespace attnspec {
 
-constexpr float SLACK = 8.f;
 constexpr int GROUPS = (BM + LANES - 1) / LANES;
 
 constexpr int VS = round_up(DV, R);                           // elements in a row (or pair of rows) of V

@@ -1,0 +1,76 @@
+"""``attnspec bench --decode``: that it compares like with like, and what it prints; times are never tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from attnspec.cli.bench.decode import show_decode
+from attnspec.runtime.bench.decode import READING, ROWS, Row, calls
+from tests.support.command import run
+from tests.support.marks import slow
+
+SMALL = {"heads": 4, "kv_heads": 2, "dim": 16}
+CASES = [
+    Row(40, **SMALL),
+    Row(40, n_q=3, window=10, **SMALL),
+    slow(Row(40, n_q=3, **SMALL)),
+    slow(Row(40, window=10, **SMALL)),
+]
+
+
+@pytest.mark.parametrize(
+    "row", [*CASES, slow(Row(40, dtype="bfloat16", **SMALL)), slow(Row(40, dtype="float16", **SMALL))]
+)
+def test_contenders_compute_the_same(row: Row) -> None:
+    found = calls(row)
+    assert list(found) == ["attnspec", row.peer, READING]
+    mine, theirs = (found[name]() for name in ("attnspec", row.peer))
+    assert isinstance(mine, torch.Tensor)
+    assert isinstance(theirs, torch.Tensor)
+    tolerance = 1e-5 if row.dtype == "float32" else 2e-2
+    torch.testing.assert_close(mine, theirs.view(mine.shape), atol=tolerance, rtol=tolerance)
+
+
+def test_bytes() -> None:
+    assert Row(40, **SMALL).bytes == 2 * 2 * 40 * 16 * 4
+    assert Row(40, n_q=3, window=10, dtype="float16", **SMALL).bytes == 2 * 2 * 12 * 16 * 2
+    assert Row(7, window=10, **SMALL).seen == 7
+
+
+def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (CASES[0], CASES[1])
+    show_decode(rows, 3, False)
+    head, titles, *lines = capsys.readouterr().out.splitlines()
+    assert "4 query and 2 key heads, dim 16" in head
+    assert "medians of 3 interleaved runs" in head
+    assert titles.split() == ["queries,", "keys", "attnspec", "SDPA", "is", "floor", "is"]
+    assert [line.split()[:3] for line in lines] == [["1", "x", "40"], ["3", "x", "40"]]
+    assert "heads as rows" in lines[0]
+    assert "window width=10" in lines[1]
+    show_decode(rows, 3, True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["machine"]
+    for one, row in zip(found["rows"], rows, strict=True):
+        assert (one["n"], one["n_q"], one["pattern"], one["bytes"]) == (40, row.n_q, row.name, row.bytes)
+        assert all(len(one["seconds"][name]["all"]) == 3 for name in ("attnspec", "peer", "floor"))
+        assert one["of_the_peer"] == one["seconds"]["attnspec"]["median"] / one["seconds"]["peer"]["median"]
+
+
+def test_rows() -> None:
+    """Those that the bars of decoding are written in."""
+    assert {(row.n, row.n_q, row.window, row.dtype) for row in ROWS} >= {
+        *((n, n_q, 0, "float32") for n in (256, 4096, 32768) for n_q in (1, 8)),
+        (32768, 1, 1024, "float32"),
+        (32768, 1, 0, "bfloat16"),
+    }
+    assert {(row.heads, row.kv_heads, row.dim) for row in ROWS} == {(32, 8, 128)}
+
+
+@pytest.mark.slow
+def test_command() -> None:
+    lines = run("bench", "--decode", "--runs", "3", "--threads", "1").stdout.splitlines()
+    assert len(lines) == 2 + len(ROWS)
+    assert "1 thread," in lines[0]
