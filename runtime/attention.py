@@ -198,9 +198,9 @@ class Attention(Paged):
         key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
         name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast
         q, k and v are cast as SDPA's are. In place of k and v may stand ``cache=``, an :class:`attnspec.Cache`: what
-        its ``attend`` returns. On the CPU a call gives the same bits whenever it is made, and what it returns (gradients
-        apart) does not depend on the number of threads: those that share out the keys of few queries add up in an order
-        of the keys.
+        its ``attend`` returns. On the CPU a call gives the same bits whenever it is made. What it returns, but for
+        gradients, does not depend on the number of threads: those that share out the keys of few queries add up in an
+        order of the keys.
 
         Raises CallError for tensors that do not fit.
         """
