@@ -160,7 +160,7 @@ def backward(
 
 
 def _is_few(call: Call) -> bool:
-    """Whether a forward pass is by the kernel for few queries: fewer than keys, as those of a computed order never are."""
+    """Whether a forward pass is by the kernel for few queries. They are fewer than keys: a computed order has none."""
     queries, keys = call.q.shape[2], call.k.shape[2] if call.pages is None else call.pages.longest
     return queries < keys and queries <= FEW[_dtype(call)]
 

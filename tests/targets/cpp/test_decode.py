@@ -39,8 +39,10 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The directions of the kernels that are asked for from now on."""
     found: list[str] = []
     load = prepared.native
+    for kept in (prepared.forward, prepared.backward):
+        kept.cache_clear()
     monkeypatch.setattr(
-        run, "native", lambda program, key, sizes: found.append(key.direction) or load(program, key, sizes)
+        prepared, "native", lambda program, key, sizes: found.append(key.direction) or load(program, key, sizes)
     )
     return found
 
