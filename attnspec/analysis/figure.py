@@ -34,6 +34,9 @@ TILES: Mapping[int, str] = MappingProxyType({FULL: "full tiles", PARTIAL: "parti
 """What the cells mean, and what they do where tiles are drawn."""
 
 _COLOURS = {EMPTY: "#ffffff", PARTIAL: "#8eb4e3", FULL: "#1f4e8c", OPEN: "#e8b86d"}
+_LEVELS = 16
+_LIGHT, _DARK = (0xDC, 0xE8, 0xF7), (0x4A, 0x7F, 0xC1)
+"""Between these partial cells are, where the shares of their pairs are known."""
 _WIDTH = 768
 _LEFT, _TOP, _RIGHT, _BOTTOM, _FONT = 76, 56, 24, 72, 12
 
@@ -43,6 +46,7 @@ class Figure:
     """Cells (rows, columns) of EMPTY, PARTIAL, FULL or OPEN, with what they stand for.
 
     ``first`` is the position of query row 0 of ``n_q``; there are ``n`` keys. ``legend`` names the kinds of cells.
+    ``shares`` says for partial cells how many of their pairs there are (0 to 1): the more, the darker.
     """
 
     cells: NDArray[np.uint8]
@@ -51,6 +55,7 @@ class Figure:
     n_q: int
     n: int
     legend: Mapping[int, str]
+    shares: NDArray[np.float32] | None = None
 
     @property
     def _frame(self) -> tuple[int, int]:
@@ -62,7 +67,7 @@ class Figure:
     @property
     def _size(self) -> tuple[int, int]:
         width, height = self._frame
-        return max(_LEFT + width + _RIGHT, 460), _TOP + height + _BOTTOM
+        return max(_LEFT + width + _RIGHT, 460 if self.shares is None else 600), _TOP + height + _BOTTOM
 
     def _texts(self) -> list[tuple[float, float, str, str]]:
         """All that is written: x, y of the middle of the line, how it is aligned (start, middle, end), and the text."""
@@ -75,14 +80,17 @@ class Figure:
             for at in _ticks(self.n_q, height)
         ]
         texts += [(_LEFT + width / 2, below + 16.0, "middle", "columns: keys; rows: queries; both by position")]
-        texts += [(x + 18.0, y, "start", self.legend[kind]) for kind, x, y in self._key()]
+        texts += [(x + 18.0, y, "start", self._name(kind)) for kind, x, y in self._key()]
         return texts
+
+    def _name(self, kind: int) -> str:
+        return self.legend[kind] + (" (darker: more)" if kind == PARTIAL and self.shares is not None else "")
 
     def _key(self) -> list[tuple[int, float, float]]:
         """Where the squares of the legend stand."""
         y = _TOP + self._frame[1] + 44.0
         used = [kind for kind in self.legend if kind != OPEN or bool((self.cells == OPEN).any())]
-        return [(kind, _LEFT + 120.0 * place, y) for place, kind in enumerate(used)]
+        return [(kind, _LEFT + (120.0 if self.shares is None else 190.0) * place, y) for place, kind in enumerate(used)]
 
     def svg(self) -> str:
         """The figure as an SVG document; the cells are an image in it, one pixel each."""
@@ -109,8 +117,15 @@ class Figure:
         """The cells, one pixel each, with a palette."""
         from PIL import Image
 
-        found = Image.fromarray(self.cells)
-        found.putpalette([value for kind in sorted(_COLOURS) for value in bytes.fromhex(_COLOURS[kind][1:])])
+        colours = [bytes.fromhex(_COLOURS[kind][1:]) for kind in sorted(_COLOURS)]
+        cells = self.cells
+        if self.shares is not None:  # by the square root: rates of 1 to 64 are all told apart
+            levels = np.minimum(np.sqrt(self.shares) * _LEVELS, _LEVELS - 1).astype(np.uint8)
+            cells = np.where(cells == PARTIAL, len(colours) + levels, cells)
+            scale = np.linspace(_LIGHT, _DARK, _LEVELS).round().astype(np.uint8)
+            colours += [bytes(colour) for colour in scale]
+        found = Image.fromarray(cells)
+        found.putpalette(b"".join(colours))
         return found
 
     def image(self) -> Image:

@@ -7,6 +7,7 @@ from html import escape
 from attnspec.analysis.extent import telling_length
 from attnspec.analysis.figure import LEGEND, MOST, Figure
 from attnspec.analysis.picture import cells
+from attnspec.analysis.shares import shares
 from attnspec.errors.diagnostic import AttnspecError
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import listed_heads, lower
@@ -22,9 +23,11 @@ def page(spec: Spec) -> str:
     try:
         sizes = Sizes(1, 1, heads, heads, 1, spec.align == "end")
         sizes = resized(spec, sizes, telling_length(spec))
-        picture = cells(lower(spec, heads, heads, 1), sizes, most=MOST)
+        relation = lower(spec, heads, heads, 1)
+        picture, shown = cells(relation, sizes, most=MOST), shares(relation, sizes, 0, 0, MOST)
     except (AttnspecError, TooHard, TooIrregular, ValueError):  # inputs or an order decide, or it is too irregular
         return text
-    svg = Figure(picture, f"{spec.name}, n = {sizes.n:,}, head 0", sizes.first, sizes.n_q, sizes.n, LEGEND).svg()
+    title = f"{spec.name}, n = {sizes.n:,}, head 0"
+    svg = Figure(picture, title, sizes.first, sizes.n_q, sizes.n, LEGEND, shown).svg()
     small = svg.replace("<svg ", '<svg style="max-width: 30em; height: auto" ', 1)
     return f'<div style="display: flex; flex-wrap: wrap; gap: 2em">{text}<div>{small}</div></div>'

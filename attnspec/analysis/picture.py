@@ -37,19 +37,20 @@ def cells(relation: Relation, sizes: Sizes, h: int = 0, b: int = 0, most: int = 
         if sizes.n * sizes.n_q > _PAIRS or not relation.exact or relation.reads_scalars:
             raise
     mask = replace(relation.spec, inputs=()).mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads)[b, h]
-    height, width = _cell(sizes, most)
+    height, width = cell(sizes, most)
     rows, columns = range(0, sizes.n_q, height), range(0, sizes.n, width)
     parts = [[mask[y : y + height, x : x + width] for x in columns] for y in rows]
     found = [[FULL if p.all() else PARTIAL if p.any() else EMPTY for p in row] for row in parts]
     return np.array(found, dtype=np.uint8)
 
 
-def _cell(sizes: Sizes, most: int) -> tuple[int, int]:
+def cell(sizes: Sizes, most: int) -> tuple[int, int]:
+    """How many rows and keys a cell stands for."""
     return max(1, -(-sizes.n_q // most)), max(1, -(-sizes.n // most))
 
 
 def _proved(relation: Relation, sizes: Sizes, h: int, b: int, most: int) -> NDArray[np.uint8]:
-    height, width = _cell(sizes, most)
+    height, width = cell(sizes, most)
     shape = -(-sizes.n_q // height), -(-sizes.n // width)
     out = np.zeros(shape, dtype=np.uint8)
     item = relation.of_head(h)

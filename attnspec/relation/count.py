@@ -96,7 +96,11 @@ def row_counts(pieces: tuple[Piece, ...], x: Ints) -> Ints:
 
 def runs(pieces: tuple[Piece, ...], rows: int, first: int = 0) -> list[Runs]:
     """All pairs with ``first <= x < first + rows``, as runs."""
-    x = np.arange(first, first + rows, dtype=np.int64)
+    return runs_at(pieces, np.arange(first, first + rows, dtype=np.int64))
+
+
+def runs_at(pieces: tuple[Piece, ...], x: Ints) -> list[Runs]:
+    """All pairs of the given x, as runs."""
     return [run for piece in pieces for run in _runs(piece, x)]
 
 

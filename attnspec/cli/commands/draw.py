@@ -48,7 +48,7 @@ def command(
         if head >= sizes.heads:
             raise click.UsageError(f"there is no head {head}: the call has {sizes.heads}")
         try:
-            shown, cells = _cells(pattern, sizes, head, values, tiles)
+            shown, cells, shares = _cells(pattern, sizes, head, values, tiles)
             break
         except TooMany as error:
             if not chosen or options["length"] < 64:
@@ -56,7 +56,7 @@ def command(
             options["length"] //= 2
     queries = "" if sizes.n_q == sizes.n else f", n_q = {sizes.n_q:,}"
     title = f"{pattern.name}, n = {sizes.n:,}{queries}, head {head}" + (", as a kernel visits it" if tiles else "")
-    figure = Figure(cells, title, sizes.first, sizes.n_q, sizes.n, TILES if tiles else LEGEND)
+    figure = Figure(cells, title, sizes.first, sizes.n_q, sizes.n, TILES if tiles else LEGEND, shares)
     if output.suffix.lower() == ".svg":
         output.write_text(figure.svg(), encoding="utf-8")
     else:
@@ -67,10 +67,11 @@ def command(
 
 def _cells(
     pattern: Spec, sizes: Sizes, head: int, values: dict[str, Any], tiles: bool
-) -> tuple[Given | None, NDArray[np.uint8]]:
-    """The cells of the picture, and the inputs that it is made with."""
+) -> tuple[Given | None, NDArray[np.uint8], NDArray[np.float32] | None]:
+    """The inputs that the picture is made with, its cells, and the shares of their pairs where these are known."""
     from attnspec.analysis.figure import MOST
     from attnspec.analysis.picture import cells
+    from attnspec.analysis.shares import shares
     from attnspec.relation.count import TooIrregular
     from attnspec.relation.lower import lower
     from attnspec.relation.presburger import TooHard
@@ -80,8 +81,9 @@ def _cells(
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
     if not tiles and relation.exact and not relation.reads_scalars and not values:
         try:
-            return None, cells(relation, sizes, head, most=MOST)
+            return None, cells(relation, sizes, head, most=MOST), shares(relation, sizes, head, 0, MOST)
         except (TooHard, TooIrregular):
             pass  # beyond the solver: pair by pair, as where inputs decide
     shown = whole(pattern, sizes, values) if values else examples(pattern, sizes)
-    return shown, (drawn_tiles(relation, shown, head, MOST) if tiles else draw(pattern, shown, head, MOST))
+    found = drawn_tiles(relation, shown, head, MOST) if tiles else draw(pattern, shown, head, MOST)
+    return shown, found, None
