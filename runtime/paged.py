@@ -96,6 +96,9 @@ class Paged(Parts):
         :meth:`rotated` gives, and ``rotated=True`` says that they are: ``q, k = attend.rotated(q, k, lengths=lengths)``
         turns the queries and keys of a step, those to be written.
 
+        On a GPU the pattern may have no axes, no inputs sized by ``n``, and no kernels that read lists of positions or
+        tables of tiles (``attend.plan`` says whether they do).
+
         Raises CallError for tensors that do not fit, lengths beyond the table, entries of the table (of pages that an
         entry uses) that are no pages, computed orders, inputs declared ``offsets`` and patterns that read ``last`` of
         an input; NotImplementedError where a gradient is asked for.
@@ -106,8 +109,8 @@ class Paged(Parts):
             q = q.to(torch.get_autocast_dtype(device))  # pages are never copied: they must have that dtype
         k, v = check_pages(name, self._target, self._kinds, q, k_pages, v_pages, table, lengths, layout)
         check_derivatives(name, scale, q, k, v, *given.values())
-        if self._target not in ("auto", "cpp") or q.is_cuda:
-            raise CallError(f'{name}: keys in pages are read by C++ kernels only: target "auto" or "cpp", on the CPU')
+        if self._target == "dense":
+            raise CallError(f'{name}: keys in pages are read by kernels: target "auto", "cpp" or "triton"')
         _check_pattern(spec, rotated, given)
         if given or spec.inputs:
             check(spec, None, given, q.device)

@@ -16,10 +16,10 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.pages import Pages, by_length, pages_of, shapes_at, sizes_at
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Call, check_lists
-from attnspec.runtime.cpp.run import forward
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.operator import define
 from attnspec.runtime.sink import sink
+from attnspec.runtime.targets import target_of
 from attnspec.spec import contents
 from attnspec.spec.spec import Spec
 
@@ -45,8 +45,8 @@ def _attend_paged(
         logits = _sink(pattern, whole, pages, found, q.device)
         scale = pattern.scale if scale is None else scale
     scale = 1.0 / math.sqrt(dim) if scale is None else scale
-    out, lse, _, _ = forward(Call(q, k, v, inputs, None, logits, scale, program, pages=pages), False)
-    return out, lse
+    call = Call(q, k, v, inputs, None, logits, scale, program, pages=pages)
+    return target_of(decoded.target, q.device.type).forward(call, False)[:2]
 
 
 def _sink(

@@ -14,7 +14,8 @@ class HeldNames:
 
     ``q_start`` and ``k_start`` are None where that is 0, ``q_end`` and ``k_end`` follow the last positions. ``h`` and
     ``b`` are the program's head and batch entry, counted among those that are held; ``heads``, ``kv_heads``, ``batch``,
-    ``rows`` and ``keys`` say how many these are.
+    ``rows`` and ``keys`` say how many these are. Keys that are ``paged`` lie in pages of ``page_size``, and each batch
+    entry has its own number of them, which is ``n``.
     """
 
     q_start: str | None
@@ -28,6 +29,7 @@ class HeldNames:
     batch: str
     rows: str
     keys: str
+    paged: bool = False
 
     @property
     def part(self) -> bool:
@@ -51,7 +53,7 @@ PART = HeldNames(
 )
 
 
-def whole(align: str) -> HeldNames:
+def whole(align: str, paged: bool = False) -> HeldNames:
     """All of a pattern; ``align`` says where query row 0 stands."""
     start, end = ("q_start", "n") if align == "end" else (None, "n_q")
-    return HeldNames(start, end, None, "n", "h", "b", "heads", "kv_heads", "batch", "n_q", "n")
+    return HeldNames(start, end, None, "n", "h", "b", "heads", "kv_heads", "batch", "n_q", "n", paged)

@@ -55,7 +55,8 @@ def parameters(context: Context, pass_: Pass) -> tuple[Parameter, ...]:
     )
     reads = dict.fromkeys(p for function in functions for p in function.inputs)
     gradients = dict.fromkeys(gradient(entry.argument) for entry in entries)
-    numbers = (p for p in NUMBERS if context.held.part or p.name not in PLACES)
+    own = () if context.held.part else ("n", *PLACES) if context.held.paged else PLACES  # what kernels find themselves
+    numbers = (p for p in NUMBERS if p.name not in own)
     return (*TENSORS, *reads, *gradients, *map(sums, context.sums), *numbers)
 
 
@@ -63,7 +64,8 @@ def _decode(body: Body) -> Iterator[str]:
     """Which tile, residue, head and batch entry a program has. The heaviest query tiles come first."""
     context, residues = body.context, body.pass_.layout.residues
     held = context.held
-    for name in (*SCALARS, *(PLACES if held.part else ())):
+    known = SCALARS[1:] if held.paged else SCALARS
+    for name in (*known, *(PLACES if held.part else ())):
         yield f"{name} = {name}.to(tl.int64)"
     yield "program = tl.program_id(0).to(tl.int64)"
     yield "number, program = program % tiles, program // tiles"
@@ -82,7 +84,10 @@ def _decode(body: Body) -> Iterator[str]:
     yield f"{held.b} = program // {count}"
     if held.part:
         yield f"b = {held.b} + b_start"
-    elif held.q_start:
+    if held.paged:
+        yield "n = tl.load(LENGTHS + b)  # each entry has keys of its own"
+        yield "k_pages = PAGES + b * pages_b"
+    if held.q_start and not held.part:
         yield f"{held.q_start} = n - n_q  # the position of query row 0"
     yield f"kv = {held.h} // ({held.heads} // {held.kv_heads})"
     yield from body.side("q").begin()
@@ -248,7 +253,7 @@ def _tile_function(body: Body) -> Function:
     sides = (f"{s}_{x}" for s in "qk" for x in ("list", "begin", "end", "at", "slot", "live"))
     blocks = (f"{name}{n}" for name in "qkvg" for n in range(2))
     known = (
-        *("c", "q_start", *PLACES, "h", "b", *SCALARS),
+        *("c", "q_start", *PLACES, "h", "b", *SCALARS, "k_pages"),
         *("q_head", "k_head", "v_head", "g_head", "norm_line", "delta_line", "top", "total", "delta"),
         *sides,
         *blocks,

@@ -40,7 +40,7 @@ def launches(found: Sequence[Launch], schedule: Schedule, context: Context) -> s
     """The functions ``launch_forward``, ``launch_queries`` and ``launch_keys``."""
     return "\n\n\n".join(
         "\n".join(_function(kind, [one for one in found if one.kind is kind], schedule, context))
-        for kind in (FORWARD, QUERIES, KEYS)
+        for kind in ((FORWARD,) if context.held.paged else (FORWARD, QUERIES, KEYS))
     )
 
 
@@ -58,7 +58,10 @@ def _lines(kind: Kind, found: list[Launch], schedule: Schedule, context: Context
     yield f'"""Launch the {kind.name} kernels, pass after pass."""'
     held = context.held
     yield f"{held.batch}, {held.heads}, {held.rows} = q.shape[:3]"
-    yield f"{held.kv_heads}, {held.keys} = k.shape[1:3]"
+    if held.paged:
+        yield "kv_heads, n = k.shape[1], given['pages'][2]  # the longest entry"
+    else:
+        yield f"{held.kv_heads}, {held.keys} = k.shape[1:3]"
     if held.part:
         yield "q_start, k_start, h_start, b_start, n, n_q, heads, kv_heads, batch = given['part']"
     yield "m = given.get('m', n)"
@@ -90,6 +93,8 @@ def _tiles(one: Launch, name: str, held: HeldNames) -> str:
     span = layout.residues * size
     if name == "k" and not held.part:
         return f"triton.cdiv(n, {span})"
+    if held.paged:
+        return f"(n_q + {span - 2}) // {span} + 1"  # wherever an entry's queries stand
     start, count = ("q_start", held.rows) if name == "q" else (held.k_start, held.keys)
     return f"({start} + {count} - 1) // {span} - {start} // {span} + 1"
 

@@ -71,6 +71,7 @@ class TritonKey:
     part: bool = False
     carry: bool = False
     heads: int = 1
+    paged: bool = False
 
 
 def is_wide(plans: Plans, key: TritonKey) -> bool:
@@ -124,7 +125,7 @@ def _kernels(plans: Plans, key: TritonKey) -> tuple[Context, list[str], list[Lau
     spec = plans.forward.relation.spec
     sweeps = {
         kind: [ragged(pass_, spec.align, transposed=kind is KEYS) for pass_ in plans.of(kind).passes]
-        for kind in (FORWARD, QUERIES, KEYS)
+        for kind in ((FORWARD,) if key.paged else (FORWARD, QUERIES, KEYS))
     }
     context = _context(plans, key, any(sweep.tabled for sweep in sweeps[FORWARD]))
     kernels: list[str] = []
@@ -148,7 +149,7 @@ def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
         key.dim,
         key.dim_v,
         "tl.int64" if is_wide(plans, key) else "tl.int32",
-        PART if key.part else whole(spec.align),
+        PART if key.part else whole(spec.align, key.paged),
         spec.score,
         triton_values.value(spec.score),
         triton_values.gradient(spec.score),

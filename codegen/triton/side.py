@@ -75,6 +75,11 @@ class Side:
         return 1 if self.listed else self.layout.residues
 
     @property
+    def paged(self) -> bool:
+        """Whether a table of pages says where rows lie."""
+        return self.name == "k" and self.held.paged
+
+    @property
     def cut(self) -> bool:
         """Whether a full tile may lack some: keys that a part leaves out. (A row that is not there has no weights.)"""
         return self.name == "k" and self.held.part
@@ -154,6 +159,9 @@ class Side:
         first = f"({s}_first + {self._start})" if shift else f"{s}_first"
         yield f"{s}_at = {first}.to({self.pos}) + {s}_rel"
         yield f"{s}_live = rows_in({s}_rel, {s}_first, {self._count}){there}"
+        if self.paged:
+            yield "k_row = k_first + k_rel"
+            yield "k_page = tl.load(k_pages + k_row // page_size, mask=k_live, other=0).to(tl.int64)"
 
     def line(self) -> str:
         """The number of each row among those of the program's heads, in tensors without gaps."""
@@ -177,6 +185,9 @@ class Side:
 
     def _address(self, base: str, stride: str, part: Part) -> str:
         s, d = self.name, f"tl.arange(0, {part.width})[None, :]"
+        if self.paged:
+            row = f"(k_page * {stride[:-1]}b + k_row % page_size * {stride})[:, None]"
+            return f"{base} + ({row} + {f'{part.start} + ' if part.start else ''}{d})"
         inside = (
             f"{s}_rel[:, None] * {stride} + {d}"
             if not part.start

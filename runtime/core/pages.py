@@ -99,7 +99,7 @@ def pages_of(name: str, k: Tensor, table: Tensor, lengths: Tensor) -> Pages:
     ``k`` is (pages, kv_heads, page_size, dim). Raises CallError.
     """
     count, size, most = k.shape[0], k.shape[2], table.shape[1] * k.shape[2]
-    numbers, pages = lengths.numpy(), table.numpy()
+    numbers, pages = lengths.numpy(force=True), table.numpy(force=True)
     wrong = (numbers < 0) | (numbers > most)
     if wrong.any():
         b = int(wrong.argmax())

@@ -12,6 +12,8 @@ from torch import Tensor
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.triton.parameters import argument
 from attnspec.codegen.triton.schedule import FEW, LEAST_SHARE, Few
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.pages import by_length
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import Call, Gradients, Result, arguments_of
 from attnspec.runtime.triton import tables as triton_data
@@ -26,7 +28,8 @@ def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None
     kernels, given = _prepare(call, into is not None and not few and not facts(call.program).separate)
     none = q.new_empty(0)
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
-        run = functools.partial(kernels.module.forward, q, k, v, call.scale, given, precision(), _shares(kernels, q, k))
+        shares = _shares(kernels, q, k, k.shape[2] if call.pages is None else call.pages.longest)
+        run = functools.partial(kernels.module.forward, q, k, v, call.scale, given, precision(), shares)
         if into is not None:
             (out,), lse = kernels.module.rows_of(into[0]), into[1].contiguous()
             _, _, norm, parts = run((out, lse))
@@ -78,13 +81,13 @@ def precision() -> str:
     return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
-def _shares(kernels: Made, q: Tensor, k: Tensor) -> int:
+def _shares(kernels: Made, q: Tensor, k: Tensor, keys: int) -> int:
     """Into how many parts the keys are cut where there are too few queries to fill the device (decoding)."""
     if not kernels.module.SHARES or q.shape[2] > FEW or not q.numel():
         return 1
     units = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
     programs = q.shape[0] * (k.shape[1] if kernels.module.HEADS > 1 else q.shape[1])
-    return max(1, min(2 * units // programs, k.shape[2] // LEAST_SHARE))
+    return max(1, min(2 * units // programs, keys // LEAST_SHARE))
 
 
 def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
@@ -95,11 +98,16 @@ def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         schedule = triton_tune.schedule(q, v, group)
     heads = Few.of(q.shape[2], group).heads
-    key = TritonKey(q.shape[3], v.shape[3], call.wide, call.part is not None, carry, heads)
+    key = TritonKey(q.shape[3], v.shape[3], call.wide, call.part is not None, carry, heads, call.pages is not None)
     kernels = made(call.program, key, call.needed, schedule)
     call.check_length(kernels.longest)
     given = given_of(call, kernels.wide)
+    if call.pages is not None:
+        lengths = torch.tensor(call.pages.lengths, dtype=torch.int64, device=q.device)
+        given["pages"] = (call.pages.table, lengths, call.pages.longest)
     rest = tuple(name for name in kernels.given if name not in given)
+    if call.pages is not None:
+        _check_paged(call, bool(rest))
     if rest:
         sizes = replace(call.sizes, scalars=call.scalars())
         which = plans(call.program, call.needed, schedule)
@@ -108,6 +116,24 @@ def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
         for wanted, own in ((lists, sizes), (tables, replace(sizes, part=None))):
             given |= triton_data.cached(call.program, which, wanted, own, kernels.wide, q.device)
     return kernels, given
+
+
+def _check_paged(call: Call, listed: bool) -> None:
+    """Raises CallError where what entries read differs by their lengths."""
+    pattern = spec(call.program)
+    sized = next((declared.name for declared in pattern.inputs if by_length(declared)), None)
+    if pattern.axes:
+        what = "has axes"
+    elif sized is not None:
+        what = f"has an input that is sized by `n` (`{sized}`)"
+    elif listed:
+        what = "has kernels that read lists of positions or tables of tiles"
+    else:
+        return
+    raise CallError(
+        f"{pattern.name}: the pattern {what}, which differ by the lengths of entries: with keys in pages C++ kernels "
+        'read them (target="cpp", on the CPU)'
+    )
 
 
 def given_of(call: Call, wide: bool) -> triton_data.Given:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import Program
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from attnspec.codegen.plan.plan import Pass, Plan
     from attnspec.codegen.triton.module import Plans
 
-Given = dict[str, Tensor | float | tuple[int, ...]]
+Given = dict[str, Any]
 
 
 def data(plans: Plans, wanted: tuple[str, ...], sizes: Sizes, wide: bool, device: torch.device) -> Given:

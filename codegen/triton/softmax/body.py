@@ -59,7 +59,8 @@ class Body:
     def tensor(self, name: str, base: str, head: str | None = None) -> Iterator[str]:
         """Where the rows of a head lie in a tensor: those of the program's own, if no other is said."""
         held = self.context.held
-        yield f"{name}_head = {base} + {held.b} * {name}_b + {head or held.h} * {name}_h"
+        entry = "" if held.paged and head == "kv" else f" + {held.b} * {name}_b"
+        yield f"{name}_head = {base}{entry} + {head or held.h} * {name}_h"
 
     @property
     def state(self) -> list[str]:

@@ -14,6 +14,7 @@ from attnspec.runtime.core.program import Program
 from attnspec.runtime.triton.module import load, plans
 from tests.support.marks import slow
 from tests.support.oracle import agree, tensors
+from tests.support.shipped import SMALL
 
 pytest.importorskip("triton")
 
@@ -60,3 +61,20 @@ def test_keys_cut_into_shares(name: str, shares: int, monkeypatch: pytest.Monkey
     given = {"length": torch.tensor([90, 30])} if name == "padded" else {}
     for n_q in (1, 3):
         agree(attend, *tensors(150, n_q, heads=4, kv_heads=2, batch=2), inputs=given)
+
+
+FEW = [
+    ("longformer", 7, 1, 1),
+    ("neighborhood_2d", 4, 1, 4),
+    ("dilated", 8, 2, 5),
+    ("window", 6, 2, 16),
+    ("sinks", 4, 2, 2),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "heads", "kv_heads", "n_q"), FEW)
+def test_heads_that_share_a_tile(name: str, heads: int, kv_heads: int, n_q: int) -> None:
+    """Also where positions are listed or have strides, and where heads leave rows of the tile empty."""
+    attend = attnspec.compile(name, target="triton", params=SMALL[name])
+    agree(attend, *tensors(150, n_q, heads=heads, kv_heads=kv_heads, batch=2))

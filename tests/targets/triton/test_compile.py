@@ -56,6 +56,25 @@ def test_nothing_spills(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kv_heads", "queries"), [("8", "1"), ("8", "16"), ("1", "2")])
+@pytest.mark.parametrize("name", ["causal", "window"])
+def test_few_queries(name: str, kv_heads: str, queries: str) -> None:
+    """Decoding: tiles that hold rows of several heads."""
+    for dtype in ("bfloat16", "float32"):
+        sizes = ("--heads", "32", "--kv-heads", kv_heads, "--queries", queries, "--dim", "128", "--dtype", dtype)
+        assert rows(name, *sizes)[0]["spilled"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", ["64", "128"])
+@pytest.mark.parametrize("name", ["causal", "window", "longformer", "dilated"])
+def test_parts(name: str, dim: str) -> None:
+    for row in rows(name, "--part", "--dim", dim):
+        assert row["fits"]
+        assert row["spilled"] == 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_types_and_gpus(dtype: str) -> None:
     arches = [word for arch in ARCHES for word in ("--arch", arch)] if dtype == "bfloat16" else ["--arch", "sm_80"]

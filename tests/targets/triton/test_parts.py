@@ -39,7 +39,7 @@ SHIPPED = [name for name in attnspec.shipped() if not attnspec.read(name).order]
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped(name: str) -> None:
     attend = compiled(name, "triton", params=SMALL.get(name, {}))
-    given, inputs = call_of(attend, 97, 16)
+    given, inputs = call_of(attend, 97, 16, torch.float32)
     agree_in_parts(attend, *given, CUTS, inputs)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+import attnspec
 from attnspec.codegen.tiles import Tile
-from attnspec.codegen.triton.schedule import KINDS, Shape, candidates, schedule_for
+from attnspec.codegen.triton.schedule import FEW, KINDS, MOST_ROWS, Few, Shape, candidates, schedule_for
 from attnspec.runtime.triton import tune as triton_tune
+from attnspec.runtime.triton.module import packed
 
 pytest.importorskip("triton")
 
@@ -53,6 +56,29 @@ def test_kernels_are_launched_alone() -> None:
 def test_nothing_is_measured_on_the_cpu() -> None:
     q = torch.empty(1, 1, 100, 80, dtype=torch.float16)
     assert triton_tune.schedule(q, q) == schedule_for(80, 2, 100)
+
+
+def test_tiles_of_few_queries() -> None:
+    """All heads that share their keys fit in; no tile is larger than it must be, or cut finer than a product takes."""
+    for n_q in range(1, FEW + 1):
+        for group in (1, 2, 3, 4, 7, 8, 20, 32, 64, 65):
+            few = Few.of(n_q, group)
+            assert (few.heads >= group) == (group <= MOST_ROWS)
+            assert few.heads < 2 * group
+            assert 16 <= few.rows * few.heads <= MOST_ROWS
+            assert few.rows * few.heads == 16 or few.rows <= FEW
+            assert few.heads == 1 or few.rows * few.heads == MOST_ROWS or few.rows >= n_q
+            assert candidates(64, 2, n_q, group)["forward"][0].tile.rows == few.rows
+
+
+def test_which_heads_share_a_tile() -> None:
+    def heads(name: str, n_q: int, **options: Any) -> int:
+        return packed(attnspec.compile(name, target="triton", **options).program, n_q, 4)
+
+    assert heads("causal", 1) == heads("gpt_oss", 3) == heads("padded", 16) == 4
+    assert heads("causal", 17) == heads("alibi", 1) == heads("longnet_branch", 1) == heads("reformer", 1) == 1
+    assert heads("causal", 1, tile=(16, 32)) == 4
+    assert heads("causal", 1, tile=(32, 32)) == 1, "too many rows"
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
