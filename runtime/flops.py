@@ -54,6 +54,6 @@ def _operations(name: str, *arguments: Any, out_val: Any = None) -> int:
         fields.insert(3, ())
     from attnspec.runtime.pairs import pairs  # here: few calls are counted
 
-    call = Call(*fields[: len(Call._fields) - 1])
+    call = Call(*fields[: len(Call._fields) - len(Call._field_defaults)])
     dim, dim_v = call.q.shape[3], call.v.shape[3]
     return 2 * pairs(call) * (3 * dim + 2 * dim_v if name.endswith("backward") else dim + dim_v)
