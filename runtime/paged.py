@@ -11,7 +11,7 @@ from torch import Tensor
 from attnspec.runtime.core.arguments import CallError, check_derivatives
 from attnspec.runtime.core.pages import by_length, check_pages
 from attnspec.runtime.ends import ends
-from attnspec.runtime.paged_operator import attend_paged
+from attnspec.runtime.paged_operator import attended
 from attnspec.runtime.parts.attention import Parts
 from attnspec.runtime.prepare.inputs import check, reads
 from attnspec.runtime.prepare.steps import check_steps
@@ -116,7 +116,7 @@ class Paged(Parts):
             check(spec, None, given, q.device)
         scale = None if scale is None else float(scale)
         tensors = [q, k, v, table, lengths, *given.values()]
-        out, lse = attend_paged([t.detach() for t in tensors], list(given), scale, self._encoded)
+        out, lse = attended(tensors, list(given), scale, self._encoded)
         out, lse = (ends(t, tensors, "results of keys in pages") for t in (out, lse))
         return (out, lse) if return_lse else out
 

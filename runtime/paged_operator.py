@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.pages import Pages, by_length, pages_of, shapes_at, sizes_at
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Call, check_lists
@@ -24,10 +25,20 @@ from attnspec.spec import contents
 from attnspec.spec.spec import Spec
 
 
+def attended(
+    tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp, without gradients, by the operator or past the dispatcher.
+
+    ``tensors`` are q, k, v, the table, the lengths, and the inputs in the order of ``names``.
+    """
+    tensors = [t.detach() if t.requires_grad else t for t in tensors]
+    return (_attend_paged if direct(*tensors) else attend_paged)(tensors, names, scale, program)
+
+
 def _attend_paged(
     tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str
 ) -> tuple[Tensor, Tensor]:
-    """``tensors`` are q, k, v, the table, the lengths, and the inputs in the order of ``names``."""
     q, k, v, table, lengths, *given = tensors
     decoded = decode(program)
     known, (batch, heads, n_q, dim), kv_heads = facts(decoded), q.shape, k.shape[1]

@@ -40,6 +40,11 @@ class Pages(NamedTuple):
         """The length of the longest entry."""
         return max(self.lengths, default=0)
 
+    @property
+    def bound(self) -> int:
+        """A length that no entry exceeds, the same for many steps: what calls have in common is kept by it."""
+        return 1 << max(12, self.longest.bit_length())
+
 
 def check_pages(
     name: str,

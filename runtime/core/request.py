@@ -13,7 +13,7 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Held, Scalar, Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.pages import Pages, sizes_at
+from attnspec.runtime.core.pages import Pages
 from attnspec.runtime.core.program import Needed, Program, decode, facts, needed, spec
 from attnspec.spec.heads import uncovered
 from attnspec.spec.spec import Spec
@@ -99,15 +99,14 @@ class Call(NamedTuple):
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes, without scalars; those of the longest entry in pages.
+        """The sizes, without scalars; in pages those of the longest entry, axis lengths not solved.
 
         Raises CallError where no axis lengths fit the tensors.
         """
         known = facts(self.program)
         if self.pages is not None:
-            n, end = self.pages.longest, known.align == "end"
-            sizes = Sizes(n, self.q.shape[2], self.q.shape[1], self.k.shape[1], self.q.shape[0], end)
-            return sizes if known.bare else sizes_at(spec(self.program), sizes, n)
+            (batch, heads, n_q, _), kv_heads = self.q.shape, self.k.shape[1]
+            return Sizes(self.pages.longest, n_q, heads, kv_heads, batch, known.align == "end")
         if known.bare:  # there are no axes, and the text need not be read
             return _sizes(self.q, self.k, known.align, None, self.part)
         return sizes_of(spec(self.program), self.q, self.k, self.part)

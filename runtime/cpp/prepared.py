@@ -65,6 +65,7 @@ class Prepared:
             array = _inputs(call.encoded, tuple([(t.shape, t.stride()) for t in given]))(given)
             inputs = ctypes.addressof(array)
         if call.pages is not None:
+            call.check_length(kernel.longest)
             held, _keep = pages_of(self.program, kernel, sizes, call.pages, call.k.shape[2], given, array)
             pages = ctypes.addressof(held)
         if kernel.function(self.argument(passes, inputs, pages, *addresses, call.scale, threads(), *tables)):
@@ -80,7 +81,7 @@ def _inputs(program: str, forms: tuple[tuple[Form, Form], ...]) -> problem.Input
 def forward(
     program: str,
     part: Part | None,
-    longest: int | None,
+    bound: int | None,
     keep: bool,
     dtype: torch.dtype,
     q_shape: Form,
@@ -94,11 +95,11 @@ def forward(
 ) -> Prepared:
     """The forward pass: of q, k, v, the output, lse and norm; ``tables`` are cosines and sines.
 
-    ``longest`` is the length of the longest entry where keys lie in pages, ``into`` the strides of an output that is
+    ``bound`` is that of the lengths where keys lie in pages, ``into`` the strides of an output that is
     added to; else it is contiguous.
     """
     q, k, v = like(q_shape, q_strides, dtype), like(k_shape, k_strides, dtype), like(v_shape, v_strides, dtype)
-    pages = None if longest is None else Pages(q, (longest,))  # of the table nothing is asked
+    pages = None if bound is None else Pages(q, (bound,))  # of the table nothing is asked
     call = Call(q, k, v, (), None, None, 0.0, program, part, pages)
     direction = "decode" if _is_few(call) else "forward"
     key, names = _key(direction, call, into is not None), ["q", "k", "v", "out", "lse", "norm", "scale", "threads"]
@@ -178,7 +179,8 @@ def _key(direction: str, call: Call, into: bool) -> KernelKey:
 
 def _native(call: Call, key: KernelKey) -> Native:
     kernel = native(call.program, key, call.needed)
-    call.check_length(kernel.longest)
+    if call.pages is None:
+        call.check_length(kernel.longest)
     return kernel
 
 

@@ -30,7 +30,7 @@ def forward(call: Call, keep: bool, turn: Turn | None = None, into: tuple[Tensor
     made = prepared.forward(
         call.encoded,
         call.part,
-        None if call.pages is None else call.pages.longest,
+        None if call.pages is None else call.pages.bound,
         keep,
         q.dtype,
         q.shape,
