@@ -69,7 +69,13 @@ class Cache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
+        if not isinstance(attend, Attention):
+            raise CallError(f"a cache is for what attnspec.compile returns, not for {type(attend).__name__}")
         self._of, self._name = attend, attend.spec.name
+        wanted = {"batch": batch, "kv_heads": kv_heads, "dim": dim, "dim_v": dim_v or dim, "heads": heads or kv_heads}
+        for label, number in wanted.items():
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise CallError(f"{self._name}: {label} of a cache is a whole number from 1 on, not {number!r}")
         if attend.program.target == "dense":
             raise CallError(f'{self._name}: target="dense" has no caches: it evaluates the whole mask')
         if dtype not in DTYPES:

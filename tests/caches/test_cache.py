@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -155,6 +156,11 @@ def test_beams_change_places_and_a_sequence_ends() -> None:
         cache.reset()
         cache.reorder(torch.tensor([0, 1]))
         assert (cache.n, cache.positions) == (0, ((),))
+    cache.append(k, v)
+    fork = copy.deepcopy(cache)
+    fork.append(k[:, :, :1], v[:, :, :1])
+    assert (cache.n, fork.n) == (80, 81)
+    torch.testing.assert_close(cache.attend(q)[:, :, -1:], attend(q, k, v)[:, :, -1:], atol=1e-5, rtol=1e-4)
 
 
 def test_what_does_not_fit_is_refused_and_nothing_is_taken() -> None:
@@ -187,8 +193,14 @@ def test_what_does_not_fit_is_refused_and_nothing_is_taken() -> None:
         new(attnspec.compile("causal", target="dense"))
     with pytest.raises(attnspec.SpecError, match="a cache of keys is not defined"):
         new(attnspec.compile("memory"))
-    with pytest.raises(attnspec.CallError, match="head size"):
-        Cache(attend, batch=1, kv_heads=1, dim=1000)
+    for wrong, message in (
+        ({"dim": 1000}, "head size"),
+        ({"batch": -1}, "batch of a cache is a whole number from 1 on, not -1"),
+        ({"heads": 3}, "3 heads cannot be shared among 2"),
+        ({"dtype": torch.float64}, "supported are float32"),
+    ):
+        with pytest.raises(attnspec.CallError, match=message):
+            Cache(attend, **{"batch": 1, "kv_heads": 2, "dim": 16, **wrong})  # type: ignore[arg-type]
 
 
 def test_modes_may_change_between_tokens() -> None:
