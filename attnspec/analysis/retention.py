@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from attnspec.relation.sizes import MOST, Sizes
 
 _MOST_RUNS = 64
 """Of fixed positions, or residues that stay: what is in more runs is kept with the gaps between them."""
+_LEAST_PAGE = 8
+"""Keys of a page: with fewer, a table of pages would cost what they save."""
 _LONGEST_PERIOD = 1 << 16
 
 
@@ -66,6 +68,11 @@ class Growing:
         """How many of a period stay."""
         return sum(map(len, self.residues))
 
+    def below(self, position: int) -> int:
+        """How many stay of the positions below one."""
+        whole, rest = divmod(position, self.period)
+        return whole * self.kept + sum(len(range(run.start, min(run.stop, rest))) for run in self.residues)
+
     def __str__(self) -> str:
         return "grows: every key" if self.kept == self.period else f"grows: {self.kept:,} of every {self.period:,} keys"
 
@@ -95,13 +102,25 @@ class Retention:
         """The most keys that are kept at any time; None where they grow without end."""
         return None if self.growing else sum(map(len, self.fixed)) + sum(ring.slots for ring in self.rings)
 
+    @property
+    def page(self) -> int | None:
+        """The longest page, of at least 8 keys, that is kept or dropped whole as keys pile up; None if all are kept.
+
+        >>> Retention(growing=Growing(128, (range(96, 128),))).page
+        32
+        """
+        if self.growing is None or self.growing.kept == self.growing.period:
+            return None
+        size = gcd(self.growing.period, *(end for run in self.growing.residues for end in (run.start, run.stop)))
+        return size if size >= _LEAST_PAGE else None
+
     def stored(self, tokens: int) -> int:
-        """The keys that a cache holds after so many tokens, which drops nothing from between the last ``span``."""
-        if self.growing:
+        """The keys that a cache holds after so many tokens: nothing is dropped from between the last ``span``."""
+        if self.growing and self.page is None:
             return tokens
-        return min(tokens, self.span) + sum(
-            len(range(run.start, min(run.stop, tokens - self.span), run.step)) for run in self.fixed
-        )
+        low = max(0, tokens - self.span)
+        fixed = sum(len(range(run.start, min(run.stop, low), run.step)) for run in self.fixed)
+        return tokens - low + fixed + (self.growing.below(low) if self.growing else 0)
 
     def joined(self, other: Retention) -> Retention:
         """What keeps all that two keep."""

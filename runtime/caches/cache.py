@@ -15,6 +15,7 @@ from attnspec.analysis.retention import retention
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.caches.kept import Kept
+from attnspec.runtime.caches.paged import InPages
 from attnspec.runtime.caches.rows import Rows
 from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check_derivatives, named
 from attnspec.runtime.core.program import Program, needed, relation
@@ -42,10 +43,12 @@ class Cache:
 
     What is kept follows from the pattern, for every length (``attnspec inspect`` says it): fixed positions, a ring over
     the last ones, in which nothing moves, or, where nothing can be dropped, all, in room that doubles when it is full.
-    Key heads that keep unlike things do so each for itself. ``append`` the keys and values of any number of tokens,
-    then ``attend`` with their queries, or with the last of these: the result is that of ``attend(q, keys, values)``
-    over all keys that were ever appended, whichever were dropped. Tokens that are more than a ring has room for (16 and
-    up to 15 more beside what it keeps) stand beside it, with what their queries see, until these have attended, once.
+    Where runs of 8 positions or more stay and others between them do not, keys lie in pages (C++ kernels, patterns that
+    read no inputs, without a sink; elsewhere all are kept). Key heads that keep unlike things do so each for itself.
+    ``append`` the keys and values of any number of tokens, then ``attend`` with their queries, or with the last of
+    these: the result is that of ``attend(q, keys, values)`` over all keys that were ever appended, whichever were
+    dropped. Tokens that are more than a ring has room for (16 and up to 15 more beside what it keeps) stand beside it,
+    with what their queries see, until these have attended, once.
 
     Keys are stored as the kernel reads them, normalized and rotated by their positions, where these do not change: by
     `rotate` lines whose frequencies and positions of keys read neither lengths nor inputs, but for xPos. Else they are
@@ -87,9 +90,11 @@ class Cache:
         )
         self._check(self._k.new_empty((batch, self._heads, 0, dim)), self._k, self._v)
         plan = _plan(attend.program, self._heads, kv_heads, batch)
-        self._kept = [Kept(item) for item in plan.kept]
-        self._by_heads, self._by_batch = plan.by_heads, plan.by_batch
         self._rows = Rows.of(attend.spec, attend.program)
+        self._kept: list[Kept | InPages] = [Kept(item) for item in plan.kept]
+        if self._has_gaps(plan):
+            self._kept = [InPages(plan.kept[0])]
+        self._by_heads, self._by_batch = plan.by_heads, plan.by_batch
 
     @property
     def n(self) -> int:
@@ -193,7 +198,7 @@ class Cache:
             for item in self._kept:
                 own = slice(item.heads.start * group, item.heads.stop * group)
                 part = Part(first, 0, own.start, 0, n, rows_, heads, kv_heads, batch)
-                found.append(self._rows(q[:, own], item.pieces(), part, scale, given))
+                found.append(item.attend(self._rows, q[:, own], part, scale, given))
             out, lse = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
             if self._of.spec.sink is not None:
                 sizes = {"n_q": rows_, "heads": heads, "kv_heads": kv_heads, "batch": batch}
@@ -240,6 +245,12 @@ class Cache:
     def __repr__(self) -> str:
         said = dict.fromkeys(str(item.of.retention) for item in self._kept)
         return f"Cache({self._name}: {self.n:,} tokens, {', '.join(said)}, {self.bytes} bytes)"
+
+    def _has_gaps(self, plan: _Plan) -> bool:
+        """Whether pages save what stands between keys that stay: C++ kernels read them, where nothing comes beside."""
+        bare, once = not self._rows.reads and self._of.spec.sink is None, self._rows.once
+        here = self._k.device.type == "cpu" and self._of.program.target in ("auto", "cpp")
+        return here and bare and once and len(plan.kept) == 1 and plan.kept[0].retention.page is not None
 
     def _cast(self, t: Tensor) -> Tensor:
         """Under autocast what is of another floating-point type is cast, as a call's tensors are."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.cache_size import KeyHeads
+from attnspec.runtime.caches.rows import Rows
 from attnspec.runtime.caches.strip import Piece, Strip
+from attnspec.runtime.core.request import Part
 
 ROOM = 16
 """Tokens that may come at once and find room in a ring beside what their queries see."""
@@ -64,6 +66,12 @@ class Kept:
             yield self._beside
         else:
             yield from self._recent.pieces()
+
+    def attend(
+        self, rows: Rows, q: Tensor, part: Part, scale: float | None, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp of queries that see what is there, without the sink."""
+        return rows(q, self.pieces(), part, scale, inputs)
 
     def attended(self) -> None:
         """The queries of the last tokens have seen what they see: let go of what only they do."""

@@ -79,6 +79,7 @@ OWN = {
     "sunk": "attention sunk { input logit: float[heads] attend window(20) sink logit[h] }",
     "first_rows": "attention first_rows { align start attend k % 3 == q % 3 }",
     "holes": "attention holes { attend k % 16 >= 12 and causal attend window(9) }",
+    "gaps": "attention gaps { attend k % 32 >= 24 attend k < 3 attend window(9) within causal rotate rope() }",
     "runs": "attention runs { attend 5 <= k < 9 attend 30 <= k < 41 attend window(7) within causal }",
     "by_heads": "attention by_heads { for h in 0..2 { attend window(5) } for h in 2..4 { attend causal } }",
     "by_entry": "attention by_entry { attend 0 <= q - k < 6 * (b + 1) }",

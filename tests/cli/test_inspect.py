@@ -75,6 +75,7 @@ def test_the_cache_is_printed_with_its_bytes() -> None:
     assert "kept by attnspec.Cache: grows: every key" in run("inspect", "padded", "-n", "64").stdout
 
 
+@pytest.mark.slow
 def test_heads_that_keep_unlike_keys_are_told_apart() -> None:
     said = run("inspect", "longformer_dilated", "-n", "2048").stdout
     assert "kept by attnspec.Cache: key heads 0-5: ring of 256" in said
