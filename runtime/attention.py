@@ -194,13 +194,12 @@ class Attention(Paged):
         without the sink, minus infinity where the row sees no key: what QK-clip wants (Kimi K2, 2025, section 2.1). It
         has no gradient, and one that reaches it is an error (target "dense" has it: that of the largest). float32,
         bfloat16 or float16 (and float64 with target "dense"); sums are float32. ``scale``, which gets no gradient but
-        with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the
-        key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by
-        name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast
-        q, k and v are cast as SDPA's are. In place of k and v may stand ``cache=``, an :class:`attnspec.Cache`: what
-        its ``attend`` returns. On the CPU a call gives the same bits whenever it is made. What it returns, but for
-        gradients, does not depend on the number of threads: those that share out the keys of few queries add up in an
-        order of the keys.
+        with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the key
+        heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by name,
+        or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast q, k
+        and v are cast as SDPA's are. ``cache=``, an :class:`attnspec.Cache`, may stand for k and v. On the CPU a call
+        gives the same bits whenever it is made. What it returns, but for gradients, does not depend on the number of
+        threads: those that share out the keys of few queries add up in an order of the keys.
 
         Raises CallError for tensors that do not fit.
         """
