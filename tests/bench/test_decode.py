@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from attnspec.cli.bench.decode import show_decode
+from attnspec.runtime.bench import overhead
 from attnspec.runtime.bench.decode import READING, ROWS, Row, calls
+from attnspec.runtime.bench.overhead import Overhead
 from tests.support.command import run
 from tests.support.marks import slow
 
@@ -40,10 +43,15 @@ def test_bytes() -> None:
     assert Row(7, window=10, **SMALL).seen == 7
 
 
-def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    price = Overhead("a mask alone", "causal", 11e-6, 22e-6)
+    monkeypatch.setattr(overhead, "overheads", lambda: [price])  # its own example measures
     rows = (CASES[0], CASES[1])
     show_decode(rows, 3, False)
-    head, titles, *lines = capsys.readouterr().out.splitlines()
+    head, titles, *lines, empty, about, _, prices = capsys.readouterr().out.splitlines()
+    assert not empty
+    assert about.startswith("the price of a call, 16 x 16, one head")
+    assert prices.split() == ["a", "mask", "alone", "causal", "11", "us", "22", "us"]
     assert "4 query and 2 key heads, dim 16" in head
     assert "medians of 3 interleaved runs" in head
     assert titles.split() == ["queries,", "keys", "attnspec", "SDPA", "is", "floor", "is"]
@@ -53,6 +61,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     show_decode(rows, 3, True)
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]
+    assert found["overheads"] == [asdict(price)]
     for one, row in zip(found["rows"], rows, strict=True):
         assert (one["n"], one["n_q"], one["pattern"], one["bytes"]) == (40, row.n_q, row.name, row.bytes)
         assert all(len(one["seconds"][name]["all"]) == 3 for name in ("attnspec", "peer", "floor"))
@@ -72,5 +81,5 @@ def test_rows() -> None:
 @pytest.mark.slow
 def test_command() -> None:
     lines = run("bench", "--decode", "--runs", "3", "--threads", "1").stdout.splitlines()
-    assert len(lines) == 2 + len(ROWS)
+    assert len(lines) == 2 + len(ROWS) + 7
     assert "1 thread," in lines[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,13 +24,16 @@ def show_decode(rows: tuple[Row, ...], runs: int, as_json: bool) -> None:
 
     from attnspec.runtime.bench.ceilings import processor
     from attnspec.runtime.bench.decode import measure
+    from attnspec.runtime.bench.overhead import DIM, LENGTH, overheads
 
     with progress("decode") as tick:
         found = list(measure(rows, runs, tick))
+    prices = overheads()
     machine, threads = processor(), torch.get_num_threads()
     if as_json:
         about = {"machine": machine, "threads": threads, "torch": torch.__version__, "runs": runs}
-        click.echo(json.dumps({**about, "rows": [plain(one) for one in found]}, indent=2))
+        calls = [asdict(one) for one in prices]
+        click.echo(json.dumps({**about, "rows": [plain(one) for one in found], "overheads": calls}, indent=2))
         return
     out = console()
     out.width = max(out.width, _WIDTH)
@@ -50,6 +54,16 @@ def show_decode(rows: tuple[Row, ...], runs: int, as_json: bool) -> None:
             *(f"{seconds(one.reading.median)}, {quantity(one.bandwidth)}B/s", f"{_floors(one):.2f}x"),
         )
     out.print(table)
+    out.print(
+        f"\nthe price of a call, {LENGTH} x {LENGTH}, one head, dim {DIM}, float32, one thread: least CPU time",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", "", "forward", "with requires_grad"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for price in prices:
+        table.add_row(price.what, price.spec, seconds(price.plain), seconds(price.kept))
+    out.print(table)
 
 
 def _floors(one: Decoded) -> float:
@@ -58,8 +72,6 @@ def _floors(one: Decoded) -> float:
 
 def plain(one: Decoded) -> dict[str, Any]:
     """A row as plain data."""
-    from dataclasses import asdict
-
     return {
         **asdict(one.row),
         "pattern": one.row.name,

@@ -201,7 +201,8 @@ def test_it_is_what_kernels_use_and_the_dense_target_does_not(monkeypatch: pytes
         called.append(x.shape)
         return turn(x, cos, sin, pairs, start)
 
-    monkeypatch.setattr(rotating, "turn", recorder)
+    for name in ("turn", "turn_at_once"):
+        monkeypatch.setattr(rotating, name, recorder)
     q, k, v = torch.randn(1, 4, 50, 16), *torch.randn(2, 1, 2, 50, 16).unbind(0)
     want = attnspec.compile("rope", target="dense")(q, k, v)
     assert not called
