@@ -42,7 +42,7 @@ def test_patterns(name: str) -> None:
     rotated = name == "gpt_oss"
     for size, layout, n_q in ((16, "HND", 1), (5, "NHD", 3), (64, "HND", 20)):
         held = in_pages(LENGTHS, size, layout=layout, shared=2)
-        inputs = {"sink": torch.randn(4)} if rotated else None
+        inputs = {"sinks": torch.randn(4)} if rotated else None
         agree_in_pages(attend, queries(len(LENGTHS), n_q), held, layout=layout, rotated=rotated, inputs=inputs)
 
 
