@@ -102,6 +102,25 @@ ATTNSPEC_INLINE T* row_at(const Tensor& t, int64_t b, int64_t h, const Rows& row
     return rows.table ? row_of<T>(t, rows.table[row / rows.page], h, row % rows.page) : row_of<T>(t, b, h, row);
 }
 
+// Calls f(l, batch entry or page, row in it) for `count` neighbouring slots, without a division for each.
+template <class F>
+ATTNSPEC_INLINE void each_row(const Rows& rows, int64_t b, int64_t slot, int count, F&& f) {
+    if (!rows.table) {
+        for (int l = 0; l < count; ++l) f(l, b, rows(slot + l));
+    } else if (rows.list) {
+        for (int l = 0; l < count; ++l) f(l, rows.table[rows(slot + l) / rows.page], rows(slot + l) % rows.page);
+    } else {
+        int64_t row = rows(slot), number = 0;
+        for (int l = 0; l < count; ++l, row += rows.step) {
+            if (l == 0 || row >= rows.page) {
+                const int64_t more = row / rows.page;
+                number += more, row -= more * rows.page, b = rows.table[number];
+            }
+            f(l, b, row);
+        }
+    }
+}
+
 // Whether the rows of neighbouring slots lie at equal distances.
 static inline bool is_even(const Rows& rows, int64_t slot, int count) {
     return !rows.list && (!rows.table || rows(slot) / rows.page == rows(slot + count - 1) / rows.page);

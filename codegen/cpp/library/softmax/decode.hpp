@@ -123,36 +123,36 @@ struct Decoder {
     // rows that do not see it only if it is finite.
     ATTNSPEC_NOINLINE void find(int64_t slot, int count, bool partial) {
         unfit = 0;
-        if (partial) return find_some(slot);
-        for (int l = 0; l < count; ++l) {
-            w.keys[l] = vector_of<D, KEY>(p.k, slot + l, w.k + l * KEY);
-            w.values[l] = vector_of<DV, VALUE>(p.v, slot + l, w.v + l * VALUE);
-        }
+        if (partial) return find_some(slot, count);
+        each_row(at.keys, u.b, slot, count, [&](int l, int64_t b, int64_t row) { find_one(l, b, row); });
         for (int l = count; l < LANES; ++l) w.keys[l] = w.values[l] = w.nothing;
     }
 
-    ATTNSPEC_NOINLINE void find_some(int64_t slot) {
+    ATTNSPEC_NOINLINE void find_some(int64_t slot, int count) {
         int32_t some[LANES] = {}, each[LANES];
         memset(each, -1, sizeof(each));
         for (int r = 0; r < queries; ++r)
             for (int l = 0; l < LANES; ++l) some[l] |= w.mask[r * LANES + l], each[l] &= w.mask[r * LANES + l];
-        for (int l = 0; l < LANES; ++l) {
-            w.keys[l] = w.values[l] = w.nothing;
-            if (!some[l]) continue;
-            w.keys[l] = vector_of<D, KEY>(p.k, slot + l, w.k + l * KEY);
-            w.values[l] = vector_of<DV, VALUE>(p.v, slot + l, w.v + l * VALUE);
-            if (each[l] || is_fit(w.values[l])) continue;
+        for (int l = 0; l < LANES; ++l) w.keys[l] = w.values[l] = w.nothing;
+        each_row(at.keys, u.b, slot, count, [&](int l, int64_t b, int64_t row) {
+            if (!some[l]) return;
+            find_one(l, b, row);
+            if (each[l] || is_fit(w.values[l])) return;
             w.unfit_at[unfit] = l, w.unfit[unfit++] = w.values[l];
             w.values[l] = w.nothing;
-        }
+        });
+    }
+
+    ATTNSPEC_INLINE void find_one(int l, int64_t b, int64_t row) {
+        w.keys[l] = vector_of<D, KEY>(row_of<const Elem>(p.k, b, kv, row), p.k.stride[3], w.k + l * KEY);
+        w.values[l] = vector_of<DV, VALUE>(row_of<const Elem>(p.v, b, kv, row), p.v.stride[3], w.v + l * VALUE);
     }
 
     // A key or value in place, or copied where it is not a whole number of neighbouring vectors.
     template <int COLS, int S>
-    ATTNSPEC_INLINE const Elem* vector_of(const Tensor& t, int64_t slot, Elem* copy) const {
-        const Elem* from = row_at<const Elem>(t, u.b, kv, at.keys, slot);
-        if (COLS == S && t.stride[3] == 1) return from;
-        for (int c = 0; c < COLS; ++c) copy[c] = from[c * t.stride[3]];
+    static ATTNSPEC_INLINE const Elem* vector_of(const Elem* from, int64_t element, Elem* copy) {
+        if (COLS == S && element == 1) return from;
+        for (int c = 0; c < COLS; ++c) copy[c] = from[c * element];
         for (int c = COLS; c < S; ++c) copy[c] = Elem{};
         return copy;
     }
