@@ -21,9 +21,9 @@ from attnspec.relation import effort
 Ints = NDArray[np.int64]
 _WORK = 20_000_000
 """Residue pairs that a count may visit: one to two seconds."""
-_STEPS_PER_OPERATION = 512
+_STEPS_PER_OPERATION = 256
 """How many terms (a row of constraints at a residue pair, a corner of its sum) take as long as one of the solver."""
-_CHUNK = 1 << 13
+_CHUNK = 1 << 11
 
 
 class TooIrregular(AttnspecError):
@@ -52,6 +52,15 @@ class Piece:
     def terms(self) -> int:
         """How many divisions and rows there are to work out for a pair."""
         return len(self.divisions) + len(self.rows)
+
+    def transpose(self) -> Piece:
+        """The pairs ``(y, x)``."""
+
+        def turned(row: tuple[int, ...]) -> tuple[int, ...]:
+            return row[0], row[2], row[1], *row[3:]
+
+        divisions = tuple(Floor(turned(div.row), div.denominator) for div in self.divisions)
+        return Piece(divisions, tuple(map(turned, self.rows)))
 
     def period(self, axis: int) -> tuple[int, tuple[int, ...]]:
         """The smallest period in x (axis 1) or y (axis 2) that makes every division step by an integer.

@@ -1,7 +1,8 @@
 """How much work the questions of one stage may take together: a relation, a plan, a cost, a picture.
 
-Work is counted in operations of the solver and never by the clock, so that what comes out does not depend on the
-machine. What a stage is refused late it does without, as where a single question is too hard.
+Work is counted in operations of the solver by their price (:mod:`hardness`), and never by the clock, so that what comes
+out does not depend on the machine. What a stage is refused late it does without, as where a single question is too
+hard.
 
 >>> with stage():
 ...     charge(STAGE)
@@ -18,8 +19,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-STAGE = 4_000_000
-"""Operations of a stage (about five seconds); a question that was too hard counts as one that took all it may."""
+STAGE = 3_000_000
+"""Units of a stage (three to four seconds); a question that was too hard counts as one that took all it may."""
 
 
 @dataclass
@@ -51,7 +52,12 @@ def charge(work: int) -> None:
         spent.work += work
 
 
+def left() -> int:
+    """How much the stage may still take; without end outside of a stage."""
+    spent = _stage.get()
+    return max(0, spent.most - spent.work) if spent is not None else 1 << 62
+
+
 def exhausted() -> bool:
     """Whether the stage has had its share; never outside of a stage."""
-    spent = _stage.get()
-    return spent is not None and spent.work >= spent.most
+    return left() == 0

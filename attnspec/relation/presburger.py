@@ -1,4 +1,4 @@
-"""Exact sets of integer pairs, on isl: the only module that imports islpy.
+"""Exact sets of integer pairs, on isl.
 
 A ``Pairs`` is a set of pairs ``(x, y)`` cut out by affine inequalities, floor divisions and remainders, with integer
 parameters. All operations are exact, for every value of the parameters at once.
@@ -15,14 +15,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from math import lcm
 from typing import Any
 
 import islpy as isl
 
 from attnspec.errors.diagnostic import AttnspecError
-from attnspec.relation import effort
+from attnspec.relation import effort, hardness
 from attnspec.relation.count import Floor, Piece
 from attnspec.relation.loops import Loops
 from attnspec.relation.syntax_tree import statements
@@ -38,14 +38,7 @@ the first and last tile that an input leaves possible.
 """
 
 BUDGET = 1_000_000
-"""isl operations that one question may take (about 1.3 seconds)."""
-_BUDGETS = ((1 << 12, BUDGET), (1 << 16, BUDGET // 8), (1 << 20, BUDGET // 20))
-_LEAST_BUDGET = BUDGET // 50
-"""Less, the larger the numbers in the sets (up to so much, so many): an operation on them can take far longer."""
-_ENTANGLED = 16
-"""So many times less, down to the least, where a division mixes x and y unevenly, ``(7 * x + y) // 5``, or many
-numbers are only said to exist. isl looks for short vectors of a lattice there, or solves for the smallest of many
-unknowns, and does not count what that takes."""
+"""Units of work that one question may take (one to two seconds): operations of isl by their price."""
 
 
 class TooHard(AttnspecError):
@@ -57,6 +50,44 @@ def _context() -> Any:
     return isl.Context()
 
 
+class _Question:
+    """What a block that is bounded may still take. isl counts operations; how dear they are changes on the way."""
+
+    def __init__(self, units: int, price: int) -> None:
+        self.most, self.left, self.price = units, units, price
+        self._allow()
+
+    @property
+    def operations(self) -> int:
+        """How many operations are left, one at least (isl takes none to mean no limit)."""
+        return max(1, self.left // self.price)
+
+    def _allow(self) -> None:
+        context = _context()
+        context.reset_operations()
+        context.set_max_operations(self.operations)
+
+    def settle(self) -> bool:
+        """Take what was used off what is left; whether that was all."""
+        operations = self.operations
+        used = _used(operations)
+        self.left = 0 if used == operations else self.left - used * min(self.price, hardness.USUAL)
+        _context().set_max_operations(0)
+        return used == operations
+
+    def reprice(self, pairs: Pairs) -> None:
+        """From here on operations have the price of a set, if it is a higher one: sets grow on the way.
+
+        To look at the set is no part of the question: whether its price is known already must not matter.
+        """
+        self.settle()
+        self.price = max(self.price, pairs.price)
+        self._allow()
+
+
+_asked: ContextVar[_Question | None] = ContextVar("question", default=None)
+
+
 @contextmanager
 def budget(*sets: Pairs, numbers: int = 0, patient: bool = False) -> Iterator[None]:
     """Bound the isl operations of a block; past the limit it raises TooHard. Blocks do not nest.
@@ -66,38 +97,48 @@ def budget(*sets: Pairs, numbers: int = 0, patient: bool = False) -> Iterator[No
     """
     if effort.exhausted():
         raise TooHard("the integer set solver reached the operation limit of this stage")
-    numbers = max([numbers, *(s.magnitude() for s in sets)])
-    operations = next((most for largest, most in _BUDGETS if numbers <= largest), _LEAST_BUDGET)
-    if not patient and any(s.entangled() for s in sets):
-        operations = min(operations, max(operations // _ENTANGLED, _LEAST_BUDGET))
-    context = _context()
-    context.reset_operations()
-    context.set_max_operations(operations)
+    price = max([hardness.price(numbers), *(hardness.price(s.magnitude) if patient else s.price for s in sets)])
+    question = _Question(min(BUDGET, effort.left()), price)
+    token = _asked.set(None if patient else question)
+    over = False
     try:
         yield
     except (isl.Error, TypeError):
         # A limit that is reached while isl reads a condition is told as a syntax error, one that is reached while it
         # writes a number as None instead of the number.
-        if _used(operations) == operations:
+        over = question.settle()
+        if over:
             raise TooHard("the integer set solver reached its operation limit") from None
         raise
     finally:
-        used = _used(operations)
-        effort.charge(BUDGET if used == operations else used)  # those that were not enough were slow ones
-        context.set_max_operations(0)
-        context.reset_operations()
+        _asked.reset(token)
+        if not over:
+            question.settle()
+        effort.charge(question.most - question.left)
+        _context().reset_operations()
 
 
 def _used(operations: int) -> int:
-    """About how many operations a block took. isl does not tell: ask for one more, under ever higher limits."""
-    context, limit = _context(), max(1, operations >> 10)
-    while limit < operations:
+    """How many operations a block took, to a sixteenth. isl does not tell: ask for one more, under other limits."""
+    context = _context()
+
+    def enough(limit: int) -> bool:
         context.set_max_operations(limit)
         with suppress(isl.Error):
             isl.Val.int_from_si(context, 1)
-            return limit
-        limit *= 2
-    return operations
+            return True
+        return False
+
+    low, high = 0, 64
+    while high < operations and not enough(high):
+        low, high = high, 2 * high
+    high = min(high, operations)
+    if high == operations and not enough(operations):
+        return operations
+    while high - low > 1 + high // 16:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return min(high, operations - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,42 +281,20 @@ class Pairs:
         index = self._map.find_dim_by_name(isl.dim_type.param, name)
         return index >= 0 and bool(self._map.involves_dims(isl.dim_type.param, index, 1))
 
+    @functools.cached_property
     def magnitude(self) -> int:
-        """How large the numbers are that isl computes with: factors, and the common multiple of all divisors.
+        """How large the numbers are that isl computes with."""
+        return hardness.magnitude(self._map)
 
-        Of all, because the complement of a union joins the divisors of its parts.
-        """
-        kinds, largest, common = isl.dim_type, 1, 1
-        for basic in self._map.get_basic_maps():
-            flat = basic.wrap().flatten()
-            fixed, divisors = flat.dim(kinds.param) + flat.dim(kinds.set), flat.dim(kinds.div)
-            order = (kinds.param, kinds.set, kinds.div, kinds.cst)
-            for matrix in (flat.inequalities_matrix(*order), flat.equalities_matrix(*order)):
-                for row in _rows(matrix):
-                    largest = max(largest, *map(abs, row[:fixed]))
-                    common = lcm(common, *(abs(v) for v in row[fixed:-1] if v))
-            for i in range(divisors):
-                with suppress(isl.Error):  # an existential variable without a definition has no denominator
-                    common = lcm(common, flat.get_div(i).get_denominator_val().to_python())
-        return int(max(largest, common))
+    @functools.cached_property
+    def price(self) -> int:
+        """Units of work that an operation of isl on this set may take."""
+        return hardness.price(self.magnitude, hardness.is_entangled(self._map))
 
-    def entangled(self) -> bool:
-        """Whether a division mixes x and y with unlike factors, or many numbers are only said to exist."""
-        kinds = isl.dim_type
-        for basic in self._map.get_basic_maps():
-            flat, undefined = basic.wrap().flatten(), 0
-            for i in range(flat.dim(kinds.div)):
-                try:
-                    aff = flat.get_div(i)
-                except isl.Error:
-                    undefined += 1
-                    continue
-                x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
-                if not (x.is_zero() or y.is_zero() or x.eq(y)):
-                    return True
-            if undefined > 4:
-                return True
-        return False
+    def _dear(self) -> None:
+        """Before a step that solves for unknowns: in a bounded block it has the price of this set, not of the first."""
+        if question := _asked.get():
+            question.reprice(self)
 
     def sample(self) -> dict[str, int] | None:
         """The first pair with the parameters that matter: smallest n, then n_q, ...; None if there is none.
@@ -317,6 +336,7 @@ class Pairs:
         ``context`` is a condition that is known to hold for the parameters: the loops need not test it. Raises TooHard
         where isl finds no loops.
         """
+        self._dear()
         params = self._map.dim(isl.dim_type.param)
         points = self._map.move_dims(isl.dim_type.param, params, isl.dim_type.in_, 0, 1).range().compute_divs()
         points = points.set_dim_name(isl.dim_type.param, params, left)
@@ -336,7 +356,9 @@ class Pairs:
         """The set as disjoint pieces of plain integer constraints; every parameter must have been fixed."""
         if open_ := [name for name in PARAMETERS if self.depends_on(name)]:
             raise ValueError(f"parameters without a value: {', '.join(open_)}")
-        disjoint = self.anonymous()._map.compute_divs().make_disjoint().compute_divs()
+        plain = self.anonymous()
+        plain._dear()
+        disjoint = plain._map.compute_divs().make_disjoint().compute_divs()
         return tuple(_piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
 
     def show(self, x: str, y: str) -> str:
@@ -353,18 +375,15 @@ def _space() -> Any:
     return isl.Map.read_from_str(_context(), f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [y] }}").get_space()
 
 
-def _rows(matrix: Any) -> tuple[tuple[int, ...], ...]:
-    return tuple(
-        tuple(matrix.get_element_val(r, c).to_python() for c in range(matrix.cols())) for r in range(matrix.rows())
-    )
-
-
 def _piece(basic: Any) -> Piece:
     """One basic set over (x, y) with its floor divisions, as integer rows ``constant, x, y, divisions...``."""
     kinds = isl.dim_type
 
     order = (kinds.cst, kinds.param, kinds.set, kinds.div)
-    equalities, inequalities = _rows(basic.equalities_matrix(*order)), _rows(basic.inequalities_matrix(*order))
+    equalities, inequalities = (
+        hardness.rows(basic.equalities_matrix(*order)),
+        hardness.rows(basic.inequalities_matrix(*order)),
+    )
     divisions = []
     for i in range(basic.dim(kinds.div)):
         aff = basic.get_div(i)

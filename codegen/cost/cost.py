@@ -116,7 +116,10 @@ class Cost(Shown):
         )
 
 
-@stage(shares=3)  # it asks for each branch of heads that differ
+_MOST_SHARES = 3
+"""Of work that a cost may take: it asks for each head that differs."""
+
+
 def cost(
     plan: Plan,
     sizes: Sizes,
@@ -170,7 +173,7 @@ def cost(
 
 def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[HeadCost, int]]:
     """The cost of each group of equal heads, and how many (head, batch entry) pairs it stands for."""
-    relation, found = plan.relation, []
+    relation, asked = plan.relation, []
     if relation.heads is not None and sizes.heads > relation.heads:
         raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
     for head_class in relation.classes:
@@ -180,10 +183,10 @@ def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[H
         by_head = [(h,) for h in members] if _differ(relation, head_class, "h", contents) else [members]
         entries = range(sizes.batch if _differ(relation, head_class, "b", contents) else min(1, sizes.batch))
         for heads in by_head:
-            for b in entries:
-                times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
-                found.append((_head(plan, head_class, sizes, heads, b, contents), times))
-    return found
+            times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
+            asked += [(head_class, heads, b, times) for b in entries]
+    with stage(shares=min(_MOST_SHARES, max(1, len(asked)))):
+        return [(_head(plan, head_class, sizes, heads, b, contents), times) for head_class, heads, b, times in asked]
 
 
 def _differ(relation: Relation, head_class: HeadClass, by: str, contents: Contents | None) -> bool:

@@ -139,7 +139,8 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
         inside = tiles.intersection(box).fix(c=c, **sizes.parameters(h, b))
         if inside.is_empty():
             return 0, 0
-        pieces, turned = inside.pieces(), inside.transpose().pieces()
+        pieces = inside.pieces()
+    turned = tuple(piece.transpose() for piece in pieces)
     number = count(pieces, len(rows), rows.start)
     short_rows = _short(
         rows, layout.cut_tiles(rows, 0), size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows))
