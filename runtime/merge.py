@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import DTYPES, CallError
+from attnspec.runtime.core.visible import visible
 
 _OF_LSE = {torch.float32: DTYPES, torch.float64: (*DTYPES, torch.float64)}
 """The types of outputs that may go with each type of log-sum-exp."""
@@ -40,9 +41,17 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     empty = total == 0.0
     total = total.masked_fill(empty, 1.0)
     merged = torch.zeros_like(outs[0], dtype=total.dtype)
+    plain = (
+        total.device.type == "cpu"
+        and visible(*outs, *lses)
+        and not (torch.is_grad_enabled() and any(t.requires_grad for t in (*outs, *lses)))
+    )
     for out, lse, share in zip(outs, lses, shares, strict=True):
-        out = out.to(total.dtype).masked_fill(torch.isneginf(lse)[..., None], 0.0)
-        merged = merged + (share / total)[..., None] * out
+        weight, gone = (share / total)[..., None], torch.isneginf(lse)
+        if plain and not bool(gone.any()):
+            merged.addcmul_(weight, out.to(total.dtype))
+        elif not (plain and bool(gone.all())):
+            merged = merged + weight * out.to(total.dtype).masked_fill(gone[..., None], 0.0)
     return merged.to(outs[0].dtype), (total.log() + top).masked_fill(empty, float("-inf"))
 
 

@@ -27,7 +27,6 @@ from attnspec.spec.spec import Spec
 class Work:
     """A part as a kernel takes it: ``call`` with rotated vectors, and what these were made from."""
 
-    spec: Spec
     call: Call
     q: Tensor
     k: Tensor
@@ -42,8 +41,14 @@ class Work:
         q, k, v, *rest = tensors
         part = part_of(program, q, k, Asked(*asked))
         inputs = dict(zip(given, rest, strict=True))
-        if facts(decode(program)).lists:
+        known = facts(decode(program))
+        if known.lists:
             check_lists(decode(program), part.heads, part.kv_heads, part.batch)
+        if known.bare and not inputs:  # the text need not be read
+            call = Call(
+                q, k, v, (), None, None, 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, program, part
+            )
+            return cls(call, q, k, call.sizes, {})
         spec = spec_of(decode(program))
         if spec.order is not None:
             raise CallError(
@@ -56,7 +61,12 @@ class Work:
         found = prepare(spec, sizes, inputs, wide=max(part.n, part.n_q) > NARROW_LENGTH, device=q.device)
         by_q, by_k = turned(spec, q, k, sizes, found, compiled=True)
         call = Call(by_q, by_k, v, [found[name] for name in names(spec)], None, None, scale, program, part)
-        return cls(spec, call, q, k, sizes, found)
+        return cls(call, q, k, sizes, found)
+
+    @property
+    def spec(self) -> Spec:
+        """The pattern."""
+        return spec_of(self.call.program)
 
     @property
     def target(self) -> Target:
