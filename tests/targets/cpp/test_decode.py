@@ -144,6 +144,34 @@ def test_scores_of_any_size() -> None:
         torch.testing.assert_close(out[:, :, 3], v[:, :, :1100].mean(2).repeat_interleave(2, 1), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [MIXED, "attention a { attend window(16)  attend strided(16)  within causal }"])
+def test_largest_scores(text: str) -> None:
+    """By one pass and by two."""
+    (q, k, v), inputs = mixed(200, 5, 4, 2, 2)
+    given, inputs = [t.detach() for t in (q, k, v)], inputs if "length" in text else {}
+    exact = attnspec.compile(text, target="dense")(*(t.double() for t in given), return_max=True, inputs=inputs)[1]
+    largest = compiled(text, "cpp")(*given, return_max=True, inputs=inputs)[1]
+    torch.testing.assert_close(largest, exact.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_parts_that_are_added_in_place(dtype: torch.dtype) -> None:
+    """A ring of keys is two parts: few queries go on from what is there."""
+    attend = compiled("attention a { attend window(120)  attend k < 3 }", "cpp")
+    q, k, v = (t.detach() for t in tensors(333, 4, 8, 2, 2, 40, 24, dtype=dtype))
+    whole, lse = attend(q, k, v, return_lse=True)
+    for count in (1, 3):
+        out, sums = torch.zeros(2, 8, 4, 24), torch.full((2, 8, 4), -torch.inf)
+        for start, end in ((0, 50), (200, 333), (50, 200)):
+            part = k[:, :, start:end], v[:, :, start:end]
+            with threads(count):
+                attend.part(q, *part, q_start=329, k_start=start, n=333, n_q=4, out=out, lse=sums)
+        torch.testing.assert_close(out.to(dtype), whole, atol=1e-6 if dtype == F32 else 8e-3, rtol=1e-5)
+        torch.testing.assert_close(sums, lse, atol=1e-5, rtol=1e-5)
+
+
 SIZES = ((1, 130, 1, 4, 2, 2), (2, 333, 5, 4, 2, 1), (3, 150, 12, 4, 1, 1), (1, 2500, 2, 4, 4, 1))
 
 
