@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from attnspec.codegen.cpp.unit import FEW, KernelKey
+from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.form import Form, like
 from attnspec.runtime.core.pages import Pages
-from attnspec.runtime.core.program import Program, decode, facts
+from attnspec.runtime.core.program import Program, decode, facts, spec
 from attnspec.runtime.core.request import Call, Part
 from attnspec.runtime.cpp import structures as problem
 from attnspec.runtime.cpp.entries import pages_of
@@ -186,7 +187,7 @@ def _native(call: Call, key: KernelKey) -> Native:
 
 def _reads(call: Call) -> bool:
     known = facts(call.program)
-    return not known.bare or bool(known.arguments)
+    return bool(known.arguments) or (not known.bare and bool(names_of(spec(call.program))))
 
 
 def _packed(whole: ctypes.Structure, names: Sequence[str]) -> Packed:
