@@ -26,6 +26,7 @@ from attnspec.runtime.core.request import Call
 
 _MODULE = "torch.utils.flop_counter"
 _OPERATORS = ("attend", "attend_bare", "attend_turning", "attend_backward", "attend_bare_backward")
+_PARTS = ("part", "part_into", "part_backward", "part_backward_into")
 
 
 def announce() -> None:
@@ -36,8 +37,9 @@ def announce() -> None:
     module = sys.modules.get(_MODULE)
     if module is None or not hasattr(module, "FlopCounterMode"):  # not imported, or not yet whole
         return
-    packets = [getattr(torch.ops.attnspec, name) for name in _OPERATORS]
-    for name, packet in zip(_OPERATORS, packets, strict=True):
+    names = [name for name in (*_OPERATORS, *_PARTS) if hasattr(torch.ops.attnspec, name)]  # those defined so far
+    packets = [getattr(torch.ops.attnspec, name) for name in names]
+    for name, packet in zip(names, packets, strict=True):
         if packet not in module.flop_registry:
             module.register_flop_formula(packet, get_raw=True)(functools.partial(_operations, name))
     for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
@@ -49,6 +51,10 @@ def announce() -> None:
 
 def _operations(name: str, *arguments: Any, out_val: Any = None) -> int:
     """The operations of a call of an operator with these arguments."""
+    if name in _PARTS:
+        raise NotImplementedError(
+            "FlopCounterMode does not count parts of a score matrix (attend.part): attend.cost(n=...) counts the whole"
+        )
     fields = list(arguments)
     if "bare" in name:
         fields.insert(3, ())

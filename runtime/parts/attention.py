@@ -15,6 +15,7 @@ from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.merge import merge
+from attnspec.runtime.operators import watched
 from attnspec.runtime.parts import operators as operator
 from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of
 from attnspec.runtime.prepare.inputs import prepare
@@ -264,6 +265,7 @@ class Parts(Rotations):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
+        watched()
         check_call(name, self._target, self._kinds, q, k, v)
         check_derivatives(name, scale, q, k, v, *given.values())
         for label, t in given.items():

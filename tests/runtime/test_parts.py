@@ -120,6 +120,13 @@ def test_other_targets_refuse_parts() -> None:
         attnspec.compile("causal", target="dense").part(*vectors(), **AT)
 
 
+def test_operations_of_parts_are_not_counted_as_none() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False), pytest.raises(NotImplementedError, match="does not count parts"):
+        CAUSAL.part(*vectors(), **AT)
+
+
 def test_a_sink_is_added_once() -> None:
     """To rows that see nothing too; the results are differentiable in the logit."""
     attend = attnspec.compile("attention a { input logit: float[heads]  within causal  sink logit[h] }")
