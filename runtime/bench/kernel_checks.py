@@ -111,7 +111,7 @@ class Found:
 
 def _candidates(case: Case, dim: int, dtype: str) -> Candidates:
     n_q = LENGTH if case.n_q is None else case.n_q
-    # No case of few queries tells heads apart: those that share their keys share a tile.
+    # No case of few queries tells heads apart or has many: those that share their keys share a tile.
     return candidates(dim, getattr(torch, dtype).itemsize, n_q, case.heads // case.kv_heads)
 
 

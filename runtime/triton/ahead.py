@@ -144,7 +144,7 @@ def build(
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise TritonError("kernels cannot be compiled while TRITON_INTERPRET=1 is set")
     itemsize, n_q = 4 if dtype == "float32" else 2, FEW + 1 if n_q is None else n_q
-    few = Few.of(n_q, packed(program, n_q, group))
+    few = Few.of(n_q, packed(program, n_q, group, itemsize))
     carry = part and not facts(program).separate
     key, known = (
         TritonKey(dim, dim, part=part, carry=carry, heads=few.heads),

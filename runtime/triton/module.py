@@ -40,14 +40,18 @@ class Made:
     longest: int
 
 
-def packed(program: Program, n_q: int, group: int) -> int:
+def packed(program: Program, n_q: int, group: int, itemsize: int) -> int:
     """How many of the ``group`` query heads that share their keys share a tile of so many queries.
 
-    All of them where there are few queries and the pattern does not tell heads apart; else 1.
+    All of them where there are few queries and the pattern does not tell heads apart; else 1. More than ``FEW`` rows of
+    float32 (``itemsize`` 4) would not stay in registers.
     """
     if n_q > FEW or not facts(program).alike:
         return 1
-    return 1 if program.tile is not None and program.tile[0] * Few.of(1, group).heads > MOST_ROWS else group
+    heads = Few.of(1, group).heads
+    if program.tile is not None and program.tile[0] * heads > MOST_ROWS:
+        return 1
+    return 1 if itemsize == 4 and n_q * heads > FEW else group
 
 
 @functools.lru_cache(maxsize=64)

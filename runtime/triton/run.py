@@ -94,7 +94,7 @@ def _prepare(call: Call, carry: bool = False) -> tuple[Made, triton_data.Given]:
     from attnspec.codegen.triton.module import TritonKey
 
     q, k, v = call.q, call.k, call.v
-    group = packed(call.program, q.shape[2], q.shape[1] // max(1, k.shape[1]))
+    group = packed(call.program, q.shape[2], q.shape[1] // max(1, k.shape[1]), q.dtype.itemsize)
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         schedule = triton_tune.schedule(q, v, group)
     heads = Few.of(q.shape[2], group).heads

@@ -77,4 +77,5 @@ FEW = [
 def test_heads_that_share_a_tile(name: str, heads: int, kv_heads: int, n_q: int) -> None:
     """Also where positions are listed or have strides, and where heads leave rows of the tile empty."""
     attend = attnspec.compile(name, target="triton", params=SMALL[name])
-    agree(attend, *tensors(150, n_q, heads=heads, kv_heads=kv_heads, batch=2))
+    for dtype in (torch.float32, torch.float16):  # of which the second fills larger tiles
+        agree(attend, *tensors(150, n_q, heads=heads, kv_heads=kv_heads, batch=2, dtype=dtype))

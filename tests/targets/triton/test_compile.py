@@ -56,18 +56,16 @@ def test_nothing_spills(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kv_heads", "queries"), [("8", "1"), ("8", "16"), ("1", "2")])
-@pytest.mark.parametrize("name", ["causal", "window"])
-def test_few_queries(name: str, kv_heads: str, queries: str) -> None:
+@pytest.mark.parametrize("queries", ["1", "16"])
+def test_few_queries(queries: str) -> None:
     """Decoding: tiles that hold rows of several heads."""
-    for dtype in ("bfloat16", "float32"):
-        sizes = ("--heads", "32", "--kv-heads", kv_heads, "--queries", queries, "--dim", "128", "--dtype", dtype)
-        assert rows(name, *sizes)[0]["spilled"] == 0
+    found = rows("causal", "--heads", "32", "--kv-heads", "8", "--queries", queries, "--dim", "128")
+    assert found[0]["tile"] == {"1": "4 x 64", "16": "16 x 64"}[queries]
+    assert found[0]["spilled"] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", ["64", "128"])
-@pytest.mark.parametrize("name", ["causal", "window", "longformer", "dilated"])
+@pytest.mark.parametrize(("name", "dim"), [("causal", "64"), ("window", "128")])
 def test_parts(name: str, dim: str) -> None:
     for row in rows(name, "--part", "--dim", dim):
         assert row["fits"]

@@ -72,13 +72,15 @@ def test_tiles_of_few_queries() -> None:
 
 
 def test_which_heads_share_a_tile() -> None:
-    def heads(name: str, n_q: int, **options: Any) -> int:
-        return packed(attnspec.compile(name, target="triton", **options).program, n_q, 4)
+    def heads(name: str, n_q: int, itemsize: int = 2, **options: Any) -> int:
+        return packed(attnspec.compile(name, target="triton", **options).program, n_q, 4, itemsize)
 
     assert heads("causal", 1) == heads("gpt_oss", 3) == heads("padded", 16) == 4
     assert heads("causal", 17) == heads("alibi", 1) == heads("longnet_branch", 1) == heads("reformer", 1) == 1
     assert heads("causal", 1, tile=(16, 32)) == 4
     assert heads("causal", 1, tile=(32, 32)) == 1, "too many rows"
+    assert heads("causal", 4, itemsize=4) == 4
+    assert heads("causal", 5, itemsize=4) == 1, "too many registers"
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
