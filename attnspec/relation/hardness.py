@@ -7,6 +7,7 @@ times as much. A price makes them comparable, and does not depend on the machine
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from math import lcm
 from typing import Any
@@ -20,19 +21,23 @@ _MOST = 50
 USUAL = 2
 """Units that an operation takes at most where a question could be answered; those that could not are the dear ones."""
 _ENTANGLED = 16
-"""So many times as much where a division mixes x and y unevenly, ``(7 * x + y) // 5``, or many numbers are only said to
-exist. isl looks for short vectors of a lattice there, or solves for the smallest of many unknowns."""
+"""So many times as much where a division mixes x and y unevenly, ``(7 * x + y) // 5``, or more than a few numbers
+are only said to exist. isl looks for short vectors of a lattice there, or solves for the smallest of many unknowns."""
 _MOST_UNKNOWNS = 3
+_OF_UNKNOWNS = 4
+"""So many units times their square, where more are unknown: with ten of them an operation took 260."""
 
 
-def price(numbers: int, entangled: bool = False) -> int:
-    """Units of work that an operation on a set may take, by what :func:`magnitude` and :func:`is_entangled` say.
+def price(numbers: int, entangled: bool = False, unknowns: int = 0) -> int:
+    """Units of work that an operation on a set may take, by what the functions below say of it.
 
-    >>> price(100), price(100, entangled=True), price(1 << 40)
-    (1, 16, 50)
+    >>> price(100), price(100, entangled=True), price(1 << 40), price(1 << 40, unknowns=10)
+    (1, 16, 50, 400)
     """
     each = next((units for largest, units in _PRICES if numbers <= largest), _MOST)
-    return min(_MOST, each * _ENTANGLED if entangled else each)
+    many = unknowns > _MOST_UNKNOWNS
+    each = min(_MOST, each * _ENTANGLED if entangled or many else each)
+    return max(each, _OF_UNKNOWNS * unknowns**2) if many else each
 
 
 def magnitude(pairs: Any) -> int:
@@ -56,22 +61,30 @@ def magnitude(pairs: Any) -> int:
 
 
 def is_entangled(pairs: Any) -> bool:
-    """Whether a division mixes x and y with unlike factors, or many numbers are only said to exist."""
+    """Whether a division mixes x and y with unlike factors."""
     kinds = isl.dim_type
-    for basic in pairs.get_basic_maps():
-        flat, unknown = basic.wrap().flatten(), 0
-        for i in range(flat.dim(kinds.div)):
-            try:
-                aff = flat.get_div(i)
-            except isl.Error:
-                unknown += 1
-                continue
-            x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
-            if not (x.is_zero() or y.is_zero() or x.eq(y)):
-                return True
-        if unknown > _MOST_UNKNOWNS:
+    for aff in (aff for divisions in _divisions(pairs) for aff in divisions if aff is not None):
+        x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
+        if not (x.is_zero() or y.is_zero() or x.eq(y)):
             return True
     return False
+
+
+def unknowns(pairs: Any) -> int:
+    """How many numbers are only said to exist, at most, in one of the convex parts."""
+    return max((sum(aff is None for aff in divisions) for divisions in _divisions(pairs)), default=0)
+
+
+def _divisions(pairs: Any) -> Iterator[list[Any]]:
+    """The divisions of each convex part; None for what is only said to exist."""
+    for basic in pairs.get_basic_maps():
+        flat, found = basic.wrap().flatten(), []
+        for i in range(flat.dim(isl.dim_type.div)):
+            try:
+                found.append(flat.get_div(i))
+            except isl.Error:
+                found.append(None)
+        yield found
 
 
 def rows(matrix: Any) -> tuple[tuple[int, ...], ...]:

@@ -289,7 +289,7 @@ class Pairs:
     @functools.cached_property
     def price(self) -> int:
         """Units of work that an operation of isl on this set may take."""
-        return hardness.price(self.magnitude, hardness.is_entangled(self._map))
+        return hardness.price(self.magnitude, hardness.is_entangled(self._map), hardness.unknowns(self._map))
 
     def _dear(self) -> None:
         """Before a step that solves for unknowns: in a bounded block it has the price of this set, not of the first."""

@@ -16,6 +16,11 @@ from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.spec import Spec
 
+TEN_UNKNOWNS = (
+    "((7 * q + k) // 3 % 5 == 0 and (q + k) % 64 < 32 and 0 <= q - k < 65537 and q // 101 == k // 101 and "
+    "(11 * q + 3 * k) // 65537 % 5 == 0) and ((11 * q + 2 * k) // 65537 % 3 == 0 and (q - k) // 5 % 17 == 0 and "
+    "(q + 3 * k) // 1024 % 3 == 0 and (q + 3 * k) // 16 % 5 == 0 and (q + 11 * k) % 2 < 1)"
+)
 GROWING = (
     "((2 * q + k) % 64 < 32 and q // 29 == k // 29) and ((11 * q - k) % 16 < 8 and (q + k) % 1024 < 512"
     " and (k - q) // 64 % 5 == 0 and 0 <= q - k < 16) and ((q + k) % 2 < 1 and (q + 2 * k) // 2 % 17 == 0)"
@@ -113,6 +118,15 @@ def test_what_grows_hard_on_the_way_has_the_price_of_what_it_is(monkeypatch: pyt
     monkeypatch.setattr(presburger, "_used", lambda most: taken.append(used(most)) or taken[-1])
     plan(lower(_spec(GROWING)))
     assert max(taken) <= presburger.BUDGET // 50, "at the price that its first sets have, one question took 125,000"
+
+
+def test_many_unknowns_have_a_price_of_their_own() -> None:
+    """An operation on the columns of this one takes as long as 260 on a plain set."""
+    with budget():
+        columns = lower(_spec(TEN_UNKNOWNS)).classes[0].pairs.image("0", "y mod 64").anonymous()
+    assert columns.price >= 260
+    with pytest.raises(TooHard), budget(columns):
+        columns.pieces()
 
 
 def test_a_limit_is_told_wherever_it_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
