@@ -71,7 +71,7 @@ def attended_turning(call: Call, by: Angles, at_once: bool) -> tuple[Tensor, Ten
     """Output and log-sum-exp of a call without gradients, whose queries the kernel turns."""
     turn = by.cos, by.sin, by.pairs
     if at_once:
-        return cpp.forward(call, False, Turn(*turn))[:2]
+        return cpp.forward(call, False, turn=Turn(*turn))[:2]
     watched()
     return attend_turning(*call.whole, *turn)  # type: ignore[no-any-return]
 
@@ -148,7 +148,7 @@ def _attend_bare(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Result:
 def _attend_turning(*arguments: Any) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp, where the kernel turns the queries by these angles; without gradients."""
     *fields, cos, sin, pairs = arguments
-    return cpp.forward(Call(*fields), False, Turn(cos, sin, pairs))[:2]
+    return cpp.forward(Call(*fields), False, turn=Turn(cos, sin, pairs))[:2]
 
 
 def _attend_backward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:

@@ -321,8 +321,13 @@ def _candidates(choice: Choice, console: Console) -> None:
 
 def _print(grid: Table, console: Console) -> None:
     """Print a table; a narrow terminal folds its cells and cuts none."""
+    if console.width < 60:
+        grid.padding = (0, 2, 0, 0)
     for column in grid.columns:
         column.overflow = "fold"
+        numbers = [word for cell in column.cells for word in str(cell).split() if word[0].isdigit()]
+        if column is not grid.columns[-1]:  # they stay whole where sentences are folded
+            column.min_width = min(12, max(map(len, numbers), default=0))
     console.print(grid)
 
 

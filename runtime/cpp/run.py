@@ -18,7 +18,7 @@ from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 
 
-def forward(call: Call, keep: bool, turn: Turn | None = None, into: tuple[Tensor, Tensor] | None = None) -> Result:
+def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None, turn: Turn | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`. ``turn``: how the kernel is to turn queries, if it is to."""
     q, k, v, sink = call.q, call.k, call.v, call.sink
     turning: prepared.Turning | None = None
