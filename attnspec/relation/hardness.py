@@ -23,9 +23,9 @@ USUAL = 2
 _ENTANGLED = 16
 """So many times as much where a division mixes x and y unevenly, ``(7 * x + y) // 5``, or more than a few numbers
 are only said to exist. isl looks for short vectors of a lattice there, or solves for the smallest of many unknowns."""
-_MOST_UNKNOWNS = 3
-_OF_UNKNOWNS = 4
-"""So many units times their square, where more are unknown: with ten of them an operation took 260."""
+_FEW_UNKNOWNS = 3
+_MANY_UNKNOWNS, _OF_MANY = 8, 400
+"""From so many on an operation takes so many units: with ten unknowns it took 260."""
 
 
 def price(numbers: int, entangled: bool = False, unknowns: int = 0) -> int:
@@ -34,10 +34,10 @@ def price(numbers: int, entangled: bool = False, unknowns: int = 0) -> int:
     >>> price(100), price(100, entangled=True), price(1 << 40), price(1 << 40, unknowns=10)
     (1, 16, 50, 400)
     """
+    if unknowns >= _MANY_UNKNOWNS:
+        return _OF_MANY
     each = next((units for largest, units in _PRICES if numbers <= largest), _MOST)
-    many = unknowns > _MOST_UNKNOWNS
-    each = min(_MOST, each * _ENTANGLED if entangled or many else each)
-    return max(each, _OF_UNKNOWNS * unknowns**2) if many else each
+    return min(_MOST, each * _ENTANGLED if entangled or unknowns > _FEW_UNKNOWNS else each)
 
 
 def magnitude(pairs: Any) -> int:
