@@ -10,7 +10,6 @@ from torch.utils.checkpoint import checkpoint
 
 import attnspec
 from attnspec.runtime import operators as operator
-from tests.support.marks import slow
 from tests.support.oracle import tensors
 
 
@@ -46,7 +45,8 @@ def test_opcheck_of_several_passes() -> None:
     torch.library.opcheck(operator.attend_bare_backward, detached)
 
 
-@pytest.mark.parametrize("dynamic", [slow(False), True])
+@pytest.mark.slow  # test_traced has quick ones
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_without_graph_breaks(dynamic: bool) -> None:
     attend = attnspec.compile("window", width=20)
 

@@ -22,6 +22,7 @@ from attnspec.runtime.prepare.rotate import rotate, turned
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Rotation
 from attnspec.spec.spec import Spec
+from tests.support.marks import slow
 
 Q, K = e.Var("q"), e.Var("k")
 YARN = {
@@ -162,7 +163,7 @@ def test_gradients(rotation: Rotation) -> None:
     assert torch.autograd.gradgradcheck(lambda x: rotate(x, torch.arange(5), rotation, "q", 2.0), x)
 
 
-@pytest.mark.parametrize("rotation", [rope(), rope(dims=4, layout="pairs"), xpos(8.0), yarn()])
+@pytest.mark.parametrize("rotation", [*map(slow, (rope(), rope(dims=4, layout="pairs"), xpos(8.0))), yarn()])
 def test_it_compiles_without_graph_breaks(rotation: Rotation) -> None:
     x = torch.randn(1, 2, 5, 6, requires_grad=True)
 

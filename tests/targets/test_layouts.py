@@ -22,9 +22,10 @@ CPP = (
     *((3, 40, 150, 1, 1), (1, 17, 17, 4, 1), (3, 200, 200, 1, 1), (3, 90, 130, 2, 2)),
 )
 FEW, MORE = ((1, 70, 31, 4, 1),), ((1, 130, 130, 2, 1), (1, 40, 70, 1, 1))
-QUICK = ("dilated", "columns last")
+QUICK = ("dilated",)
+OFTEN = frozenset(LAYOUTS) - {"all layouts", "dilations"}
 KERNELS = [
-    *(("cpp", name, CPP) for name in LAYOUTS),
+    *(("cpp", name, CPP) if name in OFTEN else slow("cpp", name, CPP) for name in LAYOUTS),
     *(("triton", name, FEW) if name in QUICK else slow("triton", name, FEW) for name in LAYOUTS),
     *(slow("triton", name, MORE) for name in LAYOUTS),
 ]
