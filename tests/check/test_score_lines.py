@@ -19,6 +19,7 @@ from attnspec.spec.arrays import derive, slopes
 from attnspec.spec.evaluate import table, value_of, value_real
 from attnspec.spec.real import Score
 from attnspec.spec.spec import Spec
+from tests.support.marks import slow
 
 
 def spec(body: str, **params: Any) -> Spec:
@@ -119,7 +120,7 @@ def test_alibi() -> None:
 
 
 T5 = [
-    (32, 128, True),
+    slow(32, 128, True),
     (32, 128, False),
     (64, 256, True),
     (16, 20, False),

@@ -88,9 +88,10 @@ def test_same_bits_twice(name: str, count: int) -> None:
         same_bits(laid(name, "cpp"), *tensors(300, heads=4, kv_heads=2), times=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "params"),
-    [slow("sparse_strided", {"stride": 64}), ("longformer_dilated", {"width": 20, "dilations": [1, 2, 4, 3]})],
+    [("sparse_strided", {"stride": 64}), ("longformer_dilated", {"width": 20, "dilations": [1, 2, 4, 3]})],
 )
 def test_against_the_identity_layout(name: str, params: dict[str, Any]) -> None:
     """What the compiler chooses by itself, and one pass over positions in order: the same but for rounding."""

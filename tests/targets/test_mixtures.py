@@ -20,7 +20,7 @@ CPP = (
 TRITON = ((1, 45, 45, 2, 1), (1, 120, 120, 2, 1), (1, 70, 30, 4, 1), (1, 1, 1, 1, 1))
 KERNELS = [
     *(slow(name, "cpp", CPP) if name == "passes that differ by head" else (name, "cpp", CPP) for name in MIXTURES),
-    *((name, "triton", TRITON[:1]) for name in ("longnet detached", "branches")),
+    *((name, "triton", TRITON[:1]) for name in ("longnet detached",)),
     *(slow(name, "triton", TRITON) for name in MIXTURES),
 ]
 
