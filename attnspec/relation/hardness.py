@@ -7,7 +7,6 @@ times as much. A price makes them comparable, and does not depend on the machine
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
 from math import lcm
 from typing import Any
@@ -26,6 +25,9 @@ are only said to exist. isl looks for short vectors of a lattice there, or solve
 _FEW_UNKNOWNS = 3
 _MANY_UNKNOWNS, _OF_MANY = 8, 400
 """From so many on an operation takes so many units: with ten unknowns it took 260."""
+_OF_LENGTHS = 60
+"""Units of one that solves for a few unknowns which depend on n and on n_q, for all lengths at once: it took 70."""
+_LENGTHS = ("n", "n_q")
 
 
 def price(numbers: int, entangled: bool = False, unknowns: int = 0) -> int:
@@ -38,6 +40,11 @@ def price(numbers: int, entangled: bool = False, unknowns: int = 0) -> int:
         return _OF_MANY
     each = next((units for largest, units in _PRICES if numbers <= largest), _MOST)
     return min(_MOST, each * _ENTANGLED if entangled or unknowns > _FEW_UNKNOWNS else each)
+
+
+def solving(pairs: Any) -> int:
+    """Units of work that an operation may take where the unknowns of a set are to be worked out, for all lengths."""
+    return _OF_LENGTHS if unknowns(pairs, of_lengths=True) >= _FEW_UNKNOWNS else 1
 
 
 def magnitude(pairs: Any) -> int:
@@ -63,28 +70,34 @@ def magnitude(pairs: Any) -> int:
 def is_entangled(pairs: Any) -> bool:
     """Whether a division mixes x and y with unlike factors."""
     kinds = isl.dim_type
-    for aff in (aff for divisions in _divisions(pairs) for aff in divisions if aff is not None):
+    for aff in (aff for basic in pairs.get_basic_maps() for aff in _divisions(basic) if aff is not None):
         x, y = (aff.get_coefficient_val(kinds.in_, j).abs() for j in range(2))
         if not (x.is_zero() or y.is_zero() or x.eq(y)):
             return True
     return False
 
 
-def unknowns(pairs: Any) -> int:
-    """How many numbers are only said to exist, at most, in one of the convex parts."""
-    return max((sum(aff is None for aff in divisions) for divisions in _divisions(pairs)), default=0)
+def unknowns(pairs: Any, of_lengths: bool = False) -> int:
+    """How many numbers are only said to exist, at most, in one of the convex parts (or of those with both lengths)."""
+    parts = [basic for basic in pairs.get_basic_maps() if not of_lengths or _has_lengths(basic)]
+    return max((sum(aff is None for aff in divisions) for divisions in map(_divisions, parts)), default=0)
 
 
-def _divisions(pairs: Any) -> Iterator[list[Any]]:
-    """The divisions of each convex part; None for what is only said to exist."""
-    for basic in pairs.get_basic_maps():
-        flat, found = basic.wrap().flatten(), []
-        for i in range(flat.dim(isl.dim_type.div)):
-            try:
-                found.append(flat.get_div(i))
-            except isl.Error:
-                found.append(None)
-        yield found
+def _has_lengths(basic: Any) -> bool:
+    kind = isl.dim_type.param
+    places = (basic.find_dim_by_name(kind, name) for name in _LENGTHS)
+    return all(at >= 0 and basic.involves_dims(kind, at, 1) for at in places)
+
+
+def _divisions(basic: Any) -> list[Any]:
+    """The divisions of a convex part; None for what is only said to exist."""
+    flat, found = basic.wrap().flatten(), []
+    for i in range(flat.dim(isl.dim_type.div)):
+        try:
+            found.append(flat.get_div(i))
+        except isl.Error:
+            found.append(None)
+    return found
 
 
 def rows(matrix: Any) -> tuple[tuple[int, ...], ...]:

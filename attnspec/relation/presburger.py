@@ -89,15 +89,19 @@ _asked: ContextVar[_Question | None] = ContextVar("question", default=None)
 
 
 @contextmanager
-def budget(*sets: Pairs, numbers: int = 0, patient: bool = False) -> Iterator[None]:
+def budget(*sets: Pairs, numbers: int = 0, less: Pairs | None = None, patient: bool = False) -> Iterator[None]:
     """Bound the isl operations of a block; past the limit it raises TooHard. Blocks do not nest.
 
-    ``sets`` are those that the block works on; ``numbers`` is how large the numbers are that it will meet in any case.
+    ``sets`` are those that the block works on; ``numbers`` is how large the numbers are that it will meet in any case;
+    ``less`` is a set from which it will take others, so that isl works out its unknowns.
     A ``patient`` caller, who has nothing else to go by, may wait longer for sets that are slow to work with.
     """
     if effort.exhausted():
         raise TooHard("the integer set solver reached the operation limit of this stage")
-    price = max([hardness.price(numbers), *(hardness.price(s.magnitude) if patient else s.price for s in sets)])
+    solving = 1 if less is None else hardness.solving(less._map)
+    price = max(
+        [solving, hardness.price(numbers), *(hardness.price(s.magnitude) if patient else s.price for s in sets)]
+    )
     question = _Question(min(BUDGET, effort.left()), price)
     token = _asked.set(None if patient else question)
     over = False

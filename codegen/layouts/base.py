@@ -77,7 +77,7 @@ class Layout:
         except TooHard:
             return Tiles(nothing, nothing, Pairs.read("y >= 0"), False)
         try:
-            with budget(region.pairs, region.sure, touched):
+            with budget(region.pairs, region.sure, touched, less=touched):
                 possible = touched.difference(self._tiles(self.universe().difference(region.pairs), tile))
                 if region.sure is region.pairs:
                     return Tiles(possible, nothing, touched.difference(possible), True)
