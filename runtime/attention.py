@@ -19,7 +19,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime import sharding
 from attnspec.runtime.cached import Cached, by_cache
-from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives, check_tile
+from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Facts, Program, decode, facts, plan, relation
 from attnspec.runtime.core.request import check_lists, sizes_of
@@ -206,10 +206,7 @@ class Attention(Paged):
         if cache is not None or k is None or v is None:
             return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
         inputs = self._named(inputs, more) if inputs is not None or more else {}
-        device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
+        q, k, v = autocast(q, k, v)
         at_once = self._target != "dense" and direct(q, k, v, *inputs.values())
         if at_once:
             fits(self._encoded, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype)

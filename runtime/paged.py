@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, overload
 
-import torch
 from torch import Tensor
 
-from attnspec.runtime.core.arguments import CallError, check_derivatives
+from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives
 from attnspec.runtime.core.pages import by_length, check_pages
 from attnspec.runtime.ends import ends
 from attnspec.runtime.paged_operator import attended
@@ -104,9 +103,7 @@ class Paged(Parts):
         an input; NotImplementedError where a gradient is asked for.
         """
         name, spec, given = self._facts.name, self.spec, self._named(inputs, more)
-        device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
-        if isinstance(q, Tensor) and q.is_floating_point() and torch.is_autocast_enabled(device):
-            q = q.to(torch.get_autocast_dtype(device))  # pages are never copied: they must have that dtype
+        (q,) = autocast(q)  # pages are never copied: they must have that dtype
         k, v = check_pages(name, self._target, self._kinds, q, k_pages, v_pages, table, lengths, layout)
         check_derivatives(name, scale, q, k, v, *given.values())
         if self._target == "dense":

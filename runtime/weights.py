@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo
 
 from attnspec.runtime import attend as around
 from attnspec.runtime import operators as operator
-from attnspec.runtime.core.arguments import MAX_DIM, CallError, check_call, check_derivatives, named
+from attnspec.runtime.core.arguments import MAX_DIM, CallError, autocast, check_call, check_derivatives, named
 from attnspec.runtime.core.program import Facts, Program, spec
 from attnspec.runtime.core.request import Call, sizes_of
 from attnspec.runtime.core.visible import array
@@ -160,10 +160,7 @@ class Weights:
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The tensors of a call without values, checked."""
         given = self._named(inputs, more)
-        device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            q, k = (t.to(dtype) if t.is_floating_point() else t for t in (q, k))
+        q, k = autocast(q, k)
         check_call(self._facts.name, self._target, self._kinds, q, k, k)
         if self._target != "dense":
             check_derivatives(self._facts.name, scale, q, k, *given.values())

@@ -126,6 +126,15 @@ def _has_tangent(value: object) -> bool:
     return forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
 
 
+def autocast(*tensors: Any) -> tuple[Any, ...]:
+    """Tensors as autocast has them, where it is on for the device of the first: cast as SDPA's are."""
+    device = "cuda" if isinstance(tensors[0], Tensor) and tensors[0].is_cuda else "cpu"
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in tensors)
+
+
 def check_tile(tile: tuple[int, int]) -> None:
     """Refuse tiles that Triton has no blocks for. Raises ValueError."""
     if any(size & (size - 1) for size in tile):

@@ -74,6 +74,7 @@ def backward(
     dout: Tensor,
     dlse: Tensor | None,
     wanted: Sequence[bool],
+    *,
     into: Sequence[Tensor] | None = None,
 ) -> Gradients:
     """See :class:`attnspec.runtime.targets.Target`."""

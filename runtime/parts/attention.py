@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from attnspec.runtime import sharding
-from attnspec.runtime.core.arguments import CallError, check_call, check_derivatives
+from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
@@ -261,10 +261,7 @@ class Parts(Rotations):
         name = self._facts.name
         if self._target == "dense":
             raise CallError(f'{name}: target="dense" has no parts: it evaluates the whole mask (attend.mask)')
-        device = "cuda" if isinstance(q, Tensor) and q.is_cuda else "cpu"
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
-            q, k, v = (t.to(dtype) if t.is_floating_point() else t for t in (q, k, v))
+        q, k, v = autocast(q, k, v)
         watched()
         check_call(name, self._target, self._kinds, q, k, v)
         check_derivatives(name, scale, q, k, v, *given.values())

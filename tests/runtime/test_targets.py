@@ -16,7 +16,7 @@ def test_signatures(name: str, function: str) -> None:
     _, *wanted = signature(getattr(Target, function)).parameters.values()
     given = list(signature(getattr(import_module(TARGETS[name].module), function)).parameters.values())
     same, more = given[: len(wanted)], given[len(wanted) :]
-    assert [(p.name, p.annotation) for p in same] == [(p.name, p.annotation) for p in wanted]
+    assert [(p.name, p.annotation, p.kind) for p in same] == [(p.name, p.annotation, p.kind) for p in wanted]
     assert all(p.default is not Parameter.empty for p in more)
 
 

@@ -43,6 +43,30 @@ struct Norm {
     }
 };
 
+// Where the results of one branch of a forward pass lie. A line is a row of a head of a batch entry.
+struct Results {
+    const ForwardProblem& p;
+    int64_t lines, before;  // of each branch, and of those before this one
+    Tensor out;
+
+    Results(const ForwardProblem& p, const Sizes& s, int branch)
+        : p(p), lines(s.entries * s.query_heads * s.rows), before(p.branch ? branch * lines : 0), out(p.out) {
+        out.data = (Sum*)out.data + branch * p.branch;
+    }
+    float* norms() const { return p.norm ? p.norm + 3 * before : nullptr; }
+    Norm norm(int64_t line) const { return Norm::of(norms(), p.lse + before, lines, line); }
+    // The log-sum-exp of a line, and its norm where it is wanted; `largest` is its largest score, in units of scores.
+    void put(int64_t line, Norm norm, float largest) const {
+        p.lse[before + line] = norm.top * TO_NATURAL + norm.sum * LN2;
+        if (!p.norm) return;
+        float* to = norms() + line;
+        largest *= TO_NATURAL;
+        if (CARRY && to[2 * lines] > largest) largest = to[2 * lines];
+        if (norm.sum != norm.sum && largest < INF) largest = NO_NUMBER;  // maxima skip it
+        to[0] = norm.top, to[lines] = norm.sum, to[2 * lines] = largest;
+    }
+};
+
 // Room for rows that lie scattered, before they are packed.
 constexpr int SCRATCH = (BM > BN ? BM : BN) * (D > DV ? D : DV);
 

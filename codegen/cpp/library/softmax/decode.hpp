@@ -45,15 +45,8 @@ struct Decoder {
 
     int64_t query(int m) const { return at.queries(live.begin + m % queries); }
     int64_t head(int m) const { return u.h + m / queries; }
-    Tensor out() const {
-        Tensor t = p.out;
-        t.data = (Sum*)t.data + branch * p.branch;
-        return t;
-    }
-    int64_t lines() const { return sizes.entries * sizes.query_heads * sizes.rows; }
-    int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
+    Results results() const { return {p, sizes, branch}; }
     int64_t line(int m) const { return (u.b * sizes.query_heads + head(m)) * sizes.rows + query(m); }
-    float* norms() const { return p.norm ? p.norm + 3 * before() : nullptr; }
 
     ATTNSPEC_NOINLINE void load_queries() {
         memset(w.nothing, 0, sizeof(w.nothing));
@@ -232,14 +225,14 @@ struct Decoder {
 
     // What earlier passes have summed up: an output and its norm are a sum with one term.
     ATTNSPEC_NOINLINE void carry(Sums& sums) const {
-        const Tensor t = out();
+        const Results done = results();
         for (int m = 0; m < rows; ++m) {
-            const Norm before = Norm::of(norms(), p.lse + this->before(), lines(), line(m));
+            const Norm before = done.norm(line(m));
             const bool none = before.top == -INF;
             const float sum = none ? 0.f : exp2<true>(all(before.sum))[0];
             sums.top[m] = before.top, sums.sum[m] = sum, sums.largest[m] = -INF;
             memset(sums.out + m * VALUE, 0, sizeof(float) * VALUE);
-            if (!none) rows_to_float<DV, VALUE>(sums.out + m * VALUE, row_of<const Sum>(t, u.b, head(m), query(m)), 0, t.stride[3], 1, 1, sum);
+            if (!none) rows_to_float<DV, VALUE>(sums.out + m * VALUE, row_of<const Sum>(done.out, u.b, head(m), query(m)), 0, done.out.stride[3], 1, 1, sum);
         }
     }
 
@@ -257,20 +250,13 @@ struct Decoder {
     }
 
     ATTNSPEC_NOINLINE void store_output(Sums& sums) const {
-        const Tensor t = out();
+        const Results to = results();
         for (int m = 0; m < rows; ++m) {
             const float sum = sums.sum[m], factor = sum == 0.f ? 0.f : 1.f / sum;
             float* from = sums.out + m * VALUE;
             for (int d = 0; d < VALUE; d += W) store(from + d, load(from + d) * factor);
-            rows_from_float<DV, VALUE>(row_of<Sum>(t, u.b, head(m), query(m)), 0, t.stride[3], from, 1);
-            const Norm norm = sum == 0.f ? Norm{-INF, 0.f} : Norm{sums.top[m], log(sum) * LOG2E};
-            p.lse[before() + line(m)] = norm.top * TO_NATURAL + norm.sum * LN2;
-            if (!p.norm) continue;
-            float largest = sums.largest[m] * TO_NATURAL;
-            float* to = norms() + line(m);
-            if (CARRY && to[2 * lines()] > largest) largest = to[2 * lines()];
-            if (norm.sum != norm.sum && largest < INF) largest = NO_NUMBER;  // maxima skip it
-            to[0] = norm.top, to[lines()] = norm.sum, to[2 * lines()] = largest;
+            rows_from_float<DV, VALUE>(row_of<Sum>(to.out, u.b, head(m), query(m)), 0, to.out.stride[3], from, 1);
+            to.put(line(m), sum == 0.f ? Norm{-INF, 0.f} : Norm{sums.top[m], log(sum) * LOG2E}, sums.largest[m]);
         }
     }
 };

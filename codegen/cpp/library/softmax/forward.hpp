@@ -44,15 +44,8 @@ struct ForwardTile {
     const Dot::A *k, *v, *fit;  // fit: v without the rows that are not finite
 
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
-    Tensor out() const {
-        Tensor t = p.out;
-        t.data = (Sum*)t.data + branch * p.branch;
-        return t;
-    }
-    int64_t lines() const { return sizes.entries * sizes.query_heads * sizes.rows; }
-    int64_t before() const { return p.branch ? branch * lines() : 0; }  // lines of other branches
+    Results results() const { return {p, sizes, branch}; }
     int64_t line() const { return (b * sizes.query_heads + h) * sizes.rows; }
-    float* norms() const { return p.norm ? p.norm + 3 * before() : nullptr; }
 
     void load_queries() {
         loaded = true;
@@ -89,16 +82,16 @@ struct ForwardTile {
 
     // Goes on from what earlier passes have summed up: an output and its norm are a sum with one term.
     ATTNSPEC_NOINLINE void carry(int g, int64_t slot, Range live) {
-        const Tensor t = out();
+        const Results done = results();
         float* rows = (float*)w.rows;
         memset(rows, 0, sizeof(float) * LANES * OT);
         for (int l = 0; l < LANES; ++l) w.sum[g][l] = -INF;
         for (int l = live.begin; l < live.end; ++l) {
             const int64_t row = at.queries(slot + l);
-            const Norm before = Norm::of(norms(), p.lse + this->before(), lines(), line() + row);
+            const Norm before = done.norm(line() + row);
             w.top[g][l] = before.top, w.sum[g][l] = before.top == -INF ? -INF : before.sum;
             if (before.top == -INF) continue;
-            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(t, b, h, row), t.stride[2], t.stride[3], 1, 1, 1.f);
+            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(done.out, b, h, row), done.out.stride[2], done.out.stride[3], 1, 1, 1.f);
         }
         transpose<LANES, OT, LANES, OT>(w.out[g], rows);
         for (int c = 0; c < C; ++c) {
@@ -270,8 +263,7 @@ struct ForwardTile {
     }
 
     void store_output() {
-        const Tensor t = out();
-        float* lse = p.lse + before() + line();
+        const Results to = results();
         for (int g = 0; g < groups; ++g) {
             Range live = lanes(g);
             if (live.begin >= live.end) continue;
@@ -290,17 +282,10 @@ struct ForwardTile {
             transpose<OT, LANES, OT, LANES>(w.rows, w.out[g]);
             const int64_t slot = first + g * LANES + live.begin;
             const int count = live.end - live.begin;
-            put_rows<DV, OT, Sum>(t, b, h, at.queries, slot, count, (const float*)w.rows + live.begin * OT);
+            put_rows<DV, OT, Sum>(to.out, b, h, at.queries, slot, count, (const float*)w.rows + live.begin * OT);
             for (int l = 0; l < count; ++l) {
-                const int64_t row = at.queries(slot + l);
-                const Norm norm = {w.top[g][live.begin + l], w.sum[g][live.begin + l]};
-                lse[row] = norm.top * TO_NATURAL + norm.sum * LN2;
-                if (!p.norm) continue;
-                float* to = norms() + line() + row;
-                float largest = w.largest[g][live.begin + l] * TO_NATURAL;
-                if (CARRY && to[2 * lines()] > largest) largest = to[2 * lines()];
-                if (norm.sum != norm.sum && largest < INF) largest = NO_NUMBER;  // maxima skip it
-                to[0] = norm.top, to[lines()] = norm.sum, to[2 * lines()] = largest;
+                const int at_lane = live.begin + l;
+                to.put(line() + at.queries(slot + l), {w.top[g][at_lane], w.sum[g][at_lane]}, w.largest[g][at_lane]);
             }
         }
     }
