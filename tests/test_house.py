@@ -30,7 +30,7 @@ PLACES = {
 # One file may import a foreign library, or the rooms named here may.
 DOORS = {
     "lark": ("language.parse",),
-    "islpy": ("relation.presburger", "relation.hardness"),
+    "islpy": ("relation.presburger", "relation.hardness", "relation.pieces"),
     "rich": ("report", "cli"),
     "click": ("cli",),
     "torch": ("runtime", "report", "cli"),

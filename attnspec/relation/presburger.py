@@ -23,8 +23,9 @@ import islpy as isl
 
 from attnspec.errors.diagnostic import AttnspecError
 from attnspec.relation import effort, hardness
-from attnspec.relation.count import Floor, Piece
+from attnspec.relation.count import Piece
 from attnspec.relation.loops import Loops
+from attnspec.relation.pieces import piece
 from attnspec.relation.syntax_tree import statements
 
 SCALARS = tuple(f"i{number}" for number in range(12))
@@ -363,7 +364,7 @@ class Pairs:
         plain = self.anonymous()
         plain._dear()
         disjoint = plain._map.compute_divs().make_disjoint().compute_divs()
-        return tuple(_piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
+        return tuple(piece(basic.wrap().flatten()) for basic in disjoint.get_basic_maps())
 
     def show(self, x: str, y: str) -> str:
         """The set in isl's notation, with names for the two coordinates."""
@@ -377,28 +378,3 @@ class Pairs:
 @functools.cache
 def _space() -> Any:
     return isl.Map.read_from_str(_context(), f"[{', '.join(PARAMETERS)}] -> {{ [x] -> [y] }}").get_space()
-
-
-def _piece(basic: Any) -> Piece:
-    """One basic set over (x, y) with its floor divisions, as integer rows ``constant, x, y, divisions...``."""
-    kinds = isl.dim_type
-
-    order = (kinds.cst, kinds.param, kinds.set, kinds.div)
-    equalities, inequalities = (
-        hardness.rows(basic.equalities_matrix(*order)),
-        hardness.rows(basic.inequalities_matrix(*order)),
-    )
-    divisions = []
-    for i in range(basic.dim(kinds.div)):
-        aff = basic.get_div(i)
-        denominator = aff.get_denominator_val().to_python()
-
-        def scaled(value: Any, by: int = denominator) -> int:
-            return int(value.mul(isl.Val.int_from_si(_context(), by)).to_python())
-
-        row = [scaled(aff.get_constant_val())]
-        row += [scaled(aff.get_coefficient_val(kinds.in_, j)) for j in range(2)]
-        row += [scaled(aff.get_coefficient_val(kinds.div, j)) for j in range(i)]
-        divisions.append(Floor(tuple(row), denominator))
-    opposite = tuple(tuple(-v for v in row) for row in equalities)
-    return Piece(tuple(divisions), (*inequalities, *equalities, *opposite))
