@@ -100,6 +100,12 @@ def several_axes(span: Span, name: str, what: str) -> Diagnostic:
     return diagnose("E407", f"{what} is not defined for a pattern with axes", (span, f"`{name}` has axes"))
 
 
+def counted_anew(span: Span, name: str) -> Diagnostic:
+    """What a sequence leaves to its continuation, asked of a pattern in which every call begins at position 0."""
+    title = "what is to be remembered is not defined under `align start`"
+    return diagnose("E407", title, (span, f"`{name}` counts the queries of each call from 0"))
+
+
 def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tuple[str, ...]) -> Diagnostic:
     """A question about the pairs of a pattern that only the contents of inputs, or a computed order, can answer."""
     named = ", ".join(f"`{i}`" for i in inputs)
