@@ -20,6 +20,8 @@ from attnspec.runtime.bench.race import bench
 from attnspec.runtime.bench.setup import Setup
 from attnspec.runtime.core.arguments import CallError
 from tests.support.oracle import TOLERANCE, agree, tensors
+from tests.support.pages import InPages, agree_in_pages, in_pages
+from tests.support.parts import Cuts, agree_in_parts
 from tests.support.shipped import SMALL
 from tests.support.shipped import call_of as shipped_call
 
@@ -135,6 +137,23 @@ def test_the_same_bits_twice() -> None:
 def test_decoding_with_keys_shared_out() -> None:
     attend = attnspec.compile("causal")
     agree(attend, *on_gpu(*tensors(5000, 1, 8, 2, 2, 64, dtype=torch.float16)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["causal", "window", "dilated", "longformer", "alibi", "t5_bias", "gpt_oss"])
+def test_parts(name: str, dtype: torch.dtype) -> None:
+    """Merged, and added in the kernel, at the head size where registers are scarcest."""
+    attend, given, inputs = call_of(name, dtype, n=397, dim=128)
+    agree_in_parts(attend, *given, Cuts((0.3,), (0.0, 0.4), (0.5,)), inputs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_q", [1, 3, 20])
+def test_pages(n_q: int, dtype: torch.dtype) -> None:
+    held = in_pages((370, 0, 1, 700), 16, dim=64, dtype=dtype)
+    pages = InPages(*([t.cuda() for t in part] if isinstance(part, list) else part.cuda() for part in held))
+    q = torch.randn(4, 4, n_q, 64, device="cuda", dtype=dtype)
+    agree_in_pages(attnspec.compile("window", width=128), q, pages)
 
 
 def test_inputs_on_another_device_are_refused() -> None:

@@ -98,8 +98,8 @@ def added(
     attend: Attention, q: Tensor, k: Tensor, v: Tensor, at: Cuts, inputs: Inputs, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """The same by parts that are added in place, without gradients, and the sink added once."""
-    out = torch.zeros((*q.shape[:3], v.shape[3]))
-    lse = torch.full(q.shape[:3], float("-inf"))
+    out = torch.zeros((*q.shape[:3], v.shape[3]), device=q.device)
+    lse = torch.full(q.shape[:3], float("-inf"), device=q.device)
     with torch.no_grad():
         for pieces in rows_of(attend, q, k, at):
             o, row_lse = out[pieces[0].of_q], lse[pieces[0].of_q]
@@ -126,8 +126,8 @@ def summed(
     **options: Any,
 ) -> dict[str, Tensor]:
     """Gradients as sums of those of parts, by name, of float inputs too: ``results`` are out, lse, dout, dlse."""
-    sums = {name: torch.zeros(t.shape) for name, t in (("q", q), ("k", k), ("v", v))}
-    trained = {name: torch.zeros(t.shape) for name, t in inputs.items() if t.requires_grad}
+    sums = {name: torch.zeros(t.shape, device=t.device) for name, t in (("q", q), ("k", k), ("v", v))}
+    trained = {name: torch.zeros(t.shape, device=t.device) for name, t in inputs.items() if t.requires_grad}
     for pieces in rows_of(attend, q, k, at):
         for p in pieces:
             into: dict[str, Any] = {"dq": sums["q"][p.of_q], "dk": sums["k"][p.of_k], "dv": sums["v"][p.of_k]}
