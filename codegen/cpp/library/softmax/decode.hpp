@@ -1,5 +1,6 @@
 // Few queries: rows are (query head, query) pairs of the heads that share keys and see the same ones, so that each key is
-// read once for all of them. Keys lie on the lanes, a block of LANES at a time.
+// read once for all of them. Keys lie on the lanes, a block of LANES at a time. The values of a block wait until the next
+// block is found, so that its keys are on their way meanwhile.
 //
 // The key tiles of a row's tile are cut into chunks, whose sums are merged in their order. Chunks depend on nothing but
 // the tiles, so that results are the same bits however many threads share them out.
@@ -14,12 +15,13 @@ struct alignas(64) Sums {
 };
 
 struct alignas(64) DecodeSpace {  // one per thread; every array a multiple of a vector
+    Factor few[FEW * ROW];  // queries, if they are few
     float q[MOST * KEY], scores[MOST * LANES], lanes[KEY * LANES];
     float sum[MOST * W], largest[MOST * W];  // of a chunk, by lanes
     int32_t mask[MOST * LANES];
     pos query_at[MOST], key_at[LANES];
-    Elem k[LANES * KEY], v[LANES * VALUE], nothing[KEY > VALUE ? KEY : VALUE], turned[TURN ? D : W];
-    const Elem *keys[LANES], *values[LANES], *unfit[LANES];
+    Elem k[LANES * KEY], v[2][LANES * VALUE], nothing[KEY > VALUE ? KEY : VALUE], turned[TURN ? D : W];
+    const Elem *keys[LANES], *values[2][LANES], *unfit[LANES];
     int unfit_at[LANES];
     Sums chunk, all;
 };
@@ -38,10 +40,11 @@ struct Decoder {
     float times;
     int64_t kv, entry;  // the batch entry as the pattern knows it
     int queries, rows, unfit;
+    int turn, waiting;  // which values are the block's own; how many of the others wait to be added
 
     Decoder(const ForwardProblem& p, const Sizes& s, DecodeSpace& w, const Place& at, const Unit& u, Span live, int branch, float times)
         : p(p), sizes(s), w(w), at(at), u(u), live(live), branch(branch), times(times), kv(u.h / (s.query_heads / s.key_heads)),
-          entry(s.b_start + u.b), queries((int)(live.end - live.begin)), rows((int)u.heads * queries), unfit(0) {}
+          entry(s.b_start + u.b), queries((int)(live.end - live.begin)), rows((int)u.heads * queries), unfit(0), turn(0), waiting(0) {}
 
     int64_t query(int m) const { return at.queries(live.begin + m % queries); }
     int64_t head(int m) const { return u.h + m / queries; }
@@ -62,10 +65,16 @@ struct Decoder {
                     turn_row<TURN_PAIRS, false>(from, stride, cos, sin, w.turned, TURN, D);
                 from = w.turned, stride = 1;
             }
-            rows_to_float<D, KEY>(w.q + m * KEY, from, 0, stride, 1, 1, p.scale * UNIT);
+            if (rows > FEW)
+                rows_to_float<D, KEY>(w.q + m * KEY, from, 0, stride, 1, 1, 1.f);
+            else
+                load_row(w.few + m * ROW, from, stride);
             if (!Score::IDENTITY) w.query_at[m] = (pos)(row + sizes.q_start);
         }
-        memset(w.q + rows * KEY, 0, sizeof(float) * (round_up(rows, R) - rows) * KEY);
+        if (rows > FEW)
+            memset(w.q + rows * KEY, 0, sizeof(float) * (round_up(rows, R) - rows) * KEY);
+        else
+            memset((void*)(w.few + rows * ROW), 0, sizeof(Factor) * (FEW - rows) * ROW);
     }
 
     void begin(Sums& sums) {
@@ -75,6 +84,7 @@ struct Decoder {
     }
 
     void end(Sums& sums) {
+        add_waiting(sums);
         for (int m = 0; m < rows; ++m) {
             float sum = 0.f, largest = -INF;
             for (int l = 0; l < W; ++l) {
@@ -100,16 +110,22 @@ struct Decoder {
 
     ATTNSPEC_NOINLINE void attend(Sums& sums, int64_t slot, int count, bool partial) {
         find(slot, count, partial);
+        add_waiting(sums);
         if (rows > FEW) {
-            keys_to_lanes(w.keys, w.lanes);
-            all_products(w.q, rows, w.lanes, w.scores);
+            keys_to_lanes(w.keys, w.values[turn], w.lanes);
+            all_products(w.q, rows, w.lanes, p.scale * UNIT, w.scores);
         } else
-            all_dots(w.q, rows, w.keys, count, w.scores);
+            all_dots(w.few, rows, w.keys, count, w.values[turn], p.scale * UNIT, w.scores);
         if (!Score::IDENTITY) rescore(slot, count);
         hide(count, partial);
         softmax(sums);
-        all_weighted(w.scores, rows, w.values, count, sums.out);
         if (unfit) add_unfit(sums);
+        waiting = count, turn = !turn;
+    }
+
+    void add_waiting(Sums& sums) {
+        if (waiting) all_weighted(w.scores, rows, w.values[!turn], waiting, w.keys, sums.out);
+        waiting = 0;
     }
 
     // Where the keys and values of a block are. One that no row sees is never read; a weight of zero hides a value from the
@@ -117,8 +133,12 @@ struct Decoder {
     ATTNSPEC_NOINLINE void find(int64_t slot, int count, bool partial) {
         unfit = 0;
         if (partial) return find_some(slot, count);
-        each_row(at.keys, u.b, slot, count, [&](int l, int64_t b, int64_t row) { find_one(l, b, row); });
-        for (int l = count; l < LANES; ++l) w.keys[l] = w.values[l] = w.nothing;
+        if (is_even(at.keys, slot, count)) {
+            find_even<D, KEY>(p.k, slot, count, w.k, w.keys);
+            find_even<DV, VALUE>(p.v, slot, count, w.v[turn], w.values[turn]);
+        } else
+            each_row(at.keys, u.b, slot, count, [&](int l, int64_t b, int64_t row) { find_one(l, b, row); });
+        for (int l = count; l < LANES; ++l) w.keys[l] = w.values[turn][l] = w.nothing;
     }
 
     ATTNSPEC_NOINLINE void find_some(int64_t slot, int count) {
@@ -126,19 +146,27 @@ struct Decoder {
         memset(each, -1, sizeof(each));
         for (int r = 0; r < queries; ++r)
             for (int l = 0; l < LANES; ++l) some[l] |= w.mask[r * LANES + l], each[l] &= w.mask[r * LANES + l];
-        for (int l = 0; l < LANES; ++l) w.keys[l] = w.values[l] = w.nothing;
+        const Elem** values = w.values[turn];
+        for (int l = 0; l < LANES; ++l) w.keys[l] = values[l] = w.nothing;
         each_row(at.keys, u.b, slot, count, [&](int l, int64_t b, int64_t row) {
             if (!some[l]) return;
             find_one(l, b, row);
-            if (each[l] || is_fit(w.values[l])) return;
-            w.unfit_at[unfit] = l, w.unfit[unfit++] = w.values[l];
-            w.values[l] = w.nothing;
+            if (each[l] || is_fit(values[l])) return;
+            w.unfit_at[unfit] = l, w.unfit[unfit++] = values[l];
+            values[l] = w.nothing;
         });
+    }
+
+    template <int COLS, int S>
+    ATTNSPEC_INLINE void find_even(const Tensor& t, int64_t slot, int count, Elem* copies, const Elem** to) {
+        const Elem* from = row_at<const Elem>(t, u.b, kv, at.keys, slot);
+        const int64_t step = t.stride[2] * at.keys.step, element = t.stride[3];
+        for (int l = 0; l < count; ++l) to[l] = vector_of<COLS, S>(from + l * step, element, copies + l * S);
     }
 
     ATTNSPEC_INLINE void find_one(int l, int64_t b, int64_t row) {
         w.keys[l] = vector_of<D, KEY>(row_of<const Elem>(p.k, b, kv, row), p.k.stride[3], w.k + l * KEY);
-        w.values[l] = vector_of<DV, VALUE>(row_of<const Elem>(p.v, b, kv, row), p.v.stride[3], w.v + l * VALUE);
+        w.values[turn][l] = vector_of<DV, VALUE>(row_of<const Elem>(p.v, b, kv, row), p.v.stride[3], w.v[turn] + l * VALUE);
     }
 
     // A key or value in place, or copied where it is not a whole number of neighbouring vectors.
