@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.analysis.past import require_past
 from attnspec.codegen.expressions.reads import names
+from attnspec.relation.lower import lower, sizes_needed
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
@@ -20,8 +23,10 @@ from attnspec.runtime.core.request import EMPTY, Call, sizes_of
 from attnspec.runtime.core.visible import array, traced, transforming, visible
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
+from attnspec.runtime.dense.linear import dense_linear
 from attnspec.runtime.dense.rows import Scored
-from attnspec.runtime.prepare.inputs import prepare, read_by_rotations, read_by_rotations_only
+from attnspec.runtime.linear.features import size
+from attnspec.runtime.prepare.inputs import check_vectors, prepare, read_by_rotations, read_by_rotations_only
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready, traced_tables
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.runtime.prepare.rotate import half_turned, turned, turned_by
@@ -156,13 +161,86 @@ def dense(
     sizes = sizes_of(spec, q, k)
     if transforming():
         inputs = {name: t if t.is_floating_point() else torch.from_numpy(array(t)) for name, t in inputs.items()}
-    found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
-    given = dict(inputs)
+    linear, given = spec.weights.linear, dict(inputs)
+    projection = given.pop("projection", None) if spec.weights.favors else None
+    found = prepare(spec, sizes, given, real=torch.float64 if linear else q.dtype, device=q.device)
+    check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
     if spec.order is not None and "buckets" not in given:
         given["buckets"] = hash_buckets(q, spec.order)
     counts = counted(spec, sizes, given)
+    if linear:
+        recalled = past(spec, sizes, given)
+        turned_q, turned_k = turned(spec, q.double(), k.double(), sizes, found)
+        whole = counts if isinstance(counts, Tensor) else oracle.together(counts)
+        out, lse = dense_linear(spec, turned_q, turned_k, v, scale, found, whole, sizes, recalled, projection)
+        return out.to(q.dtype), lse if q.dtype == torch.float64 else lse.float()
     out, lse = oracle.dense(spec, q, k, v, scale, found, counts, sizes)
     return out, lse if q.dtype == torch.float64 else lse.float()
+
+
+def no_vectors(spec: Spec, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What stands for q and k in a call that has neither. Raises CallError where a pattern needs them."""
+    if v is None or k is not None or not spec.weights.constant:
+        raise CallError(f"{spec.name}: a call takes q, k and v; only where features are constant v alone, attend(v=v)")
+    ones = v.new_ones((*v.shape[:3], 1))
+    return ones, ones
+
+
+def check_results(spec: Spec, scale: float | None, lse: bool, largest: bool) -> None:
+    """Raises CallError where a log-sum-exp, or largest scores, are asked of weights that have none."""
+    weights = spec.weights
+    if not weights.linear:
+        return
+    if largest:
+        raise CallError(
+            f"{spec.name}: there are no scores of which one is the largest: weights are products of features"
+        )
+    if not lse:
+        return
+    factor = scale if scale is not None else 1.0 if spec.scale is None else spec.scale
+    why = ""
+    if not weights.divides_by_total:
+        why = "the divisor is not `total`" if weights.divide is not None else "nothing is divided by the total"
+    elif not weights.never_negative:
+        why = "features may be negative"
+    elif factor <= 0:
+        why = f"the scale is {factor:g}"
+    if why:
+        raise CallError(f"{spec.name}: the total of the weights has no logarithm that could be returned: {why}")
+
+
+def past(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """How often pairs count of which both are keys, (batch, heads, n, n), where a correction needs it, else None.
+
+    Raises SpecError where a pattern may look ahead that must not.
+    """
+    if spec.weights.delta is None and not any(found.stable == "running" for found in spec.weights.favors):
+        return None
+    known = {name: value for name, value in sizes.parameters(0, 0).items() if name in _needed(spec)}
+    _require_past(spec, tuple(known.items()))
+    if spec.weights.delta is None:
+        return None
+    counts = counted(spec, replace(sizes, n_q=sizes.n), inputs)
+    assert isinstance(counts, Tensor)
+    return counts
+
+
+@functools.lru_cache(maxsize=64)
+def _needed(spec: Spec) -> frozenset[str]:
+    return frozenset(sizes_needed(spec))
+
+
+@functools.lru_cache(maxsize=64)
+def _require_past(spec: Spec, known: tuple[tuple[str, int], ...]) -> None:
+    require_past(lower(spec, **dict(known)))
+
+
+def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
+    """The sizes of vectors in a call, as declarations of inputs have them."""
+    found, weights = {"dim": q.shape[3], "dim_v": v.shape[3]}, spec.weights
+    if weights.q is not None and weights.k is not None:
+        found["features"] = max(size(side, q.shape[3]) for side in (weights.q, weights.k))
+    return found
 
 
 def largest(spec: Spec, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Tensor:

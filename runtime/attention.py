@@ -173,9 +173,24 @@ class Attention(Paged):
         **more: Tensor,
     ) -> Any: ...
 
+    @overload
     def __call__(
         self,
-        q: Tensor,
+        q: None = None,
+        k: None = None,
+        *,
+        v: Tensor,
+        cache: None = None,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        return_max: Literal[False] = False,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> Tensor: ...
+
+    def __call__(
+        self,
+        q: Tensor | None = None,
         k: Tensor | None = None,
         v: Tensor | None = None,
         *,
@@ -203,6 +218,8 @@ class Attention(Paged):
 
         Raises CallError for tensors that do not fit.
         """
+        if q is None:
+            q, k = around.no_vectors(self.spec, k, v)
         if cache is not None or k is None or v is None:
             return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
         inputs = self._named(inputs, more) if inputs is not None or more else {}
@@ -221,6 +238,7 @@ class Attention(Paged):
             options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}
             return sharding.call(self, self.spec, q, k, v, inputs, **options)  # type: ignore[no-any-return]
         if self._target == "dense":
+            around.check_results(self.spec, scale, return_lse, return_max)
             out, lse = (_untraced if torch.compiler.is_compiling() else around.dense)(self.spec, q, k, v, scale, inputs)
         elif self._facts.bare and not inputs:
             out, lse, norm = around.bare(self._encoded, q, k, v, scale, return_max, at_once)

@@ -13,9 +13,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.core.visible import visible
-from attnspec.runtime.dense.softmax import tables
 from attnspec.runtime.expressions.functions import real_function
-from attnspec.runtime.expressions.real import real
+from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.prepare.inputs import check_floats
 from attnspec.runtime.prepare.operator import GIVEN, LIBRARY, Given, define
 from attnspec.spec import contents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnspec.check.clauses import includes, inputs, mixture, orders, rotations, scores
+from attnspec.check.clauses import includes, inputs, mixture, orders, rotations, scores, weights
 from attnspec.check.clauses.attend import group, let, line, out_of_place, word
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
 from attnspec.check.expressions.elaborator import Elaborator
@@ -16,6 +16,7 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
 from attnspec.spec.real import RealExpr, Score
+from attnspec.spec.weights import Weights
 
 
 @dataclass
@@ -35,10 +36,16 @@ class Body:
     scale: float | None = None
     rotations: list[tuple[Rotation, Span]] = field(default_factory=list)
     normalized: frozenset[str] = frozenset()
+    weighs: weights.Lines = field(default_factory=weights.Lines)
     first: dict[str, Span] = field(default_factory=dict)
     """Where clauses that stand at most once stand."""
     pairs: list[tuple[t.Clause, Span]] = field(default_factory=list)
     """The lines that say what is seen, and where they stand in the attention itself: at an ``include``, perhaps."""
+
+    @property
+    def weights(self) -> Weights:
+        """How much a pair weighs beyond softmax."""
+        return self.weighs.weights
 
 
 _ONCE = (t.Align, t.Order, t.Sink, t.Scale)
@@ -122,6 +129,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.first.setdefault("mix", span)
             out.mixture = mixture.mix(el, clause, scope, seen)
             out.detached = clause.detached
+            if clause.detached:
+                out.first.setdefault("detached", span)
         case t.Align(_, where):
             _align(el, where, out)
         case t.Axis(span):
@@ -136,7 +145,10 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             return scope.bind({name.name: InputRef(declared, span, not el.from_start)})
         case t.Order():
             out.order = orders.order(el, clause, scope)
+        case t.Linear() | t.Divide() | t.Decay() | t.Delta():
+            out.weighs.add(el, clause, scope, seen)
         case t.Score():
+            out.first.setdefault("score", clause.span)
             out.score = scores.score(el, clause, scope, out.score, seen.get("s"))
         case t.Sink():
             out.sink = scores.sink(el, clause, scope, seen.get("s"))
@@ -145,8 +157,10 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
         case t.Include():
             return _include(el, clause, scope, seen, out)
         case t.Normalize():
+            out.first.setdefault("normalize", clause.span)
             out.normalized = scores.normalize(el, clause, out.normalized)
         case t.Rotate():
+            out.first.setdefault("rotate", clause.span)
             rotation = rotations.rotate(el, clause, scope, seen)
             out.rotations += [(rotation, clause.span)] if rotation else []
         case _:
@@ -177,6 +191,9 @@ def _together(el: Elaborator, out: Body) -> None:
             if other is not None:
                 title = f"an order and {what} do not stand in one body"
                 el.wrong(order_mistake(order, title, "the order", (other, "beside this")))
+    if first_axis is not None:
+        out.first.setdefault("axis", first_axis)
+    weights.together(el, out.weighs, out.first, out.sink is not None)
     align = out.first.get("align")
     if first_axis is not None and align is not None and out.align == "end":
         title = "beside axes, query row i is position i: `align end` does not stand here"

@@ -191,6 +191,7 @@ def _attention(
         scale=parts.scale,
         rotations=tuple(rotation for rotation, _ in parts.rotations),
         normalized=parts.normalized,
+        weights=parts.weights,
     )
 
 

@@ -51,6 +51,7 @@ CODES = {
     "E046": "a mixture that cannot be one",
     "E047": "a mistake about axes",
     "E048": "a mistake about the order of positions",
+    "E049": "a mistake about weights beyond softmax",
     "E401": "a size that the relation depends on is not known",
     "E402": "a list that does not cover the heads of a call",
     "E403": "a line that is not affine",
@@ -59,6 +60,8 @@ CODES = {
     "E406": "a question that only the contents of inputs answer",
     "E407": "a question that several axes have no answer to",
     "E408": "a list that is too long for a Triton kernel",
+    "E409": "weights for which there is no kernel",
+    "E410": "a pattern that looks ahead where it must not",
 }
 """All error codes, with what they are about."""
 

@@ -28,7 +28,7 @@ def size_reads(span: Span, what: str, names: Sequence[str]) -> Diagnostic:
     """A size of an input that depends on more than the sizes of the call."""
     return diagnose(
         "E041", f"{what} must follow from the sizes of the call", (span, f"depends on {listed(names)}"),
-        help="it may read numbers, parameters, batch, heads, kv_heads, n and n_q",
+        help="it may read numbers, parameters, batch, heads, kv_heads, n, n_q, dim, dim_v and features",
     )  # fmt: skip
 
 
@@ -166,3 +166,16 @@ def axes_mistake(
 def order_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], help: str = "") -> Diagnostic:
     """A slot without an order, an order beside axes or a mixture, ..."""
     return diagnose("E048", title, (span, label), *also, help=help)
+
+
+# Weights
+
+
+def no_meaning(span: Span, word: str, beside: str, *also: tuple[Span, str], help: str = "") -> Diagnostic:
+    """A line about weights that has no meaning beside another, or without it."""
+    return diagnose("E049", f"`{word}` has no meaning {beside}", (span, f"this `{word}`"), *also, help=help)
+
+
+def weights_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], help: str = "") -> Diagnostic:
+    """Any other mistake about features, divisors, decay and correction."""
+    return diagnose("E049", title, (span, label), *also, help=help)

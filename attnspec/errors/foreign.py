@@ -36,7 +36,7 @@ _SAID = {
     "whole division rounds downwards: `a // b`": "div floor floor_divide floordiv int trunc",
     "rounded upwards, it is written `(a + b - 1) // b`": "ceil cdiv ceil_div ceildiv",
     "a power is written `a ** b`": "pow power",
-    "write `max(a, b)`": "maximum relu",
+    "write `max(a, b)`": "maximum",
     "write `min(a, b)`": "minimum",
     "write `clamp(x, low, high)`": "clip",
     "write `x in list`": "isin contains",
@@ -56,6 +56,8 @@ _SAID = {
     "make it a parameter: `attention name(width = 64) { ... }`": (
         "width radius w r block block_size chunk chunk_size stride dilation rate size"
     ),
+    "write `linear elu(x) + 1`, and `divide total`": "linear_attention feature_map phi kernel_fn",
+    "write `decay gate[b, h, t]`, and declare `input gate: float[batch, heads, n]`": "gate gates forget log_f g_t",
     "there is no dropout of weights": "dropout dropout_p attention_dropout drop",
     "write `causal`": "is_causal causal_mask tril autoregressive",
     "write `k >= q`": "triu anti_causal",

@@ -115,3 +115,19 @@ def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tup
     help = f"give values for {named}, where this question can take them" if inputs else ""
     title = f"the answer depends on {what}"
     return diagnose("E406", title, (span, f"`{name}` is decided by what a call holds"), note=open_, help=help)
+
+
+def no_kernels(span: Span, lines: str) -> Diagnostic:
+    """Weights beyond softmax, for a target that has no kernels for them."""
+    return diagnose(
+        "E409", "there are no kernels for these weights", (span, shorten(lines.replace("\n", ", "), 80)),
+        help='compile it with target="dense"',
+    )  # fmt: skip
+
+
+def looks_ahead(span: Span, what: str, pair: str) -> Diagnostic:
+    """A correction, or a running maximum, over keys that do not all lie in the past."""
+    return diagnose(
+        "E410", f"{what} wants keys of the past only", (span, f"not shown to be so: {pair}"),
+        help="restrict the pattern: `within k <= q`",
+    )  # fmt: skip

@@ -18,6 +18,7 @@ _SMALL = {
     "RANDOM": ("random",),
     "MULTIPLE": ("times",),
     "WEIGHTS": ("weights detached",),
+    "EACH": ("each",),
 }
 """The words inside clauses, by the names that the grammar has for them."""
 

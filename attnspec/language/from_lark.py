@@ -181,6 +181,10 @@ def _chain(parts: list[Piece]) -> tuple[t.Expr, tuple[tuple[str, t.Expr], ...]]:
     return parts[0], tuple((str(parts[i]), parts[i + 1]) for i in range(1, len(parts), 2))
 
 
+def _linear(at: _Context, parts: list[Piece]) -> t.Linear:
+    return t.Linear(at.span, parts[1] if len(parts) > 2 else None, parts[-1])
+
+
 def _bars(at: _Context, parts: list[Piece]) -> t.Bars:
     work: list[Piece] = [parts[0]]
     while work:  # stop at anything that has brackets of its own
@@ -252,6 +256,11 @@ _RULES: dict[str, Rule] = {
     "scale": lambda at, p: t.Scale(at.span, p[1]),
     "normalize": lambda at, p: t.Normalize(at.span, at.name(p[1])),
     "include": lambda at, p: t.Include(at.span, at.name(p[1]), tuple(p[2:])),
+    "linear": _linear,
+    "side": lambda at, p: at.name(p[0]),
+    "divide": lambda at, p: t.Divide(at.span, len(p) > 2, p[-1]),
+    "decay": lambda at, p: t.Decay(at.span, p[1]),
+    "delta": lambda at, p: t.Delta(at.span, p[1]),
     "if_": lambda at, p: t.If(at.span, p[1], p[3], p[5]),
     "or_": lambda at, p: t.Or(at.span, tuple(p[::2])),
     "and_": lambda at, p: t.And(at.span, tuple(p[::2])),
@@ -274,6 +283,7 @@ _RULES: dict[str, Rule] = {
     "name": lambda at, p: t.Name(at.span, str(p[0])),
     "call": _call,
     "argument": _argument,
+    "every": lambda at, p: t.Argument(at.span, at.name(p[0]), at.name(p[1])),
     "bracket": lambda at, p: t.Bracket(at.span, p[0]),
     "tuple": lambda at, p: t.TupleOf(at.span, tuple(p)),
     "bars": _bars,

@@ -179,12 +179,43 @@ class Include(Node):
     args: tuple[Argument, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Linear(Node):
+    """``linear value``: what a vector ``x`` is mapped to; ``linear q: value`` for one side only."""
+
+    side: Name | None
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Divide(Node):
+    """``divide value``, or ``divide each value``: what the sum of weighted values is divided by."""
+
+    each: bool
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Decay(Node):
+    """``decay value``: the logarithm of what a weight loses at each step between key and query."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Delta(Node):
+    """``delta value``: how much of what its key recalls each value loses first."""
+
+    value: Expr
+
+
 Group = Heads | Mix | Branch
 """Clauses that have clauses inside."""
 
-Line = (
-    Attend | Within | Let | Align | Axis | Arrow | Input | Order | Score | Rotate | Sink | Scale | Normalize | Include
-)
+Weighing = Score | Rotate | Sink | Scale | Normalize | Linear | Divide | Decay | Delta
+"""Clauses that say how much a pair weighs."""
+
+Line = Attend | Within | Let | Align | Axis | Arrow | Input | Order | Include | Weighing
 Clause = Line | Group
 
 

@@ -8,7 +8,10 @@ VARIABLES = frozenset({"q", "k", "h", "b", "n", "n_q", "heads", "kv_heads", "bat
 BUILTINS = frozenset({"min", "max", "clamp", "len"})
 """Functions whose names nothing else may have."""
 
-LIBRARY = frozenset({"first", "last", "tanh", "exp", "log", "sqrt", "abs", "softcap", "alibi_slope", "t5_bucket"})
+LIBRARY = frozenset(
+    {"first", "last", "tanh", "exp", "log", "sqrt", "abs", "relu", "elu", "sigmoid", "softplus", "guarded"}
+    | {"softcap", "alibi_slope", "t5_bucket", "softmax", "unit", "favor"}
+)
 """Functions that a spec may call, unless it gives their names to things of its own."""
 
 SYNTAX = frozenset({"and", "or", "not", "any", "all", "sum", "in", "if", "then", "else", "at", "true", "false"})
@@ -19,11 +22,13 @@ RESERVED = VARIABLES | BUILTINS | SYNTAX
 CLAUSES = frozenset(
     {"attend", "within", "let", "align", "for", "mix", "branch", "axis", "input"}
     | {"order", "score", "rotate", "sink", "scale", "normalize", "include"}
+    | {"linear", "divide", "decay", "delta"}
 )
 """Words that begin a clause, and only there mean anything."""
 
 PARTICLES = frozenset(
     {"by", "detached", "int", "bool", "float", "keys", "offsets", "queries", "random", "sorted", "times", "weights"}
+    | {"each"}
 )
 """Words inside clauses: names elsewhere."""
 

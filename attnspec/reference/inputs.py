@@ -88,6 +88,12 @@ SECTION = Section(
             "s = 1.0 becomes 1.5 at query 5, key 3 (bias = [[0.0, 0.0, 0.5, 0.0]])",
         ),
         Entry(
+            "input name: float[heads, dim]",
+            "`dim`, `dim_v` and `features` are sizes too: of queries and keys, of values, and of what a `linear` line "
+            "maps to.",
+            "input w: float[heads, dim]\nlinear relu(x * w[h, c])   divide total",
+        ),
+        Entry(
             "an input of n_q",
             "`q` and `k` are positions in an index too: a dimension of size `n_q` has an entry for each query row, "
             "found by the query's position, whatever the alignment. Write `tree[q, ...]`, without `n - n_q`.",

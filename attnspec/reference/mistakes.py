@@ -36,6 +36,7 @@ def explain(code: str) -> str:
         "relation": " It is found when sets of pairs are computed: by `inspect`, `compile` and the like.",
         "kernel": " It is found when a kernel is written.",
         "triton": " It is found when a Triton kernel is written.",
+        "past": " It is found at the first call.",
         "reach": " It is found by what asks such questions: `inspect --stack`, `diff` and the like.",
     }[mistake.found]
     parts = [
@@ -303,6 +304,13 @@ MISTAKES = {
         "Declare the order.",
         "order by lsh(buckets = 64)\nattend q.slot // 64 == k.slot // 64",
     ),
+    "E049": Mistake(
+        "A line about weights has no meaning where it stands: `divide` without `linear`, `score` beside it, a decay "
+        "that grows, a map of whole vectors outside of a `linear` line, ...",
+        "linear x\nscore s - (q - k)",
+        "What lessens weights with the distance is `decay`; `attnspec help weights` has all lines.",
+        "linear x\ndecay -1.0",
+    ),
     "E401": Mistake(
         "`h` or `heads` is a factor, a divisor or an index: the sets of pairs differ by head, and the number of "
         "heads is not known.",
@@ -366,5 +374,20 @@ MISTAKES = {
         "Declare it as an input.",
         "input table: int[1040]\nscore s + table[k % 1040] * 0.5",
         found="triton",
+    ),
+    "E409": Mistake(
+        "Kernels compute softmax; a pattern with lines about other weights was compiled for them.",
+        "attend causal\nlinear x",
+        'Compile it with `target="dense"`: plain PyTorch over all pairs.',
+        "attend causal",
+        found="kernel",
+    ),
+    "E410": Mistake(
+        "A correction (`delta`), or features that are kept small by a running maximum, want keys of the past only, and "
+        "the pattern may look ahead.",
+        "linear x\ndelta 1.0",
+        "Restrict the pattern.",
+        "within k <= q\nlinear x\ndelta 1.0",
+        found="past",
     ),
 }

@@ -29,7 +29,7 @@ SECTION = Section(
             "s = 9.0 becomes 4.0 at query 5, key 3",
         ),
         Entry(
-            "tanh(x), exp(x), log(x), sqrt(x), abs(x), x ** y",
+            "tanh(x), exp(x), log(x), sqrt(x), abs(x), x ** y, relu(x), elu(x), sigmoid(x), softplus(x)",
             "Of reals, beside `min`, `max` and `clamp`. A fractional exponent wants a positive base.",
             "score log(exp(s)) + tanh(0.0) + sqrt(4.0)\nscore max(s, 0.5) ** 2 + abs(-1.0)",
             "s = 1.0 becomes 10.0 at query 5, key 3",

@@ -17,6 +17,7 @@ from importlib.resources import files
 from attnspec.check.clauses.orders import ORDERS
 from attnspec.check.clauses.rotations import NAMES, ROTATIONS
 from attnspec.check.expressions.fields import FIELDS
+from attnspec.check.expressions.library import FAVOR
 from attnspec.check.expressions.options import Option
 from attnspec.errors.catalogue import CODES
 from attnspec.errors.foreign import brought
@@ -24,7 +25,7 @@ from attnspec.errors.source import Source
 from attnspec.language import words
 from attnspec.language.load import shipped
 from attnspec.language.parse import parse
-from attnspec.reference import clauses, expressions, inputs, meaning, patterns, scores, specs
+from attnspec.reference import clauses, expressions, inputs, meaning, patterns, scores, specs, weights
 from attnspec.reference.api import api
 from attnspec.reference.elsewhere import elsewhere
 from attnspec.reference.entry import Section, fenced, table, wrap
@@ -37,6 +38,7 @@ SECTIONS = (
     patterns.SECTION,
     inputs.SECTION,
     scores.SECTION,
+    weights.SECTION,
 )
 """What is written by hand: every construct has an entry in one of them."""
 
@@ -129,11 +131,11 @@ def _patterns() -> str:
 def _scores() -> str:
     rows = [
         (name, option, _default(o), OPTIONS[option])
-        for name, options in {**ROTATIONS, **ORDERS}.items()
+        for name, options in {**ROTATIONS, **ORDERS, "favor": FAVOR}.items()
         for option, o in options.items()
     ]
     options = table(("of", "option", "default", "what it is"), rows)
-    return f"{_section(scores.SECTION)}\n\n### Options of rotations and orders\n\n{options}"
+    return f"{_section(scores.SECTION)}\n\n### Options of rotations, orders and favor\n\n{options}"
 
 
 def _default(option: Option) -> str:
@@ -161,6 +163,7 @@ TOPICS: Mapping[str, Callable[[], str]] = {
     "patterns": _patterns,
     "inputs": lambda: _section(inputs.SECTION),
     "scores": _scores,
+    "weights": lambda: _section(weights.SECTION),
     "errors": _errors,
     "specs": _specs,
     "python": lambda: f"## In Python\n\n{api()}",
@@ -175,6 +178,7 @@ SAID = {
     "patterns": "your own, and those of the prelude",
     "inputs": "tensors of the call: sorted, offsets, random, blocks",
     "scores": "score, sink, scale, normalize, rotate, and their options",
+    "weights": "linear, divide, decay, delta: attention without softmax",
     "errors": "all codes",
     "specs": "the shipped specs",
     "python": "attnspec.compile and what it gives",
@@ -199,9 +203,15 @@ OPTIONS = {
     "attention_factor": "a factor on both queries and keys; 1, for yarn 0.1 * log(factor) + 1",
     "buckets": "how many hashes, even; a list: their product",
     "rounds": "how often positions are hashed and sorted",
-    "seed": "of the random rotations",
+    "seed": "of the random rotations, or of the projection",
+    "features": "how many random features",
+    "kernel": "what the dot products of features estimate: `softmax`, the exponential, or `relu`",
+    "eps": "what is added to each feature",
+    "scaling": "the lengths of the directions: those of Gaussian vectors (`norm`), or the root of their size (`sqrt`)",
+    "stable": "of what keys the exponent is lessened by the largest: of `all`, of those so far (`running`), or `none`",
+    "through_max": "whether gradients go through it",
 }
-"""What each option of a rotation or an order is."""
+"""What each option of a rotation, an order or favor is."""
 
 _INTRODUCTION = """\
 What there is to write, what it means, and two lines that show it. This text is `attnspec help`, topic by topic

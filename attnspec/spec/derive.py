@@ -70,6 +70,14 @@ def _applied(function: str, node: r.Apply, arg: r.RealExpr, by: r.RealExpr) -> r
             return quotient(product(r.Real(0.5), by), node)
         case "abs":
             return product(by, r.Apply(SIGN, arg))
+        case "relu":
+            return product(by, r.Choose(r.Order(">", arg, _ZERO), _ONE, _ZERO))
+        case "elu":
+            return product(by, r.Choose(r.Order(">", arg, _ZERO), _ONE, r.Apply("exp", arg)))
+        case "sigmoid":
+            return product(by, r.Product(node, r.Apply("sigmoid", r.Product(r.Real(-1.0), arg))))
+        case "softplus":
+            return product(by, r.Apply("sigmoid", arg))
         case "sign":
             return _ZERO
     raise TypeError(f"not a function of one real: {function}")

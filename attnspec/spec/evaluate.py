@@ -74,6 +74,16 @@ def domain_values(domain: e.Domain, env: Env) -> tuple[int, ...]:
     return tuple(v for v in items if isinstance(v, int))
 
 
+FUNCTIONS: Mapping[str, Operation] = {
+    **{name: getattr(np, name) for name in ("tanh", "exp", "log", "sqrt", "abs")},
+    "relu": lambda x: np.maximum(x, 0.0),
+    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0.0))),
+    "sigmoid": lambda x: np.exp(-np.logaddexp(0.0, -x)),
+    "softplus": lambda x: np.logaddexp(0.0, x),
+}
+"""What each function of a real does to arrays."""
+
+
 class Evaluator:
     """The values of expressions in one environment. What numpy computes stands at the end, to be overridden."""
 
@@ -263,7 +273,7 @@ class Evaluator:
 
     def apply(self, function: str, value: Array) -> Array:
         """One of the functions of a real."""
-        return getattr(np, function)(value)
+        return FUNCTIONS[function](value)
 
     def choose(self, where: Array, node: r.Choose) -> Array:
         """One of two reals."""

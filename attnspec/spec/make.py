@@ -13,7 +13,7 @@ s / 8.0
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import overload
 
 from attnspec.spec import contents, exact
@@ -286,7 +286,7 @@ def _value(x: r.RealExpr) -> float:
         case r.Quotient(left, right):
             return _value(left) / _value(right)
         case r.Apply(function, arg):
-            return abs(_value(arg)) if function == "abs" else float(getattr(math, function)(_value(arg)))
+            return SCALAR[function](_value(arg))
         case r.Choose(cond, then, other):
             return _value(then if _holds(cond) else other)
     raise exact.Unknown
@@ -361,6 +361,17 @@ def quotient(a: Number, b: Number) -> r.RealExpr:
     return r.Quotient(real(a), real(b)) if x is None or y is None else _constant(x / y)
 
 
+SCALAR: Mapping[str, Callable[[float], float]] = {
+    **{name: getattr(math, name) for name in ("tanh", "exp", "log", "sqrt")},
+    "abs": abs,
+    "relu": lambda x: max(x, 0.0),
+    "elu": lambda x: x if x > 0 else math.expm1(x),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x)),
+    "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+}
+"""Each of FUNCTIONS, of one number."""
+
+
 def apply(function: str, arg: Number) -> Number:
     """One of FUNCTIONS; ``abs`` of an integer is an integer."""
     if function == "abs" and isinstance(arg, e.IntExpr):
@@ -369,7 +380,7 @@ def apply(function: str, arg: Number) -> Number:
     if x is None:
         return r.Apply(function, real(arg))
     try:
-        return _constant(abs(x) if function == "abs" else getattr(math, function)(x))
+        return _constant(SCALAR[function](x))
     except (ValueError, OverflowError):
         raise NotFinite from None
 

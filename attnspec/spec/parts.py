@@ -77,6 +77,9 @@ class Random:
 ANY_SIZE = e.Var("_")
 """The size of an input that is whatever comes with the call."""
 
+VECTOR_SIZES = frozenset({"dim", "dim_v", "features"})
+"""Sizes of an input that are those of the vectors of a call: of queries and keys, of values, and after the map."""
+
 
 @dataclass(frozen=True)
 class Input:

@@ -28,7 +28,7 @@ def shape_of(value: Reals) -> tuple[int, ...]:
     return (len(value), *(shape_of(value[0]) if value else ())) if isinstance(value, tuple) else ()
 
 
-FUNCTIONS = frozenset({"tanh", "exp", "log", "sqrt", "abs"})
+FUNCTIONS = frozenset({"tanh", "exp", "log", "sqrt", "abs", "relu", "elu", "sigmoid", "softplus"})
 """Functions of one real."""
 
 

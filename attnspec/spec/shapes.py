@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from attnspec.spec import exact
-from attnspec.spec.parts import ANY_SIZE, Input
+from attnspec.spec import contents, exact
+from attnspec.spec import expr as e
+from attnspec.spec.parts import ANY_SIZE, VECTOR_SIZES, Input
 
 Shape = tuple[int | None, ...]
 """None is a size that is whatever comes."""
@@ -23,8 +24,13 @@ def shape_in(declared: Input, sizes: Mapping[str, int]) -> Shape:
 
     Raises :class:`attnspec.spec.exact.Unknown` or TooLarge where a size has no value.
     """
-    shape = tuple(None if size == ANY_SIZE else exact.integer(size, sizes) for size in declared.sizes)
+    shape = tuple(None if _comes(size, sizes) else exact.integer(size, sizes) for size in declared.sizes)
     return (*shape[:-1], None) if declared.form == "offsets" else shape
+
+
+def _comes(size: e.IntExpr, sizes: Mapping[str, int]) -> bool:
+    """Whether a size is whatever comes, or of vectors that are not here."""
+    return size == ANY_SIZE or bool(contents.free(size) & VECTOR_SIZES - sizes.keys())
 
 
 def fits(shape: Shape, actual: Sequence[int]) -> bool:

@@ -25,6 +25,7 @@ from attnspec.spec import expr as e
 from attnspec.spec.axes import solve
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Setting, Value
 from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score, valued
+from attnspec.spec.weights import SOFTMAX, Weights
 from attnspec.spec.writing import Shown
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Spec(Shown):
     rotations: tuple[Rotation, ...] = ()
     normalized: frozenset[str] = frozenset()
     """Which of ``q`` and ``k`` are scaled to unit length."""
+    weights: Weights = SOFTMAX
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -154,6 +156,7 @@ def _lines(spec: Spec) -> Iterator[str]:
     yield from (_rotation(spec, r) for r in spec.rotations)
     if spec.scale is not None:
         yield f"scale {spec.scale!r}"
+    yield from spec.weights.lines(lambda node: _written(spec, node))
     if spec.score != Score():
         yield f"score {_written(spec, spec.score)}"
     if spec.sink is not None:

@@ -100,6 +100,8 @@ def read(name: str, indices: Sequence[Written]) -> Text:
         return f"{part}({base}, {places[-1]})", ATOM
     if part == "bucket":
         return f"{'q' if places[-1] == 'q.slot' else 'k'}.bucket", ATOM
+    if name == "row.mass":
+        return "mass", ATOM
     if name == "alibi.slope":
         return f"alibi_slope({places[0]}, heads)", ATOM
     name = name.removeprefix(".")  # of an argument of kernels

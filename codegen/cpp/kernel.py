@@ -7,7 +7,7 @@ from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
 from attnspec.codegen.cpp.unit import DTYPES, KernelKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.arguments import comment
-from attnspec.codegen.expressions.reads import names, places
+from attnspec.codegen.expressions.reads import names, places, require_softmax
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.relation import scalar_reads
@@ -23,6 +23,7 @@ _LIBRARY = {
 
 def kernel(plan: Plan, key: KernelKey) -> str:
     """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
+    require_softmax(plan.relation.spec)
     lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
     reads = places(spec)

@@ -16,7 +16,7 @@ s * c0 + c1 * slopes[h]
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,7 +74,18 @@ def computed(spec: Spec) -> str:
     """All of a spec that its kernels depend on, as text: two with the same can share theirs."""
     score = arguments(spec.score)
     branches = [(branch.pred, branch.times) for branch in spec.branches]
-    parts = (spec.name, spec.align, spec.axes, spec.inputs, spec.order, branches, spec.detached, spec.sink is None)
+    more = () if spec.weights.softmax_only else (spec.weights,)
+    parts = (
+        *more,
+        spec.name,
+        spec.align,
+        spec.axes,
+        spec.inputs,
+        spec.order,
+        branches,
+        spec.detached,
+        spec.sink is None,
+    )
     return repr((*parts, score.lifted, [(one.text, one.shape) for one in score.all]))
 
 
@@ -111,10 +122,31 @@ def arguments(real: r.RealExpr) -> Arguments:
 
 
 def _with_literals(node: e.Node) -> Any:
-    """An expression with its whole literals as reals."""
+    """An expression with its whole literals as reals, and with the functions that kernels have."""
     if isinstance(node, r.Cast):
         return r.Real(float(node.arg.value)) if isinstance(node.arg, e.Int) else node
+    if isinstance(node, r.Apply) and node.function in _IN_OTHERS:
+        return _with_literals(_IN_OTHERS[node.function](node.arg))
     return node.map(_with_literals) if isinstance(node, r.RealExpr) else node
+
+
+def _positive(x: r.RealExpr, then: r.RealExpr, other: r.RealExpr) -> r.RealExpr:
+    return r.Choose(r.Order(">", x, r.Real(0.0)), then, other)
+
+
+def _log_of_one_plus_exp(x: r.RealExpr) -> r.RealExpr:
+    small = r.Apply("exp", r.Product(r.Real(-1.0), r.Apply("abs", x)))
+    return r.Total((_positive(x, x, r.Real(0.0)), r.Apply("log", r.Total((r.Real(1.0), small)))))
+
+
+_HALF = r.Real(0.5)
+_IN_OTHERS: Mapping[str, Callable[[r.RealExpr], r.RealExpr]] = {
+    "relu": lambda x: _positive(x, x, r.Real(0.0)),
+    "elu": lambda x: _positive(x, x, r.Total((r.Apply("exp", x), r.Real(-1.0)))),
+    "sigmoid": lambda x: r.Total((_HALF, r.Product(_HALF, r.Apply("tanh", r.Product(_HALF, x))))),
+    "softplus": _log_of_one_plus_exp,
+}
+"""Functions that kernels compute by others."""
 
 
 class _Lift:

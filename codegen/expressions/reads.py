@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from attnspec.codegen.expressions.arguments import arguments
+from attnspec.errors.diagnostic import SpecError
+from attnspec.errors.relations import no_kernels
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
@@ -29,6 +31,12 @@ def reads(*roots: e.Node) -> dict[str, tuple[str, int]]:
 def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
     """What the predicates and score lines of a spec read."""
     return reads(*(branch.pred for branch in spec.branches), spec.score)
+
+
+def require_softmax(spec: Spec) -> None:
+    """Raise SpecError for weights beyond softmax, for which there are no kernels."""
+    if not spec.weights.softmax_only:
+        raise SpecError([no_kernels(spec.span, str(spec.weights))])
 
 
 def names(spec: Spec) -> dict[str, int]:

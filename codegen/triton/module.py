@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from attnspec.codegen.expressions import arguments
-from attnspec.codegen.expressions.reads import names
+from attnspec.codegen.expressions.reads import names, require_softmax
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.codegen.plan.tiling import ragged
@@ -123,6 +123,7 @@ def given(plans: Plans, key: TritonKey) -> list[str]:
 
 def _kernels(plans: Plans, key: TritonKey) -> tuple[Context, list[str], list[Launch]]:
     spec = plans.forward.relation.spec
+    require_softmax(spec)
     sweeps = {
         kind: [ragged(pass_, spec.align, transposed=kind is KEYS) for pass_ in plans.of(kind).passes]
         for kind in ((FORWARD,) if key.paged else (FORWARD, QUERIES, KEYS))

@@ -18,9 +18,8 @@ from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.bench.clock import race
 from attnspec.runtime.bench.setup import Peer, Setup, call_of, clock_of, inputs
 from attnspec.runtime.dense.counts import Rows
-from attnspec.runtime.dense.softmax import tables
 from attnspec.runtime.expressions.functions import mask_function, score_function, why_not
-from attnspec.runtime.expressions.real import real
+from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.spec import contents
 from attnspec.spec import expr as e

@@ -138,11 +138,13 @@ def facts(program: Program) -> Facts:
         from attnspec.codegen.expressions.arguments import arguments, beyond_kernels, computed
         from attnspec.codegen.expressions.reads import names
         from attnspec.errors.diagnostic import SpecError
-        from attnspec.errors.relations import real_too_large
+        from attnspec.errors.relations import no_kernels, real_too_large
         from attnspec.relation.lower import sizes_needed
         from attnspec.spec.heads import alike, lists_by_head
 
         checked = spec(program)
+        if program.target != "dense" and not checked.weights.softmax_only:
+            raise SpecError([no_kernels(checked.span, str(checked.weights))])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
             raise SpecError([real_too_large(checked.span, value)])
         made = (str(program.tile), program.layout)
@@ -152,7 +154,7 @@ def facts(program: Program) -> Facts:
             "align": checked.align,
             "needs": sorted(sizes_needed(checked)),
             "separate": len(checked.branches) if checked.detached else 0,
-            "bare": not names(checked) and not any(around) and checked.scale is None,
+            "bare": not names(checked) and not any(around) and checked.scale is None and checked.weights.softmax_only,
             "alike": alike(checked),
             "lists": any(True for _ in lists_by_head(checked)),
             "arguments": [[one.name, one.value] for one in arguments(checked.score).all],

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.visible import array, everything
-from attnspec.runtime.expressions.real import real
+from attnspec.runtime.dense.decay import steps
+from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.prepare.rotate import turned
-from attnspec.spec.evaluate import table
 from attnspec.spec.real import Apply, Cast, Choose, Item, Parameter, Product, Real, RealExpr, RealRead, Score, Total
 from attnspec.spec.spec import Spec
 
@@ -73,8 +73,8 @@ def dense(
     parts = [t.to(q.device).expand(shape) for t in ([counts] if isinstance(counts, Tensor) else counts)]
     q, k = turned(spec, q, k, sizes, inputs)
     seen = together(parts) > 0
-    keys, values = (_without(per_head(t, q.shape[1]), seen.any(-2)) for t in (k, v))
-    q = _without(q, seen.any(-1))
+    keys, values = (without(per_head(t, q.shape[1]), seen.any(-2)) for t in (k, v))
+    q = without(q, seen.any(-1))
     whole = Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
     return dense_block(spec, q, keys, values, scale, inputs, parts, sizes, whole)
 
@@ -127,7 +127,14 @@ def scores_block(
     """The scores of a block, (entries, heads, rows, n), not masked, and its sinks; all as for :func:`dense_block`."""
     dots = (q @ k.transpose(-1, -2)) * scale
     scores = _scored(spec.score, dots, together(counts) > 0, sizes, inputs, block)
-    return scores, None if spec.sink is None else _sinks(spec.sink, dots, sizes, inputs, block)
+    if (found := steps(spec, inputs, sizes, q.device)) is not None:
+        lost = found.between(block.rows + sizes.first, np.arange(sizes.n))[_part(block.entries), _part(block.heads)]
+        scores = scores + lost.to(scores.dtype)
+    return scores, None if spec.sink is None else sinks(spec.sink, dots, sizes, inputs, block)
+
+
+def _part(of: range) -> slice:
+    return slice(of.start, of.stop)
 
 
 def together(counts: Sequence[Tensor]) -> Tensor:
@@ -135,7 +142,7 @@ def together(counts: Sequence[Tensor]) -> Tensor:
     return counts[0] if len(counts) == 1 else torch.stack([part.long() for part in counts]).sum(0)
 
 
-def _without(x: Tensor, seen: Tensor) -> Tensor:
+def without(x: Tensor, seen: Tensor) -> Tensor:
     """Vectors without those that have no part in any pair: zero times what they hold may be no number."""
     return x.masked_fill(~seen[..., None], 0.0)
 
@@ -204,17 +211,12 @@ def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
     return fine and all(_finite(child, inputs) for child in node.children() if isinstance(child, RealExpr))
 
 
-def _sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
+def sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
     """The logit of the sink, (entries, heads, rows)."""
     arrays = {**tables(inputs), "q": block.rows + sizes.first}
-    sinks = [
+    found = [
         real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(len(block.rows))
         for b in block.entries
         for h in block.heads
     ]
-    return torch.stack(sinks).view(dots.shape[:3]).to(dots.device) if sinks else dots.new_empty(dots.shape[:3])
-
-
-def tables(inputs: Mapping[str, Tensor]) -> dict[str, object]:
-    """The integer and boolean inputs, for the expressions that read them."""
-    return {table(name): array(t) for name, t in inputs.items() if not t.is_floating_point()}
+    return torch.stack(found).view(dots.shape[:3]).to(dots.device) if found else dots.new_empty(dots.shape[:3])

@@ -9,20 +9,33 @@ tensor([[-0.5000,  0.0000,  0.5000,  1.0000]])
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.runtime.core.visible import array
 from attnspec.spec import contents
 from attnspec.spec import real as r
 from attnspec.spec.derive import SIGN
 from attnspec.spec.evaluate import Env, Evaluator, table
 
-FUNCTIONS = {"tanh": torch.tanh, "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs}
-FUNCTIONS |= {SIGN: torch.sign}
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "abs": torch.abs,
+}
+FUNCTIONS |= {
+    SIGN: torch.sign,
+    "relu": torch.relu,
+    "elu": torch.nn.functional.elu,
+    "sigmoid": torch.sigmoid,
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+}
 """What each function of a real does to tensors, and that of derivatives."""
 
 
@@ -50,12 +63,12 @@ def real(
     if dtype is None:
         dtype = torch.get_default_dtype() if score is None else score.dtype
     score = None if score is None else score.to(dtype)
-    evaluator = _Differentiable({**env, **{table(name): t for name, t in floats.items()}}, score)
+    evaluator = Differentiable({**env, **{table(name): t for name, t in floats.items()}}, score)
     evaluator.dtype, evaluator.device, evaluator.strict = dtype, _device(floats, score) or device, strict
     return evaluator.real(node)  # type: ignore[no-any-return]
 
 
-class _Differentiable(Evaluator):
+class Differentiable(Evaluator):
     """Integers and predicates in numpy, reals in torch."""
 
     dtype: torch.dtype
@@ -63,9 +76,11 @@ class _Differentiable(Evaluator):
     strict: bool
 
     def constant(self, value: float) -> Tensor:
+        """A constant."""
         return torch.full((), value, dtype=self.dtype, device=self.device)
 
     def take(self, array: Any, places: list[Any]) -> Any:
+        """Entries, those of float inputs with their gradients."""
         if not isinstance(array, Tensor):
             return super().take(array, places)
         if not array.is_floating_point():
@@ -73,6 +88,7 @@ class _Differentiable(Evaluator):
         return array[tuple(torch.from_numpy(np.asarray(place, np.int64)).to(array.device) for place in places)]
 
     def cast(self, value: Any, known: Any) -> Any:
+        """Integers and entries as reals."""
         if self.strict and not np.all(known):
             raise Outside
         if not isinstance(value, Tensor):
@@ -82,9 +98,11 @@ class _Differentiable(Evaluator):
         return value.to(self.dtype)
 
     def truth(self, value: Any) -> Any:
+        """Truth, as numpy has it."""
         return super().truth(value.numpy(force=True) if isinstance(value, Tensor) else value)
 
     def apply(self, function: str, value: Tensor) -> Tensor:
+        """One of FUNCTIONS."""
         return FUNCTIONS[function](value)
 
     def choose(self, where: Any, node: r.Choose) -> Any:
@@ -103,6 +121,11 @@ class _Differentiable(Evaluator):
             picked = self.within(there, None if score is None else score.expand(shape)[at]).real(side)
             result = result.masked_scatter(at, picked.expand(int(chosen.sum())))
         return result
+
+
+def tables(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The integer and boolean inputs, for the expressions that read them."""
+    return {table(name): array(t) for name, t in inputs.items() if not t.is_floating_point()}
 
 
 def _device(floats: Mapping[str, Tensor], score: Tensor | None) -> torch.device | None:

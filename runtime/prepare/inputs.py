@@ -27,7 +27,7 @@ from attnspec.spec import contents
 from attnspec.spec import exact as known
 from attnspec.spec import expr as e
 from attnspec.spec.arrays import drawn, slopes
-from attnspec.spec.parts import Input
+from attnspec.spec.parts import VECTOR_SIZES, Input
 from attnspec.spec.real import RealRead
 from attnspec.spec.shapes import Shape, fits, shape_in, written
 from attnspec.spec.spec import Spec
@@ -218,11 +218,24 @@ def check_floats(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor]) -> None:
             _check_shape(where, declared, found[declared.name], shape_of(declared, sizes))
 
 
+def check_vectors(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], vectors: Mapping[str, int]) -> None:
+    """Whether inputs that are sized by vectors have the sizes of those of the call. Raises CallError."""
+    for declared in spec.inputs:
+        if any(contents.free(size) & VECTOR_SIZES for size in declared.sizes):
+            shape = shape_in(declared, {**sizes.parameters(0, 0), **vectors})
+            _check_shape(f"{spec.name}: input `{declared.name}`", declared, found[declared.name], shape)
+
+
 def roots(spec: Spec) -> list[e.Node]:
     """The expressions of a spec, in the order written."""
     preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
     reals = [spec.score, *([] if spec.sink is None else [spec.sink])]
-    return [*preds, *reals, *(node for rotation in spec.rotations for node in rotation.expressions)]
+    return [
+        *preds,
+        *reals,
+        *spec.weights.expressions,
+        *(node for rotation in spec.rotations for node in rotation.expressions),
+    ]
 
 
 def reads(spec: Spec) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 The first line of a spec may give the attention and parameters: ``# check: name width=3``. With ``# lower: heads=4`` it
 is right so far, and wrong on the way to a kernel for that many heads; with ``# triton:`` to a Triton kernel; with
-``# reach:`` the mistake is to ask for its reach.
+``# reach:`` the mistake is to ask for its reach, with ``# past:`` that it looks ahead.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from attnspec.analysis.past import require_past
 from attnspec.analysis.reach import reach
 from attnspec.check.check import check_text, problems_of
 from attnspec.check.parameters import read_value
@@ -35,7 +36,7 @@ SPECS = sorted(FOLDER.glob("*.attn"))
 
 def errors_of(path: Path) -> SpecError:
     text = path.read_text(encoding="utf-8")
-    first = re.match(r"# (check|lower|triton|reach):(.*)", text)
+    first = re.match(r"# (check|lower|triton|reach|past):(.*)", text)
     way, words = (first[1], first[2].split()) if first else ("check", [])
     params = {key: read_value(value) for key, sign, value in (word.partition("=") for word in words) if sign}
     name = next((word for word in words if "=" not in word), None)
@@ -63,7 +64,11 @@ def _reach(spec: Spec, heads: int | None) -> None:
     reach((lower(spec, heads), Sizes(16, 16)))
 
 
-WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach}
+def _past(spec: Spec, heads: int | None) -> None:
+    require_past(lower(spec, heads))
+
+
+WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach, "past": _past}
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

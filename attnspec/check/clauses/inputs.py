@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import define
-from attnspec.check.expressions.scope import HOLE, Scope
+from attnspec.check.expressions.scope import HOLE, Bound, Scope
 from attnspec.errors.clauses import MAX_DIMENSIONS, bad_input, size_reads
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.parts import ANY_SIZE, Input, Random
+from attnspec.spec.parts import ANY_SIZE, VECTOR_SIZES, Input, Random
 
-_OF_SIZES = frozenset({"batch", "heads", "kv_heads", "n", "n_q", "m", "?"})
+_OF_SIZES = frozenset({"batch", "heads", "kv_heads", "n", "n_q", "m", "?"}) | VECTOR_SIZES
 
 
 def declare(el: Elaborator, node: t.Input, scope: Scope, seen: dict[str, Span]) -> Input:
     """The input that a line declares."""
     name = node.name.name
     define(node.name, f"`{name}`", seen, el.report)
+    free = {x: Bound(e.Var(x), 1, 1) for x in VECTOR_SIZES if x not in scope.names}
+    inner = scope if isinstance(node.form, t.Random) else scope.bind(free)
     sizes = [
-        ANY_SIZE if _is_any(tree, scope) else _of_sizes(el, tree, scope, "the size of an input") for tree in node.sizes
+        ANY_SIZE if _is_any(tree, scope) else _of_sizes(el, tree, inner, "the size of an input") for tree in node.sizes
     ]
     for size, tree in zip(sizes, node.sizes, strict=True):
         if size == ANY_SIZE and isinstance(node.form, t.Random):

@@ -79,6 +79,8 @@ class Elaborator:
         self.has_axes = False
         self.orders_reals = False
         """Whether reals may be compared: in the conditions of a score."""
+        self.maps_vectors = False
+        """Whether functions of whole vectors may be called: in a ``linear`` line."""
         self.includes = 0
         """How many attentions that include each other are being written out."""
         self._depth = 0

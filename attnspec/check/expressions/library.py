@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from attnspec.check.expressions import inputs
+from attnspec.check.expressions import inputs, options
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import length
+from attnspec.check.expressions.options import Option
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, InputRef, Scope, Value, what
-from attnspec.errors.clauses import bad_option
+from attnspec.errors.clauses import bad_option, weights_mistake
 from attnspec.errors.names import wrong_arguments
 from attnspec.errors.values import not_known, wrong_type
 from attnspec.language import tree as t
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
+from attnspec.spec import feature as f
 from attnspec.spec import real as r
 
 _MAX_BUCKETS = 1024
@@ -28,6 +30,8 @@ _MAX_DISTANCE = 2**31
 def call(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     """The value of a library function."""
     name = node.callee.name
+    if name == "favor":
+        return favor(el, node, scope)
     rule, takes = LIBRARY[name]
     any_number = name in ("min", "max")
     keyword = next((a.keyword for a in node.args if a.keyword is not None), None)
@@ -72,6 +76,58 @@ def _run(el: Elaborator, node: t.Call, scope: Scope) -> Value:
 
 def _of_real(el: Elaborator, node: t.Call, scope: Scope) -> Value:
     return make.apply(node.callee.name, el.number(node.args[0].value, scope))
+
+
+def _guarded(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    x, eps = (el.number(arg.value, scope) for arg in node.args)
+    if HOLE in (x, eps):
+        return HOLE
+    el.spend(3 * contents.measure(x)[0] + 2 * contents.measure(eps)[0], node.span)
+    small = make.order("<=", make.apply("abs", x), eps)
+    return make.total([x, make.choose(small, make.product(r.Real(2.0), eps), r.Real(0.0))])
+
+
+def _of_vector(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    if not el.maps_vectors:
+        return _outside_linear(el, node)
+    x = el.number(node.args[0].value, scope)
+    return HOLE if x == HOLE else f.Whole(node.callee.name, make.real(x))
+
+
+def _outside_linear(el: Elaborator, node: t.Call) -> Value:
+    name = node.callee.name
+    help = f"as in `linear {name}(x)`"
+    return el.wrong(weights_mistake(node.span, f"`{name}` maps whole vectors", "not in a `linear` line", help=help))
+
+
+FAVOR = {
+    "features": Option("int", None, 1, optional=True),  # int(d ln d)
+    "seed": Option("int", 0, 0),
+    "kernel": Option("softmax|relu", "softmax"),
+    "eps": Option("real", 1e-4, 0),
+    "scaling": Option("norm|sqrt", "norm"),
+    "stable": Option("all|running|none", "all"),
+    "through_max": Option("bool", False),
+}
+"""The options of ``favor`` (Choromanski et al., 2021)."""
+
+
+def favor(el: Elaborator, node: t.Call, scope: Scope) -> Value:
+    """``favor(x, features = 256)``."""
+    if not el.maps_vectors:
+        return _outside_linear(el, node)
+    if not node.args or node.args[0].keyword is not None:
+        return el.wrong(wrong_arguments(node.span, "`favor` takes what it maps first", "write `favor(x, ...)`"))
+    first, rest = node.args[0], t.Call(node.span, node.callee, node.args[1:])
+    x = el.number(first.value, scope)
+    found = options.read(el, rest, {"favor": FAVOR}, "map of vectors", scope)
+    if found is None or x == HOLE:
+        return HOLE
+    count = found.get("features")
+    words = {name: str(found[name]) for name in ("kernel", "scaling", "stable")}
+    numbers = {"features": count if count is None else int(count), "seed": int(found["seed"])}  # type: ignore[arg-type]
+    eps, through = float(found["eps"]), bool(found["through_max"])  # type: ignore[arg-type]
+    return f.Favor(make.real(x), **numbers, **words, eps=eps, through_max=through)  # type: ignore[arg-type]
 
 
 def _softcap(el: Elaborator, node: t.Call, scope: Scope) -> Value:
@@ -157,6 +213,9 @@ LIBRARY: dict[str, tuple[Rule, tuple[str, ...]]] = {
     "first": (_run, ("input", "x")),
     "last": (_run, ("input", "x")),
     **dict.fromkeys(sorted(r.FUNCTIONS), (_of_real, ("x",))),
+    **dict.fromkeys(sorted(f.WHOLE), (_of_vector, ("x",))),
+    "favor": (favor, ("x",)),
+    "guarded": (_guarded, ("x", "eps")),
     "softcap": (_softcap, ("x", "cap")),
     "alibi_slope": (_alibi_slope, ("h", "heads")),
     "t5_bucket": (_t5_bucket, ("distance", "buckets", "max_distance", "both_sides")),

@@ -1,0 +1,93 @@
+"""What decays between a key and a query: sums of the logarithms of steps, as ``decay`` lines say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.device import capturing
+from attnspec.runtime.core.visible import everything
+from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.features import axes
+from attnspec.spec.feature import CHANNEL
+from attnspec.spec.spec import Spec
+from attnspec.spec.weights import LOWEST_STEP, STEP
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Sums of the logarithms of all steps up to each position, (batch, heads, positions), float64.
+
+    ``first`` is the first of the positions. By channel there is one dimension more, (.., features).
+    """
+
+    sums: Tensor
+    first: int
+    by_channel: bool
+
+    def between(self, q: NDArray[np.int64], k: NDArray[np.int64], channel: int | None = None) -> Tensor:
+        """The sums over the steps after the earlier of two positions up to the later one, (batch, heads, q, k)."""
+        sums = self.sums if channel is None or not self.by_channel else self.sums[..., channel]
+        later = torch.from_numpy(q[:, None] >= k[None, :]).to(sums.device)
+        at_q, at_k = (sums[..., torch.from_numpy(at - self.first).to(sums.device)] for at in (q, k))
+        difference = at_q[..., :, None] - at_k[..., None, :]
+        return torch.where(later, difference, -difference)
+
+
+def steps(
+    spec: Spec,
+    inputs: Mapping[str, Tensor],
+    sizes: Sizes,
+    device: torch.device,
+    features: int = 1,
+    more: Tensor | None = None,
+) -> Steps | None:
+    """The steps of a call, or None where nothing decays.
+
+    ``more`` are gates of keys, (batch, heads, n) or (batch, heads, n, features), that are added to the line's. Raises
+    CallError where a step is above 0.
+    """
+    line = spec.weights.decay
+    if line is None and more is None:
+        return None
+    first, end = min(0, sizes.first), max(sizes.n, sizes.first + sizes.n_q)
+    by_channel = spec.weights.by_channel or (more is not None and more.dim() == 4)
+    shape = (sizes.batch, sizes.heads, end - first, *([features] if by_channel else []))
+    logs = torch.zeros(shape, dtype=torch.float64, device=device)
+    if line is not None:
+        logs = logs + _line(spec, inputs, sizes, device, np.arange(first, end), features, by_channel)
+        if not capturing() and bool((everything(logs) > 0).any()):
+            largest = float(everything(logs).max())
+            raise CallError(
+                f"{spec.name}: a step of `decay {line}` is {largest:g}; it is the logarithm of a factor of at most 1, "
+                "so it must be 0 or negative"
+            )
+    if more is not None:
+        wide = more if more.dim() == 4 or not by_channel else more[..., None]
+        behind = end - sizes.n
+        padded = torch.nn.functional.pad(wide, (*([0, 0] if by_channel else []), -first, behind))
+        logs = logs + padded
+    return Steps(logs.clamp(min=LOWEST_STEP).cumsum(2), first, by_channel)
+
+
+def _line(
+    spec: Spec,
+    inputs: Mapping[str, Tensor],
+    sizes: Sizes,
+    device: torch.device,
+    positions: NDArray[np.int64],
+    features: int,
+    by_channel: bool,
+) -> Tensor:
+    """The logarithms that the line gives at some positions."""
+    assert spec.weights.decay is not None
+    env = axes(sizes, 4 if by_channel else 3) | tables(inputs)
+    env |= {STEP.name: positions[:, None] if by_channel else positions, CHANNEL.name: np.arange(features)}
+    return real(spec.weights.decay, env, inputs, dtype=torch.float64, device=device)

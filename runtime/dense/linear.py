@@ -1,0 +1,144 @@
+"""Attention whose weights are products of features, over whole matrices: the definition.
+
+Everything is computed in float64, whatever the element type of a call: weights are not divided by the largest of them,
+as softmax's are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.dense.decay import Steps, steps
+from attnspec.runtime.dense.softmax import Block, per_head, sinks, without
+from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.features import axes, mapped
+from attnspec.spec.spec import Spec
+from attnspec.spec.weights import MASS
+
+
+def dense_linear(
+    spec: Spec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    counts: Tensor,
+    sizes: Sizes,
+    recalled: Tensor | None = None,
+    projection: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The output (batch, heads, n_q, dim_v) and the logarithm of the total weight (batch, heads, n_q), both float64.
+
+    q (batch, heads, n_q, dim) and k (batch, kv_heads, n, dim) are normalized and rotated already, v is (batch,
+    kv_heads, n, dim_v); ``inputs`` are those that the lines read, reals in float64. ``counts`` says how often each pair
+    counts, (batch, heads, n_q, n); ``recalled``, for ``delta``, how often those do of which both are keys, (batch,
+    heads, n, n). ``scale`` is the factor of the weights, None the spec's or 1. A row without pairs, and one whose
+    divisor is 0, gives zeros. Without pairs the logarithm is minus infinity; of a negative total it is no number.
+    """
+    seen = counts > 0
+    known = seen.any(-2) if recalled is None else seen.any(-2) | (recalled > 0).any(-2)
+    q, k = _clean(q.double(), seen.any(-1)), _clean(per_head(k.double(), sizes.heads), known)
+    values = without(per_head(v.double(), sizes.heads), known)
+    made = Made.of(spec, q, k, inputs, sizes, projection)
+    if recalled is not None:
+        values = made.corrected(values, recalled)
+    factor = scale if scale is not None else 1.0 if spec.scale is None else spec.scale
+    weights, total = made.weights(made.q, np.arange(sizes.n_q) + sizes.first, counts, factor)
+    empty = total == 0
+    return weights @ values, torch.log(total.masked_fill(empty, 1.0)).masked_fill(empty, float("-inf"))
+
+
+def _clean(x: Tensor, seen: Tensor) -> Tensor:
+    """Vectors without those that have no part in any pair and are not finite: zero times what they hold is no number.
+
+    (The others stay: `favor` looks for the largest entry among all of them.)
+    """
+    return without(x, seen | x.isfinite().all(-1))
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What the weights of a call are made of: features (batch, heads, .., features) and steps, in float64."""
+
+    spec: Spec
+    inputs: Mapping[str, Tensor]
+    sizes: Sizes
+    q: Tensor
+    k: Tensor
+    steps: Steps | None
+
+    @classmethod
+    def of(
+        cls, spec: Spec, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, projection: Tensor | None
+    ) -> Made:
+        """Of vectors by query head. Raises CallError where the features of both sides do not fit each other."""
+        a, b = (mapped(spec, side, x, inputs, sizes, projection) for side, x in (("q", q), ("k", k)))
+        numbers = a.values.shape[-1], b.values.shape[-1]
+        if len({*numbers} - {1}) > 1:
+            raise CallError(f"{spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
+        features = max(numbers)
+        of_q, of_k = (x.values.expand(*x.values.shape[:-1], features) for x in (a, b))
+        return cls(spec, inputs, sizes, of_q, of_k, steps(spec, inputs, sizes, q.device, features, b.gates))
+
+    def weights(self, a: Tensor, at: NDArray[np.int64], counts: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """What values are multiplied by, (batch, heads, rows, n), and the total before it is divided by.
+
+        ``a`` are the features of rows (batch, heads, rows, features), ``at`` their positions.
+        """
+        times, b = counts.to(a.device, torch.float64), self.k
+        if self.steps is None or not self.steps.by_channel:
+            kept = times * self._kept(at, None)
+            if self.spec.weights.each:
+                a = self._divided(a, kept @ b, times)
+            weights = (a @ b.mT) * kept * factor
+        else:
+            parts = []
+            for channel in range(b.shape[-1]):
+                kept, a_c, b_c = times * self._kept(at, channel), a[..., channel, None], b[..., channel, None]
+                if self.spec.weights.each:
+                    a_c = self._divided(a_c, kept @ b_c, times)
+                parts.append(a_c * b_c.mT * kept * factor)
+            weights = torch.stack(parts).sum(0)
+        total = weights.sum(-1)
+        if self.spec.sink is not None:
+            rows = Block(range(self.sizes.batch), range(self.sizes.heads), at - self.sizes.first)
+            total = total + torch.exp(sinks(self.spec.sink, weights, self.sizes, self.inputs, rows))
+        if self.spec.weights.divide is None or self.spec.weights.each:
+            return weights, total
+        return self._divided(weights, total[..., None], times, a.sum(-1)), total
+
+    def _kept(self, at: NDArray[np.int64], channel: int | None) -> Tensor | float:
+        """What is left of the weight of each pair, after all steps between them."""
+        return 1.0 if self.steps is None else torch.exp(self.steps.between(at, np.arange(self.sizes.n), channel))
+
+    def _divided(self, x: Tensor, total: Tensor, times: Tensor, mass: Tensor | None = None) -> Tensor:
+        """``x`` over the divisor of totals, (batch, heads, rows, 1 or features); 0 where it is 0 or nothing is seen."""
+        line = self.spec.weights.divide
+        if line is None:
+            return x
+        some = (times > 0).any(-1, keepdim=True) | (self.spec.sink is not None)
+        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(total.shape[2])[:, None]}
+        inputs = self.inputs if mass is None else {**self.inputs, MASS.name: mass}
+        by = real(line, env, inputs, torch.where(some, total, 1.0)).expand(total.shape)
+        return torch.where(some & (by != 0), x / torch.where(by == 0, 1.0, by), 0.0)
+
+    def corrected(self, values: Tensor, recalled: Tensor) -> Tensor:
+        """Values (batch, heads, n, dim_v) less what their keys recall of the corrected ones before."""
+        delta, n = self.spec.weights.delta, self.sizes.n
+        assert delta is not None
+        before = recalled.to(values.device) * ~torch.eye(n, dtype=torch.bool, device=values.device)
+        recall, _ = self.weights(self.k, np.arange(n), before, 1.0)
+        env = {**axes(self.sizes, 3), **tables(self.inputs), "k": np.arange(n)}
+        beta = real(delta, env, self.inputs, dtype=torch.float64, device=values.device)
+        beta = beta.expand(*values.shape[:3])[..., None]
+        system = torch.eye(n, dtype=torch.float64, device=values.device) + beta * recall
+        return torch.linalg.solve_triangular(system, beta * values, upper=False, unitriangular=True)  # type: ignore[no-any-return]

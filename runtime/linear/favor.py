@@ -1,0 +1,80 @@
+"""Random features of the exponential (FAVOR+: Choromanski et al., 2021), and the projections they are made with."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.device import on_device
+from attnspec.spec.feature import Favor
+
+
+def count(of: Favor, dim: int) -> int:
+    """How many features there are: ``int(d ln d)`` where the spec does not say."""
+    return max(1, int(dim * math.log(dim))) if of.features is None else of.features
+
+
+def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, name: str) -> Tensor:
+    """The directions that vectors are projected on, (features, dim): those of the call, else drawn from the seed.
+
+    Drawn on the CPU in float64, the same on every device. Raises CallError where the given ones do not fit.
+    """
+    shape = (count(of, dim), dim)
+    if given is None:
+        return on_device(drawn, *shape, of.seed, of.scaling, device=device)
+    if tuple(given.shape) != shape or not given.is_floating_point():
+        raise CallError(f"{name}: projection must be (features, dim) = {shape} of reals, not {tuple(given.shape)}")
+    return given
+
+
+@functools.lru_cache(maxsize=64)
+def drawn(features: int, dim: int, seed: int, scaling: str) -> Tensor:
+    """Blocks of orthogonal rows, (features, dim), float64: the last one cut, rows scaled by ``scaling``.
+
+    >>> rows = drawn(6, 4, 0, "sqrt")
+    >>> torch.allclose(rows[:4] @ rows[:4].T, 4 * torch.eye(4, dtype=torch.float64))
+    True
+
+    ``"norm"`` gives each row the length of a Gaussian vector of ``dim`` entries, ``"sqrt"`` the root of ``dim``.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    normal = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    blocks = [torch.linalg.qr(normal(dim, dim)).Q.T for _ in range(0, features, dim)]
+    rows = torch.cat(blocks)[:features]
+    lengths = normal(features, dim).norm(dim=-1, keepdim=True) if scaling == "norm" else math.sqrt(dim)
+    return rows * lengths
+
+
+def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool) -> tuple[Tensor, Tensor | None]:
+    """The features of vectors (.., n, dim), (.., n, features), and the gates of a running maximum, (.., n), or None.
+
+    ``x`` is scaled by ``dim ** -0.25``, then with ``kernel = softmax``
+    ``features ** -0.5 * (exp(W x - |x| ** 2 / 2 - c) + eps)``, with ``kernel = relu`` ``relu(W x) + eps``. For queries
+    c is the largest entry of ``W x`` of the row. For keys it is, with ``stable = all``, that of all positions of the
+    head (as published: with eps above 0 the future then has a part in the past); with ``running`` that of the positions
+    so far: what is weighed later is less by ``exp`` of the sum of the gates, which are 0 or negative. With ``none`` c
+    is 0 on both sides. No gradient goes through c, unless ``through_max``.
+    """
+    projected = (x * x.shape[-1] ** -0.25) @ rows.to(x.dtype).T
+    if of.kernel == "relu":
+        return torch.relu(projected) + of.eps, None
+    half = x.square().sum(-1, keepdim=True) * (0.5 * x.shape[-1] ** -0.5)
+    gates = None
+    if of.stable == "none" or not x.shape[-2]:
+        largest = projected.new_zeros(())
+    elif not keys:
+        largest = projected.amax(-1, keepdim=True)
+    elif of.stable == "all":
+        largest = projected.amax((-2, -1), keepdim=True)
+    else:
+        so_far = projected.amax(-1).cummax(-1).values
+        gates = torch.nn.functional.pad(so_far[..., :-1] - so_far[..., 1:], (1, 0))
+        gates = gates if of.through_max else gates.detach()
+        largest = so_far[..., None]
+    if not of.through_max:
+        largest = largest.detach()
+    return rows.shape[0] ** -0.5 * (torch.exp(projected - half - largest) + of.eps), gates

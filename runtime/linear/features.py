@@ -1,0 +1,123 @@
+"""What ``linear`` lines map queries and keys to, in operations of tensors that can be differentiated.
+
+>>> from attnspec.check.check import check_text
+>>> spec = check_text("attention a { linear [softmax(x), elu(x) + 1] }")
+>>> x = torch.tensor([0.0, 0.0]).view(1, 1, 1, 2)
+>>> mapped(spec, "k", x, {}, Sizes(1, 1), None).values.flatten().tolist()
+[0.5, 0.5, 1.0, 1.0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.expressions.real import Differentiable, tables
+from attnspec.runtime.linear.favor import count, favor, projection
+from attnspec.spec import expr as e
+from attnspec.spec import feature as f
+from attnspec.spec import real as r
+from attnspec.spec.evaluate import table
+from attnspec.spec.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """Features (batch, heads, rows, features), and what a running maximum adds to the logarithms of steps.
+
+    ``gates`` are None where there is none, else (batch, heads, n), or (batch, heads, n, features) where features
+    differ in it.
+    """
+
+    values: Tensor
+    gates: Tensor | None = None
+
+
+def mapped(
+    spec: Spec, side: str, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None
+) -> Mapped:
+    """The features of queries (``side`` is ``"q"``) or keys, (batch, heads, rows, dim), after rotations, by query head.
+
+    Computed in the dtype of x, to which float inputs are taken. ``inputs`` are those that the line reads, as
+    :func:`attnspec.runtime.prepare.inputs.prepare` makes them; ``given`` is the projection of the call, for ``favor``.
+    A feature that is the same number for all vectors is one feature. Raises CallError where the projection does not
+    fit.
+    """
+    feature = spec.weights.q if side == "q" else spec.weights.k
+    assert feature is not None
+    floats = {table(name): t.to(x.dtype) for name, t in inputs.items() if t.is_floating_point()}
+    env = {**axes(sizes, 4), **tables(inputs), **floats, f.CHANNEL.name: np.arange(x.shape[-1])}
+    found = []
+    for part in feature.parts if isinstance(feature, f.Joined) else (feature,):
+        if isinstance(part, f.Favor):
+            rows = projection(part, x.shape[-1], given, x.device, spec.name)
+            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k")))
+        else:
+            found.append(Mapped(_entries(part, env, x)))
+    return found[0] if len(found) == 1 else _joined(found)
+
+
+def size(feature: r.RealExpr, dim: int) -> int:
+    """How many features there are of vectors of ``dim`` entries.
+
+    >>> size(f.Joined((f.Vector(), f.Favor(f.Vector(), 5))), 4)
+    9
+    """
+    if isinstance(feature, f.Joined):
+        return sum(size(part, dim) for part in feature.parts)
+    if isinstance(feature, f.Favor):
+        return count(feature, dim)
+    return 1 if f.is_constant(feature) else dim
+
+
+def axes(sizes: Sizes, dims: int) -> dict[str, Any]:
+    """The parameters of a call, with the numbers of batch entries and heads as arrays along the first of dimensions."""
+    behind = (1,) * (dims - 2)
+    whole = {"b": np.arange(sizes.batch).reshape(-1, 1, *behind), "h": np.arange(sizes.heads).reshape(-1, *behind)}
+    return {**sizes.parameters(0, 0), **whole}
+
+
+def _entries(node: r.RealExpr, env: Mapping[str, Any], x: Tensor) -> Tensor:
+    """An expression at each entry of vectors; one entry where it is the same for all."""
+    evaluator = _Features(env, x)
+    evaluator.dtype, evaluator.device, evaluator.strict = x.dtype, x.device, False
+    value: Tensor = evaluator.real(node)
+    return value.expand(*x.shape[:-1], 1 if f.is_constant(node) else x.shape[-1])
+
+
+_ONES = (r.Real(1.0), r.Cast(e.Int(1)))
+
+
+class _Features(Differentiable):
+    """Expressions over vectors, with functions of whole ones."""
+
+    def real(self, node: r.RealExpr) -> Tensor:
+        match node:
+            case f.Whole("softmax", arg):
+                return self._whole(arg).softmax(-1)
+            case f.Whole("unit", arg):
+                return torch.nn.functional.normalize(self._whole(arg), dim=-1)
+            case r.Total((r.Apply("elu", arg), one)) | r.Total((one, r.Apply("elu", arg))) if one in _ONES:
+                x = self.real(arg)  # by branches: elu(x) + 1 loses what is small
+                return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0.0)))
+        return super().real(node)  # type: ignore[no-any-return]
+
+    def _whole(self, arg: r.RealExpr) -> Tensor:
+        return self.real(arg).expand(self.score.shape)
+
+
+def _joined(parts: list[Mapped]) -> Mapped:
+    values = torch.cat([part.values for part in parts], -1)
+    if all(part.gates is None for part in parts):
+        return Mapped(values)
+    gates = []
+    for part in parts:
+        own = part.values.new_zeros(part.values.shape[:-1]) if part.gates is None else part.gates
+        gates.append(own[..., None].expand(part.values.shape))
+    return Mapped(values, torch.cat(gates, -1))
