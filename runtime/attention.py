@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -174,19 +174,7 @@ class Attention(Paged):
     ) -> Any: ...
 
     @overload
-    def __call__(
-        self,
-        q: None = None,
-        k: None = None,
-        *,
-        v: Tensor,
-        cache: None = None,
-        scale: float | None = None,
-        return_lse: Literal[False] = False,
-        return_max: Literal[False] = False,
-        inputs: Mapping[str, Tensor] | None = None,
-        **more: Tensor,
-    ) -> Tensor: ...
+    def __call__(self, q: None = None, k: None = None, *, v: Tensor, cache: None = None, **more: Any) -> Tensor: ...
 
     def __call__(
         self,
@@ -333,16 +321,12 @@ class Attention(Paged):
         try:
             return cost(plan, given.sizes, dim, dim if dim_v is None else dim_v, dtype.itemsize, contents, text)
         except DependsOnInputs as error:
-            raise CallError(self._needs(error.names, n)) from None
-
-    def _needs(self, names: Sequence[str], n: int) -> str:
-        """Which inputs a cost needs, and how they are given."""
-        declared = ", ".join(f"`{item}`" for item in self.spec.inputs if item.name in names)
-        example = ", ".join(f"{name}=..." for name in names)
-        return (
-            f"{self._facts.name}: how many pairs there are depends on the values of {declared}. Give them by name, "
-            f'cost(n={n}, {example}): a tensor, or one number for all entries; or say inputs="example"'
-        )
+            declared = ", ".join(f"`{item}`" for item in self.spec.inputs if item.name in error.names)
+            example = ", ".join(f"{name}=..." for name in error.names)
+            raise CallError(
+                f"{self._facts.name}: how many pairs there are depends on the values of {declared}. Give them by name, "
+                f'cost(n={n}, {example}): a tensor, or one number for all entries; or say inputs="example"'
+            ) from None
 
     def axes(self, n: int) -> Mapping[str, tuple[slice | None, slice | None]]:
         """Where each axis lies among the queries and among the keys (None where it has none), in declared order.

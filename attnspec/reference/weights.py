@@ -8,8 +8,8 @@ SECTION = Section(
     "weights",
     "Weights beyond softmax",
     "A pair weighs `exp(score)`, and a row is divided by the sum of its weights. A `linear` line says that it weighs "
-    "`scale * phi(q) . phi(k)` instead, with a scale of 1 where none is given, and that nothing is divided; the pattern "
-    "of pairs stays what it is. The other lines divide, let weights decay with the distance, and correct values. "
+    "`scale * phi(q) . phi(k)` instead, with a scale of 1 where none is given, and that nothing is divided; the "
+    "pattern of pairs stays what it is. The other lines divide, let weights decay with the distance, correct values. "
     '`target="dense"` computes all of them, in float64; kernels serve softmax alone.',
     (
         Entry(

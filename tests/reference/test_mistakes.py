@@ -15,7 +15,13 @@ from tests.support.examples import text_of
 
 # What `...` stands for, where the whole would be too long to print.
 LONG = {"E006": "." * MAX_SOURCE, "E408": ", ".join(["0, 1"] * 519)}
-STAGES = {"relation": _kernel, "kernel": _kernel, "triton": WAYS["triton"], "reach": WAYS["reach"], "past": WAYS["past"]}
+STAGES = {
+    "relation": _kernel,
+    "kernel": _kernel,
+    "triton": WAYS["triton"],
+    "reach": WAYS["reach"],
+    "past": WAYS["past"],
+}
 
 
 def code_of(code: str, text: str, given: str) -> str:

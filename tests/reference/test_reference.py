@@ -100,7 +100,12 @@ def test_every_word_and_sign_has_an_entry() -> None:
 
 
 def test_every_option_is_said() -> None:
-    options = {option for of in (topics.ROTATIONS, topics.ORDERS, {"": topics.FAVOR}) for table in of.values() for option in table}
+    options = {
+        option
+        for of in (topics.ROTATIONS, topics.ORDERS, {"": topics.FAVOR})
+        for table in of.values()
+        for option in table
+    }
     assert options == topics.OPTIONS.keys(), "say what it is in OPTIONS of attnspec/reference/topics.py"
 
 
