@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.attention import Attention, compile
     from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
-    from attnspec.runtime.merge import merge
+    from attnspec.runtime.core.merge import merge
     from attnspec.spec.spec import Spec
 
 
@@ -38,7 +38,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 
 _HOMES = {
     "compile": "attnspec.runtime.attention",
-    "merge": "attnspec.runtime.merge",
+    "merge": "attnspec.runtime.core.merge",
     "Attention": "attnspec.runtime.attention",
     "Cache": "attnspec.runtime.caches.cache",
     "CallError": "attnspec.runtime.core.arguments",

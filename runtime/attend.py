@@ -18,6 +18,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import EMPTY, Call, sizes_of
 from attnspec.runtime.core.visible import array, traced, transforming, visible
@@ -86,6 +87,13 @@ class Around:
             read = {name: t for name, t in found.items() if name not in self.floats or name in self.angles}
             tables = traced_tables(self.program, q, k, read)
         return self._call(*turned_by(self.spec, q, k, tables), v, scale, found, made)
+
+    def of_rows(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """The sink, (batch, heads) or (batch, heads, n_q), float32; None where the pattern has none."""
+        found = self._ready(q, k, inputs)
+        if traced(q, *inputs.values()):
+            return traced_sink(self.spec, self.program, q, k, found)
+        return sink(self.spec, sizes_of(self.spec, q, k), found, q.device)
 
     def _ready(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return ready(self.spec, self.program, self.made, self.floats, q, k, inputs)
@@ -157,10 +165,15 @@ def attend(
 def dense(
     spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The same over the whole mask in plain PyTorch."""
+    """The same over the whole mask in plain PyTorch. With given shares there is no log-sum-exp: it is NaN."""
     sizes = sizes_of(spec, q, k)
     if transforming():
         inputs = {name: t if t.is_floating_point() else torch.from_numpy(array(t)) for name, t in inputs.items()}
+    if spec.composed:
+        parts = [dense(one, q, k, v, scale, inputs) for one in spec.parts]
+        found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
+        block = oracle.Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
+        return mixed(parts, *oracle.of_rows(spec, parts[0][1], sizes, found, block), spec.detached)
     linear, given = spec.weights.linear, dict(inputs)
     projection = given.pop("projection", None) if spec.weights.favors else None
     found = prepare(spec, sizes, given, real=torch.float64 if linear else q.dtype, device=q.device)
@@ -254,14 +267,11 @@ def score_inputs(spec: Spec) -> frozenset[str]:
 
 
 def counted(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | list[Tensor]:
-    """How often each pair counts, (batch, heads, n_q, n); for each branch by itself where weights are detached."""
+    """How often each pair counts, (batch, heads, n_q, n); a list, for each branch, where these are told apart."""
     arrays = {name: np.zeros(t.shape) if t.is_floating_point() else array(t) for name, t in inputs.items()}
-    parts = [spec]
-    if spec.detached:
-        parts = [replace(spec, attend=b.attend, within=b.within, mixture=(), detached=False) for b in spec.branches]
     masks = [
         torch.from_numpy(one.mask(sizes.n, sizes.n_q, sizes.heads, sizes.batch, sizes.kv_heads, inputs=arrays))
-        for one in parts
+        for one in (spec.alone if spec.detached else (spec,))
     ]
     if not spec.detached:
         return masks[0]

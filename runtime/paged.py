@@ -103,6 +103,12 @@ class Paged(Parts):
         an input; NotImplementedError where a gradient is asked for.
         """
         name, spec, given = self._facts.name, self.spec, self._named(inputs, more)
+        if self._facts.composed:
+            raise CallError(
+                f"{name}: branches of this mixture have kernels of their own, and keys in pages are turned for one. "
+                "Call attend.branches[i].paged(..., return_lse=True), each with keys that are turned for it, and put "
+                "together what they give: attnspec.merge"
+            )
         (q,) = autocast(q)  # pages are never copied: they must have that dtype
         k, v = check_pages(name, self._target, self._kinds, q, k_pages, v_pages, table, lengths, layout)
         check_derivatives(name, scale, q, k, v, *given.values())

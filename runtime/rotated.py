@@ -12,6 +12,7 @@ from torch._compile import _disable_dynamo
 
 from attnspec.codegen.expressions.reads import reads
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.pages import check_lengths, sizes_at
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.prepare.frequencies import attention_factor, frequencies, rotated_dims
@@ -60,9 +61,14 @@ class Rotations(Weights):
         The pattern's inputs are given as in a call. With ``lengths``, integers (batch,), the rows of q and of k are the
         last of sequences that are so long: what a step of an engine hands to :meth:`paged`, and writes into pages.
 
-        Raises CallError for tensors that do not fit, and with ``lengths`` where keys turn otherwise at each length.
+        Raises CallError for tensors that do not fit, with ``lengths`` where keys turn otherwise at each length, and
+        where branches of a mixture turn them in their own ways.
         """
         q, k, given = self._looked_at(q, k, None, inputs, more)
+        if any(branch.rotations or branch.normalized for branch in self.spec.mixture):
+            raise CallError(
+                f"{self._facts.name}: branches turn vectors in their own ways: attend.branches[i].rotated(...) says how"
+            )
         if lengths is not None:
             return self._last_rotated(q, k, lengths, given)
         sizes = sizes_of(self.spec, q, k)
@@ -94,6 +100,8 @@ class Rotations(Weights):
     ) -> tuple[Frequencies, ...]:
         """The frequencies of each rotate line for a head size, as tables of published models hold them.
 
+        Those of branches of a mixture come after those outside it.
+
         >>> import attnspec
         >>> (yarn,) = attnspec.compile("yarn", factor=16).frequencies(64)
         >>> yarn.inv_freq.shape, round(yarn.attention_factor, 4)
@@ -105,7 +113,7 @@ class Rotations(Weights):
         given, sizes = {**(inputs or {}), **more}, Sizes(n, n, heads, heads, batch)
         check(replace(self.spec, inputs=self._read_by_formulas()), sizes, given, None)
         found = []
-        for rotation in self.spec.rotations:
+        for rotation in self.spec.turns:
             dims = rotated_dims(rotation, dim)
             factor = attention_factor(rotation, dims, sizes, given)
             found.append(Frequencies(frequencies(rotation, dims, sizes, given), factor))
@@ -113,5 +121,5 @@ class Rotations(Weights):
 
     def _read_by_formulas(self) -> tuple[Input, ...]:
         """The inputs that frequencies and attention factors depend on."""
-        read = reads(*(node for rotation in self.spec.rotations for node in rotation.formulas))
+        read = reads(*(node for rotation in self.spec.turns for node in rotation.formulas))
         return tuple(declared for declared in self.spec.inputs if declared.name in read)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -118,7 +117,8 @@ class Weights:
         head; ``sums.unflatten(1, (kv_heads, -1)).sum(2)`` are those of the heads that share keys. Memory is linear in
         the length; it takes the time of a forward and a backward pass, in float32. Rows are as in :meth:`weights`.
         There is no gradient: one that reaches the sums is an error (target "dense" has it). Raises CallError for
-        tensors that do not fit, and where more than 256 query heads share a key head.
+        tensors that do not fit, where more than 256 query heads share a key head, and for mixtures that are computed
+        branch by branch (target "dense" has them too).
         """
         q, k, given = self._looked_at(q, k, scale, inputs, more)
         if self._target == "dense":
@@ -126,6 +126,11 @@ class Weights:
             n_q, step = q.shape[2], max(1, _PAIRS // max(1, k.shape[2]))
             parts = [scored.weights(np.arange(at, min(at + step, n_q))).sum(2) for at in range(0, n_q, step)]
             return torch.stack(parts).sum(0) if parts else scored.weights(np.arange(0)).sum(2)
+        if self._facts.composed:
+            raise CallError(
+                f"{self._facts.name}: column_sums are one kernel's, and branches of this mixture have kernels of their "
+                'own: use target="dense"'
+            )
         if q.shape[1] > MAX_DIM * k.shape[1]:
             raise CallError(f"{self._facts.name}: column_sums takes at most {MAX_DIM} query heads for each key head")
         sums = _column_sums(around.Around.of(self.spec, self._encoded), q, k, scale, given)
@@ -143,14 +148,13 @@ class Weights:
         True
 
         Each gives its own output and log-sum-exp (``times`` included), for looking at their shares or for mixing them
-        in another way. They take the inputs of the whole; a sink is the whole's and not theirs. Where the mixture's
-        weights are detached, ``[(out, lse.detach()) ...]`` merges as it does.
+        in another way. They take the inputs of the whole; a sink is the whole's and not theirs, unless branches have
+        shares. Where the mixture's weights are detached, ``[(out, lse.detach()) ...]`` merges as it does.
         """
         whole, program = self.spec, self.program
         found = []
-        for number, branch in enumerate(whole.mixture):
-            text = str(replace(whole, mixture=(branch,), detached=False, sink=None))
-            of = f"{whole.name}, branch {number}"
+        for number, part in enumerate(whole.parts):
+            text, of = str(part), f"{whole.name}, branch {number}"
             own = Program.of(text, of, None, {}, program.tile, program.layout, program.target)
             found.append(type(self)(own, self._target))  # type: ignore[call-arg]
         return tuple(found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnspec.check.clauses import includes, inputs, mixture, orders, rotations, scores, weights
-from attnspec.check.clauses.attend import group, let, line, out_of_place, word
+from attnspec.check.clauses.attend import Part, group, let, line, out_of_place, word
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
+from attnspec.check.clauses.lines import WEIGHING, Lines
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, Entry, InputRef, Scope
 from attnspec.errors.catalogue import did_you_mean
@@ -14,8 +15,8 @@ from attnspec.errors.clauses import axes_mistake, beside_mixture, misplaced, ord
 from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
-from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation
-from attnspec.spec.real import RealExpr, Score
+from attnspec.spec.parts import Axis, Clause, Input, Order
+from attnspec.spec.real import RealExpr
 from attnspec.spec.weights import Weights
 
 
@@ -26,16 +27,13 @@ class Body:
     attend: list[Clause] = field(default_factory=list)
     within: list[Clause] = field(default_factory=list)
     align: str = "end"
-    mixture: tuple[Branch, ...] = ()
+    mixture: list[Part] = field(default_factory=list)
     detached: bool = False
     axes: Axes = ()
     inputs: list[Input] = field(default_factory=list)
     order: Order | None = None
-    score: RealExpr = field(default_factory=Score)
+    lines: Lines = field(default_factory=Lines)
     sink: RealExpr | None = None
-    scale: float | None = None
-    rotations: list[tuple[Rotation, Span]] = field(default_factory=list)
-    normalized: frozenset[str] = frozenset()
     weighs: weights.Lines = field(default_factory=weights.Lines)
     first: dict[str, Span] = field(default_factory=dict)
     """Where clauses that stand at most once stand."""
@@ -48,7 +46,7 @@ class Body:
         return self.weighs.weights
 
 
-_ONCE = (t.Align, t.Order, t.Sink, t.Scale)
+_ONCE = (t.Align, t.Order, t.Sink)
 
 
 def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span]) -> Body:
@@ -62,7 +60,9 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in whole)
     _lines(el, clauses, scope, seen, out)
     _together(el, out)
-    rotations.disjoint(el, out.rotations)
+    rotations.disjoint(el, out.lines.rotations)
+    for part in out.mixture:
+        part.lines.beside(el, out.lines, part.place)
     if has_axes:
         out.align = "start"
     return out
@@ -147,22 +147,13 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.order = orders.order(el, clause, scope)
         case t.Linear() | t.Divide() | t.Decay() | t.Delta():
             out.weighs.add(el, clause, scope, seen)
-        case t.Score():
-            out.first.setdefault("score", clause.span)
-            out.score = scores.score(el, clause, scope, out.score, seen.get("s"))
         case t.Sink():
             out.sink = scores.sink(el, clause, scope, seen.get("s"))
-        case t.Scale():
-            out.scale = scores.scale(el, clause, scope)
         case t.Include():
             return _include(el, clause, scope, seen, out)
-        case t.Normalize():
-            out.first.setdefault("normalize", clause.span)
-            out.normalized = scores.normalize(el, clause, out.normalized)
-        case t.Rotate():
-            out.first.setdefault("rotate", clause.span)
-            rotation = rotations.rotate(el, clause, scope, seen)
-            out.rotations += [(rotation, clause.span)] if rotation else []
+        case _ if isinstance(clause, WEIGHING):
+            out.first.setdefault(word(clause), clause.span)
+            out.lines.add(el, clause, scope, seen)
         case _:
             out_of_place(el, clause, "stands inside a mixture", "not inside one")
     return scope

@@ -135,6 +135,24 @@ def bad_mixture(span: Span, title: str, label: str, help: str = "") -> Diagnosti
     return diagnose("E046", title, (span, label), help=help)
 
 
+def no_share(span: Span, first: Span) -> Diagnostic:
+    """A branch without a share beside branches that have one."""
+    return diagnose(
+        "E046", "either all branches of a mixture have a share, or none has", (span, "this one has none"),
+        (first, "this one has"), help="without shares branches are mixed by their denominators; write `share 1.0`",
+    )  # fmt: skip
+
+
+def share_beside(span: Span, what: str, label: str, share: Span) -> Diagnostic:
+    """``times`` or ``weights detached`` where branches have shares."""
+    return diagnose(
+        "E046", f"{what} has no meaning beside `share`", (span, label), (share, "the share"),
+        note="branches with shares are not mixed by their denominators",
+        help="write the factor into the share: `share 2 * x`" if what == "`times`" else "a share without a gradient is "
+        "an input that is detached before the call",
+    )  # fmt: skip
+
+
 # Axes
 
 

@@ -17,6 +17,7 @@ _SMALL = {
     "OFFSETS": ("offsets",),
     "RANDOM": ("random",),
     "MULTIPLE": ("times",),
+    "SHARE": ("share",),
     "WEIGHTS": ("weights detached",),
     "EACH": ("each",),
 }

@@ -141,17 +141,20 @@ def _mix_heading(at: _Context, parts: list[Piece]) -> tuple[Span, tuple[t.Name, 
 
 
 def _branch(at: _Context, parts: list[Piece]) -> t.Branch:
-    span, names, domain, times = parts[0]
+    span, names, domain, weight = parts[0]
     _, docs, clauses = _split(at, parts[1:])
-    return t.Branch(at.span, names, domain, times, docs[0] if docs else None, _without_branches(at, clauses), span)
+    inner, doc = _without_branches(at, clauses), docs[0] if docs else None
+    return t.Branch(at.span, names, domain, weight.get("times"), weight.get("share"), doc, inner, span)
 
 
 def _branch_heading(
     at: _Context, parts: list[Piece]
-) -> tuple[Span, tuple[t.Name, ...], t.Domain | None, t.Expr | None]:
-    times = parts.pop()[0] if isinstance(parts[-1], list) else None
+) -> tuple[Span, tuple[t.Name, ...], t.Domain | None, dict[str, t.Expr]]:
+    weight: dict[str, t.Expr] = {}
+    while isinstance(parts[-1], dict):
+        weight |= parts.pop()
     names, domain = (parts[2], parts[4]) if len(parts) > 1 else ((), None)
-    return at.span, names, domain, times
+    return at.span, names, domain, weight
 
 
 def _branches(at: _Context, clauses: list[Piece]) -> tuple[t.Clause, ...]:
@@ -241,7 +244,8 @@ _RULES: dict[str, Rule] = {
     "detached": lambda at, p: "detached",
     "branch": _branch,
     "branch_heading": _branch_heading,
-    "multiple": lambda at, p: [p[1]],
+    "multiple": lambda at, p: {"times": p[1]},
+    "share": lambda at, p: {"share": p[1]},
     "axis": _axis,
     "arrow": lambda at, p: t.Arrow(at.span, at.name(p[0]), at.name(p[1]), p[2]),
     "input": _input,

@@ -63,9 +63,10 @@ def _leads(tokens: list[Token], i: int) -> bool:
         return tokens[0].text in _STARTERS
     if tokens[0].text != "branch" or (i == 1 and tokens[1].text == "for"):
         return tokens[0].text == "branch"
-    before = tokens[i - 1]  # a name called `times` does not stand directly behind another operand
+    before = tokens[i - 1]  # a name called `times` or `share` does not stand directly behind another operand
     ended = before.text in (")", "]") or before.kind in ("name", "number")
-    return tokens[i].text == "times" and ended and before.text not in ("for", "in")
+    ended = ended and before.text not in ("for", "in") and (i == 1 or not _leads(tokens, i - 1))
+    return tokens[i].text in ("times", "share") and ended
 
 
 def wrap(line: list[Piece], indent: int) -> list[str]:

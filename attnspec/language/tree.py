@@ -60,7 +60,7 @@ class Heads(Node):
 
 @dataclass(frozen=True, slots=True)
 class Branch(Node):
-    """``branch [for names in domain] [times count] { clauses }`` inside a mixture.
+    """``branch [for names in domain] [times count] [share value] { clauses }`` inside a mixture.
 
     Without a domain ``names`` are empty; ``heading`` is the part before the brace.
     """
@@ -68,6 +68,7 @@ class Branch(Node):
     names: tuple[Name, ...]
     domain: Domain | None
     times: Expr | None
+    share: Expr | None
     doc: Doc | None
     clauses: tuple[Clause, ...]
     heading: Span

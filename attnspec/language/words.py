@@ -27,8 +27,8 @@ CLAUSES = frozenset(
 """Words that begin a clause, and only there mean anything."""
 
 PARTICLES = frozenset(
-    {"by", "detached", "int", "bool", "float", "keys", "offsets", "queries", "random", "sorted", "times", "weights"}
-    | {"each"}
+    {"by", "detached", "int", "bool", "float", "keys", "offsets", "queries", "random", "share", "sorted", "times"}
+    | {"each", "weights"}
 )
 """Words inside clauses: names elsewhere."""
 

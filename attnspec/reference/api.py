@@ -17,7 +17,7 @@ PUBLIC = {
     "compile": "runtime.attention",
     "Attention": "runtime.attention",
     "Cache": "runtime.caches.cache",
-    "merge": "runtime.merge",
+    "merge": "runtime.core.merge",
     "read": "",
     "shipped": "language.load",
     "nn.SpecAttention": "runtime.modules.spec_attention",

@@ -77,6 +77,24 @@ SECTION = Section(
             "query 5 counts 2 2 0 0 0 1 0 0",
         ),
         Entry(
+            "branch { attend P   score x   rotate rope()   scale x   normalize k }",
+            "Lines about vectors and scores that hold for one branch. They come on top of those outside the mixture: "
+            "`s` is the score that these give, rotations turn other dimensions, a scale stands in one place. Each "
+            "branch is then a call of its own, and costs what a call does.",
+            "score s + 1\nmix { branch { attend k == q   score s / 2 }\n"
+            "      branch { attend k < 2   rotate rope() } }",
+            "query 5 counts 1 1 0 0 0 1 0 0",
+        ),
+        Entry(
+            "mix { branch share x { ... } branch share y { ... } }",
+            "A mixture by given weights: the sum of the outputs of its branches times their shares, which need not add "
+            "up to one. A share is a real, of what a sink may read (the head, the batch entry, the row, float inputs, "
+            "which are trained); all branches have one, or none has. There is no log-sum-exp, and a sink is one "
+            "of each branch.",
+            "input gate: float[heads]\nmix { branch share 1.0 - gate[h] { attend causal }\n"
+            "      branch share gate[h] { attend k < 2 } }",
+        ),
+        Entry(
             "branch for (x, y) in list { ... }",
             "Several branches written as one, beside others; `times` may read the names: `branch for i in 0..3 "
             "times i + 1 { ... }`.",

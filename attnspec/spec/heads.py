@@ -25,14 +25,14 @@ def alike(spec: Spec) -> bool:
     (True, False)
     """
     return spec.order is None and not any(
-        "h" in contents.free(x) for x in (*(b.pred for b in spec.branches), spec.score)
+        "h" in contents.free(x) for b in spec.branches for x in (b.pred, spec.score, b.score)
     )
 
 
 def lists_by_head(spec: Spec) -> Iterator[Item]:
     """The reads of lists of reals at indices that depend on the head, or on how many there are, alone."""
-    for root in (spec.score, spec.sink):
-        for node in contents.walk(root) if root is not None else ():
+    for root in spec.reals:
+        for node in contents.walk(root):
             if isinstance(node, Item) and any(map(_by_head, node.indices)):
                 yield node
 

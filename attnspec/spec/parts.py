@@ -13,7 +13,7 @@ from typing import Protocol
 from attnspec.errors.source import Span
 from attnspec.spec import contents
 from attnspec.spec import expr as e
-from attnspec.spec.real import RealExpr, Reals
+from attnspec.spec.real import RealExpr, Reals, Score
 
 Value = int | float | tuple[e.Nested, ...] | tuple[Reals, ...]
 """What a parameter is bound to (booleans are kept as bool)."""
@@ -38,11 +38,25 @@ class Clause:
 
 @dataclass(frozen=True)
 class Branch:
-    """One softmax of a mixture: a union of ``attend`` restricted by ``within``, counted ``times`` times."""
+    """One softmax of a mixture: a union of ``attend`` restricted by ``within``, counted ``times`` times.
+
+    Lines of its own come on top of those that hold for all branches: ``score`` reads the score that they give, and
+    ``rotations`` turn other dimensions. With a ``share`` the mixture is the sum of its branches' outputs times these.
+    """
 
     attend: tuple[Clause, ...]
     within: tuple[Clause, ...]
     times: int = 1
+    share: RealExpr | None = None
+    score: RealExpr = field(default_factory=Score)
+    scale: float | None = None
+    rotations: tuple[Rotation, ...] = ()
+    normalized: frozenset[str] = frozenset()
+
+    @property
+    def alike(self) -> bool:
+        """Whether it says which pairs there are, and nothing else: as branches that one kernel computes together."""
+        return self == Branch(self.attend, self.within, self.times)
 
     @property
     def pred(self) -> e.Pred:

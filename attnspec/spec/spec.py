@@ -20,11 +20,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attnspec.errors.source import Span
-from attnspec.spec import contents, make, writing
+from attnspec.spec import contents, rewrite, writing
 from attnspec.spec import expr as e
 from attnspec.spec.axes import solve
-from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Setting, Value
-from attnspec.spec.real import Item, Parameter, RealExpr, RealRead, Reals, Score, valued
+from attnspec.spec.lines import Writer
+from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
+from attnspec.spec.real import Item, Parameter, RealExpr, Reals, Score, valued
 from attnspec.spec.weights import SOFTMAX, Weights
 from attnspec.spec.writing import Shown
 
@@ -66,7 +67,62 @@ class Spec(Shown):
         """The softmaxes that are mixed: one where there is no mixture. Each has the common ``within`` lines."""
         if not self.mixture:
             return (Branch(self.attend, self.within),)
-        return tuple(Branch(b.attend, (*b.within, *self.within), b.times) for b in self.mixture)
+        return tuple(replace(b, within=(*b.within, *self.within)) for b in self.mixture)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the branches of its mixture have given shares, in place of weights by denominators."""
+        return any(branch.share is not None for branch in self.mixture)
+
+    @property
+    def composed(self) -> bool:
+        """Whether it is computed branch by branch: some branch of its mixture has a share or lines of its own."""
+        return not all(branch.alike for branch in self.mixture)
+
+    @cached_property
+    def alone(self) -> tuple[Spec, ...]:
+        """Each branch of the mixture as a pattern without one: its lines on top of those that hold for all.
+
+        ``times`` and ``share`` are left to who puts them together, and so is the sink, one term of the denominators of
+        all; where branches have shares each is a softmax of its own, with a sink of its own.
+        """
+        return tuple(
+            replace(
+                self,
+                attend=branch.attend,
+                within=branch.within,
+                mixture=(),
+                detached=False,
+                score=rewrite.replace(branch.score, {Score(): self.score}),
+                sink=self.sink if self.shared else None,
+                scale=self.scale if branch.scale is None else branch.scale,
+                rotations=(*self.rotations, *branch.rotations),
+                normalized=self.normalized | branch.normalized,
+            )
+            for branch in self.branches
+            if self.mixture
+        )
+
+    @cached_property
+    def parts(self) -> tuple[Spec, ...]:
+        """The same, pairs counting ``times`` times each: as a mixture of one branch where that is not once."""
+        return tuple(
+            one
+            if branch.times == 1
+            else replace(one, attend=(), within=(), mixture=(Branch(one.attend, one.within, branch.times),))
+            for one, branch in zip(self.alone, self.mixture, strict=True)
+        )
+
+    @property
+    def reals(self) -> tuple[RealExpr, ...]:
+        """The formulas of its lines about scores: those of branches too, and their shares."""
+        own = [real for branch in self.mixture for real in (branch.score, branch.share)]
+        return tuple(real for real in (self.score, self.sink, *own) if real is not None)
+
+    @property
+    def turns(self) -> tuple[Rotation, ...]:
+        """All rotations, those of branches too."""
+        return (*self.rotations, *(rotation for branch in self.mixture for rotation in branch.rotations))
 
     @cached_property
     def pred(self) -> e.Pred:
@@ -121,8 +177,8 @@ class Spec(Shown):
 def _reals(spec: Spec) -> dict[str, Reals]:
     """The real parameters that scores read by name."""
     found: dict[str, Reals] = {}
-    for root in (spec.score, spec.sink):
-        for node in contents.walk(root) if root is not None else ():
+    for root in spec.reals:
+        for node in contents.walk(root):
             match node:
                 case Parameter(name, value) | Item(name, value) if name:
                     found[name] = value
@@ -132,11 +188,16 @@ def _reals(spec: Spec) -> dict[str, Reals]:
 
 def with_values(spec: Spec) -> Spec:
     """The same with the values of real parameters in the place of their names."""
+    branches = tuple(
+        replace(branch, score=valued(branch.score), share=None if branch.share is None else valued(branch.share))
+        for branch in spec.mixture
+    )
     sink = None if spec.sink is None else valued(spec.sink)
-    return replace(spec, score=valued(spec.score), sink=sink)
+    return replace(spec, score=valued(spec.score), sink=sink, mixture=branches)
 
 
 def _lines(spec: Spec) -> Iterator[str]:
+    write = Writer(spec.align, spec.inputs)
     if spec.align == "start" and not spec.axes:
         yield "align start"
     yield from map(str, spec.axes)
@@ -148,84 +209,11 @@ def _lines(spec: Spec) -> Iterator[str]:
     if spec.mixture:
         yield f"mix{' weights detached' if spec.detached else ''} {{"
         for branch in spec.mixture:
-            yield from (f"    {line}" for line in _branch(spec, branch))
+            yield from (f"    {line}" for line in write.branch(branch))
         yield "}"
-    yield from (_clause(spec, "attend", c) for c in spec.attend)
-    yield from (_clause(spec, "within", c) for c in spec.within)
-    yield from (f"normalize {name}" for name in sorted(spec.normalized))
-    yield from (_rotation(spec, r) for r in spec.rotations)
-    if spec.scale is not None:
-        yield f"scale {spec.scale!r}"
-    yield from spec.weights.lines(lambda node: _written(spec, node))
-    if spec.score != Score():
-        yield f"score {_written(spec, spec.score)}"
+    yield from (write.clause("attend", c) for c in spec.attend)
+    yield from (write.clause("within", c) for c in spec.within)
+    yield from spec.weights.lines(write.node)
+    yield from write.weights(spec)
     if spec.sink is not None:
-        yield f"sink {_written(spec, spec.sink)}"
-
-
-def _branch(spec: Spec, branch: Branch) -> Iterator[str]:
-    yield f"branch{f' times {branch.times}' if branch.times != 1 else ''} {{"
-    yield from (f"    {_clause(spec, 'attend', c)}" for c in branch.attend)
-    yield from (f"    {_clause(spec, 'within', c)}" for c in branch.within)
-    yield "}"
-
-
-def _clause(spec: Spec, word: str, clause: Clause) -> str:
-    if clause.arrow is not None:
-        source, target, pred = clause.arrow
-        return f"{source} -> {target}: {_written(spec, pred)}"
-    return f"{word} {_written(spec, clause.pred)}"
-
-
-def _rotation(spec: Spec, rotation: Rotation) -> str:
-    options = ", ".join(f"{key} = {_option(spec, value)}" for key, value in rotation.options)
-    moved = (rotation.q, rotation.k) != (e.Var("q"), e.Var("k"))
-    at = f" at ({_written(spec, rotation.q)}, {_written(spec, rotation.k)})" if moved else ""
-    return f"rotate {rotation.kind}({options}){at}"
-
-
-def _option(spec: Spec, value: Setting) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, RealExpr):
-        return _written(spec, value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(repr, value))}]"
-    return value if isinstance(value, str) else repr(value)
-
-
-def _written(spec: Spec, node: e.Node) -> str:
-    """A core expression as the language writes it: an input of n_q entries is indexed by position, not by row."""
-    if spec.align == "start":
-        return str(node)
-    by_row = {
-        (declared.name, i)
-        for declared in spec.inputs
-        for i, size in enumerate(declared.sizes)
-        if size == e.Var("n_q")
-    }  # fmt: skip
-    return str(_by_position(node, by_row) if by_row else node)
-
-
-def _by_position(node: e.Node, by_row: set[tuple[str, int]]) -> e.Node:
-    node = node.map(lambda part: _by_position(part, by_row))
-    match node:
-        case e.Read(name, indices) | e.Flag(name, indices) | e.Among(_, name, indices) | RealRead(name, indices):
-            base = name.partition(".")[0]
-            new = tuple(_undo(x) if (base, i) in by_row else x for i, x in enumerate(indices))
-            if isinstance(node, e.Among):
-                return e.Among(node.item, name, new)
-            return type(node)(name, new)
-        case e.Add((e.Read(name, _) as place, e.Var("n"), e.Mul(e.Int(-1), e.Var("n_q")))) if name.endswith(
-            (".first", ".last")
-        ):
-            return place
-    return node
-
-
-def _undo(index: e.IntExpr) -> e.IntExpr:
-    """A row as a position: what the checker added is at the end of the sum."""
-    match index:
-        case e.Add((*terms, e.Mul(e.Int(-1), e.Var("n")), e.Var("n_q"))):
-            return make.add(terms)
-    return index
+        yield f"sink {write.node(spec.sink)}"

@@ -146,7 +146,11 @@ def cost(
     rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
     query = sizes.heads * sizes.n_q * sizes.batch
     key = sizes.kv_heads * sizes.n * sizes.batch
-    moved = itemsize * (query * (dim + dim_v) + key * (dim + dim_v)) + 4 * query
+    values = itemsize * query * dim_v
+    moved = itemsize * (query * dim + key * (dim + dim_v)) + values + 4 * query
+    back, branches = 2 * moved + values, len(plan.relation.spec.mixture)
+    if plan.relation.spec.composed:  # each is a call of its own, and what they give is read again
+        moved, back = branches * moved + (branches + 1) * values, branches * back + 2 * branches * values
     return Cost(
         sizes=sizes,
         dim=dim,
@@ -162,7 +166,7 @@ def cost(
         useful=2 * (dim + dim_v) * pairs,
         bytes=moved,
         backward_flops=2 * (3 * dim + 2 * dim_v) * computed,
-        backward_bytes=2 * moved + itemsize * query * dim_v,
+        backward_bytes=back,
         visited=sum(c.visited * times for c, times in groups),
         rows=rows,
         columns=columns,

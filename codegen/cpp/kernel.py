@@ -26,6 +26,7 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     require_softmax(plan.relation.spec)
     lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
+    assert not spec.composed, "the branches have kernels of their own"
     reads = places(spec)
     scalars = scalar_reads(spec)
     passes = [pass_struct(pass_, number, reads, scalars) for number, pass_ in enumerate(plan.passes)]

@@ -143,6 +143,7 @@ def _kernels(plans: Plans, key: TritonKey) -> tuple[Context, list[str], list[Lau
 
 def _context(plans: Plans, key: TritonKey, tabled: bool) -> Context:
     spec = plans.forward.relation.spec
+    assert not spec.composed, "the branches have kernels of their own"
     reads = names(spec)
     passes = [pass_ for kind in (FORWARD, QUERIES, KEYS) for pass_ in plans.of(kind).passes]
     carry = key.carry or plans.forward.carry or plans.queries.carry

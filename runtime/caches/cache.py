@@ -75,6 +75,11 @@ class Cache:
         if not isinstance(attend, Attention):
             raise CallError(f"a cache is for what attnspec.compile returns, not for {type(attend).__name__}")
         self._of, self._name = attend, attend.spec.name
+        if attend.spec.composed:
+            raise CallError(
+                f"{self._name}: branches of this mixture have kernels of their own, and see keys turned in their own "
+                "ways: make a cache for each of attend.branches, and put together what they give: attnspec.merge"
+            )
         wanted = {"batch": batch, "kv_heads": kv_heads, "dim": dim, "dim_v": dim_v or dim, "heads": heads or kv_heads}
         for label, number in wanted.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:

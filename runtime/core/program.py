@@ -111,7 +111,8 @@ class Facts:
 
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
     stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
-    detached, else 0. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
+    detached, else 0. ``composed`` mixtures are computed branch by branch, ``shared`` ones by given shares, without a
+    log-sum-exp. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
     sink or scale. ``lists`` says that a list of reals is read by head, ``alike`` that no heads are told apart.
     ``arguments`` are the arguments of kernels that follow from real parameters, by name; ``kernel`` is a hash of all
     else that a kernel depends on, their shapes too.
@@ -121,6 +122,8 @@ class Facts:
     align: str
     needs: tuple[str, ...]
     separate: int
+    composed: bool
+    shared: bool
     bare: bool
     lists: bool
     alike: bool
@@ -149,12 +152,17 @@ def facts(program: Program) -> Facts:
             raise SpecError([real_too_large(checked.span, value)])
         made = (str(program.tile), program.layout)
         around = (checked.inputs, checked.axes, checked.order, checked.rotations, checked.sink, checked.normalized)
+        composed = checked.composed
         note = {
             "name": checked.name,
             "align": checked.align,
             "needs": sorted(sizes_needed(checked)),
             "separate": len(checked.branches) if checked.detached else 0,
-            "bare": not names(checked) and not any(around) and checked.scale is None and checked.weights.softmax_only,
+            "composed": composed,
+            "shared": checked.shared,
+            "bare": not (names(checked) or any(around) or composed)
+            and checked.scale is None
+            and checked.weights.softmax_only,
             "alike": alike(checked),
             "lists": any(True for _ in lists_by_head(checked)),
             "arguments": [[one.name, one.value] for one in arguments(checked.score).all],

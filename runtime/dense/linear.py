@@ -17,7 +17,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.dense.decay import Steps, steps
-from attnspec.runtime.dense.softmax import Block, per_head, sinks, without
+from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.spec.spec import Spec
@@ -111,7 +111,7 @@ class Made:
         total = weights.sum(-1)
         if self.spec.sink is not None:
             rows = Block(range(self.sizes.batch), range(self.sizes.heads), at - self.sizes.first)
-            total = total + torch.exp(sinks(self.spec.sink, weights, self.sizes, self.inputs, rows))
+            total = total + torch.exp(by_row(self.spec.sink, total, self.sizes, self.inputs, rows))
         if self.spec.weights.divide is None or self.spec.weights.each:
             return weights, total
         return self._divided(weights, total[..., None], times, a.sum(-1)), total

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.visible import array
 from attnspec.runtime.dense.counts import Rows
-from attnspec.runtime.dense.softmax import Block, per_head, scores_block, together, weigh
+from attnspec.runtime.dense.softmax import Block, of_rows, per_head, scores_block, together, weigh
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.order import lsh
 from attnspec.runtime.prepare.rotate import turned
@@ -25,7 +26,8 @@ from attnspec.spec.spec import Spec
 class Scored:
     """A call of which any rows can be looked at: q (batch, heads, n_q, dim) and k (batch, heads, n, dim), rotated.
 
-    Both are float32 (float64 where they were given so), and everything is differentiable.
+    Both are float32 (float64 where they were given so), and everything is differentiable. ``branches`` are those of a
+    mixture that is computed branch by branch.
     """
 
     spec: Spec
@@ -35,12 +37,14 @@ class Scored:
     inputs: Mapping[str, Tensor]
     sizes: Sizes
     pairs: Rows
+    branches: tuple[Scored, ...] = ()
 
     @classmethod
     def of(
         cls, spec: Spec, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor], sizes: Sizes
     ) -> Scored:
         """Of the tensors of a call. Raises CallError where an input does not fit."""
+        given = scale
         if scale is None:
             scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -50,19 +54,34 @@ class Scored:
         if spec.order is not None:
             sorted_ = lsh(q, spec.order, inputs.get("buckets"))
             arrays["order.bucket"], slots = array(sorted_.bucket), array(sorted_.order)
-        q, k = turned(spec, q.to(real), k.to(real), sizes, found)
-        return cls(spec, q, per_head(k, sizes.heads), scale, found, sizes, Rows(spec, sizes, arrays, slots))
+        q, k = q.to(real), k.to(real)
+        pairs = Rows(spec, sizes, arrays, slots)
+        if spec.composed:
+            branches = tuple(cls.of(one, q, k, given, inputs, sizes) for one in spec.parts)
+            return cls(spec, q, k, scale, found, sizes, pairs, branches)
+        q, k = turned(spec, q, k, sizes, found)
+        return cls(spec, q, per_head(k, sizes.heads), scale, found, sizes, pairs)
 
     def weights(self, rows: NDArray[np.int64]) -> Tensor:
         """Of each pair, what its value is multiplied by: (batch, heads, rows, n)."""
-        scores, sink, counts = self._scores(rows)
-        return weigh(scores, counts, sink)[0]
+        return self._weighed(rows)[0]
 
     def largest(self, rows: NDArray[np.int64]) -> Tensor:
         """The largest score of each row, (batch, heads, rows); minus infinity where it sees nothing."""
+        if self.branches:
+            return torch.stack([branch.largest(rows) for branch in self.branches]).amax(0)
         scores, _, counts = self._scores(rows)
         scores = scores.masked_fill(counts == 0, float("-inf"))
         return scores.amax(-1) if self.sizes.n else scores.sum(-1) - torch.inf
+
+    def _weighed(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The weights, and the log-sum-exp of each row: of a mixture of branches as if weights were outputs."""
+        if not self.branches:
+            scores, sink, counts = self._scores(rows)
+            return weigh(scores, counts, sink)
+        parts, s = [branch._weighed(rows) for branch in self.branches], self.sizes
+        block = Block(range(s.batch), range(s.heads), rows)
+        return mixed(parts, *of_rows(self.spec, parts[0][1], s, self.inputs, block), self.spec.detached)
 
     def _scores(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None, Tensor]:
         s = self.sizes

@@ -55,7 +55,8 @@ def dense(
     ``counts`` says how often each pair counts, (batch, heads, n_q, n) or what broadcasts to it, bool or integers: once
     for each branch of a mixture or slot of an order in which it stands. Where the spec's weights are ``detached``, it
     is a sequence with one such tensor for each branch: the output is the sum of each branch's softmax attention times
-    its share of the denominator, through which share no gradient goes. (Otherwise a sequence is added up.)
+    its share of the denominator, through which share no gradient goes. (Otherwise a sequence is added up.) A mixture
+    that is computed branch by branch (``composed``) is no single call of this.
 
     ``scale`` is the factor of the dot products; None is the spec's, or 1 / sqrt(dim). ``inputs`` holds the tensors that
     the spec reads in scores, sinks and rotations, with what is derived from them; see
@@ -64,6 +65,7 @@ def dense(
     The log-sum-exp is natural and includes the sink. A row without pairs gives zeros and, without a sink, minus
     infinity. With detached weights a sink is part of the weights: it has a gradient only through the log-sum-exp.
     """
+    assert not spec.composed
     if sizes is None:
         m = spec.sizes(k.shape[2], q.shape[2])["m"]
         sizes = Sizes(k.shape[2], q.shape[2], q.shape[1], k.shape[1], q.shape[0], spec.align == "end", m)
@@ -130,11 +132,25 @@ def scores_block(
     if (found := steps(spec, inputs, sizes, q.device)) is not None:
         lost = found.between(block.rows + sizes.first, np.arange(sizes.n))[_part(block.entries), _part(block.heads)]
         scores = scores + lost.to(scores.dtype)
-    return scores, None if spec.sink is None else sinks(spec.sink, dots, sizes, inputs, block)
+    rows = dots.new_empty(dots.shape[:3])
+    return scores, None if spec.sink is None else by_row(spec.sink, rows, sizes, inputs, block)
 
 
 def _part(of: range) -> slice:
     return slice(of.start, of.stop)
+
+
+def of_rows(
+    spec: Spec, like: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block
+) -> tuple[list[Tensor], Tensor | None]:
+    """Of a mixture that is computed branch by branch: their shares, if they have such, or else the sink of the whole.
+
+    (entries, heads, rows), like ``like``.
+    """
+    shares = [branch.share for branch in spec.mixture if branch.share is not None]
+    if shares or spec.sink is None:
+        return [by_row(share, like, sizes, inputs, block) for share in shares], None
+    return [], by_row(spec.sink, like, sizes, inputs, block)
 
 
 def together(counts: Sequence[Tensor]) -> Tensor:
@@ -211,12 +227,12 @@ def _finite(node: RealExpr, inputs: Mapping[str, Tensor]) -> bool:
     return fine and all(_finite(child, inputs) for child in node.children() if isinstance(child, RealExpr))
 
 
-def sinks(node: RealExpr, dots: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
-    """The logit of the sink, (entries, heads, rows)."""
+def by_row(node: RealExpr, like: Tensor, sizes: Sizes, inputs: Mapping[str, Tensor], block: Block) -> Tensor:
+    """The logit of a sink, or the share of a branch: (entries, heads, rows), like ``like``."""
     arrays = {**tables(inputs), "q": block.rows + sizes.first}
     found = [
-        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=dots.dtype).expand(len(block.rows))
+        real(node, {**sizes.parameters(h, b), **arrays}, inputs, dtype=like.dtype).expand(len(block.rows))
         for b in block.entries
         for h in block.heads
     ]
-    return torch.stack(found).view(dots.shape[:3]).to(dots.device) if found else dots.new_empty(dots.shape[:3])
+    return torch.stack(found).view(like.shape).to(like.device) if found else torch.empty_like(like)

@@ -11,10 +11,10 @@ from torch._compile import _disable_dynamo
 
 from attnspec.runtime import sharding
 from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives
+from attnspec.runtime.core.merge import merge
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
-from attnspec.runtime.merge import merge
 from attnspec.runtime.operators import watched
 from attnspec.runtime.parts import operators as operator
 from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of
@@ -91,19 +91,26 @@ class Parts(Rotations):
         each by itself (``attend.branches``).
         """
         given = self._named(inputs, more)
+        numbers = {
+            "q_start": q_start,
+            "k_start": k_start,
+            "n": n,
+            "h_start": h_start,
+            "b_start": b_start,
+            "n_q": n_q,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "batch": batch,
+        }
+        if self._facts.composed:
+            self._refuse_shares()
+            if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values())):
+                self._refuse_detached()
+            options = {**numbers, "out": out, "lse": lse, "scale": scale, "inputs": given}
+            parts = [branch.part(q, k, v, **options) for branch in self.branches]  # type: ignore[arg-type]
+            return merge(parts) if out is None else parts[0]
         q, k, v = self._part_vectors(scale, q, k, v, given)
-        where = Asked.of(
-            self._facts.name,
-            q_start=q_start,
-            k_start=k_start,
-            n=n,
-            h_start=h_start,
-            b_start=b_start,
-            n_q=n_q,
-            heads=heads,
-            kv_heads=kv_heads,
-            batch=batch,
-        )
+        where = Asked.of(self._facts.name, **numbers)
         call = ((q, k, v, *given.values()), list(given), scale, self._encoded, where)
         wants = torch.is_grad_enabled() and any(t.requires_grad for t in call[0])
         if wants:
@@ -176,21 +183,30 @@ class Parts(Rotations):
         Raises CallError as :meth:`part` does, and for a mixture whose weights are detached.
         """
         given = self._named(inputs, more)
+        self._refuse_shares()
         self._refuse_detached()
+        numbers = {
+            "q_start": q_start,
+            "k_start": k_start,
+            "n": n,
+            "h_start": h_start,
+            "b_start": b_start,
+            "n_q": n_q,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "batch": batch,
+        }
+        if self._facts.composed:
+            dq, dk, dv = (
+                torch.zeros_like(of, dtype=torch.float32) if t is None else t for t, of in ((dq, q), (dk, k), (dv, v))
+            )
+            options = {**numbers, "dinputs": dinputs, "scale": scale, "inputs": given, "dq": dq, "dk": dk, "dv": dv}
+            for branch in self.branches:
+                branch.part_backward(q, k, v, out, lse, dout, dlse, **options)  # type: ignore[arg-type]
+            return dq, dk, dv
         with torch.no_grad():
             q, k, v = self._part_vectors(scale, q, k, v, given)
-            where = Asked.of(
-                self._facts.name,
-                q_start=q_start,
-                k_start=k_start,
-                n=n,
-                h_start=h_start,
-                b_start=b_start,
-                n_q=n_q,
-                heads=heads,
-                kv_heads=kv_heads,
-                batch=batch,
-            )
+            where = Asked.of(self._facts.name, **numbers)
             shape, wanted = (*q.shape[:3], v.shape[3]), dict(dinputs or {})
             self._check_results({"out": (out, shape), "dout": (dout, shape)}, q, None)
             of_rows = {"lse": (lse, shape[:3]), **({} if dlse is None else {"dlse": (dlse, shape[:3])})}
@@ -243,6 +259,7 @@ class Parts(Rotations):
         to hand to :meth:`part_backward` with the rows before the sink, and that of the sink. Without a sink in the
         pattern the rows come back as they are. Raises CallError for tensors and numbers that do not fit.
         """
+        self._refuse_shares()
         name, given = self._facts.name, self._named(inputs, more)
         if not isinstance(out, Tensor) or out.dim() != 4:
             raise CallError(f"{name}: out must be a tensor of (batch, heads, rows, dim_v)")
@@ -275,6 +292,13 @@ class Parts(Rotations):
         if not torch.compiler.is_compiling() and transforming():
             raise NotImplementedError(f"{name}: parts have no rules for torch.func (vmap, grad): use torch.autograd")
         return q, k, v
+
+    def _refuse_shares(self) -> None:
+        if self._facts.shared:
+            raise CallError(
+                f"{self._facts.name}: branches have given shares, and parts are merged by denominators. Merge the "
+                "parts of each branch by itself (attend.branches), then add up the outputs times their shares"
+            )
 
     def _refuse_detached(self) -> None:
         if self._facts.separate:

@@ -229,13 +229,8 @@ def check_vectors(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], vectors
 def roots(spec: Spec) -> list[e.Node]:
     """The expressions of a spec, in the order written."""
     preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
-    reals = [spec.score, *([] if spec.sink is None else [spec.sink])]
-    return [
-        *preds,
-        *reals,
-        *spec.weights.expressions,
-        *(node for rotation in spec.rotations for node in rotation.expressions),
-    ]
+    turns = (node for rotation in spec.turns for node in rotation.expressions)
+    return [*preds, *spec.reals, *spec.weights.expressions, *turns]
 
 
 def reads(spec: Spec) -> frozenset[str]:
@@ -245,7 +240,7 @@ def reads(spec: Spec) -> frozenset[str]:
 
 def read_by_rotations(spec: Spec) -> frozenset[str]:
     """The float inputs that rotations read."""
-    read = _read(node for rotation in spec.rotations for node in rotation.expressions)
+    read = _read(node for rotation in spec.turns for node in rotation.expressions)
     return read & {declared.name for declared in spec.inputs if declared.kind == "float"}
 
 

@@ -13,18 +13,10 @@ from attnspec.check.check import check_text
 # By the beginning of a row: what is refused, and with which code; what serves. (Merging has tests of its own.)
 ROWS: dict[str, tuple[list[tuple[str, str]], list[str]]] = {
     "softmaxes in a row": ([("attend causal  score s[q, k // 8 * 8]", "E021")], []),
-    "positions that a cache renumbers": (
-        [("attend window(8)  attend k < 4  rotate rope() at (if q - k < 8 then q else 11, k)", "E044")],
-        ["attend k < 4 and q - k >= 8  rotate rope() at (min(q, 11), k)"],
+    "softmaxes of queries and keys of their own": (
+        [("mix { branch { } branch share -0.5 { score dot(q2, k2) } }", "E011")],
+        ["mix { branch share 1.0 { } branch share -0.5 { score s * 2 } }"],
     ),
-    "scores or rotations of a branch's own": (
-        [
-            ("mix { branch { attend window(8)  score s * 2 } branch { attend k < 4 } }", "E032(.|\\n)*attnspec.merge"),
-            ("mix { branch { attend window(8)  rotate rope() } branch { attend k < 4 } }", "E032"),
-        ],
-        [],
-    ),
-    "a difference of softmaxes": ([("mix { branch { } branch times -1 { attend k < 4 } }", "E046")], []),
     "pairs chosen by scores or reals": (
         [
             ("attend s > 0.0", "E011"),

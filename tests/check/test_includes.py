@@ -182,7 +182,11 @@ MISTAKES = {
         ["own: include padded", "padded.attn: input length: int[batch]"],
         "",
     ),
-    "mix { branch { include alibi } }": ("E032", ["own: include alibi", "alibi.attn: score"], ""),
+    "mix { branch { include gpt_oss } }": (
+        "E032",
+        ["own: include gpt_oss", "gpt_oss.attn: input sinks: float[heads]"],
+        "",
+    ),
     "include f": ("E016", ["own: g", "own: f"], ""),
     "include q": ("E001", ["own: q"], ""),
 }

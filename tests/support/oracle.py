@@ -43,15 +43,23 @@ def agree(
     tolerance: float | None = None,
     inputs: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Assert that output, log-sum-exp and all gradients (of both results) agree with the oracle."""
-    given = dict(inputs or {})
-    got_out, got_lse = attend(q, k, v, scale=scale, return_lse=True, **given)
+    """Assert that output, log-sum-exp and all gradients (of both results) agree with the oracle.
+
+    A mixture by given shares has no log-sum-exp: sums of its outputs stand for it.
+    """
+    given, shared = dict(inputs or {}), attend.spec.shared
+    if shared:
+        got_out = attend(q, k, v, scale=scale, **given)
+        got_lse = got_out.float().sum(-1)
+    else:
+        got_out, got_lse = attend(q, k, v, scale=scale, return_lse=True, **given)
     assert got_out.dtype == q.dtype
     assert got_out.shape == (*q.shape[:3], v.shape[3])
     assert got_lse.dtype == torch.float32
     exact = [t.detach().double().requires_grad_() for t in (q, k, v)]
     exact_inputs = {name: _exact(t) for name, t in given.items()}
     want_out, want_lse = around.dense(attend.spec, exact[0], exact[1], exact[2], scale, exact_inputs)
+    want_lse = want_out.sum(-1) if shared else want_lse
     tolerance = TOLERANCE[q.dtype] if tolerance is None else tolerance
     empty = torch.isinf(want_lse)
     assert torch.equal(torch.isinf(got_lse), empty), "the empty rows differ"

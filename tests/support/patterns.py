@@ -85,3 +85,45 @@ LAYOUTS: dict[str, tuple[str, int, list[str]]] = {
         ["identity", "columns", "identity", "residue(16)", "identity", GRIDS],
     ),
 }
+
+OWN_LINES = {
+    "a score and a rotation": """
+        attention a {
+            input gate: float[heads]
+            score s * 0.5
+            mix {
+                branch times 3 { attend causal  score s + gate[h] * (k - q) / 8  rotate rope(dims = 8) }
+                branch { attend |q - k| < 9  normalize k  scale 0.7 }
+            }
+            rotate rope(start = 8) at (q // 4, k // 4)
+            sink gate[h]
+        }
+    """,
+    "detached": """
+        attention a {
+            input gate: float[heads]
+            mix weights detached {
+                branch { attend causal and k // 16 < q // 16  score softcap(s, 5.0) }
+                branch times 2 { attend |q - k| < 9  normalize q  score s + gate[h] }
+            }
+            sink gate[h] + 1.0
+        }
+    """,
+    "shares": """
+        attention a(cap = 5.0) {
+            input gate: float[heads]
+            input far: float[batch, heads, n_q]
+            input bias: float[heads]
+            mix {
+                branch share 1.0 - gate[h] + far[b, h, q] {
+                    attend causal
+                    score softcap(s + bias[h] * (q - k) / 8, cap)
+                }
+                branch share if q < 16 then 0.0 else gate[h] / cap { attend k // 16 < q // 16  scale 0.7 }
+                branch for i in 1..2 share 0.25 * (i + 1) { attend q > 1000 or (k + q) % 3 == i }
+            }
+            sink bias[h]
+        }
+    """,
+}
+"""Mixtures whose branches have lines of their own, or shares."""

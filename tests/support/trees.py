@@ -30,10 +30,17 @@ SHAPES = {
     'mix r in 0..4 { "of it" within r attend k }': 'Mix((r), Range(n0, n4), False, d"of it", (Within(r), Attend(k)))',
     "mix (r,) in xs { }": "Mix((r), xs, False, None, ())",
     'mix { let x = 1 branch { attend x } branch times 2 + x { "d" } within q }': (
-        "Mix((), None, False, None, (Let(x, None, n1), Branch((), None, None, None, (Attend(x))), "
-        'Branch((), None, Arithmetic(n2, ((+, x))), d"d", ()), Within(q)))'
+        "Mix((), None, False, None, (Let(x, None, n1), Branch((), None, None, None, None, (Attend(x))), "
+        'Branch((), None, Arithmetic(n2, ((+, x))), None, d"d", ()), Within(q)))'
     ),
-    "mix weights detached { branch { } }": "Mix((), None, True, None, (Branch((), None, None, None, ())))",
+    "mix weights detached { branch { } }": "Mix((), None, True, None, (Branch((), None, None, None, None, ())))",
+    "mix { branch share g[h] { } branch share 1 - share { scale 2.0 } }": (
+        "Mix((), None, False, None, (Branch((), None, None, Item(g, h, ()), None, ()), "
+        "Branch((), None, None, Arithmetic(n1, ((-, share))), None, (Scale(d2.0)))))"
+    ),
+    "mix { branch for i in 0..2 times i share i { rotate rope() } }": (
+        "Mix((), None, False, None, (Branch((i), Range(n0, n2), i, i, None, (Rotate(Call(rope, ()))))))"
+    ),
     "mix weights in weights weights # so\ndetached { }": "Mix((weights), weights, True, None, ())",
     "axis token[n]": "Axis(token, n, None)",
     "axis pooled[n // 4] keys": "Axis(pooled, Arithmetic(n, ((//, n4))), keys)",

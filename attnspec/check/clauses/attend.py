@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from attnspec.check.clauses.axes import Axes, arrow, no_attend, no_within
 from attnspec.check.clauses.includes import opened
+from attnspec.check.clauses.lines import WEIGHING, Lines
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.lists import domain
 from attnspec.check.expressions.patterns import define
@@ -15,40 +18,49 @@ from attnspec.language import tree as t
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Branch, Clause
+from attnspec.spec.real import RealExpr
 
 
-def branch(
-    el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], times: int = 1
-) -> Branch:
-    """What the lines of one branch of a mixture come to."""
-    attend: list[Clause] = []
-    within: list[Clause] = []
+@dataclass
+class Part:
+    """What the lines of one branch of a mixture come to; ``place`` is its heading."""
+
+    place: Span
+    attend: list[Clause] = field(default_factory=list)
+    within: list[Clause] = field(default_factory=list)
+    times: int = 1
+    share: RealExpr | None = None
+    lines: Lines = field(default_factory=Lines)
+
+    @property
+    def branch(self) -> Branch:
+        """The branch."""
+        own, rotations = self.lines, tuple(rotation for rotation, _ in self.lines.rotations)
+        pairs = (tuple(self.attend), tuple(self.within))
+        return Branch(*pairs, self.times, self.share, own.score, own.scale, rotations, own.normalized)
+
+
+def branch(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], out: Part) -> None:
+    """Add what clauses of one branch of a mixture come to."""
     for clause in clauses:
         match clause:
             case t.Attend():
-                attend.append(line(el, clause, scope))
+                out.attend.append(line(el, clause, scope))
             case t.Within():
-                within.append(line(el, clause, scope))
+                out.within.append(line(el, clause, scope))
             case t.Let():
                 scope = let(el, clause, scope, seen)
             case t.Heads():
-                attend += group(el, clause, scope, dict(seen), ())
+                out.attend += group(el, clause, scope, dict(seen), ())
             case t.Include():
                 with opened(el, clause, scope) as found:
                     if found is not None:
-                        more = branch(el, found.clauses, found.scope, found.seen)
-                        attend += more.attend
-                        within += more.within
+                        branch(el, found.clauses, found.scope, found.seen, out)
+            case _ if isinstance(clause, WEIGHING):
+                out.lines.add(el, clause, scope, seen)
             case _:
-                out_of_place(
-                    el,
-                    clause,
-                    "holds for all branches",
-                    "move it out of the mixture",
-                    "for one branch alone: a call for each branch, and attnspec.merge",
-                )
+                out_of_place(el, clause, "holds for all branches", "move it out of the mixture")
                 scope = _known(clause, scope)
-    return Branch(tuple(attend), tuple(within), times)
 
 
 def line(el: Elaborator, node: t.Attend | t.Within, scope: Scope) -> Clause:

@@ -1,4 +1,4 @@
-"""Lines that change the score: ``score``, ``sink``, ``scale`` and ``normalize``."""
+"""Lines that change the score, ``score``, ``sink``, ``scale`` and ``normalize``, and the ``share`` of a branch."""
 
 from __future__ import annotations
 
@@ -27,6 +27,22 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     """The logit of a sink: of the head, the batch entry, the row (not beside axes) and float inputs only."""
     value = real(el, node.value, _with_score(el, node.value, scope, r.Score(), taken))
     el.bound(value, node.span)
+    help = "a sink takes its share whatever the key: it is one number for each row of a head and batch entry"
+    _of_rows(el, value, node.value.span, "a sink", help)
+    return value
+
+
+def share(el: Elaborator, tree: t.Expr, scope: Scope) -> r.RealExpr:
+    """The share of a branch: of what a sink may read."""
+    value = real(el, tree, scope)
+    el.bound(value, tree.span)
+    help = "it is one number for each row of a head and batch entry, whatever the key"
+    _of_rows(el, value, tree.span, "a share", help)
+    return value
+
+
+def _of_rows(el: Elaborator, value: r.RealExpr, span: Span, what: str, help: str) -> None:
+    """Say so where what is one number for each row reads more."""
     parts = list(contents.walk(value))
     floats = {part.name.partition(".")[0] for part in parts if isinstance(part, r.RealRead)}
     names = set(contents.names(value)) - {*e.CONSTANTS, "b", "?"} - floats
@@ -35,11 +51,9 @@ def sink(el: Elaborator, node: t.Sink, scope: Scope, taken: Span | None) -> r.Re
     if any(isinstance(part, r.Score) for part in parts):
         names.add("s")
     if names:
-        help = "a sink takes its share whatever the key: it is one number for each row of a head and batch entry"
         if any(isinstance(part, e.Read | e.Flag | e.Among) for part in parts):
-            help = "of the inputs a sink reads those of reals: declare it `float`"
-        el.wrong(may_not_read(node.value.span, "a sink", sorted(names), help))
-    return value
+            help = f"of the inputs {what} reads those of reals: declare it `float`"
+        el.wrong(may_not_read(span, what, sorted(names), help))
 
 
 def real(el: Elaborator, tree: t.Expr, scope: Scope) -> r.RealExpr:

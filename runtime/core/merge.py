@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -53,6 +53,33 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         elif not (plain and bool(gone.all())):
             merged = merged + weight * out.to(total.dtype).masked_fill(gone[..., None], 0.0)
     return merged.to(outs[0].dtype), (total.log() + top).masked_fill(empty, float("-inf"))
+
+
+def mixed(
+    parts: Sequence[tuple[Tensor, Tensor]],
+    shares: Sequence[Tensor] = (),
+    sink: Tensor | None = None,
+    detached: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The output of a mixture, and its log-sum-exp, from those of its branches, each as :func:`merge` takes them.
+
+    With ``shares`` it is the sum of the outputs times these, (batch, heads, n_q or 1) each, and there is no log-sum-exp
+    (NaN). Otherwise branches are mixed by their denominators, of which ``sink``, a logit of every row that broadcasts
+    to the log-sum-exps, is one more term; where this is ``detached`` no gradient of the output goes through them.
+    """
+    outs, lses = zip(*parts, strict=True)
+    if shares:
+        total = torch.zeros_like(outs[0], dtype=lses[0].dtype)
+        for out, share in zip(outs, shares, strict=True):
+            total = total + share.to(total.dtype)[..., None] * out.to(total.dtype)
+        return total.to(outs[0].dtype), torch.full_like(lses[0], torch.nan)
+    terms = list(parts)
+    if sink is not None:
+        terms.append((torch.zeros_like(outs[0]), sink.to(lses[0].dtype).expand(lses[0].shape)))
+    merged, lse = merge(terms)
+    if detached:
+        merged, _ = merge([(out, lse.detach()) for out, lse in terms])
+    return merged, lse
 
 
 def _checked(parts: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
