@@ -42,6 +42,11 @@ GROUPS = {
         "alibi", "alibi_window", "rope", "llama3", "yarn", "longrope", "mrope", "rope_2d", "xpos",
         "t5_bias", "softcap", "transformer_xl",
     ),
+    "without softmax": (
+        "linear", "linear_documents", "linear_window", "linear_dilated", "performer", "performer_causal",
+        "performer_google", "latte", "latte_bidirectional", "tost", "retention", "mamba2", "gla", "delta",
+        "gated_delta", "forgetting",
+    ),
     "axes and memory": ("etc", "hierarchical", "longformer_axes", "memory"),
 }  # fmt: skip
 """The shipped specs by what they are for; each is in one group."""

@@ -1,4 +1,4 @@
-"""The calls that ``attnspec bench --device cuda --suite`` measures: long ones, and all shipped specs."""
+"""The calls that ``attnspec bench --device cuda --suite`` measures: long ones, and shipped specs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attnspec.language.load import shipped
+from attnspec.check.check import check_text
+from attnspec.language.load import load, shipped
 from attnspec.relation.lower import listed_heads
 from attnspec.relation.sizes import Sizes, resized
 from attnspec.runtime.attention import Attention, compile
@@ -84,9 +85,14 @@ def long_rows(dtype: str) -> Iterator[Row]:
     yield row("causal", 32768, n_q=1, shared=4)
 
 
+def with_kernels() -> tuple[str, ...]:
+    """The shipped specs that have kernels: those with plain softmax."""
+    return tuple(name for name in shipped() if check_text(*load(name)[:1]).weights.softmax_only)
+
+
 def shipped_rows(n: int, heads: int | None, kv_heads: int | None, batch: int, dim: int, dtype: str) -> Iterator[Row]:
     """Every shipped spec with its own parameters, at one size; without FlexAttention."""
-    for name in shipped():
+    for name in with_kernels():
         yield Row(name, name, (), n, None, heads, kv_heads, batch, dim, dtype, False)
 
 

@@ -28,7 +28,7 @@ def given(attend, m, heads, dim, dtype="float32"):
     k, v = (torch.randn(1, heads, n, dim, dtype=getattr(torch, dtype)) for _ in range(2))
     if not spec.inputs:
         return (q, k, v, g), {}
-    from attnspec.runtime.prepare.inputs import example
+    from attnspec.runtime.prepare.example import example
     sizes = Sizes(n, n_q, heads, heads, 1, spec.align == "end", m if spec.axes else None)
     return (q, k, v, g), example(spec, sizes, torch.Generator().manual_seed(0))
 """

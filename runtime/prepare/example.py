@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 
 import numpy as np
@@ -10,21 +11,25 @@ from torch import Tensor
 
 from attnspec.relation.relation import inputs_of
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.prepare.inputs import roots, shape_of
+from attnspec.runtime.prepare.inputs import roots
 from attnspec.runtime.prepare.runs import numbers
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import value_of
 from attnspec.spec.parts import Input
 from attnspec.spec.real import RealRead
+from attnspec.spec.shapes import shape_in
 from attnspec.spec.spec import Spec
 
 
-def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, Tensor]:
+def example(
+    spec: Spec, sizes: Sizes, generator: torch.Generator, vectors: Mapping[str, int] | None = None
+) -> dict[str, Tensor]:
     """Plausible inputs for a spec, as a call would give them; ``random`` inputs are left to be drawn.
 
     Documents of 500 positions on average, the first one longer than what the pattern counts (a window, say), so that it
-    shows; booleans of which one in eight is true; numbers around 0.1. Integers that a
+    shows; booleans of which one in eight is true; numbers around 0.1, for steps that decay below 0, for corrections
+    between 0 and 1. ``vectors`` are the sizes of vectors that inputs are sized by (``dim``). Integers that a
     position, a block or the like is compared with are spread evenly over what that takes on; what is only compared
     with itself gets one of eight values; other integers are between 1 and what they bound, or n, as lengths are.
 
@@ -37,18 +42,26 @@ def example(spec: Spec, sizes: Sizes, generator: torch.Generator) -> dict[str, T
         if declared.random is not None:
             continue
         generator = torch.Generator().manual_seed(seed)
-        shape = example_shape(spec, declared, sizes)
+        shape = example_shape(spec, declared, sizes, vectors)
         if declared.form != "plain":
             found[declared.name] = documents(declared, shape, _DOCUMENT, generator, _longest(spec, shape[-1]))
         elif declared.kind == "bool":
             found[declared.name] = torch.rand(shape, generator=generator) < 0.125
         elif declared.kind == "float":
-            found[declared.name] = torch.randn(shape, generator=generator) * 0.1
+            found[declared.name] = _reals(spec, declared.name, shape, generator)
         else:
             low, high = _spread(spec, declared.name, sizes)
             place = torch.rand(shape, generator=generator, dtype=torch.float64)
             found[declared.name] = low + (place * max(1, high - low)).long()
     return found
+
+
+def _reals(spec: Spec, name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers that a decay, a correction or another line may read."""
+    for line, low in ((spec.weights.decay, -0.1), (spec.weights.delta, 1.0)):
+        if line is not None and any(isinstance(node, RealRead) and node.name == name for node in contents.walk(line)):
+            return torch.rand(shape, generator=generator) * low
+    return torch.randn(shape, generator=generator) * 0.1
 
 
 def documents(
@@ -74,9 +87,11 @@ def _longest(spec: Spec, n: int) -> int:
     return min(2 * largest, n * 3 // 4 if largest < n * 3 // 4 else n)
 
 
-def example_shape(spec: Spec, declared: Input, sizes: Sizes) -> tuple[int, ...]:
+def example_shape(
+    spec: Spec, declared: Input, sizes: Sizes, vectors: Mapping[str, int] | None = None
+) -> tuple[int, ...]:
     """The shape of an example: what is whatever comes reaches as far as it is read, lists of what is chosen have 16."""
-    shape = shape_of(declared, sizes)
+    shape = shape_in(declared, {**sizes.parameters(0, 0), **(vectors or {})})
     if declared.form != "plain":
         shape = (*shape[:-1], sizes.parameters(0, 0)["m"])
     return tuple(_reach(spec, declared, axis, sizes) if x is None else x for axis, x in enumerate(shape))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import attnspec
+from attnspec.reference.specs import GROUPS
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.prepare.example import example
@@ -65,7 +67,11 @@ SMALL: dict[str, dict[str, Any]] = {
 def is_a_mask(spec: Spec) -> bool:
     """Whether a spec says which pairs there are and nothing more, of positions in order."""
     more = (spec.inputs, spec.mixture, spec.axes, spec.order, spec.rotations, spec.sink, spec.normalized)
-    return not any(more) and spec.score == Score()
+    return not any(more) and spec.score == Score() and spec.weights.softmax_only
+
+
+SOFTMAX = tuple(name for name in attnspec.shipped() if name not in GROUPS["without softmax"])
+"""Those whose weights are plain softmax."""
 
 
 def call_of(

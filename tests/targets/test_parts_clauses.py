@@ -10,7 +10,7 @@ from attnspec.runtime.core.arguments import CallError
 from tests.support.clauses import CLAUSES, HEADS
 from tests.support.oracle import tensors
 from tests.support.parts import Cuts, agree_in_parts
-from tests.support.shipped import SMALL, call_of
+from tests.support.shipped import SMALL, SOFTMAX, call_of
 from tests.support.targets import compiled
 
 CUTS = Cuts((0.13, 0.14, 0.6), (0.0, 0.21, 0.22, 0.7), (0.5,), (0.4,))
@@ -30,7 +30,7 @@ def test_clauses(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in attnspec.shipped() if name not in ORDERS])
+@pytest.mark.parametrize("name", [name for name in SOFTMAX if name not in ORDERS])
 def test_shipped(name: str) -> None:
     attend = attnspec.compile(name, params=SMALL.get(name, {}))
     given, inputs = call_of(attend, 120, 32, torch.float32)

@@ -133,10 +133,10 @@ def command(
 
         sys.exit(suite_on(device, options, budget, not no_flex, runs, as_json))
     from attnspec.cli.bench.table import plain, show
-    from attnspec.language.load import shipped
+    from attnspec.runtime.bench.calls import with_kernels
 
     rows: list[Row] = []
-    names = shipped() if suite else (spec or "",)
+    names = with_kernels() if suite else (spec or "",)
     for number, name in enumerate(names, 1):
         if not suite:
             rows.append(_bench(name, params, backward, not no_flex, runs, options, device, autotune, given))

@@ -20,7 +20,7 @@ from attnspec.spec.axes import lengths
 from tests.support.oracle import agree, tensors
 from tests.support.pass_strategies import by_way, choosing, laid_cases
 from tests.support.patterns import LAYOUTS, MIXTURES, PATTERNS
-from tests.support.shipped import SMALL
+from tests.support.shipped import SMALL, SOFTMAX
 from tests.support.strategies import Case, cases
 from tests.support.targets import compiled, threads
 
@@ -198,7 +198,7 @@ def test_layouts(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", attnspec.shipped())
+@pytest.mark.parametrize("name", SOFTMAX)
 def test_shipped(name: str) -> None:
     attend = compiled(name, "cpp", params=SMALL.get(name, {}))
     spec = attend.spec

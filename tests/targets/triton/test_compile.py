@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-import attnspec
 from attnspec.codegen.cost.gpus import GPUS, Usage
 from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
 from tests.support.marks import slow
+from tests.support.shipped import SOFTMAX
 
 pytest.importorskip("triton")
 
@@ -43,7 +43,7 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", attnspec.shipped() if DEEP else SOME)
+@pytest.mark.parametrize("name", SOFTMAX if DEEP else SOME)
 def test_nothing_spills(name: str) -> None:
     """Under the deep profile every shipped spec, for every GPU, at two head sizes."""
     arches = [word for arch in (ARCHES if DEEP else ("sm_90",)) for word in ("--arch", arch)]

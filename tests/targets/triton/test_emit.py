@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import settings
 
-import attnspec
 from attnspec.cli import group
 from tests.support.marks import slow
+from tests.support.shipped import SOFTMAX
 
 pytest.importorskip("triton")
 
@@ -53,7 +53,7 @@ def run(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("names", [attnspec.shipped()] if settings().max_examples > 1000 else SOME)
+@pytest.mark.parametrize("names", [SOFTMAX] if settings().max_examples > 1000 else SOME)
 def test_files_run_alone_and_agree(names: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tmp_path, *(emitted(tmp_path, name) for name in names))
     assert done.returncode == 0, done.stderr

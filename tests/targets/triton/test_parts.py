@@ -10,7 +10,7 @@ import attnspec
 from tests.support.oracle import tensors
 from tests.support.parts import Cuts, agree_in_parts, cuts
 from tests.support.patterns import MIXTURES, PATTERNS
-from tests.support.shipped import SMALL, call_of
+from tests.support.shipped import SMALL, SOFTMAX, call_of
 from tests.support.strategies import Case, cases
 from tests.support.targets import compiled
 from tests.targets.test_generated import examples
@@ -32,7 +32,7 @@ def test_patterns(name: str) -> None:
     agree_in_parts(attend, *tensors(90, 70, 4, 2), CUTS)
 
 
-SHIPPED = [name for name in attnspec.shipped() if not attnspec.read(name).order]
+SHIPPED = [name for name in SOFTMAX if not attnspec.read(name).order]
 
 
 @pytest.mark.slow

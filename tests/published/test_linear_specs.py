@@ -1,0 +1,143 @@
+"""Every shipped spec without plain softmax, and its gradients, against the published definition written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import attnspec
+from attnspec.check.check import check_text
+from attnspec.runtime.linear.favor import drawn
+from tests.published import recurrences as published
+from tests.support.shipped import SOFTMAX
+
+N, DIM, HEADS = 11, 4, 3
+DOC = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 4, 5, 5], [2] * 11])
+Published = Callable[[Tensor, Tensor, Tensor, Mapping[str, Any]], Tensor]
+
+
+def gates(*shape: int) -> Tensor:
+    return -torch.rand(2, HEADS, N, *shape, dtype=torch.float64)
+
+
+def causal(near: Callable[[int, int], bool] = lambda i, j: True) -> list[list[int]]:
+    return [[j for j in range(i + 1) if near(i, j)] for i in range(N)]
+
+
+def documents(q: Tensor, k: Tensor, v: Tensor, given: Mapping[str, Any]) -> Tensor:
+    def entry(b: int) -> Tensor:
+        doc = given["doc"][b].tolist()
+        return published.linear(*(x[b : b + 1] for x in (q, k, v)), causal(lambda i, j: doc[i] == doc[j]))
+
+    return torch.cat([entry(0), entry(1)])
+
+
+def performer(kind: str) -> Published:
+    return lambda q, k, v, given: published.performer(q, k, v, given["projection"], kind)
+
+
+@dataclass
+class Case:
+    """What a spec is compared with, its parameters and inputs."""
+
+    published: Published
+    params: dict[str, Any] = field(default_factory=dict)
+    inputs: Callable[[], dict[str, Tensor]] = dict
+
+
+ROWS = Case(performer("performer"), {"features": 10}, lambda: {"projection": drawn(10, DIM, 3, "norm")})
+CASES = {
+    "linear": Case(lambda q, k, v, _: published.linear(q, k, v, causal())),
+    "linear_window": Case(lambda q, k, v, _: published.linear(q, k, v, causal(lambda i, j: i - j < 3)), {"width": 3}),
+    "linear_dilated": Case(
+        lambda q, k, v, _: published.linear(q, k, v, causal(lambda i, j: i - j < 6 and (i - j) % 2 == 0)),
+        {"width": 3, "rate": 2},
+    ),
+    "linear_documents": Case(documents, inputs=lambda: {"doc": DOC}),
+    "performer": ROWS,
+    "performer_causal": Case(performer("performer_causal"), ROWS.params, ROWS.inputs),
+    "performer_google": Case(performer("performer_google"), ROWS.params, ROWS.inputs),
+    "latte": Case(lambda q, k, v, _: published.latte(q, k, v)),
+    "latte_bidirectional": Case(lambda q, k, v, _: published.latte_bidirectional(q, k, v)),
+    "tost": Case(lambda q, k, v, _: v.cumsum(2)),
+    "retention": Case(lambda q, k, v, _: published.retention(q, k, v)),
+    "mamba2": Case(
+        lambda q, k, v, g: published.recurrent(q, k, v, lambda t: g["log_a"][:, :, t, None, None].exp()),
+        inputs=lambda: {"log_a": gates()},
+    ),
+    "gla": Case(
+        lambda q, k, v, g: published.recurrent(q, k, v, lambda t: g["gate"][:, :, t, :, None].exp()),
+        inputs=lambda: {"gate": gates(DIM)},
+    ),
+    "delta": Case(
+        lambda q, k, v, g: published.delta_rule(q, k, v, g["beta"], lambda t: torch.ones(())),
+        inputs=lambda: {"beta": -gates()},
+    ),
+    "gated_delta": Case(
+        lambda q, k, v, g: published.delta_rule(q, k, v, g["beta"], lambda t: g["gate"][:, :, t, None, None].exp()),
+        inputs=lambda: {"gate": gates(), "beta": -gates()},
+    ),
+    "forgetting": Case(
+        lambda q, k, v, g: published.forgetting(q, k, v, g["gate"]), inputs=lambda: {"gate": 3 * gates()}
+    ),
+}
+
+
+def test_every_spec_without_plain_softmax_is_here() -> None:
+    assert sorted(CASES) == sorted({*attnspec.shipped()} - {*SOFTMAX})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_spec_is_what_was_published(name: str) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    attend = attnspec.compile(name, params=case.params, target="dense")
+    assert not attend.spec.weights.softmax_only
+    assert str(check_text(str(attend.spec))) == str(attend.spec)
+    assert "20" in attend.spec.doc  # the year of its source
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 2, HEADS, N, DIM, dtype=torch.float64).unbind(0))
+    inputs = case.inputs()
+    learned = [x.requires_grad_() for x in inputs.values() if x.is_floating_point()]
+    if name.startswith("performer"):
+        learned = []
+    got, want = attend(q, k, v, inputs=inputs), case.published(q, k, v, inputs)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-11)
+    by = torch.randn_like(want)
+    sources = [v] if name == "tost" else [q, k, v, *learned]
+    for mine, theirs in zip(*(torch.autograd.grad((x * by).sum(), sources) for x in (got, want)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
+        assert theirs.abs().max() > 0
+
+
+def test_alibi_is_a_decay() -> None:
+    """Scores that fall by a slope at each step (Press et al., 2022) are a decay of the slope."""
+    q, k, v = torch.randn(3, 1, 6, 13, DIM, dtype=torch.float64).unbind(0)
+    decaying = attnspec.compile("attention a { attend causal  decay -alibi_slope(h, heads) }", target="dense")
+    for mine, theirs in zip(
+        decaying(q[:, :, -7:], k, v, return_lse=True),
+        attnspec.compile("alibi", target="dense")(q[:, :, -7:], k, v, return_lse=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_token_statistics_are_sums_of_a_pattern() -> None:
+    """The causal layer of ToST (Wu et al., 2025), of which only the sums know positions."""
+    sums = attnspec.compile("tost", target="dense")
+    w = torch.randn(2, HEADS, N, DIM, dtype=torch.float64)
+    temp, bias = torch.rand(HEADS, 1, dtype=torch.float64), torch.randn(HEADS, N, 1, dtype=torch.float64)
+    s = w**2
+    u = s / sums(v=s).clamp_min(1e-12) + bias
+    pi = (temp * u.sum(-1)).softmax(1)[..., None]
+    got = -w * pi / (1 + sums(v=pi * s) / (sums(v=pi) + 1e-8))
+    for t in range(N):  # the published code, of one token after the other
+        seen = s[:, :, : t + 1]
+        u_t = torch.stack([seen[:, :, i] / seen[:, :, : i + 1].sum(2) for i in range(t + 1)], 2) + bias[:, : t + 1]
+        pi_t = (temp * u_t.sum(-1)).softmax(1)[..., None]
+        g = (pi_t * seen).sum(2) / (pi_t.sum(2) + 1e-8)
+        torch.testing.assert_close(got[:, :, t], -w[:, :, t] * pi_t[:, :, t] / (1 + g), rtol=0, atol=1e-11)
