@@ -5,7 +5,7 @@ from __future__ import annotations
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
-from attnspec.codegen.cpp.unit import DTYPES, KernelKey, boolean, define, read, without_plan
+from attnspec.codegen.cpp.unit import DTYPES, KernelKey, LinearKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.arguments import comment
 from attnspec.codegen.expressions.reads import names, places, require_softmax
 from attnspec.codegen.plan import lengths
@@ -18,10 +18,11 @@ _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),
     "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
+    "linear": (*_SHARED[:-1], "linear/tile", "linear/runs", "linear/sweep"),
 }
 
 
-def kernel(plan: Plan, key: KernelKey) -> str:
+def kernel(plan: Plan, key: KernelKey | LinearKey) -> str:
     """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
     require_softmax(plan.relation.spec)
     lengths.longest([plan])  # or there is none
@@ -29,12 +30,12 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     assert not spec.composed, "the branches have kernels of their own"
     reads = places(spec)
     scalars = scalar_reads(spec)
-    passes = [pass_struct(pass_, number, reads, scalars) for number, pass_ in enumerate(plan.passes)]
-    title = f"{key.direction} pass, {key.dtype}, head size {key.dim} (values {key.dim_v})"
+    linear = isinstance(key, LinearKey)
+    passes = [pass_struct(pass_, number, reads, scalars, linear) for number, pass_ in enumerate(plan.passes)]
     head = "\n".join(f"// {line}".rstrip() for line in f"{comment(spec)}\n\n{plan}".splitlines())
     return "\n".join(
         [
-            f"// attnspec: {spec.name}, {title}",
+            f"// attnspec: {spec.name}, {key}",
             "//",
             head,
             "",
@@ -54,7 +55,7 @@ def kernel(plan: Plan, key: KernelKey) -> str:
     )
 
 
-def is_wide(plan: Plan, key: KernelKey) -> bool:
+def is_wide(plan: Plan, key: KernelKey | LinearKey) -> bool:
     """Whether a kernel computes positions, and reads integer inputs, in 64 bits."""
     return key.wide or lengths.is_wide([plan])
 
@@ -64,10 +65,10 @@ def peak_kernel(dtype: str) -> str:
     return without_plan(dtype, "vector", "tensor", "gemm", "peak")
 
 
-def _defines(plan: Plan, key: KernelKey) -> str:
+def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
     values: dict[str, int | str] = {
         f"ATTNSPEC_{key.direction.upper()}": 1,
-        "ATTNSPEC_DTYPE": DTYPES[key.dtype],
+        "ATTNSPEC_DTYPE": DTYPES["float32" if isinstance(key, LinearKey) else key.dtype],
         "ATTNSPEC_D": key.dim,
         "ATTNSPEC_DV": key.dim_v,
         "ATTNSPEC_BM": max(pass_.tile.rows for pass_ in plan.passes),
@@ -76,7 +77,12 @@ def _defines(plan: Plan, key: KernelKey) -> str:
         "ATTNSPEC_TIMES": int(any(item.times > 1 for item in plan.passes)),
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
-    if key.turn:
+    if isinstance(key, LinearKey):
+        names = (f"ATTNSPEC_{name}" for name in ("X", "Y", "Z", "OUT"))
+        types = {name: DTYPES[dtype] for name, dtype in zip(names, key.types, strict=True)}
+        types["ATTNSPEC_OUT"] *= not values["ATTNSPEC_CARRY"]  # what passes add to is float32
+        values |= {**types, "ATTNSPEC_KEYS": int(key.keys), "ATTNSPEC_ONE": " xyz".index(key.one or " ")}
+    elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)
 

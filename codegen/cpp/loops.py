@@ -18,15 +18,16 @@ def literal(value: int, kind: str) -> str:
     return f"({kind})({value}LL)"
 
 
-def statements(loops: nest.Loops, visit: str, depth: int, within: str = "") -> str:
+def statements(loops: nest.Loops, visit: str, depth: int, within: str = "", runs: bool = False) -> str:
     """Statements that call ``visit(tile)`` for each point, computing in int64_t.
 
-    ``within`` names a span: loops need not visit what lies outside it.
+    ``within`` names a span: loops need not visit what lies outside it. With ``runs`` points that follow one another are
+    visited at once, by ``visit(first, last)``; there are none where the last comes before the first.
     """
-    return "\n".join(_statements(loops.body, visit, depth, within))
+    return "\n".join(_statements(loops.body, visit, depth, within, runs))
 
 
-def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int, within: str) -> Iterator[str]:
+def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int, within: str, runs: bool) -> Iterator[str]:
     pad = "    " * depth
     for stmt in body:
         match stmt:
@@ -34,21 +35,25 @@ def _statements(body: tuple[nest.Stmt, ...], visit: str, depth: int, within: str
                 yield f"{pad}{visit}({index(point)});"
             case nest.For(var, low, high, step, inner):
                 first, last = index(low), index(high)
-                if within and inner == (nest.Visit(nest.Name(var)),) and step == nest.Lit(1):
+                run = inner == (nest.Visit(nest.Name(var)),) and step == nest.Lit(1)
+                if within and run:
                     first = f"most<int64_t>({first}, {within}.begin)"
                     last = f"least<int64_t>({last}, {within}.end - 1)"
+                if runs and run:
+                    yield f"{pad}{visit}({first}, {last});"
+                    continue
                 yield (
                     f"{pad}for (int64_t {var} = {first}, {var}_end = {last}; {var} <= {var}_end; "
                     f"{var} += {index(step)}) {{"
                 )
-                yield from _statements(inner, visit, depth + 1, within)
+                yield from _statements(inner, visit, depth + 1, within, runs)
                 yield f"{pad}}}"
             case nest.When(cond, inner, other):
                 yield f"{pad}if ({index(cond)}) {{"
-                yield from _statements(inner, visit, depth + 1, within)
+                yield from _statements(inner, visit, depth + 1, within, runs)
                 if other:
                     yield f"{pad}}} else {{"
-                    yield from _statements(other, visit, depth + 1, within)
+                    yield from _statements(other, visit, depth + 1, within, runs)
                 yield f"{pad}}}"
 
 

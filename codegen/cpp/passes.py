@@ -31,12 +31,18 @@ _TWICE = "for (const auto& [lo, hi] : window.apart(one, other)) {"
 _ARGUMENTS = "const Place& at, int64_t h, int64_t b, const Sizes& s, Full&& full, Partial&& partial"
 
 
-def pass_struct(pass_: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str]) -> str:
-    """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name."""
+def pass_struct(
+    pass_: Pass, number: int, reads: Mapping[str, int], scalars: Mapping[e.Read, str], runs: bool = False
+) -> str:
+    """``struct Pass<number>``. ``reads`` are the places of inputs, ``scalars`` the reads that loops know by name.
+
+    With ``runs`` it visits full tiles that follow one another at once, and says how often pairs count.
+    """
     queries_listed, keys_listed = pass_.layout.listed
     rest = pass_.tests.rest(pass_.pred)
     inputs = any(isinstance(node, (e.Read, e.Flag, e.Among)) for node in contents.walk(rest))
     lanes = _LANES.format("\n        ".join(cxx_lanes.mask(rest, reads))) if inputs else ""
+    count = f"    static constexpr float COUNT = {pass_.times};\n" if runs else ""
     return f"""\
 // {pass_.title}
 struct Pass{number} {{
@@ -46,24 +52,30 @@ struct Pass{number} {{
     static constexpr bool READS = {boolean(inputs)};  // the predicate reads inputs
     static constexpr bool BY_HEAD = {boolean("h" in contents.free(pass_.pred))};  // it tells heads apart
     static constexpr float TIMES = {log2(pass_.times)!r}f;  // log2 of {pass_.times}
-    static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
+{count}    static ATTNSPEC_INLINE bool allowed(pos q, pos k, pos q_slot, pos k_slot, pos h, pos b, const Sizes& s) {{
         (void)q, (void)k, (void)q_slot, (void)k_slot, (void)h, (void)b, (void)s;
         return {cxx.predicate(rest, reads)};
     }}
 {lanes}    template <class Full, class Partial>
     static void forward(int64_t i, {_ARGUMENTS}) {{
-{_body(pass_, f"Pass{number}", pass_.forward, "i", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.forward, "i", reads, scalars, runs)}
     }}
     template <class Full, class Partial>
     static void backward(int64_t j, {_ARGUMENTS}) {{
-{_body(pass_, f"Pass{number}", pass_.backward, "j", reads, scalars)}
+{_body(pass_, f"Pass{number}", pass_.backward, "j", reads, scalars, runs)}
     }}
 }};
 """
 
 
 def _body(
-    pass_: Pass, struct: str, sweep: Sweep, outer: str, reads: Mapping[str, int], scalars: Mapping[e.Read, str]
+    pass_: Pass,
+    struct: str,
+    sweep: Sweep,
+    outer: str,
+    reads: Mapping[str, int],
+    scalars: Mapping[e.Read, str],
+    runs: bool,
 ) -> str:
     lines = ["const int64_t c = at.c;"]
     lines += [
@@ -91,7 +103,9 @@ def _body(
     kinds = ((sweep.full, full), (sweep.maybe, maybe), (sweep.partial, partial))
     spans = bool(pass_.tests.spans("q" if outer == "i" else "k"))
     within = "" if pass_.tests.bounded else "within"  # what inputs leave is within it already
-    loops = "\n".join(filter(None, (statements(nest, visit, 3 if spans else 2, within) for nest, visit in kinds)))
+    depth = 3 if spans else 2
+    texts = (statements(nest, visit, depth, within, runs and visit == "full") for nest, visit in kinds)
+    loops = "\n".join(filter(None, texts))
     return f"{text}        {_TWICE}\n{loops}\n        }}" if spans else text + loops
 
 

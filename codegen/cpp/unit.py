@@ -32,6 +32,37 @@ class KernelKey:
     pairs: bool = False
     carry: bool = False
 
+    def __str__(self) -> str:
+        values = "" if self.dim == self.dim_v else f" (values {self.dim_v})"
+        return f"{self.direction}, {self.dtype}, head size {self.dim}{values}"
+
+
+@dataclass(frozen=True)
+class LinearKey:
+    """The types of a kernel of linear attention, of features x and y and values z: ``sum over j of (x_i . y_j) z_j``.
+
+    i are the queries, and with ``keys`` the keys. ``types`` are the element types of x, y, z and the sum, ``dim`` and
+    ``dim_v`` the number of features and of values; one of ``"xyz"`` as ``one`` says whose last column is ones that no
+    memory holds. ``wide`` and ``carry`` are as for ``KernelKey``.
+    """
+
+    keys: bool
+    types: tuple[str, ...]
+    dim: int
+    dim_v: int
+    one: str = ""
+    wide: bool = False
+    carry: bool = False
+
+    @property
+    def direction(self) -> str:
+        """The name of the function in the unit."""
+        return "linear"
+
+    def __str__(self) -> str:
+        by, one = "keys" if self.keys else "queries", f", ones in {self.one}" if self.one else ""
+        return f"linear by {by}, {', '.join(self.types)}, {self.dim} features, {self.dim_v} values{one}"
+
 
 def define(values: Mapping[str, int | str]) -> str:
     """The beginning of a unit: macros by name."""

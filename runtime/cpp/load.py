@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attnspec.codegen.cpp.unit import KernelKey
+from attnspec.codegen.cpp.unit import KernelKey, LinearKey
 from attnspec.runtime.core.program import Needed, Program, facts, plan
 from attnspec.runtime.core.store import Cache, CacheError
 from attnspec.runtime.cpp.compiler import Compiler, compiler
@@ -48,10 +48,10 @@ class Native:
 
 
 @functools.lru_cache(maxsize=512)
-def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
+def native(program: Program, key: KernelKey | LinearKey, sizes: Needed) -> Native:
     """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
     cache, tool = Cache.default(), compiler()
-    note_key = sha256(f"{facts(program).kernel}\0{key}\0{sizes}\0{tool.identity}".encode()).hexdigest()
+    note_key = sha256(f"{facts(program).kernel}\0{key!r}\0{sizes}\0{tool.identity}".encode()).hexdigest()
     note = cache.note(note_key)
     path = cache.library(str(note.get("kernel"))) if note else None
     if note is None or path is None or "longest" not in note:
@@ -64,7 +64,7 @@ def native(program: Program, key: KernelKey, sizes: Needed) -> Native:
         text = kernel(made, key)
         digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
         if (spent := time.monotonic() - start) >= _LONG:
-            what = f"{facts(program).name} ({key.direction}, {key.dtype}, head size {key.dim})"
+            what = f"{facts(program).name} ({key})"
             _LOG.info("made the kernel of %s in %.1f s; it is kept in %s", what, spent, cache.folder)
         note = {
             "kernel": digest,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from attnspec.codegen.cpp.unit import FEW, KernelKey
+from attnspec.codegen.cpp.unit import FEW, KernelKey, LinearKey
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.form import Form, like
@@ -107,7 +107,7 @@ def forward(
     if turning is not None:
         key = replace(key, turn=2 * turning[1][-1], pairs=turning[0])
         names += ["cos", "sin"]
-    kernel = _native(call, key)
+    kernel = native_of(call, key)
     branches, sizes = facts(call.program).separate if keep else 0, call.sizes
     out = q.new_empty((*q_shape[:3], v_shape[3]))
     branch = out.numel() if branches else 0
@@ -119,7 +119,7 @@ def forward(
         whole.cos, whole.sin = map(problem.tensor_of, tables)
     many = (branches,) if branches else ()
     rows, norms = (*many, *q_shape[:3]), (*many, 3, *q_shape[:3])
-    return Prepared(kernel, call.program, sizes, _reads(call), branches, rows, norms, _packed(whole, names))
+    return Prepared(kernel, call.program, sizes, reads(call), branches, rows, norms, packed(whole, names))
 
 
 @functools.lru_cache(maxsize=512)
@@ -144,7 +144,7 @@ def backward(
     q, k, v = like(q_shape, q_strides, dtype), like(k_shape, k_strides, dtype), like(v_shape, v_strides, dtype)
     call = Call(q, k, v, (), None, None, 0.0, program, part)
     kernel, branches, sizes = (
-        _native(call, _key("backward", call, into is not None)),
+        native_of(call, _key("backward", call, into is not None)),
         facts(call.program).separate,
         call.sizes,
     )
@@ -158,7 +158,7 @@ def backward(
     whole = problem.BackwardProblem(problem.sizes_of(sizes), *tensors, 0, 0, 0, 0, branch, 0.0, 0)
     names = ["q", "k", "v", "out", "dout", "dq", "dk", "dv", "lse", "norm", "dlse", "gradients", "scale", "threads"]
     rows = shape[:3]
-    return Prepared(kernel, call.program, sizes, _reads(call), branches, rows, (3, *rows), _packed(whole, names))
+    return Prepared(kernel, call.program, sizes, reads(call), branches, rows, (3, *rows), packed(whole, names))
 
 
 def _is_few(call: Call) -> bool:
@@ -178,19 +178,21 @@ def _key(direction: str, call: Call, into: bool) -> KernelKey:
     return KernelKey(direction, dtype, call.q.shape[3], call.v.shape[3], call.wide, carry=carry)
 
 
-def _native(call: Call, key: KernelKey) -> Native:
+def native_of(call: Call, key: KernelKey | LinearKey) -> Native:
+    """The kernel of a call. Raises CallError where the call is longer than its numbers are right for."""
     kernel = native(call.program, key, call.needed)
     if call.pages is None:
         call.check_length(kernel.longest)
     return kernel
 
 
-def _reads(call: Call) -> bool:
+def reads(call: Call) -> bool:
+    """Whether its kernel reads more than q, k and v."""
     known = facts(call.program)
     return bool(known.arguments) or (not known.bare and bool(names_of(spec(call.program))))
 
 
-def _packed(whole: ctypes.Structure, names: Sequence[str]) -> Packed:
+def packed(whole: ctypes.Structure, names: Sequence[str]) -> Packed:
     """The structure of a problem, whose sizes' pointers and fields of these names come with a call."""
     codes = {"scale": "f", "threads": "i"}
     sizes = [(getattr(problem.Sizes, name).offset, "Q") for name in ("passes", "inputs", "pages")]  # at the beginning

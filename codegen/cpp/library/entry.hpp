@@ -22,3 +22,10 @@ ATTNSPEC_EXPORT int attnspec_backward(const attnspec::BackwardProblem* problem) 
     return backward<Pattern>(*problem);
 }
 #endif
+
+#if defined(ATTNSPEC_LINEAR) && ATTNSPEC_LINEAR
+ATTNSPEC_EXPORT int attnspec_linear(const attnspec::LinearProblem* problem) {
+    using namespace attnspec;
+    return linear<Pattern>(*problem);
+}
+#endif

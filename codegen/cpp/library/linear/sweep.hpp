@@ -1,0 +1,260 @@
+// The sweep over the tiles of the outer side, in order. What a tile sees in full goes through a state, the sum of y_j z_j^T
+// over a set of tiles: from one outer tile to the next it moves by the tiles that come and go, or starts afresh where that is
+// less work. Partial tiles are computed pair by pair, and full ones too where so few rows read the state that it does not pay.
+
+namespace attnspec {
+
+struct Team { int64_t first, count; };  // of heads
+
+template <class Pass>
+struct Sweep {
+    static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
+
+    const LinearProblem& p;
+    const Sizes& s;
+    LinearSpace& w;
+    const Place& at;
+    int64_t b;
+    Team outer, inner;  // heads of either side that see the same tiles; one of the teams has one member
+    Runs held, next;    // the tiles of the state, and of this tile
+    int64_t first = 0;  // the slot of the tile's first lane
+    Span live = {0, 0};
+    int64_t head = 0;   // of the outer side
+    bool loaded = false;
+
+    Sweep(const LinearProblem& p, const Sizes& s, LinearSpace& w, const Place& at, int64_t b, Team outer, Team inner)
+        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {}
+
+    const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
+    const Rows& rows_there() const { return KEYS ? at.queries : at.keys; }
+    Span slots_here() const { return KEYS ? at.key_slots : at.query_slots; }
+    Span slots_there() const { return KEYS ? at.query_slots : at.key_slots; }
+    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
+
+    bool run() {
+        const Span tiles = tiles_of(slots_here(), HERE);
+        for (int64_t o = tiles.begin; o < tiles.end; ++o) {
+            live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
+            if (live.begin >= live.end) continue;
+            for (head = outer.first; head < outer.first + outer.count; ++head) {
+                begin();
+                for (int64_t h = inner.first; h < inner.first + inner.count; ++h) visit(o, h);
+                next.order();
+                if (next.count) see_full();
+                if (loaded || !CARRY) store_here();  // else the output is there already
+            }
+        }
+        return held.complete && next.complete;
+    }
+
+    void begin() {
+        loaded = false, next.count = 0;
+        for (auto& group : w.out) memset(group, 0, sizeof(group));
+    }
+
+    void load_here() {
+        if (loaded) return;
+        loaded = true;
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range range = lanes(g);
+            if (range.begin < range.end)
+                load_outer(p, w, g, b, head, rows_here(), first + g * LANES, range, p.scale * Pass::COUNT);
+        }
+    }
+
+    // What the pattern names of inner head h: full tiles are noted, partial ones computed.
+    void visit(int64_t o, int64_t h) {
+        const int64_t query_head = KEYS ? h : head;
+        const Span all = tiles_of(slots_there(), THERE);
+        struct Full {
+            Runs& runs;
+            Span all;
+            bool noted;
+            void operator()(int64_t j) const { (*this)(j, j); }
+            void operator()(int64_t lo, int64_t hi) const {
+                if (!noted) runs.add(lo < all.begin ? all.begin : lo, hi >= all.end ? all.end - 1 : hi);
+            }
+        };
+        const Full full = {next, all, h != inner.first};
+        const auto partial = [&](int64_t j) { pairs<true>(j, h, query_head); };
+        if constexpr (KEYS)
+            Pass::backward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
+        else
+            Pass::forward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
+    }
+
+    template <bool PARTIAL>
+    ATTNSPEC_NOINLINE void pairs(int64_t j, int64_t h, int64_t query_head) {
+        const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+        if (slots.begin >= slots.end) return;
+        load_here();
+        const Inner tile = load_inner(p, w, b, h, rows_there(), slots);
+        w.unfit.begin();
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin >= on.end) continue;
+            Range range = {0, tile.rows};
+            const float* z = tile.z;
+            if (PARTIAL) {
+                range = mask_tile<Pass, !KEYS>(w.mask, at, first + g * LANES, on, slots.begin, tile.count, s.h_start + query_head,
+                                               s.b_start + b, s);
+                if (range.begin >= range.end) continue;
+                w.unfit.template find<ZS>(tile.z, range);
+                z = w.unfit.template without<ZS>(tile.z, (uint32_t*)w.fit, tile.rows);
+            }
+            score_pairs(w, g, tile, range);
+            if (PARTIAL) hide(range);
+            add_pairs(w, g, z, range);
+            if (PARTIAL && w.unfit.count) add_unfit(g, tile, range);
+        }
+    }
+
+    void hide(Range range) {
+        for (int i = range.begin * LANES; i < range.end * LANES; i += W)
+            store(w.s + i, *(const vint*)(w.mask + i) != 0 ? load(w.s + i) : vfloat{});
+    }
+
+    // The values that are not finite, for the lanes that see them.
+    ATTNSPEC_NOINLINE void add_unfit(int g, const Inner& tile, Range range) {
+        for (int i = 0; i < w.unfit.count; ++i) {
+            const int r = w.unfit.at[i];
+            for (int l = 0; l < LANES; ++l)
+                if (r >= range.begin && r < range.end && w.mask[r * LANES + l])
+                    for (int d = 0; d < ZC; ++d) w.out[g][d * LANES + l] += w.s[r * LANES + l] * tile.z[r * ZS + d];
+        }
+    }
+
+    // The tiles that are full: through the state, or pair by pair.
+    void see_full() {
+        load_here();
+        int64_t come = 0, go = 0;
+        const int64_t all = next.tiles();
+        next.without(held, [&](int64_t lo, int64_t hi) { come += hi - lo + 1; });
+        held.without(next, [&](int64_t lo, int64_t hi) { go += hi - lo + 1; });
+        const bool afresh = come + go >= all || (go && !is_state_finite());
+        const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
+        const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
+        const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
+        if (by_pairs < by_state) {
+            for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+                for (int64_t i = 0; i < next.count; ++i)
+                    for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
+            return;
+        }
+        if (afresh) {
+            memset(w.sums, 0, sizeof(w.sums));
+            memset(w.state, 0, sizeof(w.state));
+            held.count = 0;
+        }
+        held.without(next, [&](int64_t lo, int64_t hi) { move(lo, hi, -1.f); });
+        next.without(held, [&](int64_t lo, int64_t hi) { move(lo, hi, 1.f); });
+        held.swap(next);
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin < on.end) read_state(w, g);
+        }
+    }
+
+    void move(int64_t lo, int64_t hi, float sign) {
+        for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+            for (int64_t j = lo; j <= hi; ++j) {
+                const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+                if (slots.begin < slots.end) move_tile(w, load_inner(p, w, b, h, rows_there(), slots), sign);
+            }
+    }
+
+    ATTNSPEC_NOINLINE bool is_state_finite() const {
+        return are_finite<1>(w.state, {0, STATE});
+    }
+
+    ATTNSPEC_NOINLINE void store_here() {
+        const int64_t line = (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows);
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin >= on.end) continue;
+            const int64_t slot = first + g * LANES + on.begin;
+            const int count = on.end - on.begin;
+            if constexpr (Z_ONE) {
+                float* total = w.out[g] + ZC * LANES;
+                if (p.total)
+                    for (int l = on.begin; l < on.end; ++l) {
+                        float& to = p.total[line + rows_here()(first + g * LANES + l)];
+                        to = CARRY ? to + total[l] : total[l];
+                    }
+                if (p.divide)
+                    for (int c = 0; c < C; ++c) {
+                        const vfloat sum = load(total + c * W), factor = sum == 0.f ? vfloat{} : 1.f / sum;
+                        for (int d = 0; d < ZC; ++d) {
+                            float* to = w.out[g] + d * LANES + c * W;
+                            store(to, load(to) * factor);
+                        }
+                    }
+            }
+            if constexpr (!CARRY && sizeof(OutElem) == 4 && ZC == ZS)
+                if (count == LANES && p.out.stride[3] == 1 && p.out.stride[2] == ZS && !rows_here().list && rows_here().step == 1) {
+                    transpose<ZS, LANES, ZS, LANES>(row_of<float>(p.out, b, head, rows_here()(slot)), w.out[g]);
+                    continue;
+                }
+            transpose<ZS, LANES, ZS, LANES>(w.rows, w.out[g]);
+            float* rows = w.rows + on.begin * ZS;
+            if (CARRY)
+                for (int r = 0; r < count; ++r) {
+                    const OutElem* before = row_of<OutElem>(p.out, b, head, rows_here()(slot + r));
+                    for (int d = 0; d < ZC; ++d) rows[r * ZS + d] += to_float(before[d * p.out.stride[3]]);
+                }
+            put_rows<ZC, ZS, OutElem>(p.out, b, head, rows_here(), slot, count, rows);
+        }
+    }
+};
+
+// Whether the query heads of each key head see the same tiles in a pass.
+template <class Pattern>
+static bool are_alike(const Sizes& s, int number) {
+    const int64_t group = s.query_heads / s.key_heads;
+    bool alike = !Pattern::REPEATS;
+    for (int64_t h = 0; h < s.query_heads; ++h) {
+        alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
+        Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });
+    }
+    return alike || group == 1;
+}
+
+template <class Pattern>
+static int64_t most_residues(const Sizes& s, int number) {
+    int64_t most = 1;
+    for (int64_t h = 0; h < s.query_heads; ++h)
+        Pattern::visit(s.h_start + h, number, [&](auto pass) {
+            if (decltype(pass)::STRIDE > most) most = decltype(pass)::STRIDE;
+        });
+    return most;
+}
+
+// Pass after pass; in each a task is a residue of a head, or of the heads that share their keys.
+template <class Pattern>
+static int linear(const LinearProblem& p) {
+    const Sizes& s = p.sizes;
+    if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0 || (KEYS ? s.keys : s.rows) <= 0) return 0;
+    const int64_t group = s.query_heads / s.key_heads;
+    bool complete = true;
+    for (int number = 0; number < Pattern::PASSES; ++number) {
+        const bool alike = are_alike<Pattern>(s, number), apart = !KEYS && !alike;
+        const int64_t residues = most_residues<Pattern>(s, number), units = apart ? s.query_heads : s.key_heads;
+        const bool started = for_tasks<LinearSpace>(s.entries * units * residues, p.threads, [&](int64_t task, LinearSpace& w) {
+            const int64_t c = task % residues, unit = task / residues % units, b = task / residues / units;
+            const int64_t first = apart ? unit : unit * group, end = first + (apart ? 1 : group), step = alike ? group : 1;
+            for (int64_t h = first; h < end; h += step)
+                Pattern::visit(s.h_start + h, number, [&](auto pass) {
+                    using Pass = decltype(pass);
+                    if (c >= Pass::STRIDE) return;
+                    const Place at = place<Pass>(s, c, s.h_start + h, s.b_start + b);
+                    const Team queries = {h, step}, key = {h / group, 1};
+                    Sweep<Pass> sweep(p, s, w, at, b, KEYS ? key : queries, KEYS ? queries : key);
+                    if (!sweep.run()) __atomic_store_n(&complete, false, __ATOMIC_RELAXED);
+                });
+        });
+        if (!started || !complete) return 1;
+    }
+    return 0;
+}
+
+}  // namespace attnspec

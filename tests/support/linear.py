@@ -1,0 +1,80 @@
+"""Linear attention of given features against its dense formula in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.request import Call
+from attnspec.runtime.linear.operators import attended
+from tests.support.oracle import close
+
+# Largest error by dtype, of output and sums, and of gradients: of the largest exact value.
+TOLERANCE = {torch.float32: (2e-5, 1e-4), torch.bfloat16: (2e-2, 3e-2), torch.float16: (3e-3, 6e-3)}
+
+
+def features(
+    n: int,
+    n_q: int | None = None,
+    heads: int = 2,
+    kv_heads: int | None = None,
+    batch: int = 1,
+    dim: int = 16,
+    dim_v: int = 24,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive features a and b, and values, that ask for gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    kv_heads = kv_heads or heads
+    a = torch.rand((batch, heads, n if n_q is None else n_q, dim), generator=generator) + 0.1
+    b = torch.rand((batch, kv_heads, n, dim), generator=generator) + 0.1
+    v = torch.randn((batch, kv_heads, n, dim_v), generator=generator)
+    return tuple(t.to(dtype).requires_grad_() for t in (a, b, v))  # type: ignore[return-value]
+
+
+def dense(
+    attend: Attention, a: Tensor, b: Tensor, v: Tensor, scale: float, inputs: Mapping[str, Tensor], divide: bool
+) -> tuple[Tensor, Tensor]:
+    """Output and sums of weights by the formula."""
+    arrays = {name: t.numpy() for name, t in inputs.items()}
+    sizes = (b.shape[2], a.shape[2], a.shape[1], a.shape[0], b.shape[1])
+    counts = torch.from_numpy(attend.spec.mask(*sizes, inputs=arrays)).double()
+    b, v = (t.repeat_interleave(a.shape[1] // b.shape[1], 1) for t in (b, v))
+    weights = scale * counts * (a @ b.transpose(-1, -2))
+    total = weights.sum(-1)
+    divisor = torch.where(total == 0, float("inf"), total) if divide else torch.ones_like(total)
+    return weights @ v / divisor[..., None], total
+
+
+def agree(
+    attend: Attention,
+    a: Tensor,
+    b: Tensor,
+    v: Tensor,
+    scale: float = 1.0,
+    inputs: Mapping[str, Tensor] | None = None,
+    divides: tuple[bool, ...] = (False, True),
+) -> None:
+    """Assert that output, sums of weights and all gradients agree with the formula."""
+    given = dict(inputs or {})
+    exact = [t.detach().double().requires_grad_() for t in (a, b, v)]
+    out_error, gradient_error = TOLERANCE[v.dtype]
+    for divide in divides:
+        call = Call(a, b, v, list(given.values()), None, None, scale, attend.program.encoded)
+        out, total = attended(call, True, divide)
+        assert (out.dtype, total.dtype) == (v.dtype, torch.float32)
+        want = dense(attend, *exact, scale, given, divide)
+        close("out", out, want[0], out_error)
+        close("total", total, want[1], out_error)
+        generator = torch.Generator().manual_seed(1)
+        d_out = torch.randn(out.shape, generator=generator).to(v.dtype)
+        d_total = torch.randn(total.shape, generator=generator)
+        got = torch.autograd.grad((out, total), (a, b, v), (d_out, d_total))
+        wanted = torch.autograd.grad(want, exact, (d_out.double(), d_total.double()))
+        for name, x, y, t in zip(("da", "db", "dv"), got, wanted, (a, b, v), strict=True):
+            assert x.dtype == t.dtype
+            close(name, x, y, gradient_error)
