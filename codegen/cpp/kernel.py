@@ -24,7 +24,8 @@ _LIBRARY = {
 
 def kernel(plan: Plan, key: KernelKey | LinearKey) -> str:
     """The C++ text. Raises SpecError where a predicate overflows 64-bit positions."""
-    require_softmax(plan.relation.spec)
+    if isinstance(key, KernelKey):
+        require_softmax(plan.relation.spec)
     lengths.longest([plan])  # or there is none
     spec = plan.relation.spec
     assert not spec.composed, "the branches have kernels of their own"
