@@ -108,18 +108,19 @@ class Around:
 
 
 def bare(
-    program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, keep: bool, at_once: bool
+    program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, keep: bool, known: Prepared | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Output, log-sum-exp and norm (if ``keep``) of a pattern that is a mask and no more.
 
-    ``at_once`` is for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
+    ``known`` is for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
     """
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else float(scale)
-    call = Call(q, k, v, (), None, None, scale, program)
-    if at_once:
-        out, lse, norm, _ = operator.attended_at_once(call, keep)
+    if scale is None:
+        scale = 1.0 / math.sqrt(q.shape[-1]) if known is None else known.scale
+    call, grows = Call(q, k, v, (), None, None, float(scale), program), operator.keeps(q, k, v)
+    if known is not None:
+        out, lse, norm, _ = operator.attended_at_once(call, keep, grows)
     else:
-        out, lse, norm, _ = transforms.attend(call, keep or operator.keeps(q, k, v))
+        out, lse, norm, _ = transforms.attend(call, keep or grows)
     return out, lse, norm
 
 
@@ -155,7 +156,7 @@ def attend(
             q, k = turned(around.spec, q, k, sizes, found, True, kept)
             call = call._replace(q=q, k=k)
         if known is not None:
-            out, lse, norm, _ = operator.attended_at_once(call, keep)
+            out, lse, norm, _ = operator.attended_at_once(call, keep, grows)
             return out, lse, norm
         keep = keep or grows
     out, lse, norm, _ = transforms.attend(call, keep)

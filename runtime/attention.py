@@ -22,7 +22,7 @@ from attnspec.runtime.ends import ends
 from attnspec.runtime.mixture import Mixture, check_lse
 from attnspec.runtime.paged import Paged
 from attnspec.runtime.prepare.inputs import check
-from attnspec.runtime.prepared import fits, prepared
+from attnspec.runtime.prepared import prepared
 from attnspec.runtime.stages import Stages
 from attnspec.runtime.targets import NAMES, kinds
 
@@ -201,10 +201,12 @@ class Attention(Paged, Stages):
             return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
         inputs = self._named(inputs, more) if inputs is not None or more else {}
         check_lse(self._facts, return_lse)
-        q, k, v = autocast(q, k, v)
         at_once = self._target != "dense" and direct(q, k, v, *inputs.values())
+        if not at_once or torch._C._is_any_autocast_enabled():
+            q, k, v = autocast(q, k, v)
+        known = None
         if at_once:
-            fits(self._encoded, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype)
+            known = prepared(self._encoded, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype)
         else:
             check_call(self._facts.name, self._target, self._kinds, q, k, v)
             if self._facts.lists and not torch.compiler.is_compiling():  # then when the graph runs
@@ -222,10 +224,9 @@ class Attention(Paged, Stages):
         elif self._mixture is not None:
             out, lse, largest = self._mixture(q, k, v, scale, inputs, return_max)
         elif self._facts.bare and not inputs:
-            out, lse, norm = around.bare(self._encoded, q, k, v, scale, return_max, at_once)
+            out, lse, norm = around.bare(self._encoded, q, k, v, scale, return_max, known)
         else:
             of = self._around or around.Around.of(self.spec, self._encoded)
-            known = prepared(self._encoded, q.shape, k.shape, q.dtype) if at_once else None
             out, lse, norm = around.attend(of, q, k, v, scale, inputs, return_max, known)
         if not return_max:
             return (out, lse) if return_lse else out

@@ -50,19 +50,20 @@ def attended(call: Call, keep: bool) -> Result:
     """A call: by the operator for it where somebody else is to know of it, else at once."""
     q, k, v, inputs, *rest = whole = call.whole
     if direct(q, k, v, *_given(call)):
-        return attended_at_once(call, keep or keeps(q, k, v, call.sink, *inputs)).apart()
+        grows = keeps(q, k, v, call.sink, *inputs)
+        return attended_at_once(call, keep or grows, grows).apart()
     watched()
     return Result(*(attend(*whole, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
 
 
-def attended_at_once(call: Call, keep: bool) -> Result:
+def attended_at_once(call: Call, keep: bool, grows: bool) -> Result:
     """A call past the dispatcher; for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass.
 
-    Gradients flow whether ``keep`` or not: that is for a caller who wants the norm and the parts himself.
+    ``grows`` is what :func:`keeps` says of them. ``keep`` is for a caller who wants the norm and the parts himself.
     """
-    q, k, v, inputs, order, sink, *rest = call.whole
-    if not keeps(q, k, v, sink, *inputs):
+    if not grows:
         return _run(call, keep, "cpu")
+    q, k, v, inputs, order, sink, *rest = call.whole
     found = _apply_at_once(keep, rest, q, k, v, order, sink, *inputs)  # type: ignore[no-untyped-call]
     return Result(*found, *(EMPTY,) * (4 - len(found)))
 
@@ -102,7 +103,11 @@ def watched() -> None:
 
 def keeps(*tensors: Tensor | None) -> bool:
     """Whether a call of these tensors may need gradients."""
-    return torch.is_grad_enabled() and True in [t is not None and t.requires_grad for t in tensors]
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 def _attend(*arguments: Any) -> Result:
@@ -275,7 +280,8 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, keep: bool, rest: Any, q: Tensor, k: Tensor, v: Tensor, *more: Any) -> tuple[Tensor, ...]:
         order, sink, *inputs = more
         found = _run(Call(q, k, v, inputs, order, sink, *rest), True, "cpu")
-        ctx.save_for_backward(q, k, v, order, sink, *found, *inputs)
+        kept = [t if t.is_floating_point() else t.clone() for t in inputs]  # the caller may write over his integers
+        ctx.save_for_backward(q, k, v, order, sink, *found, *kept)
         ctx.scale, ctx.program = rest
         ctx.wanted = [t.requires_grad for t in inputs]
         ctx.sinks = sink is not None and sink.requires_grad

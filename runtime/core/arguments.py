@@ -87,9 +87,9 @@ def named(name: str, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) 
     """The inputs of a call: those in a mapping and those by keyword. Raises CallError for one that is in both."""
     if inputs is None:
         return dict(more)
-    if not isinstance(inputs, Mapping):
+    if type(inputs) is not dict and not isinstance(inputs, Mapping):
         raise CallError(f"{name}: inputs is a mapping from names to tensors, not {type(inputs).__name__}")
-    if twice := inputs.keys() & more.keys():
+    if more and (twice := inputs.keys() & more.keys()):
         raise CallError(f"{name}: given twice, in inputs and by keyword: {', '.join(sorted(twice))}")
     return {**inputs, **more}
 

@@ -6,11 +6,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 Form = tuple[int, ...]
 """A shape, or strides."""
+Room = tuple[Form, Form, torch.dtype]
+"""What a tensor is made from: its shape, strides and element type."""
+
+empty: Callable[[Form, Form, torch.dtype], Tensor] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+"""Makes a tensor on the CPU past the dispatcher, whatever it holds: as what torch.compile writes for CPUs does."""
+
+
+def room(shape: Form, dtype: torch.dtype = torch.float32) -> Room:
+    """What a contiguous tensor is made from."""
+    return tuple(shape), torch.empty(shape, device="meta").stride(), dtype
 
 
 def like(shape: Form, strides: Form, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import LinearKey
-from attnspec.runtime.core.form import Form, like
+from attnspec.runtime.core.form import Form, like, room
 from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
@@ -83,15 +83,10 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, x: _Typed, y: _Typed,
         carry=of.keys and q.shape[1] != k.shape[1],
     )
     kernel = prepared.native_of(call, key)
-    out = like((*outer.shape[:3], values.shape[3]), _contiguous((*outer.shape[:3], values.shape[3])))
+    out = like(*room((*outer.shape[:3], values.shape[3]))[:2])
     tensors = map(problem.tensor_of, (outer, inner, values, out))
     # The output is divided here only if one pass sees all of a row.
     whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, 0, 0.0, 0, int(of.divide and not kernel.carry))
     names = ["x", "y", "z", "out", "total", "scale", "threads"]
-    return prepared.Prepared(
-        kernel, call.program, call.sizes, prepared.reads(call), 0, (), (), prepared.packed(whole, names)
-    )
-
-
-def _contiguous(shape: Form) -> Form:
-    return torch.empty(shape, device="meta").stride()
+    argument = prepared.packed(whole, names)
+    return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call), 0, (), argument)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ import torch
 from attnspec.codegen.cpp.unit import FEW, KernelKey, LinearKey
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.form import Form, like
+from attnspec.runtime.core.form import Form, Room, like, room
 from attnspec.runtime.core.pages import Pages
 from attnspec.runtime.core.program import Program, decode, facts, spec
 from attnspec.runtime.core.request import Call, Part
@@ -34,8 +35,8 @@ _WHOLE = (torch.int32, torch.int64)
 class Prepared:
     """A kernel for calls of one form. ``sizes`` are those without scalars; ``reads``: it reads more than q, k and v.
 
-    ``branches``: how many branches of a mixture keep results of their own, 0: none. ``rows`` and ``norms`` are the
-    shapes of the log-sum-exp and of the norm.
+    ``branches``: how many branches of a mixture keep results of their own, 0: none. ``results`` are what the output,
+    the log-sum-exp and the norm are made from, or the gradients of q, k and v.
     """
 
     kernel: Native
@@ -43,8 +44,7 @@ class Prepared:
     sizes: Sizes
     reads: bool
     branches: int
-    rows: tuple[int, ...]
-    norms: tuple[int, ...]
+    results: tuple[Room, ...]
     argument: Packed
 
     def run(self, call: Call, addresses: Sequence[int], tables: Sequence[int] = ()) -> None:
@@ -62,8 +62,9 @@ class Prepared:
                 passes = ctypes.addressof(fixed.passes)
         given, array = call.inputs, None
         if self.reads:
-            given = [t.to(kind) if t.dtype is not kind and t.dtype in _WHOLE else t for t in given]
-            array = _inputs(call.encoded, tuple([(t.shape, t.stride()) for t in given]))(given)
+            if kernel.wide or sys.byteorder == "big":
+                given = [t.to(kind) if t.dtype in _WHOLE else t for t in given]
+            array = _inputs(call.encoded, kernel.wide, tuple([(t.dtype, t.shape, t.stride()) for t in given]))(given)
             inputs = ctypes.addressof(array)
         if call.pages is not None:
             call.check_length(kernel.longest)
@@ -74,8 +75,8 @@ class Prepared:
 
 
 @functools.lru_cache(maxsize=256)
-def _inputs(program: str, forms: tuple[tuple[Form, Form], ...]) -> problem.Inputs:
-    return problem.Inputs(decode(program), forms)
+def _inputs(program: str, wide: bool, forms: tuple[tuple[torch.dtype, Form, Form], ...]) -> problem.Inputs:
+    return problem.Inputs(decode(program), wide, forms)
 
 
 @functools.lru_cache(maxsize=512)
@@ -118,8 +119,9 @@ def forward(
         tables = [problem.expanded(like(*table), q) for table in (turning[1:3], turning[3:])]
         whole.cos, whole.sin = map(problem.tensor_of, tables)
     many = (branches,) if branches else ()
-    rows, norms = (*many, *q_shape[:3]), (*many, 3, *q_shape[:3])
-    return Prepared(kernel, call.program, sizes, reads(call), branches, rows, norms, packed(whole, names))
+    rows, kind = q_shape[:3], torch.float32 if kernel.carry else dtype
+    results = room((*many, *rows, v_shape[3]), kind), room((*many, *rows)), room((*many, 3, *rows))
+    return Prepared(kernel, call.program, sizes, reads(call), branches, results, packed(whole, names))
 
 
 @functools.lru_cache(maxsize=512)
@@ -150,15 +152,15 @@ def backward(
     )
     shape = (*q_shape[:3], v_shape[3])
     out, dout = like(shape, out_strides[-4:]), like(shape, dout_strides)
-    results = [t.new_empty(t.shape) for t in (q, k, v)]
+    results = [room(t.shape, torch.float32 if kernel.carry else dtype) for t in (q, k, v)]
+    gradients = [like(*result[:2]) for result in results]
     if into is not None:
-        results = [like(t.shape, strides) for t, strides in zip(results, into, strict=True)]
-    tensors = map(problem.tensor_of, (q, k, v, out, dout, *results))
+        gradients = [like(t.shape, strides) for t, strides in zip(gradients, into, strict=True)]
+    tensors = map(problem.tensor_of, (q, k, v, out, dout, *gradients))
     branch = out_strides[0] if branches else 0
     whole = problem.BackwardProblem(problem.sizes_of(sizes), *tensors, 0, 0, 0, 0, branch, 0.0, 0)
     names = ["q", "k", "v", "out", "dout", "dq", "dk", "dv", "lse", "norm", "dlse", "gradients", "scale", "threads"]
-    rows = shape[:3]
-    return Prepared(kernel, call.program, sizes, reads(call), branches, rows, (3, *rows), packed(whole, names))
+    return Prepared(kernel, call.program, sizes, reads(call), branches, tuple(results), packed(whole, names))
 
 
 def _is_few(call: Call) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attnspec.runtime.core.form import empty
 from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import EMPTY, Call, Gradients, Result, Turn
@@ -43,21 +44,20 @@ def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None
         turning,
     )
     kernel, branches = made.kernel, made.branches
-    lse = q.new_empty(*made.rows, dtype=torch.float32) if into is None else into[1].contiguous()
-    norm = lse.new_empty(*made.norms) if keep or kernel.several else EMPTY
+    of_out, of_lse, of_norm = made.results
+    out, lse = (empty(*of_out), empty(*of_lse)) if into is None else (into[0], into[1].contiguous())
+    norm = empty(*of_norm) if keep or kernel.several else EMPTY
     if into is not None:
-        out = into[0]
         if kernel.several:
             begin(lse, norm, lse, kernel.natural)
     elif kernel.carry:
-        out = q.new_zeros((*made.rows, v.shape[3]), dtype=torch.float32)
+        out.zero_()
         if keep or kernel.several:
             begin(lse, norm, None if branches else sink, kernel.natural)
         else:
             lse.fill_(float("-inf"))
-    else:
-        out = q.new_empty(*made.rows, v.shape[3])
-    made.run(call, [t.data_ptr() for t in (q, k, v, out, lse, norm)], tables)
+    addresses = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), norm.data_ptr()
+    made.run(call, addresses, tables)
     if into is not None and lse is not into[1]:
         into[1].copy_(lse)
     if not branches:
@@ -96,9 +96,9 @@ def backward(
         dout.stride(),
         None if into is None else tuple([t.stride() for t in into]),
     )
-    dq, dk, dv = into or [
-        t.new_zeros(t.shape, dtype=torch.float32) if made.kernel.carry else t.new_empty(*t.shape) for t in (q, k, v)
-    ]
+    dq, dk, dv = into or [empty(*of) for of in made.results]
+    if into is None and made.kernel.carry:
+        dq.zero_(), dk.zero_(), dv.zero_()
     buffers = [
         _buffers(call, t, number) if want else None
         for number, (t, want) in enumerate(zip(call.inputs, wanted, strict=True))

@@ -128,10 +128,16 @@ def passes_of(program: Program, call: CallSizes, wide: bool, order: torch.Tensor
 class Inputs:
     """The array of what a kernel reads beside q, k and v: inputs, and behind them what follows from real parameters."""
 
-    def __init__(self, program: Program, forms: Sequence[tuple[Form, Form]]) -> None:
-        """``forms`` are shapes and strides of the inputs, in the kernel's order."""
+    def __init__(self, program: Program, wide: bool, forms: Sequence[tuple[torch.dtype, Form, Form]]) -> None:
+        """``forms`` are types, shapes and strides of the inputs, in the kernel's order.
+
+        A kernel that is not ``wide`` reads of int64 the lower halves, which come first: integers of inputs fit them.
+        """
         self._arguments = tuple(arguments_of(program, torch.device("cpu")).values())  # the array points into them
-        of_forms = [Input(None, _four(shape, 1), _four(strides, 0)) for shape, strides in forms]
+        of_forms = [
+            Input(None, _four(shape, 1), _four([s << (dtype == torch.int64 and not wide) for s in strides], 0))
+            for dtype, shape, strides in forms
+        ]
         of_arguments = [Input(t.data_ptr(), _four(t.shape, 1), _four(t.stride(), 0)) for t in self._arguments]
         self.count = len(forms) + len(self._arguments)
         array, size = (Input * self.count)(*of_forms, *of_arguments), ctypes.sizeof(Input)

@@ -64,13 +64,17 @@ def prepare(
 
 @dataclass(frozen=True)
 class _Step:
-    """How one input is made ready: ``shape`` is what it must have, ``real`` None where it stays as exact as it is."""
+    """How one input is made ready: ``shape`` is what it must have, ``real`` None where it stays as exact as it is.
+
+    ``wide``: integers become int64. ``few``: they are looked at in Python.
+    """
 
     declared: Input
     where: str
     shape: Shape
     ends: tuple[str, ...]
     real: torch.dtype | None
+    wide: bool
     few: bool
 
     def takes(self, t: object, device: torch.device | None) -> bool:
@@ -83,20 +87,20 @@ class _Step:
             and (device is None or t.device == device)
         )
 
-    def ready(self, t: Tensor, sizes: Sizes, wide: bool) -> Tensor:
+    def ready(self, t: Tensor, sizes: Sizes) -> Tensor:
         """What kernels read for a tensor that fits. Raises CallError for what it must not hold."""
         kind = self.declared.kind
         if self.few and t.is_cpu:
             held: list[int] = t.tolist() if self.shape else [int(t)]
             _check_limits(self.where, min(held), max(held))
-            return t.contiguous().long() if wide else t.contiguous().int()
+            return t.contiguous().long() if self.wide else t.contiguous().int()
         if self.declared.form == "offsets":
             positions = sizes.parameters(0, 0)["m"]
             _check_offsets(self.where, t, positions)
-            return numbers(t, positions, torch.int64 if wide else torch.int32)
+            return numbers(t, positions, torch.int64 if self.wide else torch.int32)
         if kind == "int":
             _check_values(self.where, self.declared, t)
-            t = t.long() if wide else t.int()
+            t = t.long() if self.wide else t.int()
         elif kind == "bool":
             t = t.to(torch.uint8)
         elif self.real is not None and t.dtype is not self.real:
@@ -125,7 +129,6 @@ class Preparation:
 
     spec: Spec
     sizes: Sizes
-    wide: bool
     real: torch.dtype
     steps: tuple[_Step, ...]
     divisors: Divisors
@@ -140,8 +143,9 @@ class Preparation:
         wide: bool = False,
         also: Collection[str] = (),
         real: torch.dtype = torch.float32,
+        own: bool = False,
     ) -> Preparation:
-        """As :func:`prepare` has them."""
+        """As :func:`prepare` has them. ``own``: a few int64 stay the caller's own, whatever ``wide`` says."""
         names, exact = reads(spec) | set(also), read_by_rotations_only(spec)
         steps = tuple(
             _Step(
@@ -150,11 +154,12 @@ class Preparation:
                 shape_of(declared, sizes),
                 tuple(end for end in ("first", "last") if f"{declared.name}.{end}" in names),
                 None if declared.name in exact else real,
+                wide or (own and _few(declared, shape_of(declared, sizes))),
                 _few(declared, shape_of(declared, sizes)),
             )
             for declared in spec.inputs
         )
-        return cls(spec, sizes, wide, real, steps, divisors(roots(spec)), "alibi.slope" in names)
+        return cls(spec, sizes, real, steps, divisors(roots(spec)), "alibi.slope" in names)
 
     def __call__(self, given: Mapping[str, Tensor], device: torch.device | None) -> dict[str, Tensor]:
         """The tensors of a call by name. Raises CallError where they do not fit."""
@@ -169,7 +174,7 @@ class Preparation:
             tensor = given.get(step.declared.name)
             if tensor is None:
                 tensor = draw(step.where, step.declared, self.sizes, device or _device(given))
-            tensor = step.ready(tensor, self.sizes, self.wide)
+            tensor = step.ready(tensor, self.sizes)
             if step.ends:
                 found |= derived(step.declared, tensor, step.ends)
             else:

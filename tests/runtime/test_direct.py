@@ -219,6 +219,37 @@ def test_a_call_sees_what_has_changed() -> None:
         attend(q, k[..., :8], v)
 
 
+def test_integers_of_all_types_and_strides() -> None:
+    """Kernels read those of 64 bits where they are. Gradients are of what they held in the forward pass."""
+    attend = attnspec.compile(f"attention a {{ {PATTERNS['scalar'][0]} }}")
+    leaves = [torch.cat((t, t.flip(2))).detach().requires_grad_() for t in tensors(40)]
+    length = torch.tensor([7, 31])
+
+    def results(given: Tensor) -> list[Tensor]:
+        out = attend(*leaves, length=given)
+        given.fill_(39)
+        return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+    mode = Seen()
+    with mode:
+        want = results(length.clone())
+    assert mode.names
+    with torch.no_grad():
+        assert torch.equal(attend(*leaves, length=length), want[0])
+    others = [length.clone(), length.int(), length.short(), torch.stack((length, length + 5), 1)[:, 0]]
+    for given in others:
+        for a, b in zip(results(given), want, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_results_of_inference_mode() -> None:
+    attend, (q, k, v) = attnspec.compile("causal"), tensors(40)
+    with torch.inference_mode():
+        assert all(t.is_inference() for t in attend(q, k, v, return_lse=True))
+    with torch.no_grad():
+        assert not any(t.is_inference() for t in attend(q, k, v, return_lse=True))
+
+
 @pytest.mark.slow
 def test_inputs_of_other_strides() -> None:
     far = torch.randn(1, 40)
@@ -264,7 +295,7 @@ def test_tensors_are_not_kept_alive() -> None:
 
 
 def test_what_is_kept_is_bounded() -> None:
-    kept = (prepared.fits, prepared.prepared, kernels.forward, kernels.backward, kernels._inputs, turn._argument)
+    kept = (prepared.prepared, kernels.forward, kernels.backward, kernels._inputs, turn._argument)
     for cached in (*kept, operators._beside):
         assert cached.cache_info().maxsize is not None
     attend = attnspec.compile("causal")
