@@ -49,6 +49,13 @@ def _column_sums(of: around.Around, q: Tensor, k: Tensor, scale: float | None, i
         return dv.transpose(2, 3).reshape(q.shape[0], q.shape[1], k.shape[2])
 
 
+def program_of_branch(program: Program, number: int) -> Program:
+    """A branch of a mixture as a program of its own."""
+    whole = spec(program)
+    text, of = str(whole.parts[number]), f"{whole.name}, branch {number}"
+    return Program.of(text, of, None, {}, program.tile, program.layout, program.target)
+
+
 class Weights:
     """What can be seen of the weights of an attention: the part of :class:`attnspec.Attention` that looks at them."""
 
@@ -151,13 +158,8 @@ class Weights:
         in another way. They take the inputs of the whole; a sink is the whole's and not theirs, unless branches have
         shares. Where the mixture's weights are detached, ``[(out, lse.detach()) ...]`` merges as it does.
         """
-        whole, program = self.spec, self.program
-        found = []
-        for number, part in enumerate(whole.parts):
-            text, of = str(part), f"{whole.name}, branch {number}"
-            own = Program.of(text, of, None, {}, program.tile, program.layout, program.target)
-            found.append(type(self)(own, self._target))  # type: ignore[call-arg]
-        return tuple(found)
+        programs = (program_of_branch(self.program, number) for number in range(len(self.spec.mixture)))
+        return tuple(type(self)(own, self._target) for own in programs)  # type: ignore[call-arg]
 
     def _looked_at(
         self, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor] | None, more: Mapping[str, Tensor]

@@ -224,7 +224,7 @@ def _shared_names(first: Spec, second: Spec) -> dict[_Declared, str]:
 
 def _alike(first: Spec, second: Spec) -> bool:
     """Whether two patterns say the same, word by word."""
-    parts = [(s.branches, s.inputs, s.order, s.axes, s.align) for s in (first, second)]
+    parts = [([(b.pred, b.times) for b in s.branches], s.inputs, s.order, s.axes, s.align) for s in (first, second)]
     return parts[0] == parts[1]
 
 

@@ -5,7 +5,7 @@ It is compared as it is written once names are resolved and parameters bound: te
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -42,13 +42,36 @@ def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
     Difference(what='scores', first='score s + 0.5 * (k - q)', second='score s + 0.25 * (k - q)')
     """
     mine, other = _lines(first), _lines(second)
-    found = [Difference(what, mine[what], other[what]) for what in mine if mine[what] != other[what]]
+    if first.composed or second.composed:
+        found = [*_of_branches(first, second), *_unlike(mine, other, ("sinks",))]
+    else:
+        found = list(_unlike(mine, other, mine))
     if first.detached != second.detached and first.mixture and second.mixture:
         said = [f"mix{' weights detached' if spec.detached else ''}" for spec in (first, second)]
         found.append(Difference("gradients of the mixture", *said))
     if first.align != second.align and any(mine[what] for what in ("rotations", "scores", "sinks")):
         found.append(Difference("positions of queries", f"align {first.align}", f"align {second.align}"))
     return tuple(found)
+
+
+def _unlike(
+    mine: Mapping[str, str], other: Mapping[str, str], kinds: Iterable[str], of: str = ""
+) -> Iterator[Difference]:
+    yield from (Difference(what + of, mine[what], other[what]) for what in kinds if mine[what] != other[what])
+
+
+def _of_branches(first: Spec, second: Spec) -> Iterator[Difference]:
+    """The same branch by branch, with the lines that hold for all, where they may have lines of their own."""
+    branches = [spec.alone or (spec,) for spec in (first, second)]
+    counting = [spec.counting or ("",) for spec in (first, second)]
+    for number, (one, two) in enumerate(zip(*branches, strict=False)):
+        mine, other = ({**_lines(spec), "sinks": ""} for spec in (one, two))
+        yield from _unlike(mine, other, mine, f" of branch {number}")
+    for number, (said, other_said) in enumerate(zip(*counting, strict=False)):
+        if said != other_said:
+            yield Difference(f"the weight of branch {number}", said, other_said)
+    if len(branches[0]) != len(branches[1]):
+        yield Difference("numbers of branches", *(str(len(found)) for found in branches))
 
 
 def _lines(spec: Spec) -> dict[str, str]:

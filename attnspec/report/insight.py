@@ -111,6 +111,7 @@ class Insight:
             "params": dict(self.spec.params),
             "clauses": [c.label for b in self.spec.branches for c in b.attend],
             "within": [c.label for c in self.spec.within],
+            "branches": self.spec.own_lines,
             "axes": self.axes,
             "dtype": self.dtype,
             "tile_reason": self.tile_reason,
@@ -241,7 +242,9 @@ def insight(
         None if isinstance(growth, str) else _exponent(growth),
         _ask(lambda: tuple(empty_rows(relation, sizes))),
         _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
-        _ask(lambda: cache_size(retention(relation, sizes), sizes, _lengths(sizes.n), 2 * dim * itemsize)),
+        "each branch has a cache of its own: attnspec.Cache(attend.branches[i])"
+        if spec.composed
+        else _ask(lambda: cache_size(retention(relation, sizes), sizes, _lengths(sizes.n), 2 * dim * itemsize)),
         _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str)

@@ -44,6 +44,7 @@ def summary(found: Insight, console: Console) -> None:
     else:
         figures(found.cost, found, console)
         clauses(found.cost, found, console)
+    branches(found, console)
 
 
 def verdict(found: Insight) -> str:
@@ -179,6 +180,19 @@ def clauses(cost: Cost, found: Insight, console: Console) -> None:
     console.print()
 
 
+def branches(found: Insight, console: Console) -> None:
+    """What the branches of a mixture have of their own."""
+    if not found.spec.composed:
+        return
+    how = "added up by their shares" if found.spec.shared else "mixed by their denominators"
+    console.print(f"branches  each is a call of its own; {how}", style="bold")
+    grid = _table()
+    for number, own in enumerate(found.spec.own_lines):
+        grid.add_row(f"branch {number}", own or "no lines of its own")
+    _print(grid, console)
+    console.print()
+
+
 def predictions(found: Insight, console: Console) -> None:
     """Floors on named devices (on GPUs by whole tiles and programs too), and what was measured here."""
     if not found.predictions and found.measured is None and not found.measured_on:
@@ -253,6 +267,8 @@ def decode(found: Insight, console: Console) -> None:
         s = found.sizes
         layer = f"{plural(s.kv_heads, 'key head')}, batch {s.batch}, {found.dtype}"
         console.print(f"  bytes: keys and values of a layer, {layer}", soft_wrap=True)
+    elif found.spec.composed:
+        console.print(f"  {found.cache}", soft_wrap=True)
     console.print()
 
 

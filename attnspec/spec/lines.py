@@ -47,13 +47,20 @@ class Writer:
 
     def branch(self, branch: Branch) -> Iterator[str]:
         """The lines of a branch of a mixture, with its braces."""
-        times = f" times {branch.times}" if branch.times != 1 else ""
-        share = f" share {self.node(branch.share)}" if branch.share is not None else ""
-        yield f"branch{times}{share} {{"
+        yield " ".join(filter(None, ["branch", self.counting(branch), "{"]))
         yield from (f"    {self.clause('attend', c)}" for c in branch.attend)
         yield from (f"    {self.clause('within', c)}" for c in branch.within)
         yield from (f"    {line}" for line in self.weights(branch))
         yield "}"
+
+    def own(self, branch: Branch) -> str:
+        """How a branch counts and the lines that it has of its own, in one line."""
+        return "; ".join(filter(None, [self.counting(branch), *self.weights(branch)]))
+
+    def counting(self, branch: Branch) -> str:
+        """How often a branch counts, or which share it has."""
+        times = f"times {branch.times}" if branch.times != 1 else ""
+        return times if branch.share is None else f"share {self.node(branch.share)}"
 
     def clause(self, word: str, clause: Clause) -> str:
         """A line that says which pairs there are."""

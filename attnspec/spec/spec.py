@@ -120,6 +120,18 @@ class Spec(Shown):
         return tuple(real for real in (self.score, self.sink, *own) if real is not None)
 
     @property
+    def counting(self) -> tuple[str, ...]:
+        """How each branch of a mixture counts: ``times 2``, ``share gate[h]``, or nothing."""
+        write = Writer(self.align, self.inputs)
+        return tuple(write.counting(branch) for branch in self.mixture)
+
+    @property
+    def own_lines(self) -> tuple[str, ...]:
+        """What each branch of a mixture says beside which pairs it sees; none where it is not ``composed``."""
+        write = Writer(self.align, self.inputs)
+        return tuple(write.own(branch) for branch in self.mixture if self.composed)
+
+    @property
     def turns(self) -> tuple[Rotation, ...]:
         """All rotations, those of branches too."""
         return (*self.rotations, *(rotation for branch in self.mixture for rotation in branch.rotations))

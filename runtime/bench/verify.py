@@ -12,8 +12,9 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.dense.counts import Rows
-from attnspec.runtime.dense.softmax import Block, dense_block
+from attnspec.runtime.dense.softmax import Block, dense_block, of_rows
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.order import hash_buckets, lsh
 from attnspec.runtime.prepare.rotate import turned
@@ -124,7 +125,10 @@ def verify(
 
 
 class _Dense:
-    """Dense float64 attention of batch entry 0, head by head, with gradients that add up."""
+    """Dense float64 attention of batch entry 0, head by head, with gradients that add up.
+
+    Queries and keys are (branches, heads, .., dim): each branch that is computed by itself may turn them its own way.
+    """
 
     def __init__(
         self,
@@ -140,8 +144,10 @@ class _Dense:
         blocks: tuple[slice, ...],
     ) -> None:
         self.spec, self.sizes, self.v, self.dout, self.tick, self.blocks = spec, sizes, v, dout, tick, blocks
-        default = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
-        self.scale = default if scale is None else scale
+        self.branches = spec.alone if spec.composed else (spec,)
+        default = 1.0 / math.sqrt(q.shape[-1])
+        own = (default if one.scale is None else one.scale for one in self.branches)
+        self.scales = [factor if scale is None else scale for factor in own]
         self.floats = {
             name: t.detach().double().contiguous().requires_grad_()
             for name, t in inputs.items()
@@ -154,12 +160,13 @@ class _Dense:
             found = lsh(q, spec.order, inputs.get("buckets"))
             arrays["order.bucket"], slots = found.bucket.numpy(), found.order.numpy()
         self.rows = Rows(spec, sizes, arrays, slots)
-        self.turns = bool(spec.rotations or spec.normalized)
+        self.turns = any(one.rotations or one.normalized for one in self.branches)
         self.leaves = (q, k)
-        self.q, self.k = q, k
+        made = [self.leaves for _ in self.branches]
         if self.turns:
             self.leaves = (q.detach().double().requires_grad_(), k.detach().double().requires_grad_())
-            self.q, self.k = turned(spec, *self.leaves, sizes, self.ready)
+            made = [turned(one, *self.leaves, sizes, self.ready) for one in self.branches]
+        self.q, self.k = (torch.stack([of[side][0] for of in made]) for side in (0, 1))
         self.dq: dict[int, Tensor] = {}
         self.dk: dict[int, Tensor] = {}
         self.dv: dict[int, Tensor] = {}
@@ -168,12 +175,12 @@ class _Dense:
     def head(self, h: int, g: int) -> Tensor:
         """The output of a head; its gradients are added."""
         s = self.sizes
-        k, v = (t[0, g].detach().double().requires_grad_() for t in (self.k, self.v))
-        q, dout = self.q[0, h].detach().double(), self.dout[0, h].double()
+        k, v = (t.detach().double().requires_grad_() for t in (self.k[:, g], self.v[0, g]))
+        q, dout = self.q[:, h].detach().double(), self.dout[0, h].double()
         out, dq = torch.zeros(s.n_q, v.shape[1], dtype=torch.float64), torch.zeros_like(q)
         step = block_rows(self.spec, s)
         for rows in (slice(at, min(at + step, b.stop)) for b in self.blocks for at in range(b.start, b.stop, step)):
-            part = q[rows].clone().requires_grad_()
+            part = q[:, rows].clone().requires_grad_()
             found = self._rows(part, k, v, h, rows)
             out[rows] = found.detach()
             names = list(self.floats)
@@ -181,7 +188,7 @@ class _Dense:
             if found.requires_grad:
                 grads = torch.autograd.grad(found, leaves, dout[rows], allow_unused=True)
                 some = [torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, grads, strict=True)]
-                dq[rows] = some[0]
+                dq[:, rows] = some[0]
                 self.dk[g] = self.dk.get(g, 0) + some[1]
                 self.dv[g] = self.dv.get(g, 0) + some[2]
                 for name, more in zip(names, some[3:], strict=True):
@@ -193,11 +200,11 @@ class _Dense:
     def gradients(self) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """The gradients of the queries and keys that were given, for the heads and key heads that were looked at."""
         if not self.turns:
-            return self.dq, self.dk
+            return {h: d.sum(0) for h, d in self.dq.items()}, {g: d.sum(0) for g, d in self.dk.items()}
         seeds = torch.zeros_like(self.q), torch.zeros_like(self.k)
         for seed, known in zip(seeds, (self.dq, self.dk), strict=True):
             for at, value in known.items():
-                seed[0, at] = value
+                seed[:, at] = value
         sources = (*self.leaves, *self.floats.values())  # rotations may read these too
         dq, dk, *rest = torch.autograd.grad((self.q, self.k), sources, seeds, materialize_grads=True)
         for name, more in zip(self.floats, rest, strict=True):
@@ -208,8 +215,17 @@ class _Dense:
         """The output of a block of rows, differentiable."""
         counts = [torch.from_numpy(np.array(c))[None, None] for c in self.rows.counts(h, 0, rows)]
         block = Block(range(1), range(h, h + 1), np.arange(rows.start, rows.stop))
-        q, k, v = (t[None, None] for t in (q, k, v))
-        return dense_block(self.spec, q, k, v, self.scale, self.ready, counts, self.sizes, block)[0][0, 0]
+        each = [[part] for part in counts] if self.spec.composed else [counts]
+        parts = [
+            dense_block(
+                one, q[i, None, None], k[i, None, None], v[None, None], factor, self.ready, own, self.sizes, block
+            )
+            for i, (one, factor, own) in enumerate(zip(self.branches, self.scales, each, strict=True))
+        ]
+        if self.spec.composed:
+            beside = of_rows(self.spec, parts[0][1], self.sizes, self.ready, block)
+            return mixed(parts, *beside, self.spec.detached)[0][0, 0]
+        return parts[0][0][0, 0]
 
 
 def _error(got: Tensor, want: Tensor) -> float:

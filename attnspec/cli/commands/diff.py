@@ -12,6 +12,8 @@ import click
 from attnspec.cli.options import LENGTH, checked, complete_spec, input_option, json_option, params_of, read_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from attnspec.analysis.compare import Comparison, Counted, Witness
     from attnspec.analysis.weights import Difference
     from attnspec.spec.spec import Spec
@@ -63,6 +65,14 @@ def command(
             result = compare(*relations)
             counted = compare_counts(*relations) if result.equal and not only_pairs else None
         others = () if only_pairs else differences(*patterns)
+        if result.equal and not only_pairs and any(pattern.composed for pattern in patterns):
+
+            def between(one: Spec, two: Spec) -> Comparison:
+                if given:
+                    return _in_a_call([one, two], length or 1024, count or 8, read_inputs(given))[0]
+                return compare(lower(one, count), lower(two, count))
+
+            others = (*others, *_pairs_of_branches(patterns, between))
         counted = counted if result.equal and not only_pairs else None
     except ValueError as error:  # the patterns are defined for different numbers of heads
         raise click.UsageError(str(error)) from None
@@ -75,6 +85,19 @@ def command(
         names = [f"{p.name} (the {which})" for p, which in zip(patterns, ("first", "second"), strict=True)]
         click.echo("\n".join(_said(names, result, counted, others, only_pairs, where)))
     sys.exit(0 if equal else 1)
+
+
+def _pairs_of_branches(patterns: list[Spec], between: Callable[[Spec, Spec], Comparison]) -> Iterator[Difference]:
+    """In which pairs branches with lines of their own differ, where all branches together see the same."""
+    from attnspec.analysis.weights import Difference
+
+    for number, (one, two) in enumerate(zip(*(pattern.alone or (pattern,) for pattern in patterns), strict=False)):
+        result = between(one, two)
+        if not result.equal:
+            only = (result.first_only, result.second_only)
+            yield Difference(
+                f"pairs of branch {number}", *("" if w is None else f"only here: {_place(w)}" for w in only)
+            )
 
 
 def _in_a_call(

@@ -26,28 +26,40 @@ EXAMPLE = 200
 @spec_argument
 @click.option("--stage", type=click.Choice(STAGES), default="plan", show_default=True, help="Which stage.")
 @click.option("--backward", is_flag=True, help="The backward pass's kernel, for the stage cpp.")
+@click.option("--branch", type=click.IntRange(0), help="Of a mixture: one branch, as a pattern of its own.")
 @plan_options
 @size_options(length=16384)
-def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **options: Any) -> None:
+def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, branch: int | None, **options: Any) -> None:
     """Print a stage of the compiler: source, spec, relation, plan, or the kernels as C++ or Triton.
 
     Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length. Triton's is a Python file that
-    runs by itself, with an example.
+    runs by itself, with an example. Where branches of a mixture have lines of their own, or shares, each has kernels of
+    its own: --branch says which.
     """
     if backward and stage != "cpp":
         raise click.UsageError(
             f"--backward chooses between the kernels of --stage cpp; the stage {stage} is one for both passes"
         )
     if stage == "source":
+        if branch is not None:
+            raise click.UsageError("--branch has no meaning for the source: it is the whole text")
         from attnspec.language.format import format_source
         from attnspec.language.load import load
 
         click.echo(format_source(load(text_of(spec))[0]), nl=False)
         return
-    if stage == "triton":
-        click.echo(_triton(spec, params, options), nl=False)
-        return
     pattern = checked(spec, params)
+    if branch is not None and branch >= len(pattern.mixture):
+        has = f"branches 0 to {len(pattern.mixture) - 1}" if pattern.mixture else "no branches"
+        raise click.UsageError(f"there is no branch {branch}: {pattern.name} has {has}")
+    if branch is None and pattern.composed and stage in ("cpp", "triton"):
+        raise click.UsageError(
+            f"the branches of {pattern.name} have kernels of their own: say --branch 0 to {len(pattern.mixture) - 1}"
+        )
+    if stage == "triton":
+        click.echo(_triton(spec, params, branch, options), nl=False)
+        return
+    pattern = pattern if branch is None else pattern.parts[branch]
     if stage == "spec":
         click.echo(str(pattern))
         return
@@ -70,10 +82,14 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, **op
     click.echo(kernel(made, KernelKey("backward" if backward else "forward", dtype, dim, dim)), nl=False)
 
 
-def _triton(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> str:
+def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dict[str, Any]) -> str:
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.standalone import standalone
 
     program = program_of(spec, params, options)
+    if branch is not None:
+        from attnspec.runtime.weights import program_of_branch
+
+        program = program_of_branch(program, branch)
     sizes = call_sizes(spec_of(program), {**options, "length": EXAMPLE, "queries": None})
     return standalone(program, sizes, options["dim"], options["dtype"])
