@@ -99,6 +99,34 @@ def test_emit_every_stage() -> None:
     assert "attnspec_backward" in run("emit", "window", "--stage", "cpp", "--backward", "--dtype", "bfloat16").stdout
 
 
+BRANCHES = (
+    "attention two { mix { branch times 2 { attend causal  score s * 2 } branch { attend q == k  normalize k } } }"
+)
+
+
+def test_branches_with_lines_of_their_own(tmp_path: Path) -> None:
+    """Stages of the whole are those of its pairs; kernels are those of one branch."""
+    path = tmp_path / "two.attn"
+    path.write_text(BRANCHES)
+    assert "branch times 2 {" in run("emit", str(path), "--stage", "spec").stdout
+    assert run("emit", str(path), "--stage", "spec", "--branch", "1").stdout == (
+        "attention two {\n    attend q == k\n    normalize k\n}\n"
+    )
+    assert "pass 1, branch 1" in run("emit", str(path)).stdout
+    assert "branch" not in run("emit", str(path), "--branch", "1").stdout
+    for stage in ("cpp", "triton"):
+        assert "say --branch 0 to 1" in run("emit", str(path), "--stage", stage, status=2).stderr
+        assert "#     attend q == k" in run("emit", str(path), "--stage", stage, "--branch", "1").stdout.replace(
+            "//", "#"
+        )
+    assert "there is no branch 2" in run("emit", str(path), "--branch", "2", status=2).stderr
+    text = run("inspect", str(path), "-n", "256").stdout
+    assert "branches  each is a call of its own; mixed by their denominators" in text
+    assert "branch 0     times 2; score s * 2" in text
+    assert "attnspec.Cache(attend.branches[i])" in text
+    assert read_json("inspect", str(path), "-n", "256")["branches"] == ["times 2; score s * 2", "normalize k"]
+
+
 def test_emitted_cpp_compiles_alone(tmp_path: Path) -> None:
     path = tmp_path / "kernel.cpp"
     path.write_text(run("emit", "longformer", "--stage", "cpp").stdout)

@@ -45,6 +45,53 @@ def test_pairs_and_scores_may_differ_together() -> None:
     assert "only alibi (the first): query row 8 sees key 0, at n = 9, n_q = 9" in rest
 
 
+NEAR, FAR = "attend q - k in 0..8", "attend q - k >= 8  score s * 2"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        (
+            f"branch {{ {NEAR} }} branch {{ {FAR} }}",
+            f"branch {{ {NEAR} }} branch {{ {FAR}  scale 0.5 }}",
+            "scales of branch 1",
+        ),
+        (f"branch share 0.5 {{ {NEAR} }}", f"branch share 0.25 {{ {NEAR} }}", "the weight of branch 0"),
+        (
+            f"branch {{ {NEAR} }} branch times 2 {{ {FAR} }}",
+            f"branch {{ {NEAR} }} branch {{ {FAR} }}",
+            "the weight of branch 1",
+        ),
+        (
+            f"branch share 0.5 {{ {NEAR} }} branch share 0.25 {{ attend q - k >= 8 }}",
+            f"branch share 0.5 {{ attend q - k >= 8 }} branch share 0.25 {{ {NEAR} }}",
+            "pairs of branch 0 pairs of branch 1",
+        ),
+        (
+            f"branch {{ {NEAR}  score s + 1 }} branch {{ {FAR} }}",
+            "branch { attend causal  score s + 1 }",
+            "numbers of branches",
+        ),
+    ],
+)
+def test_branches_are_compared_one_by_one(tmp_path: Path, first: str, second: str, what: str) -> None:
+    path = tmp_path / "two.attn"
+    path.write_text(f"attention one {{ mix {{ {first} }} }}\nattention two {{ mix {{ {second} }} }}\n")
+    found = read_json("diff", f"{path}:one", f"{path}:two", status=1)
+    assert what in " ".join(item["what"] for item in found["differences"])
+    assert run("diff", f"{path}:one", f"{path}:one").stdout == "equal for every length\n"
+
+
+def test_lines_that_hold_for_all_are_those_of_each(tmp_path: Path) -> None:
+    path = tmp_path / "two.attn"
+    inside = " ".join(f"branch {{ {pairs}  score s + 1 }}" for pairs in (NEAR, FAR))
+    path.write_text(
+        f"attention one {{ score s + 1  mix {{ branch {{ {NEAR} }} branch {{ attend q - k >= 8 }} }} }}\n"
+        f"attention two {{ mix {{ {inside.replace('score s * 2', '')} }} }}\n"
+    )
+    assert run("diff", f"{path}:one", f"{path}:two").stdout == "equal for every length\n"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
