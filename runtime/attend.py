@@ -26,7 +26,8 @@ from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.dense.linear import dense_linear
 from attnspec.runtime.dense.rows import Scored
-from attnspec.runtime.linear.features import size
+from attnspec.runtime.linear.operators import attended
+from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.inputs import check_vectors, prepare, read_by_rotations, read_by_rotations_only
 from attnspec.runtime.prepare.operator import ORDER, made_names, ready, traced_tables
 from attnspec.runtime.prepare.order import hash_buckets
@@ -163,6 +164,27 @@ def attend(
     return out, lse, norm
 
 
+def linear(
+    spec: Spec,
+    program: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output and, if asked for, the logarithm of the total weight, where weights are products of features."""
+    for name, t in inputs.items():
+        if not isinstance(t, Tensor):
+            raise CallError(f"{spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
+    out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs)
+    if not return_lse:
+        return out, EMPTY
+    empty = total == 0
+    return out, total.masked_fill(empty, 1.0).log().masked_fill(empty, -math.inf)
+
+
 def dense(
     spec: Spec, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -247,14 +269,6 @@ def _needed(spec: Spec) -> frozenset[str]:
 @functools.lru_cache(maxsize=64)
 def _require_past(spec: Spec, known: tuple[tuple[str, int], ...]) -> None:
     require_past(lower(spec, **dict(known)))
-
-
-def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
-    """The sizes of vectors in a call, as declarations of inputs have them."""
-    found, weights = {"dim": q.shape[3], "dim_v": v.shape[3]}, spec.weights
-    if weights.q is not None and weights.k is not None:
-        found["features"] = max(size(side, q.shape[3]) for side in (weights.q, weights.k))
-    return found
 
 
 def largest(spec: Spec, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -221,6 +221,9 @@ class Attention(Paged, Stages):
         if self._target == "dense":
             around.check_results(self.spec, scale, return_lse, return_max)
             out, lse = (_untraced if torch.compiler.is_compiling() else around.dense)(self.spec, q, k, v, scale, inputs)
+        elif self._facts.linear:
+            around.check_results(self.spec, scale, return_lse, return_max)
+            out, lse = around.linear(self.spec, self._encoded, q, k, v, scale, inputs, return_lse)
         elif self._mixture is not None:
             out, lse, largest = self._mixture(q, k, v, scale, inputs, return_max)
         elif self._facts.bare and not inputs:

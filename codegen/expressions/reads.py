@@ -39,6 +39,13 @@ def require_softmax(spec: Spec) -> None:
         raise SpecError([no_kernels(spec.span, str(spec.weights))])
 
 
+def has_linear_kernels(spec: Spec) -> bool:
+    """Whether there are kernels, of the C++ target, for weights that are products of features."""
+    weights = spec.weights
+    plain = not (weights.each or weights.decay or weights.delta or spec.sink or spec.detached)
+    return weights.linear and plain and not any(found.stable == "running" for found in weights.favors)
+
+
 def names(spec: Spec) -> dict[str, int]:
     """The name of each tensor of a call that kernels read, with its place among the inputs of the call."""
     return {name: place for place, name in enumerate(read_by_kernels(spec))}

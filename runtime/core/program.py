@@ -112,10 +112,11 @@ class Facts:
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
     stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
     detached, else 0. ``composed`` mixtures are computed branch by branch, ``shared`` ones by given shares, without a
-    log-sum-exp. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
-    sink or scale. ``lists`` says that a list of reals is read by head, ``alike`` that no heads are told apart.
-    ``arguments`` are the arguments of kernels that follow from real parameters, by name; ``kernel`` is a hash of all
-    else that a kernel depends on, their shapes too.
+    log-sum-exp. ``linear``: weights are products of features; ``divides``: their sums are divided. ``bare`` patterns
+    have nothing around or beside q, k and v: no inputs, axes, order, rotations, sink or scale. ``lists`` says that a
+    list of reals is read by head, ``alike`` that no heads are told apart. ``arguments`` are the arguments of kernels
+    that follow from real parameters, by name; ``kernel`` is a hash of all else that a kernel depends on, their shapes
+    too.
     """
 
     name: str
@@ -124,6 +125,8 @@ class Facts:
     separate: int
     composed: bool
     shared: bool
+    linear: bool
+    divides: bool
     bare: bool
     lists: bool
     alike: bool
@@ -139,14 +142,15 @@ def facts(program: Program) -> Facts:
     note = cache.note(key)
     if note is None or note.keys() != Facts.__dataclass_fields__.keys():
         from attnspec.codegen.expressions.arguments import arguments, beyond_kernels, computed
-        from attnspec.codegen.expressions.reads import names
+        from attnspec.codegen.expressions.reads import has_linear_kernels, names
         from attnspec.errors.diagnostic import SpecError
         from attnspec.errors.relations import no_kernels, real_too_large
         from attnspec.relation.lower import sizes_needed
         from attnspec.spec.heads import alike, lists_by_head
 
         checked = spec(program)
-        if program.target != "dense" and not checked.weights.softmax_only:
+        served = checked.weights.softmax_only or (has_linear_kernels(checked) and program.target != "triton")
+        if program.target != "dense" and not served:
             raise SpecError([no_kernels(checked.span, str(checked.weights))])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
             raise SpecError([real_too_large(checked.span, value)])
@@ -160,6 +164,8 @@ def facts(program: Program) -> Facts:
             "separate": len(checked.branches) if checked.detached else 0,
             "composed": composed,
             "shared": checked.shared,
+            "linear": checked.weights.linear,
+            "divides": checked.weights.divide is not None,
             "bare": not (names(checked) or any(around) or composed)
             and checked.scale is None
             and checked.weights.softmax_only,

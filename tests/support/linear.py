@@ -1,4 +1,4 @@
-"""Linear attention of given features against its dense formula in float64."""
+"""Sums over features against the dense formula in float64, and compiled patterns against their dense meaning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import Call
-from attnspec.runtime.linear.operators import attended
+from attnspec.runtime.linear.sums import gradients, sums
 from tests.support.oracle import close
 
 # Largest error by dtype, of output and sums, and of gradients: of the largest exact value.
@@ -27,13 +27,13 @@ def features(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Positive features a and b, and values, that ask for gradients."""
+    """Positive features a and b, and values."""
     generator = torch.Generator().manual_seed(seed)
     kv_heads = kv_heads or heads
     a = torch.rand((batch, heads, n if n_q is None else n_q, dim), generator=generator) + 0.1
     b = torch.rand((batch, kv_heads, n, dim), generator=generator) + 0.1
     v = torch.randn((batch, kv_heads, n, dim_v), generator=generator)
-    return tuple(t.to(dtype).requires_grad_() for t in (a, b, v))  # type: ignore[return-value]
+    return tuple(t.to(dtype) for t in (a, b, v))  # type: ignore[return-value]
 
 
 def dense(
@@ -65,7 +65,9 @@ def agree(
     out_error, gradient_error = TOLERANCE[v.dtype]
     for divide in divides:
         call = Call(a, b, v, list(given.values()), None, None, scale, attend.program.encoded)
-        out, total = attended(call, True, divide)
+        found = sums(call, True, divide)
+        out, total = found
+        assert total is not None
         assert (out.dtype, total.dtype) == (v.dtype, torch.float32)
         want = dense(attend, *exact, scale, given, divide)
         close("out", out, want[0], out_error)
@@ -73,7 +75,7 @@ def agree(
         generator = torch.Generator().manual_seed(1)
         d_out = torch.randn(out.shape, generator=generator).to(v.dtype)
         d_total = torch.randn(total.shape, generator=generator)
-        got = torch.autograd.grad((out, total), (a, b, v), (d_out, d_total))
+        got = gradients(call, found, divide, d_out, d_total)
         wanted = torch.autograd.grad(want, exact, (d_out.double(), d_total.double()))
         for name, x, y, t in zip(("da", "db", "dv"), got, wanted, (a, b, v), strict=True):
             assert x.dtype == t.dtype

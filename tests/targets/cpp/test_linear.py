@@ -1,14 +1,13 @@
-"""Linear attention over the plans of patterns: out, sums of weights and gradients against the dense formula."""
+"""Sums over features, over the plans of patterns: out, totals of weights and gradients against the dense formula."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 
+from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import Call
-from attnspec.runtime.linear.operators import attended, linear
+from attnspec.runtime.linear.sums import gradients, sums
 from tests.support.linear import agree, features
 from tests.support.marks import slow
 from tests.support.pass_strategies import by_way, choosing
@@ -70,7 +69,7 @@ def test_sizes_and_types(dim: int, dim_v: int, dtype: torch.dtype) -> None:
     a, b, v = features(250, 250, heads=2, kv_heads=1, dim=dim, dim_v=dim_v, dtype=dtype)
     agree(attend, a, b, v, divides=(True,), scale=0.5)
     if dtype is not torch.float32:  # features may be more precise than values
-        a, b = (t.detach().float().requires_grad_() for t in (a, b))
+        a, b = (t.float() for t in (a, b))
         agree(attend, a, b, v, divides=(True,))
 
 
@@ -80,25 +79,29 @@ def test_every_tile_size(tile: tuple[int, int]) -> None:
     agree(compiled(PATTERNS["both"], "cpp", tile=tile), *features(700, 650))
 
 
+def _call(attend: Attention, *tensors: torch.Tensor) -> Call:
+    a, b, v = tensors
+    return Call(a, b, v, (), None, None, 1.0, attend.program.encoded)
+
+
 def _strided(*shape: int) -> torch.Tensor:
-    return torch.rand(shape).transpose(1, 2).requires_grad_()
+    return torch.rand(shape).transpose(1, 2)
 
 
 @pytest.mark.slow
 def test_strided_tensors_are_read_in_place() -> None:
     attend = compiled(PATTERNS["causal"], "cpp")
     agree(attend, *(_strided(2, 150, 4, d) for d in (16, 16, 24)))
-    agree(attend, *(torch.rand(2, 4, d, 150).transpose(2, 3).requires_grad_() for d in (16, 16, 24)))
+    agree(attend, *(torch.rand(2, 4, d, 150).transpose(2, 3) for d in (16, 16, 24)))
 
 
 def test_what_is_not_finite_reaches_the_rows_that_see_it_and_no_others() -> None:
     """A state that moves on forgets what it has left."""
     attend, n, width = compiled("attention near { attend window(200) }", "cpp"), 900, 200
     a, b, v = features(n)
-    with torch.no_grad():
-        v[0, 0, 300, 3] = float("nan")
-        b[0, 1, 500, 2] = float("inf")
-        out, _ = attended(Call(a, b, v, (), None, None, 1.0, attend.program.encoded), True, True)
+    v[0, 0, 300, 3] = float("nan")
+    b[0, 1, 500, 2] = float("inf")
+    out, _ = sums(_call(attend, a, b, v), True, True)
     seen = torch.zeros(2, n, dtype=torch.bool)
     seen[0, 300 : 300 + width] = seen[1, 500 : 500 + width] = True
     assert torch.equal(~out[0].isfinite().all(-1), seen)
@@ -112,7 +115,7 @@ def test_long_sequences_lose_no_digits(width: int, tolerance: float) -> None:
     attend = compiled(f"attention near {{ attend window({width}) }}", "cpp")
     a, b = torch.rand(2, 1, 1, n, 8).unbind(0)
     v = torch.randn(1, 1, n, 8) + 3
-    out, _ = attended(Call(a, b, v, (), None, None, 1.0, attend.program.encoded), False, False)
+    out, _ = sums(_call(attend, a, b, v), False, False)
     for i in (100, 5000, n // 2, n - 1):
         keys = slice(max(0, i - width + 1), i + 1)
         want = (a[0, 0, i].double() @ b[0, 0, keys].double().T) @ v[0, 0, keys].double()
@@ -123,30 +126,13 @@ def test_empty_tensors_and_rows() -> None:
     attend = compiled(PATTERNS["both"], "cpp")
     for n, n_q, batch in ((0, 5, 1), (5, 0, 1), (4, 4, 0)):
         a, b, v = features(n, n_q, batch=batch)
-        out, total = attended(Call(a, b, v, (), None, None, 1.0, attend.program.encoded), True, True)
-        assert (out == 0).all()
-        assert (total == 0).all()
-        grads = torch.autograd.grad(out.sum(), (a, b, v))
+        call = _call(attend, a, b, v)
+        found = sums(call, True, True)
+        assert found.total is not None
+        assert (found.out == 0).all()
+        assert (found.total == 0).all()
+        grads = gradients(call, found, True, torch.ones_like(found.out), None)
         assert [g.shape for g in grads] == [a.shape, b.shape, v.shape]
-
-
-def test_the_operator() -> None:
-    """Its schema, its shapes in a trace, torch.compile, and gradients of what was compiled."""
-    attend = compiled(PATTERNS["both"], "cpp")
-    given = features(90, 70)
-    program = attend.program.encoded
-    torch.library.opcheck(
-        linear, ([*given], None, 0.5, program, True, True), test_utils=("test_schema", "test_faketensor")
-    )
-
-    def call(*tensors: torch.Tensor) -> torch.Tensor:
-        return attended(Call(*tensors, (), None, None, 0.5, program), False, True)[0].square()
-
-    whole: Any = torch.compile(call, fullgraph=True, backend="aot_eager")
-    for a, b in zip(*(torch.autograd.grad(f(*given).sum(), given) for f in (whole, call)), strict=True):
-        assert torch.equal(a, b)
-    with pytest.raises(NotImplementedError, match="second derivatives"):
-        torch.autograd.grad(call(*given).sum(), given, create_graph=True)[0].sum().backward()
 
 
 @pytest.mark.slow

@@ -1,0 +1,157 @@
+"""What is computed of a call whose weights are products of features: inputs, features, the sums, and the divisor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.codegen.expressions.reads import names as names_of
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.program import decode, facts
+from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
+from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.features import axes, mapped, size
+from attnspec.runtime.linear.sums import Sums, gradients, sums
+from attnspec.runtime.prepare.inputs import check_vectors, prepare
+from attnspec.runtime.prepare.operator import ORDER, with_order
+from attnspec.runtime.prepare.rotate import turned
+from attnspec.spec import contents
+from attnspec.spec.spec import Spec
+from attnspec.spec.weights import MASS
+
+
+def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
+    """The sizes of vectors in a call, as declarations of inputs have them."""
+    found, weights = {"dim": q.shape[3], "dim_v": v.shape[3]}, spec.weights
+    if weights.q is not None and weights.k is not None:
+        found["features"] = max(size(side, q.shape[3]) for side in (weights.q, weights.k))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A call: q, k and v as they were given, and its inputs made ready. ``scale`` is the factor of the weights."""
+
+    spec: Spec
+    program: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    inputs: Mapping[str, Tensor]
+    projection: Tensor | None
+    sizes: Sizes
+    scale: float
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str) -> Work:
+        """Of q, k, v and inputs by name. Raises CallError where one does not fit."""
+        q, k, v, *rest = tensors
+        spec, given = spec_of(decode(program)), dict(zip(names, rest, strict=True))
+        if facts(decode(program)).lists:
+            check_lists(decode(program), q.shape[1], k.shape[1], q.shape[0])
+        if spec.order is not None and q.shape[2] != k.shape[2]:
+            raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
+        projection = given.pop("projection", None) if spec.weights.favors else None
+        sizes = sizes_of(spec, q, k)
+        found = prepare(spec, sizes, given, wide=is_wide(q, k), device=q.device)
+        check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
+        found = with_order(spec, q, given, found)
+        if scale is None:
+            scale = 1.0 if spec.scale is None else spec.scale
+        return cls(spec, program, q, k, v, found, projection, sizes, float(scale))
+
+    @property
+    def divides(self) -> bool:
+        """Whether the sums are divided by the totals as they are."""
+        return self.spec.weights.divides_by_total
+
+    def call(self) -> Call:
+        """The features of queries and keys, in float32, in place of q and k, and the values that go with them."""
+        reads_heads = self.spec.weights.k is not None and "h" in contents.free(self.spec.weights.k)
+        q, k, v = self.q.float(), self.k.float(), self.v
+        q, k = turned(self.spec, q, k, self.sizes, self.inputs)
+        if reads_heads and q.shape[1] != k.shape[1]:
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        a, b = (
+            mapped(self.spec, side, x, self.inputs, self.sizes, self.projection).values
+            for side, x in (("q", q), ("k", k))
+        )
+        numbers = a.shape[-1], b.shape[-1]
+        if len({*numbers} - {1}) > 1:
+            raise CallError(f"{self.spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
+        a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
+        inputs = [self.inputs[name] for name in names_of(self.spec)]
+        return Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where nothing is divided."""
+        with torch.no_grad():
+            call = self.call()
+            line = self.spec.weights.divide
+            found = sums(call, line is not None, self.divides)
+            if found.total is None:
+                return found.out, self.v.new_empty(0, dtype=torch.float32)
+            if self.divides:
+                return found.out, found.total
+            over = self.divisor(call, found.total)
+            return self.divided(found.out, over, self.seen(call)).to(self.v.dtype), found.total
+
+    def seen(self, call: Call) -> Tensor:
+        """Which rows see keys, (batch, heads, n_q, 1)."""
+        ones = torch.ones(()).expand(*self.q.shape[:3], 1), torch.ones(()).expand(*call.k.shape[:3], 1)
+        _, total = sums(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0), True, False)
+        assert total is not None
+        return total[..., None] > 0
+
+    def divisor(self, call: Call, total: Tensor) -> Tensor:
+        """What the sums are divided by, (batch, heads, n_q, 1), differentiable."""
+        line = self.spec.weights.divide
+        assert line is not None
+        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(self.sizes.n_q)[:, None]}
+        found: Tensor = real(line, env, {**self.inputs, MASS.name: call.q.sum(-1)}, total[..., None])
+        return found.expand(*total.shape, 1)
+
+    def divided(self, x: Tensor, over: Tensor, seen: Tensor) -> Tensor:
+        """``x`` over a divisor: 0 where nothing is seen, or the divisor is 0."""
+        some = seen & (over != 0)
+        return torch.where(some, x / torch.where(some, over, 1.0), 0.0)
+
+    def backward(
+        self, out: Tensor, total: Tensor, dout: Tensor, dtotal: Tensor | None, wanted: Sequence[str]
+    ) -> list[Tensor]:
+        """The gradients of q, k and v, and of the float inputs of these names; features are computed again."""
+        line = self.spec.weights.divide
+        with torch.inference_mode(False), torch.enable_grad():
+            q, k, v = (t.detach().requires_grad_() for t in (self.q, self.k, self.v))
+            known = {"projection": self.projection} if self.projection is not None else {}
+            leaves = {name: {**self.inputs, **known}[name].detach().requires_grad_() for name in wanted}
+            projection = leaves.get("projection", self.projection)
+            inputs = {**self.inputs, **{name: t for name, t in leaves.items() if name != "projection"}}
+            own = replace(self, q=q, k=k, v=v, inputs=inputs, projection=projection)
+            call = own.call()
+            made: list[Tensor] = [call.q, call.k, call.v]
+            given = call._replace(q=call.q.detach(), k=call.k.detach(), v=call.v.detach())
+            found = Sums(out, None if line is None else total)
+            upstream: list[Tensor] = []
+            if line is not None and not self.divides:
+                leaf = total.detach().requires_grad_()
+                over, seen = own.divisor(call, leaf), self.seen(given)
+                dout = self.divided(dout.float(), over.detach(), seen)
+                upstream = [-(dout * out).sum(-1, keepdim=True)]
+                if over.requires_grad:
+                    (found_dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
+                    dtotal = found_dtotal
+                    made.append(over)
+        upstream = [*gradients(given, found, self.divides, dout, dtotal), *upstream][: len(made)]
+        sources = [q, k, v, *leaves.values()]
+        reached = [(x, d) for x, d in zip(made, upstream, strict=True) if x.requires_grad]
+        results = torch.autograd.grad(
+            [x for x, _ in reached], sources, [d for _, d in reached], allow_unused=True, materialize_grads=True
+        )
+        return [d.contiguous() for d in results]

@@ -1,0 +1,133 @@
+"""Weights that are products of features, on the CPU: compiled patterns against their dense meaning in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import attnspec
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.linear.operators import attend_linear
+from tests.support.linear import TOLERANCE
+from tests.support.marks import slow
+from tests.support.oracle import close, tensors
+
+DOC = torch.arange(150)[None].repeat(2, 1) // 37
+CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
+    "elu": ("linear", {}),
+    "window": ("linear_window", {}),
+    "dilated": ("linear_dilated", {}),
+    "documents": ("linear_documents", {"doc": DOC}),
+    "bidirectional": ("performer", {}),
+    "performer": ("performer_causal", {}),
+    "guarded": ("performer_google", {}),
+    "constant": ("tost", {}),
+    "undivided": ("attention a { attend causal  linear relu(x) scale 0.3  normalize q }", {}),
+    "learned": (
+        """attention a {
+            input w: float[heads, dim]  input floor: float[heads]  input log_scale: float[heads]
+            attend causal
+            linear q: exp(-x * w[h, c])
+            linear k: softmax(x * exp(log_scale[h]))
+            divide max(total, floor[h]) + mass * mass
+            rotate rope()
+        }""",
+        {"w": torch.rand(4, 16), "floor": torch.rand(4), "log_scale": torch.rand(4)},
+    ),
+    "gaps": ("attention a { attend k < q and q % 3 == 0  linear sigmoid(x)  divide exp(-total) + 0.1 }", {}),
+    "mixture": (
+        "attention a { mix { branch { attend window(20) } branch times 2 { attend causal } } "
+        "linear [softmax(x), softmax(-x)]  divide total }",
+        {},
+    ),
+}
+QUICK = ("elu", "learned")
+
+
+def agree(
+    text: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor] | None = None, return_lse: bool = False
+) -> None:
+    """Assert that output and all gradients are those of the dense meaning."""
+    given = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in (inputs or {}).items()}
+    exact = {name: t.detach().double().requires_grad_() if t.requires_grad else t for name, t in given.items()}
+    vectors = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    got: Any = attnspec.compile(text, target="cpp")(q, k, v, return_lse=return_lse, inputs=given)
+    want: Any = attnspec.compile(text, target="dense")(*vectors, return_lse=return_lse, inputs=exact)
+    got, want = (x if return_lse else (x,) for x in (got, want))
+    out_error, gradient_error = TOLERANCE[q.dtype]
+    for name, x, y in zip(("out", "lse"), got, want, strict=False):
+        close(name, x.nan_to_num(neginf=0.0), y.nan_to_num(neginf=0.0), out_error)
+    generator = torch.Generator().manual_seed(3)
+    up = [torch.randn(x.shape, generator=generator).masked_fill(x.isinf(), 0.0) for x in got]
+    floats = [name for name, t in given.items() if t.requires_grad]
+    sources = ([q, k, v, *(given[name] for name in floats)], [*vectors, *(exact[name] for name in floats)])
+    found, wanted = (
+        torch.autograd.grad(x, s, [d.to(y.dtype) for d, y in zip(up, x, strict=True)], materialize_grads=True)
+        for x, s in zip((got, want), sources, strict=True)
+    )
+    for name, x, y, source in zip(("dq", "dk", "dv", *floats), found, wanted, sources[0], strict=True):
+        assert x.dtype == source.dtype
+        close(name, x, y, gradient_error)
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
+def test_features_and_divisors(name: str) -> None:
+    text, inputs = CASES[name]
+    agree(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
+    if name != "documents":
+        agree(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
+def test_types(dtype: torch.dtype) -> None:
+    """Features are in float32 whatever the vectors are in."""
+    agree("linear", *tensors(150, 150, 4, 2, dtype=dtype))
+
+
+def test_the_logarithm_of_the_total() -> None:
+    agree("linear", *tensors(150, 150, 4, 2, 2, dim_v=24), return_lse=True)
+
+
+def test_rows_without_keys_are_zeros() -> None:
+    q, k, v = tensors(60)
+    out, lse = attnspec.compile("attention a { attend k < q - 9  linear relu(x) + 1  divide total }")(
+        q, k, v, return_lse=True
+    )
+    assert (out[:, :, :10] == 0).all()
+    assert torch.equal(lse.isneginf(), torch.arange(60).expand_as(lse) < 10)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(out.sum(), (q, k, v)))
+
+
+def test_the_operator() -> None:
+    """Its schema, its shapes in a trace, torch.compile without graph breaks, and gradients of what was compiled."""
+    attend = attnspec.compile("linear")
+    q, k, v = tensors(150, 150, 4, 2, 2, dim_v=24)
+    given = [q, k, v], [], None, attend.program.encoded
+    torch.library.opcheck(attend_linear, given, test_utils=("test_schema", "test_faketensor"))
+    whole: Any = torch.compile(lambda *x: attend(*x).square(), fullgraph=True, backend="aot_eager")
+    for a, b in zip(
+        *(torch.autograd.grad(f(q, k, v).sum(), (q, k, v)) for f in (whole, lambda *x: attend(*x).square())),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    with pytest.raises(NotImplementedError, match="second derivatives"):
+        torch.autograd.grad(attend(q, k, v).sum(), q, create_graph=True)[0].sum().backward()
+
+
+def test_what_kernels_cannot_do_is_refused() -> None:
+    q, k, v = tensors(20)
+    attend = attnspec.compile("linear")
+    with pytest.raises(CallError, match='target="dense"'):
+        torch.func.grad(lambda x: attend(x, k, v).sum())(q)
+    with pytest.raises(CallError, match="no scores of which one is the largest"):
+        attend(q, k, v, return_max=True)
+    with pytest.raises(attnspec.SpecError, match="E409"):
+        attnspec.compile("gla")
+    with pytest.raises(CallError, match="float32, bfloat16 and float16"):
+        attend(q.double(), k.double(), v.double())
+    with pytest.raises(CallError, match="gives 16 features and"):
+        attnspec.compile("attention a { linear q: x  linear k: [x, x] }")(q, k, v)
