@@ -34,6 +34,12 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     Raises CallError for parts that do not fit each other, and where there are none.
     """
     outs, lses = _checked(list(parts))
+    merged = _at_once(outs, lses)
+    return _by_operations(outs, lses) if merged is None else merged
+
+
+def _by_operations(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The same, differentiable."""
     top = torch.stack(lses).detach().amax(0)
     top = top.masked_fill(torch.isneginf(top), 0.0)
     shares = [torch.exp(lse - top) for lse in lses]
@@ -41,18 +47,35 @@ def merge(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     empty = total == 0.0
     total = total.masked_fill(empty, 1.0)
     merged = torch.zeros_like(outs[0], dtype=total.dtype)
-    plain = (
-        total.device.type == "cpu"
-        and visible(*outs, *lses)
-        and not (torch.is_grad_enabled() and any(t.requires_grad for t in (*outs, *lses)))
-    )
-    for out, lse, share in zip(outs, lses, shares, strict=True):
-        weight, gone = (share / total)[..., None], torch.isneginf(lse)
-        if plain and not bool(gone.any()):
-            merged.addcmul_(weight, out.to(total.dtype))
-        elif not (plain and bool(gone.all())):
-            merged = merged + weight * out.to(total.dtype).masked_fill(gone[..., None], 0.0)
+    for out, share in zip(outs, shares, strict=True):
+        weight = (share / total)[..., None]
+        merged = merged + weight * out.to(total.dtype).masked_fill(weight == 0.0, 0.0)
     return merged.to(outs[0].dtype), (total.log() + top).masked_fill(empty, float("-inf"))
+
+
+def _at_once(outs: list[Tensor], lses: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+    """The same on the CPU without gradients, where memory takes the time: once through each output that has a weight.
+
+    None where it is not that, and for infinity or NaN: rows without a weight may have brought it in.
+    """
+    if lses[0].device.type != "cpu" or not visible(*outs, *lses):
+        return None
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (*outs, *lses)):
+        return None
+    weights = torch.stack(lses)
+    dtype = weights.dtype
+    top = weights.amax(0).clamp_min_(torch.finfo(dtype).min)
+    total = weights.sub_(top).exp_().sum(0)
+    weights.div_(total.clamp_min(1.0))  # it is at least that, or zero
+    merged = None
+    for out, weight in zip(outs, weights[..., None], strict=True):
+        if weight.any():
+            merged = weight * out.to(dtype) if merged is None else merged.addcmul_(weight, out.to(dtype))
+    if merged is None:
+        merged = torch.zeros_like(outs[0], dtype=dtype)
+    elif not merged.sum().isfinite():
+        return None
+    return merged.to(outs[0].dtype), total.log_().add_(top)
 
 
 def mixed(

@@ -79,10 +79,31 @@ def test_hidden_parts_have_no_effect() -> None:
     got, got_lse = attnspec.merge([empty])
     assert torch.equal(got, torch.zeros_like(out))
     assert torch.equal(got_lse, empty[1])
+    some, some_lse = out.clone(), lse.clone()
+    some[0, 0, 1], some_lse[0, 0, 1] = torch.inf, -torch.inf
+    got, got_lse = attnspec.merge([(some, some_lse), (-out, lse)])
+    assert torch.equal(got, torch.zeros_like(out).index_copy_(2, torch.tensor([1]), -out[:, :, 1:2]))
+    torch.testing.assert_close(got_lse, torch.logaddexp(some_lse, lse))
     (gradient,) = torch.autograd.grad(
         attnspec.merge([(part := empty[0].clone().requires_grad_(), empty[1]), (out, lse)])[0].sum(), part
     )
     assert torch.equal(gradient, torch.zeros_like(out))
+
+
+def test_with_gradients_and_without() -> None:
+    """The same results: parts that see all, some or no rows, and scores that are too low for a weight."""
+    generator = torch.Generator().manual_seed(0)
+    outs = [torch.randn(2, 3, 40, 8, generator=generator) for _ in range(4)]
+    lses = [torch.randn(2, 3, 40, generator=generator) * 40 for _ in range(4)]
+    lses[1][:, :, 7:], lses[2][:], lses[3][0] = -torch.inf, -torch.inf, -1e30
+    lses[0][1, 2, 30:], lses[3][1, 2, 30:] = -torch.inf, -torch.inf
+    plain = attnspec.merge(list(zip(outs, lses, strict=True)))
+    traced = attnspec.merge([(out.requires_grad_(), lse) for out, lse in zip(outs, lses, strict=True)])
+    assert traced[0].requires_grad
+    for name, a, b in zip(("out", "lse"), plain, traced, strict=True):
+        torch.testing.assert_close(a, b.detach(), atol=1e-6, rtol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    outs[3].data[0, 0, 0] = torch.inf  # there it has no weight
+    assert attnspec.merge([(out.detach(), lse) for out, lse in zip(outs, lses, strict=True)])[0].isfinite().all()
 
 
 def test_a_sink_is_a_part() -> None:

@@ -262,6 +262,17 @@ struct ForwardTile {
         }
     }
 
+    // Of queries without a key.
+    void store_nothing() const {
+        const Results to = results();
+        for (int64_t slot = live.begin; slot < live.end; ++slot) {
+            const int64_t row = at.queries(slot);
+            Sum* out = row_of<Sum>(to.out, b, h, row);
+            for (int c = 0; c < DV; ++c) out[c * to.out.stride[3]] = Sum{};
+            to.put(line() + row, {-INF, 0.f}, -INF);
+        }
+    }
+
     void store_output() {
         const Results to = results();
         for (int g = 0; g < groups; ++g) {
@@ -300,11 +311,10 @@ static void forward_tile(const ForwardProblem& p, const Sizes& s, ForwardSpace& 
                      (Pass::BM + LANES - 1) / LANES, Pass::BRANCH, Pass::TIMES, false, nullptr, nullptr, nullptr};
     Pass::forward(i, at, tile.head, tile.entry, s, [&](int64_t j) { tile.template visit<Pass>(j, false); },
                   [&](int64_t j) { tile.template visit<Pass>(j, true); });
-    if (!tile.loaded) {
-        if (CARRY) return;  // the output is there already
-        tile.load_queries();
-    }
-    tile.store_output();
+    if (tile.loaded)
+        tile.store_output();
+    else if (!CARRY)  // or the output is there already
+        tile.store_nothing();
 }
 
 // Pass after pass. In each, the query tiles of one (batch, head) after another, so that threads share its keys in cache;
