@@ -26,8 +26,8 @@ from attnspec.spec.parts import Input
 
 GROUPS = {
     "language models": (
-        "causal", "window", "sinks", "streaming", "chunked", "blockwise_causal", "prefix_lm", "prefix_lm_lengths",
-        "gpt_oss", "block_diffusion", "tree", "dense",
+        "causal", "window", "sinks", "streaming", "streaming_cache", "chunked", "blockwise_causal", "prefix_lm",
+        "prefix_lm_lengths", "gpt_oss", "block_diffusion", "tree", "dense",
     ),
     "packed and padded batches": (
         "packed", "packed_offsets", "packed_window", "padded", "left_padded", "segments", "shared_question",

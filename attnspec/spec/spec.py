@@ -225,7 +225,6 @@ def _lines(spec: Spec) -> Iterator[str]:
         yield "}"
     yield from (write.clause("attend", c) for c in spec.attend)
     yield from (write.clause("within", c) for c in spec.within)
-    yield from spec.weights.lines(write.node)
-    yield from write.weights(spec)
+    yield from write.weights(spec, spec.weights)
     if spec.sink is not None:
         yield f"sink {write.node(spec.sink)}"

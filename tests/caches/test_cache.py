@@ -18,7 +18,7 @@ from attnspec.runtime.caches.cache import Cache
 from attnspec.runtime.prepare.example import example
 from tests.support.marks import slow
 from tests.support.oracle import TOLERANCE, close
-from tests.support.shipped import SMALL, SOFTMAX
+from tests.support.shipped import FUSED, SMALL
 
 HEADS, KEY_HEADS, BATCH, DIM = 4, 2, 2, 32
 CHUNKS = (50, 1, 1, 7, 0, 18, 1, 30, 1, 1)
@@ -86,7 +86,7 @@ OWN = {
     "selves": "attention selves { attend q == k }",
 }
 QUICK = ("sinks",)
-SHIPPED = [name for name in SOFTMAX if not (spec := attnspec.read(name)).axes and spec.order is None]
+SHIPPED = [name for name in FUSED if not (spec := attnspec.read(name)).axes and spec.order is None]
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in (*SHIPPED, *OWN)])

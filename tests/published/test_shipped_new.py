@@ -68,6 +68,7 @@ CASES = {
     "xpos": Case({"block": 32, "decay": 64}),
     "yarn": Case({"original": 64}),
     "streaming": Case({"start": 4, "recent": 30}),
+    "streaming_cache": Case({"start": 4, "recent": 30}, n_q=100),
     "llama3": Case({"original": 64}, n_q=100),
     "longrope": Case({"original": 64, "dims": 16}, more=STRETCHES, unread="short"),
     "mrope": Case({"time": 2, "height": 3}, n_q=100),

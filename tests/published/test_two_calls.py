@@ -1,6 +1,7 @@
-"""What one call cannot say and two calls can, merged by log-sum-exp: Landmark attention, StreamingLLM's cache.
+"""What is two calls: Landmark attention, merged by log-sum-exp, and what is a sum of two, differential attention.
 
-And what is a sum of two: differential attention. Each against its published definition, written out in float64.
+And StreamingLLM's cache, two calls that are the branches of a mixture. Each against its published definition, written
+out in float64.
 """
 
 from __future__ import annotations
@@ -66,15 +67,10 @@ def test_positions_that_a_cache_renumbers() -> None:
     """
     start, recent = 4, 10
     given = vectors()
-    near = attnspec.compile(f"attention a {{ attend window({recent})  rotate rope() }}")
-    far = attnspec.compile(
-        f"attention a {{ attend k < {start} and q - k >= {recent}"
-        f"  rotate rope() at (min(q, {start + recent - 1}), k) }}"
-    )
+    attend = attnspec.compile("streaming_cache", start=start, recent=recent)
 
     def mine() -> Tensor:
-        parts = [attend(*given.values(), return_lse=True) for attend in (near, far)]
-        return attnspec.merge(parts)[0]
+        return attend(*given.values())
 
     def turned(x: Tensor, at: Tensor) -> Tensor:
         angles = at[:, None] * 10000.0 ** (-torch.arange(0, DIM, 2, dtype=torch.float64) / DIM)

@@ -53,6 +53,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "sparse_fixed": {"stride": 16, "summary": 4},
     "sparse_strided": {"stride": 12},
     "streaming": {"start": 3, "recent": 40},
+    "streaming_cache": {"start": 3, "recent": 40},
     "swin": {"width": 11, "window": 3, "shift": 1},
     "t5_bias": {"buckets": 8, "furthest": 32},
     "window": {"width": 40},
@@ -72,6 +73,8 @@ def is_a_mask(spec: Spec) -> bool:
 
 SOFTMAX = tuple(name for name in attnspec.shipped() if name not in GROUPS["without softmax"])
 """Those whose weights are plain softmax."""
+FUSED = tuple(name for name in SOFTMAX if not attnspec.read(name).composed)
+"""Those of them that one kernel computes."""
 
 
 def call_of(

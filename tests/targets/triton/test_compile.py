@@ -18,7 +18,7 @@ from attnspec.codegen.tiles import Tile
 from attnspec.codegen.triton.schedule import KINDS, Schedule, Shape, candidates, likely
 from attnspec.runtime.triton.ahead import Built, Compiled, fitting
 from tests.support.marks import slow
-from tests.support.shipped import SOFTMAX
+from tests.support.shipped import FUSED
 
 pytest.importorskip("triton")
 
@@ -43,7 +43,7 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", SOFTMAX if DEEP else SOME)
+@pytest.mark.parametrize("name", FUSED if DEEP else SOME)
 def test_nothing_spills(name: str) -> None:
     """Under the deep profile every shipped spec, for every GPU, at two head sizes."""
     arches = [word for arch in (ARCHES if DEEP else ("sm_90",)) for word in ("--arch", arch)]

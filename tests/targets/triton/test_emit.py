@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from attnspec.cli import group
 from tests.support.marks import slow
-from tests.support.shipped import SOFTMAX
+from tests.support.shipped import FUSED
 
 pytest.importorskip("triton")
 
@@ -53,7 +53,7 @@ def run(folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("names", [SOFTMAX] if settings().max_examples > 1000 else SOME)
+@pytest.mark.parametrize("names", [FUSED] if settings().max_examples > 1000 else SOME)
 def test_files_run_alone_and_agree(names: tuple[str, ...], tmp_path: Path) -> None:
     done = run(tmp_path, *(emitted(tmp_path, name) for name in names))
     assert done.returncode == 0, done.stderr
