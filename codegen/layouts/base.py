@@ -112,6 +112,10 @@ class Layout:
         held = sizes.held
         return self.slots_of(held.q_start, held.rows, c)
 
+    def held_slots(self, side: int, sizes: Sizes) -> range:
+        """Of a layout in lists the slots between which, in all residues, those of a call lie; 0: queries, 1: keys."""
+        return self.key_slots(sizes, 0, 1) if side else self.query_slots(sizes, 0, 1)
+
     def slots_of(self, start: int, count: int, c: int) -> range:
         """The slots of residue c that hold ``count`` positions from ``start`` on, where a stride leads to them."""
         first = -((c - start) // self.residues)

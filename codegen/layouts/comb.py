@@ -112,6 +112,11 @@ class Comb(Listed):
         """The slots of whole segments."""
         return range(low // self.segment * self.room, ((high - 1) // self.segment + 1) * self.room)
 
+    def slots_between(self, side: int, low: int, high: int) -> range:
+        """Of the first and the last segment those that reach the positions."""
+        (first, before), (last, within) = divmod(low, self.segment), divmod(high - 1, self.segment)
+        return range(first * self.room + before // self.rate, last * self.room + within // self.rate + 1)
+
     def places(self, side: int, slots: NDArray[np.int64], c: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """The beginning of the slot's segment, and from there every rate-th position."""
         inside = slots % self.room * self.rate + c

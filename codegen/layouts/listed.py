@@ -30,6 +30,10 @@ class Listed(Layout):
         """The slots of whole tiles that hold the positions from ``low`` to before ``high``; not all of them do."""
         raise NotImplementedError
 
+    def slots_between(self, side: int, low: int, high: int) -> range:
+        """As few of them as hold these positions in some residue."""
+        return self.slots_around(side, low, high)
+
     def places(self, side: int, slots: NDArray[np.int64], c: NDArray[np.int64] | int) -> NDArray[np.int64]:
         """The position of each slot of a residue, int64 of their joint shape; EMPTY where it holds none."""
         raise NotImplementedError
@@ -53,6 +57,11 @@ class Listed(Layout):
     def lists(self, sizes: Sizes, rows: int, columns: int) -> Lists:
         """The positions of all slots, residue after residue."""
         return self._listing(0, sizes, rows), self._listing(1, sizes, columns)
+
+    def held_slots(self, side: int, sizes: Sizes) -> range:
+        """The slots between which, in all residues, those of a call lie."""
+        low, high = _ends(side, sizes)
+        return self.slots_between(side, low, high) if low < high else range(0)
 
     def _slots(self, side: int, sizes: Sizes) -> range:
         low, high = _ends(side, sizes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from attnspec.runtime.caches.kept import Kept
 from attnspec.runtime.caches.paged import InPages
 from attnspec.runtime.caches.rows import Rows
 from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check_derivatives, named
+from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Program, needed, relation
 from attnspec.runtime.core.request import Part
 from attnspec.runtime.prepare.apart import turned_keys
@@ -94,6 +95,9 @@ class Cache:
             torch.empty((batch, kv_heads, 0, size), dtype=dtype, device=device) for size in (dim, dim_v or dim)
         )
         self._check(self._k.new_empty((batch, self._heads, 0, dim)), self._k, self._v)
+        # The shapes and element types of the last plain tensors that were seen to fit.
+        self._fit_keys: tuple[Any, ...] = ()
+        self._fit_queries: tuple[Any, ...] = ()
         plan = _plan(attend.program, self._heads, kv_heads, batch)
         self._rows = Rows.of(attend.spec, attend.program)
         self._kept: list[Kept | InPages] = [Kept(item) for item in plan.kept]
@@ -129,22 +133,14 @@ class Cache:
         gradients (nothing is taken then).
         """
         k, v = self._cast(k), self._cast(v)
-        for name, t, of in (("k", k, self._k), ("v", v, self._v)):
-            if isinstance(t, Tensor) and (*t.shape[:2], *t.shape[3:]) != (*of.shape[:2], of.shape[3]):
-                raise CallError(
-                    f"{self._name}: {name} has the shape {tuple(t.shape)}; this cache is of (batch, kv_heads, tokens, "
-                    f"dim) = ({of.shape[0]}, {of.shape[1]}, tokens, {of.shape[3]})"
-                )
-        self._check(self._k.new_empty((self._k.shape[0], self._heads, 0, self._k.shape[3])), k, v)
+        self._check_keys(k, v)
         self._refuse_gradients(k=k, v=v)
-        with torch.no_grad():
-            if self._rows.turns and self._rows.once:
-                (batch, kv_heads, count, _), end = k.shape, self.n + k.shape[2]
-                held = Held(self.n, count, self.n, count, 0, self._heads, kv_heads, 0, batch)
-                k = turned_keys(self._of.spec, k, Sizes(end, end, self._heads, kv_heads, batch, part=held))
-            for item in self._kept:
-                heads = slice(item.heads.start, item.heads.stop)
-                item.append(k[:, heads], v[:, heads])
+        if self._rows.turns and self._rows.once:
+            (batch, kv_heads, count, _), end = k.shape, self.n + k.shape[2]
+            held = Held(self.n, count, self.n, count, 0, self._heads, kv_heads, 0, batch)
+            k = turned_keys(self._of.spec, k, Sizes(end, end, self._heads, kv_heads, batch, part=held))
+        for item in self._kept:
+            item.append(*(_some(t, item.heads) for t in (k, v)))
 
     @overload
     def attend(
@@ -186,7 +182,7 @@ class Cache:
         """
         given = named(self._name, inputs, more)
         q, n = self._cast(q), self.n
-        self._check(q, self._k, self._v)
+        self._check_queries(q)
         check_derivatives(self._name, scale, q, *given.values())
         self._refuse_gradients(q=q, **given)
         heads, (batch, kv_heads) = q.shape[1], self._k.shape[:2]
@@ -199,15 +195,14 @@ class Cache:
         first, rows_ = n - q.shape[2] if aligned else 0, q.shape[2]
         self._refuse_early(first if aligned else n, rows_)
         group, found = heads // kv_heads, []
-        with torch.no_grad():
-            for item in self._kept:
-                own = slice(item.heads.start * group, item.heads.stop * group)
-                part = Part(first, 0, own.start, 0, n, rows_, heads, kv_heads, batch)
-                found.append(item.attend(self._rows, q[:, own], part, scale, given))
-            out, lse = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
-            if self._of.spec.sink is not None:
-                sizes = {"n_q": rows_, "heads": heads, "kv_heads": kv_heads, "batch": batch}
-                out, lse = self._of.add_sink(out, lse, q_start=first, n=n, inputs=given, **sizes)  # type: ignore[arg-type]
+        for item in self._kept:
+            own = range(item.heads.start * group, item.heads.stop * group)
+            part = Part(first, 0, own.start, 0, n, rows_, heads, kv_heads, batch)
+            found.append(item.attend(self._rows, _some(q, own), part, scale, given))
+        out, lse = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
+        if self._of.spec.sink is not None:
+            sizes = {"n_q": rows_, "heads": heads, "kv_heads": kv_heads, "batch": batch}
+            out, lse = self._of.add_sink(out, lse, q_start=first, n=n, inputs=given, **sizes)  # type: ignore[arg-type]
         for item in self._kept:
             item.attended()
         out = out.to(self._dtype)
@@ -236,6 +231,7 @@ class Cache:
         with torch.no_grad():
             indices = indices.to(self._k.device)
             self._k, self._v = self._k.index_select(0, indices), self._v.index_select(0, indices)
+            self._fit_keys = self._fit_queries = ()
             for item in self._kept:
                 item.reorder(indices)
 
@@ -264,6 +260,30 @@ class Cache:
             return t.to(self._dtype)
         return t
 
+    def _check_keys(self, k: Tensor, v: Tensor) -> None:
+        """Raises CallError unless they fit. Plain tensors of the form of the last that did, as in every step, do."""
+        plain = direct(k, v)
+        if plain and self._fit_keys == (form := (k.shape, k.dtype, v.shape, v.dtype)):
+            return
+        for name, t, of in (("k", k, self._k), ("v", v, self._v)):
+            if isinstance(t, Tensor) and (*t.shape[:2], *t.shape[3:]) != (*of.shape[:2], of.shape[3]):
+                raise CallError(
+                    f"{self._name}: {name} has the shape {tuple(t.shape)}; this cache is of (batch, kv_heads, tokens, "
+                    f"dim) = ({of.shape[0]}, {of.shape[1]}, tokens, {of.shape[3]})"
+                )
+        self._check(self._k.new_empty((self._k.shape[0], self._heads, 0, self._k.shape[3])), k, v)
+        if plain:
+            self._fit_keys = form
+
+    def _check_queries(self, q: Tensor) -> None:
+        """The same of queries."""
+        plain = direct(q)
+        if plain and self._fit_queries == (form := (q.shape, q.dtype)):
+            return
+        self._check(q, self._k, self._v)
+        if plain:
+            self._fit_queries = form
+
     def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         target = self._of.program.target
         check_call(self._name, target, kinds(target), q, k, v)
@@ -289,6 +309,11 @@ class Cache:
                 f"queries before position {least} may see were dropped. Attend with the queries of the tokens appended "
                 "last, once where they are many, before others are appended"
             )
+
+
+def _some(t: Tensor, heads: range) -> Tensor:
+    """Some heads of a tensor; itself where these are all."""
+    return t if len(heads) == t.shape[1] else t.narrow(1, heads.start, len(heads))
 
 
 class _Plan(NamedTuple):

@@ -55,16 +55,17 @@ class Rows:
             scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         found = self._prepared(q, part, inputs) if self.reads or inputs else {}
         target = target_of(self.program.target, q.device.type)
-        call = Call(q, q, q, [found[name] for name in self.names], None, None, float(scale), self.program.encoded, part)
+        given, encoded = [found[name] for name in self.names], self.program.encoded
         sums: tuple[Tensor, Tensor] | None = None
         for start, k, v in pieces:
-            at = part._replace(k_start=start)
+            at, by_q = part if start == part.k_start else part._replace(k_start=start), q
             if self.turns and not self.once:
                 by_q, k = turned(spec, q, k, at.sizes(q, k, spec.align, None), found, compiled=True)
-                call = call._replace(q=by_q)
             elif self.turns and sums is None:
-                call = call._replace(q=turned_queries(spec, q, at.sizes(q, k, spec.align, None), found))
-            sums = target.forward(call._replace(k=k, v=v, part=at), False, into=sums)[:2]
+                by_q = q = turned_queries(spec, q, at.sizes(q, k, spec.align, None), found)
+            call = Call(by_q, k, v, given, None, None, float(scale), encoded, at)
+            out, lse, *_ = target.forward(call, False, into=sums)
+            sums = out, lse
         if sums is None:
             raise ValueError("there are no keys")
         return sums

@@ -54,9 +54,8 @@ class Strip:
         assert self.k is not None
         assert self.v is not None
         for position, slot, count in self._slots(low, end):
-            rows = slice(position - at, position - at + count)
-            self.k[:, :, slot : slot + count] = k[:, :, rows]
-            self.v[:, :, slot : slot + count] = v[:, :, rows]
+            for to, t in ((self.k, k), (self.v, v)):
+                to.narrow(2, slot, count).copy_(t.narrow(2, position - at, count))
         self.next = end
 
     def pieces(self, below: int | None = None) -> Iterator[Piece]:
@@ -65,8 +64,7 @@ class Strip:
         if self.k is None or self.v is None:
             return
         for position, slot, count in self._slots(self.first, end):
-            rows = slice(slot, slot + count)
-            yield Piece(position, self.k[:, :, rows], self.v[:, :, rows])
+            yield Piece(position, self.k.narrow(2, slot, count), self.v.narrow(2, slot, count))
 
     def reset(self) -> None:
         """Forget everything; the room stays."""

@@ -103,13 +103,12 @@ class Call(NamedTuple):
 
         Raises CallError where no axis lengths fit the tensors.
         """
-        known = facts(self.program)
+        known, part = facts(self.program), self.part
         if self.pages is not None:
             (batch, heads, n_q, _), kv_heads = self.q.shape, self.k.shape[1]
             return Sizes(self.pages.longest, n_q, heads, kv_heads, batch, known.align == "end")
-        if known.bare:  # there are no axes, and the text need not be read
-            return _sizes(self.q, self.k, known.align, None, self.part)
-        return sizes_of(spec(self.program), self.q, self.k, self.part)
+        n, n_q = (self.k.shape[2], self.q.shape[2]) if part is None else (part.n, part.n_q)
+        return _sizes(self.q, self.k, known.align, solved(self.encoded, n, n_q), part)
 
     def scalars(self) -> tuple[Scalar | None, ...]:
         """The inputs that are parameters of the sets, which tables are made from. Waits for the device."""
@@ -202,14 +201,24 @@ def is_wide(q: Tensor, k: Tensor) -> bool:
     return max(q.shape[2], k.shape[2]) > NARROW_LENGTH
 
 
+@functools.lru_cache(maxsize=256)
+def solved(program: str, n: int, n_q: int) -> int | None:
+    """The number that axis lengths are solved for in calls of these lengths; None without axes. Raises CallError."""
+    known = decode(program)
+    return None if facts(known).bare else _solved(spec(known), n, n_q)  # the text of most need not be read
+
+
+def _solved(pattern: Spec, n: int, n_q: int) -> int | None:
+    try:
+        return pattern.sizes(n, n_q)["m"] if pattern.axes else None
+    except ValueError as error:
+        raise CallError(f"{pattern.name}: {error}") from None
+
+
 def sizes_of(pattern: Spec, q: Tensor, k: Tensor, part: Part | None = None) -> Sizes:
     """The sizes of a call, axis lengths solved. Raises CallError where no axis lengths fit the tensors."""
     n, n_q = (k.shape[2], q.shape[2]) if part is None else (part.n, part.n_q)
-    try:
-        m = pattern.sizes(n, n_q)["m"] if pattern.axes else None
-    except ValueError as error:
-        raise CallError(f"{pattern.name}: {error}") from None
-    return _sizes(q, k, pattern.align, m, part)
+    return _sizes(q, k, pattern.align, _solved(pattern, n, n_q), part)
 
 
 def _sizes(q: Tensor, k: Tensor, align: str, m: int | None, part: Part | None) -> Sizes:

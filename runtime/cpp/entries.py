@@ -60,7 +60,7 @@ def pages_of(
         if pattern.axes:
             entries[:, 2] = [own[length].m or 0 for length in pages.lengths]
         if not made.plain:
-            fixed = {length: problem.fixed_of(program, at, made.wide) for length, at in own.items()}
+            fixed = {length: problem.moving_passes(program, at, made.wide) for length, at in own.items()}
             entries[:, 3] = [ctypes.addressof(fixed[length].passes) for length in pages.lengths]
             keep.append(fixed)
         if shapes_at(pattern, sizes, found):

@@ -89,4 +89,4 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, x: _Typed, y: _Typed,
     whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, 0, 0.0, 0, int(of.divide and not kernel.carry))
     names = ["x", "y", "z", "out", "total", "scale", "threads"]
     argument = prepared.packed(whole, names)
-    return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call), 0, (), argument)
+    return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)

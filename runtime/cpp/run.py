@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnspec.runtime.core.form import empty
+from attnspec.runtime.core.form import Form, empty
 from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import EMPTY, Call, Gradients, Result, Turn
@@ -18,31 +18,25 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 
+_NO_TABLES = [0] * 10
+"""In place of the addresses and strides of cosines and sines."""
+
 
 def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None, turn: Turn | None = None) -> Result:
     """See :class:`attnspec.runtime.targets.Target`. ``turn``: how the kernel is to turn queries, if it is to."""
     q, k, v, sink = call.q, call.k, call.v, call.sink
-    turning: prepared.Turning | None = None
-    tables: Sequence[int] = ()
+    moving, turning = prepared.is_moving(call), None
+    angles: Sequence[Tensor] = ()
+    forms: tuple[Form, ...] = ()
     if turn is not None:
-        cos, sin = [t if t.stride(-1) == 1 else t.contiguous() for t in (turn.cos, turn.sin)]
-        turning = turn.pairs, cos.shape, cos.stride(), sin.shape, sin.stride()
-        tables = cos.data_ptr(), sin.data_ptr()
-    made = prepared.forward(
-        call.encoded,
-        call.part,
-        None if call.pages is None else call.pages.bound,
-        keep,
-        q.dtype,
-        q.shape,
-        q.stride(),
-        k.shape,
-        k.stride(),
-        v.shape,
-        v.stride(),
-        None if into is None else into[0].stride(),
-        turning,
-    )
+        angles = cos, sin = [t if t.stride(-1) == 1 else t.contiguous() for t in (turn.cos, turn.sin)]
+        turning, forms = (turn.pairs, 2 * cos.shape[-1]), (cos.shape, cos.stride(), sin.shape, sin.stride())
+    if moving:
+        made = prepared.moving_of(call, keep, into is not None, turning)
+    else:
+        made = prepared.forward(
+            call.encoded, keep, q.dtype, q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), turning, forms
+        )
     kernel, branches = made.kernel, made.branches
     of_out, of_lse, of_norm = made.results
     out, lse = (empty(*of_out), empty(*of_lse)) if into is None else (into[0], into[1].contiguous())
@@ -56,8 +50,14 @@ def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None
             begin(lse, norm, None if branches else sink, kernel.natural)
         else:
             lse.fill_(float("-inf"))
-    addresses = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), norm.data_ptr()
-    made.run(call, addresses, tables)
+    if moving:
+        angles = [t.expand(*q.shape[:3], t.shape[-1]) for t in angles]
+        tables = _strided(*angles) if angles else _NO_TABLES
+        last = lse.data_ptr(), norm.data_ptr(), out.stride(0) if branches else 0
+        made.run(call, [*_strided(q, k, v, out), *last], tables)
+    else:
+        addresses = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), norm.data_ptr()
+        made.run(call, addresses, [t.data_ptr() for t in angles])
     if into is not None and lse is not into[1]:
         into[1].copy_(lse)
     if not branches:
@@ -127,6 +127,11 @@ def backward(
     if call.part is None:
         dq, dk, dv = dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype)
     return Gradients(dq, dk, dv, dsink, dinputs)
+
+
+def _strided(*tensors: Tensor) -> list[int]:
+    """The address and the strides of each, of four dimensions; of several outputs those of one."""
+    return [number for t in tensors for number in (t.data_ptr(), *t.stride()[-4:])]
 
 
 def _sink_gradient(sink: Tensor, result: Result, dout: Tensor, dlse: Tensor | None, detached: bool) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from attnspec.relation.sizes import Held
 from attnspec.relation.sizes import Sizes as CallSizes
 from attnspec.runtime.core.form import Form
 from attnspec.runtime.core.program import Program, needed, plan
@@ -119,10 +121,53 @@ def sizes_of(call: CallSizes) -> Sizes:
     return Sizes(call.n, call.n_q, call.heads, call.kv_heads, call.batch, m, *call.held, None, None, None)
 
 
+_CODES = {ctypes.c_int64: "q", ctypes.c_int32: "i", ctypes.c_float: "f", ctypes.c_void_p: "Q"}
+
+
+@functools.cache
+def packing(structure: type[ctypes.Structure]) -> Callable[..., bytes]:
+    """What makes the bytes of a structure from the numbers in it, in their order.
+
+    >>> len(packing(Tensor)(0, 1, 2, 3, 4)) == ctypes.sizeof(Tensor)
+    True
+    """
+    form = struct.Struct(f"={_codes(structure)}")
+    assert form.size == ctypes.sizeof(structure)  # nothing between the fields
+    return form.pack
+
+
+def _codes(kind: Any) -> str:
+    """The codes of ``struct`` for a type of C."""
+    if issubclass(kind, ctypes.Structure):
+        return "".join(_codes(field[1]) for field in kind._fields_)
+    return _codes(kind._type_) * kind._length_ if issubclass(kind, ctypes.Array) else _CODES[kind]
+
+
 def passes_of(program: Program, call: CallSizes, wide: bool, order: torch.Tensor | None) -> Fixed:
     """What passes need beside their loops. ``order`` is of the integer type of the kernel."""
     fixed = fixed_of(program, call, wide)
     return fixed if order is None else Fixed(_ordered(program, call, fixed, order), (fixed, order))
+
+
+def moving_passes(program: Program, call: CallSizes, wide: bool) -> Fixed:
+    """The same of a forward pass whose lengths and positions differ from step to step.
+
+    Its lists hold the positions of all such passes up to a bound; which slots of them are its own comes with it.
+    """
+    held, whole = call.held, (call.heads, call.kv_heads, call.batch)
+    high = 1 << max(1 << 11, held.q_start + held.rows, held.k_start + held.keys).bit_length()
+    low = -(1 << (-held.q_start).bit_length()) if held.q_start < 0 else 0
+    lists, made = _lists(program, *whole, low, high, wide), plan(program, needed(program, *whole))
+    passes = type(lists.passes).from_buffer_copy(lists.passes)
+    tabled = _tabled(program, replace(call, part=None)) if made.tabled else {}
+    for number, (data, item) in enumerate(zip(passes, made.passes, strict=True)):
+        if number in tabled:
+            data.rows, data.columns = map(ctypes.addressof, tabled[number][:2])
+        for side, (listed, of) in enumerate(zip(item.layout.listed, (data.queries, data.keys), strict=True)):
+            if listed:
+                slots = item.layout.held_slots(side, call)
+                of.begin, of.end = slots.start, slots.stop
+    return Fixed(passes, (lists, tabled))
 
 
 class Inputs:
@@ -179,18 +224,29 @@ def fixed_of(program: Program, sizes: CallSizes, wide: bool) -> Fixed:
     """What passes need beside their loops."""
     made = plan(program, needed(program, sizes.heads, sizes.kv_heads, sizes.batch))
     tabled = _tabled(program, replace(sizes, part=None)) if made.tabled else {}  # all parts read those of the whole
-    keep: list[Any] = [tabled]
-    passes = []
-    for number, item in enumerate(made.passes):
-        data = PassData()
-        if number in tabled:
-            data.rows, data.columns = map(ctypes.addressof, tabled[number][:2])
+    lists = _listed(made, sizes, wide)
+    for number, found in tabled.items():
+        lists.passes[number].rows, lists.passes[number].columns = map(ctypes.addressof, found[:2])
+    return Fixed(lists.passes, (lists, tabled))
+
+
+@functools.lru_cache(maxsize=16)
+def _lists(program: Program, heads: int, kv_heads: int, batch: int, low: int, high: int, wide: bool) -> Fixed:
+    """Passes with the lists of all positions between two, of queries and of keys (which there are none of before 0)."""
+    held = Held(low, high - low, 0, high, 0, heads, kv_heads, 0, batch)
+    sizes = CallSizes(high, high - low, heads, kv_heads, batch, part=held)
+    return _listed(plan(program, needed(program, heads, kv_heads, batch)), sizes, wide)
+
+
+def _listed(made: Plan, sizes: CallSizes, wide: bool) -> Fixed:
+    """Passes with their lists alone."""
+    passes, keep = (PassData * len(made.passes))(), list[Any]()
+    for data, item in zip(passes, made.passes, strict=True):
         queries, keys = item.layout.lists(sizes, item.tile.rows, item.tile.columns)
         for name, found in (("queries", queries), ("keys", keys)):
             if found is not None:
                 setattr(data, name, _list(found, np.dtype(np.int64 if wide else np.int32), keep))
-        passes.append(data)
-    return Fixed((PassData * len(passes))(*passes), tuple(keep))
+    return Fixed(passes, (keep,))
 
 
 @functools.lru_cache(maxsize=16)

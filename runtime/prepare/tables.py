@@ -24,6 +24,8 @@ from attnspec.spec.parts import Rotation
 
 LARGEST_CACHED = 1 << 22
 """Tables with more entries than this are not kept: sixteen of them hold 256 MiB at most."""
+BLOCK = 128
+"""Tables for fewer rows are cut from those of so many positions: a step of a generation, one row, finds them made."""
 REACH = {torch.float16: 12.0, torch.bfloat16: 120.0, torch.float32: 120.0, torch.float64: 1000.0}
 """By how many powers of two xPos may scale a vector of each dtype up or down."""
 
@@ -46,12 +48,9 @@ def cached_tables(
     if rotation.kind == "xpos":
         _check_reach(rotation, positions, centre, x.dtype)
     # Tensors of other types (fake ones, say) must not reach the cache.
-    small = isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED
-    if visible(x) and small and rotation.constant:
-        # Only xPos has tables of each side.
-        own = side if rotation.kind == "xpos" else "q"
+    if isinstance(positions, range) and len(positions) * dims <= LARGEST_CACHED and rotation.constant and visible(x):
         try:
-            return _cached(rotation, positions, dims, own, centre, dtype, x.device)
+            return _kept(rotation, positions, dims, side, centre, dtype, x.device)
         except _NotKept:
             pass
     return tables(rotation, positions, dims, side, centre, dtype, x.device, sizes, inputs)
@@ -95,12 +94,34 @@ class _NotKept(Exception):
     """A table would hold numbers only when a graph that is being captured is replayed."""
 
 
-@lru_cache(maxsize=16)
-def _cached(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _kept(
+    rotation: Rotation,
+    positions: range,
+    dims: int,
+    side: str,
+    centre: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Those of a range, made once. Raises _NotKept."""
+    if rotation.kind == "xpos":  # it alone has tables of each side, and of the centre of a call
+        return _cached(rotation, positions, dims, side, centre, dtype, device)
+    low = positions.start // BLOCK * BLOCK
+    if positions.step != 1 or positions.stop > low + BLOCK:
+        return _cached(rotation, positions, dims, "q", centre, dtype, device)
+    cos, sin = _cached_block(rotation, range(low, low + BLOCK), dims, "q", centre, dtype, device)
+    rows = slice(positions.start - low, positions.stop - low)
+    return cos[rows], sin[rows]
+
+
+def _made(*arguments: Any) -> tuple[Tensor, Tensor]:
     if capturing():
         raise _NotKept
     with torch.inference_mode(False):  # what is kept may later be needed for gradients
         return tables(*arguments)
+
+
+_cached, _cached_block = lru_cache(maxsize=16)(_made), lru_cache(maxsize=64)(_made)
 
 
 def _decay(rotation: Rotation, dims: int) -> Tensor:

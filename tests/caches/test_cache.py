@@ -15,6 +15,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.caches.cache import Cache
+from attnspec.runtime.cpp import prepared, structures
+from attnspec.runtime.prepare import tables
 from attnspec.runtime.prepare.example import example
 from tests.support.marks import slow
 from tests.support.oracle import TOLERANCE, close
@@ -128,6 +130,22 @@ def test_ten_thousand_steps_take_the_same_memory_and_touch_the_same_number_of_ke
     assert max(touched) <= 4 + 59 + 32
     want = attend(q[:, :, -1:], k, v)
     torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sinks", slow("streaming"), slow("causal"), slow("longnet"), slow("gaps")])
+def test_a_step_prepares_nothing(name: str) -> None:
+    """What is kept of calls is found again in every step, wherever the ring begins; so it does not grow either."""
+    attend = attnspec.compile(OWN.get(name, name), params=SMALL.get(name))
+    cache, (q, k, v) = new(attend), vectors(120)
+    kept = (prepared.forward, prepared.moving, prepared.native, structures.fixed_of, structures._lists, tables._cached)
+    for i in range(120):
+        if i == 1:
+            before = [function.cache_info().misses for function in kept]
+        now = slice(i, i + 1)
+        cache.append(k[:, :, now], v[:, :, now])
+        out = cache.attend(q[:, :, now])
+    assert [function.cache_info().misses for function in kept] == before
+    torch.testing.assert_close(out, attend(q, k, v)[:, :, -1:], atol=1e-5, rtol=1e-4)
 
 
 def test_a_call_may_be_given_the_cache() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from attnspec.codegen.tiles import Tile
 from attnspec.relation.count import runs
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import Pairs, TooHard
-from attnspec.relation.sizes import Sizes
+from attnspec.relation.sizes import Held, Sizes
 
 Laid = tuple[Layout, Tile, Sizes]
 
@@ -163,6 +164,34 @@ def test_lists_are_the_positions(laid: Laid) -> None:
         assert range(listing.first, listing.first + listing.count) == slots
         for c, number, positions in found:
             assert listed(listing, c, number, size) == positions.tolist()
+
+
+@given(laid(slots=False), st.data())
+def test_lists_serve_calls_that_hold_less(laid: Laid, data: st.DataObject) -> None:
+    """Between a part's slots the list of a longer call has its positions, ascending in each tile, and others around."""
+    layout, tile, sizes = laid
+    if not any(layout.listed):
+        return
+    q_start, k_start = data.draw(st.integers(sizes.first, sizes.first + sizes.n_q)), data.draw(st.integers(0, sizes.n))
+    rows = data.draw(st.integers(0, sizes.first + sizes.n_q - q_start))
+    count = data.draw(st.integers(0, sizes.n - k_start))
+    part = replace(sizes, part=Held(q_start, rows, k_start, count, 0, 1, 1, 0, 1))
+    for side, (listing, size, start, held) in enumerate(
+        zip(layout.lists(sizes, *astuple(tile)), astuple(tile), (q_start, k_start), (rows, count), strict=True)
+    ):
+        if listing is None:
+            continue
+        slots = layout.held_slots(side, part)
+        assert not slots or listing.first <= slots.start < slots.stop <= listing.first + listing.count
+        for c in range(layout.residues):
+            every, within = [], set[int]()
+            for number in tiles_of(range(listing.first, listing.first + listing.count), size):
+                at = listed(listing, c, number, size)
+                assert at == sorted(at)
+                first = max(number * size, listing.first)
+                within |= {x for slot, x in enumerate(at, first) if slot in slots}
+                every += at
+            assert {x for x in every if start <= x < start + held} == {x for x in within if start <= x < start + held}
 
 
 def test_strides_are_the_positions() -> None:

@@ -23,7 +23,7 @@ from tests.support.oracle import agree, tensors
 
 def forget() -> None:
     """As in a new process: nothing is loaded."""
-    for cached in (native.native, prepared.forward, prepared.backward):
+    for cached in (native.native, prepared.forward, prepared.moving, prepared.backward):
         cached.cache_clear()
 
 

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import attnspec
 from attnspec.runtime import operators, prepared
 from attnspec.runtime.core.direct import direct
+from attnspec.runtime.core.request import solved
 from attnspec.runtime.cpp import prepared as kernels
 from attnspec.runtime.cpp import turn
 from attnspec.runtime.cpp.packed import Packed
@@ -296,14 +297,26 @@ def test_tensors_are_not_kept_alive() -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     kept = (prepared.prepared, kernels.forward, kernels.backward, kernels._inputs, turn._argument)
-    for cached in (*kept, operators._beside):
+    for cached in (*kept, operators._beside, kernels.moving, solved):
         assert cached.cache_info().maxsize is not None
     attend = attnspec.compile("causal")
     most = kernels.forward.cache_info().maxsize or 0
     for n in range(1, most + 20):
         x = torch.ones(1, 1, n, 16)
-        assert float(attend(x[..., :1, :], x, x)[0, 0, 0, 0]) == pytest.approx(1.0)
-    assert kernels.forward.cache_info().currsize <= most
+        assert float(attend(x, x, x)[0, 0, 0, 0]) == pytest.approx(1.0)
+    assert kernels.forward.cache_info().currsize == most
+
+
+def test_lengths_come_with_calls_of_few_queries() -> None:
+    """A key more in each step, as generation has it: nothing is made for a length, and the results are right."""
+    attend, dense = (attnspec.compile("window", width=20, target=target) for target in ("cpp", "dense"))
+    q, k, v = (t.detach() for t in tensors(60))
+    attend(q[:, :, :1], k[:, :, :9], v[:, :, :9])
+    before = kernels.moving.cache_info().misses
+    for n in range(10, 60):
+        now = q[:, :, n - 1 : n], torch.cat([k[:, :, :n]], 2), v[:, :, :n]
+        torch.testing.assert_close(attend(*now), dense(*now), atol=3e-5, rtol=1e-4)
+    assert kernels.moving.cache_info().misses == before
 
 
 def test_tables_that_were_made_in_inference_mode() -> None:

@@ -11,6 +11,7 @@ struct Rows {
     const pos* list;  // null: base + step * slot; else base + list[slot]
     const int32_t* table = nullptr;  // null: rows are those of the batch entry; else of the pages that stand in its place,
     int64_t page = 1;                // of so many rows each
+    int64_t count = INT64_MAX;       // a list may hold positions before the first row, and from this one on
     ATTNSPEC_INLINE int64_t operator()(int64_t slot) const { return base + (list ? (int64_t)list[slot] : step * slot); }
 };
 
@@ -21,8 +22,8 @@ struct Place {
     Span query_slots, key_slots;
 };
 
-static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t c, int64_t base) {
-    return {base, 0, list.data + b * list.batch_stride + h * list.head_stride + c * list.residue_stride};
+static inline Rows listed(const List& list, int64_t b, int64_t h, int64_t c, int64_t base, int64_t count) {
+    return {base, 0, list.data + b * list.batch_stride + h * list.head_stride + c * list.residue_stride, nullptr, 1, count};
 }
 
 // The slots of residue c of `count` positions from `start` on.
@@ -38,24 +39,26 @@ static Place place(const Sizes& s, int64_t c, int64_t head, int64_t entry) {
                 strided(s.k_start, s.keys, c, r)};
     const PassData* data = s.passes + Pass::NUMBER;
     if (Pass::LISTED_QUERIES) {
-        at.queries = listed(data->queries, entry, head, c, -s.q_start);
+        at.queries = listed(data->queries, entry, head, c, -s.q_start, s.rows);
         at.query_slots = {data->queries.begin, data->queries.end};
     }
     if (Pass::LISTED_KEYS) {
-        at.keys = listed(data->keys, entry, head, c, -s.k_start);
+        at.keys = listed(data->keys, entry, head, c, -s.k_start, s.keys);
         at.key_slots = {data->keys.begin, data->keys.end};
     }
     if (s.pages) at.keys.table = s.pages->table + (entry - s.b_start) * s.pages->stride, at.keys.page = s.pages->size;
     return at;
 }
 
-// The slots of tile `tile` (of `size` slots) that exist.
+// The slots of tile `tile` (of `size` slots) that exist. Positions of a list ascend within a tile, unless all are rows.
 static inline Span slots_of(const Rows& rows, Span all, int64_t tile, int64_t size) {
     Span span = {tile * size, tile * size + size};
     if (span.begin < all.begin) span.begin = all.begin;
     if (span.end > all.end) span.end = all.end;
-    if (rows.list)
-        while (span.end > span.begin && rows.list[span.end - 1] == EMPTY) --span.end;
+    if (rows.list) {
+        while (span.end > span.begin && (rows.list[span.end - 1] == EMPTY || rows(span.end - 1) >= rows.count)) --span.end;
+        while (span.end > span.begin && rows(span.begin) < 0) ++span.begin;
+    }
     return span;
 }
 

@@ -39,7 +39,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The directions of the kernels that are asked for from now on."""
     found: list[str] = []
     load = prepared.native
-    for kept in (prepared.forward, prepared.backward):
+    for kept in (prepared.forward, prepared.moving, prepared.backward):
         kept.cache_clear()
     monkeypatch.setattr(
         prepared, "native", lambda program, key, sizes: found.append(key.direction) or load(program, key, sizes)
