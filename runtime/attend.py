@@ -192,13 +192,15 @@ def dense(
     sizes = sizes_of(spec, q, k)
     if transforming():
         inputs = {name: t if t.is_floating_point() else torch.from_numpy(array(t)) for name, t in inputs.items()}
+    given = dict(inputs)
+    projection = given.pop("projection", None) if any(part.favors for part in spec.weighings) else None
     if spec.composed:
-        parts = [dense(one, q, k, v, scale, inputs) for one in spec.parts]
-        found = prepare(spec, sizes, inputs, real=q.dtype, device=q.device)
+        own = [inputs if any(part.favors for part in one.weighings) else given for one in spec.parts]
+        parts = [dense(one, q, k, v, scale, own_inputs) for one, own_inputs in zip(spec.parts, own, strict=True)]
+        found = prepare(spec, sizes, given, real=q.dtype, device=q.device)
         block = oracle.Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
         return mixed(parts, *oracle.of_rows(spec, parts[0][1], sizes, found, block), spec.detached)
-    linear, given = spec.weights.linear, dict(inputs)
-    projection = given.pop("projection", None) if spec.weights.favors else None
+    linear = spec.weights.linear
     found = prepare(spec, sizes, given, real=torch.float64 if linear else q.dtype, device=q.device)
     check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
     if spec.order is not None and "buckets" not in given:
@@ -224,8 +226,11 @@ def no_vectors(spec: Spec, k: Tensor | None, v: Tensor | None) -> tuple[Tensor, 
 
 def check_results(spec: Spec, scale: float | None, lse: bool, largest: bool) -> None:
     """Raises CallError where a log-sum-exp, or largest scores, are asked of weights that have none."""
+    if spec.composed:
+        for part in spec.alone:
+            check_results(part, scale, not spec.shared, largest)
     weights = spec.weights
-    if not weights.linear:
+    if not weights.linear or spec.composed:
         return
     if largest:
         raise CallError(
@@ -256,6 +261,8 @@ def past(spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor | Non
     _require_past(spec, tuple(known.items()))
     if spec.weights.delta is None:
         return None
+    if sizes.n_q != sizes.n and any("n_q" in contents.free(size) for i in spec.inputs for size in i.sizes):
+        raise CallError(f"{spec.name}: `delta` takes keys as queries: beside it inputs of fewer queries are not read")
     counts = counted(spec, replace(sizes, n_q=sizes.n), inputs)
     assert isinstance(counts, Tensor)
     return counts

@@ -77,10 +77,13 @@ class Mixture:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor], return_max: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Output, log-sum-exp (NaN where there are shares) and, if asked for, the largest scores of rows."""
-        options = {"scale": scale, "return_lse": True, "return_max": return_max, "inputs": inputs}
-        parts = [branch(q, k, v, **options) for branch in self.branches]
-        out, lse = self.put_together(q, k, inputs, [(part[0], part[1]) for part in parts])
-        return out, lse, torch.stack([part[2] for part in parts]).amax(0) if return_max else None
+        options = {"scale": scale, "return_lse": not self.shares, "return_max": return_max, "inputs": inputs}
+        found = [branch(q, k, v, **options) for branch in self.branches]
+        if self.shares:  # whose branches need not have a log-sum-exp
+            none = torch.full(q.shape[:3], torch.nan, device=q.device)
+            found = [(part[0], none, *part[1:]) if return_max else (part, none) for part in found]
+        out, lse = self.put_together(q, k, inputs, [(part[0], part[1]) for part in found])
+        return out, lse, torch.stack([part[2] for part in found]).amax(0) if return_max else None
 
     def put_together(
         self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], parts: Sequence[tuple[Tensor, Tensor]]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from attnspec.check.clauses import includes, inputs, mixture, orders, rotations, scores, weights
 from attnspec.check.clauses.attend import Part, group, let, line, out_of_place, word
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
+from attnspec.check.clauses.beside import beside
 from attnspec.check.clauses.lines import WEIGHING, Lines
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, Entry, InputRef, Scope
@@ -59,7 +61,7 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     el.has_axes = has_axes
     el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in whole)
     _lines(el, clauses, scope, seen, out)
-    _together(el, out)
+    _together(el, out, seen)
     rotations.disjoint(el, out.lines.rotations)
     for part in out.mixture:
         part.lines.beside(el, out.lines, part.place)
@@ -167,7 +169,7 @@ def _align(el: Elaborator, where: t.Name, out: Body) -> None:
     out.align = where.name
 
 
-def _together(el: Elaborator, out: Body) -> None:
+def _together(el: Elaborator, out: Body, seen: Mapping[str, Span]) -> None:
     """What may not stand in one body."""
     mix, order = out.first.get("mix"), out.first.get("order")
     first_axis = out.axes[0][1] if out.axes else None
@@ -184,7 +186,8 @@ def _together(el: Elaborator, out: Body) -> None:
                 el.wrong(order_mistake(order, title, "the order", (other, "beside this")))
     if first_axis is not None:
         out.first.setdefault("axis", first_axis)
-    weights.together(el, out.weighs, out.first, out.sink is not None)
+    named = {"projection": seen["projection"]} if any(i.name == "projection" for i in out.inputs) else {}
+    beside(el, out.weighs, {**out.first, **named}, out.mixture)
     align = out.first.get("align")
     if first_axis is not None and align is not None and out.align == "end":
         title = "beside axes, query row i is position i: `align end` does not stand here"

@@ -45,7 +45,7 @@ GROUPS = {
     "without softmax": (
         "linear", "linear_documents", "linear_window", "linear_dilated", "performer", "performer_causal",
         "performer_google", "latte", "latte_bidirectional", "tost", "retention", "mamba2", "gla", "delta",
-        "gated_delta", "forgetting",
+        "gated_delta", "forgetting", "infini", "lolcats",
     ),
     "axes and memory": ("etc", "hierarchical", "longformer_axes", "memory"),
 }  # fmt: skip

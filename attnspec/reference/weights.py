@@ -89,6 +89,14 @@ SECTION = Section(
             "input gate: float[batch, heads, n]\nattend causal   decay gate[b, h, t]",
         ),
         Entry(
+            "branch { linear x }",
+            "A branch of a mixture may have these lines of its own, on top of those that hold for all. Branches are "
+            "mixed by their denominators where each is softmax, or has features that are not negative and is divided "
+            "by its total (LoLCATs); or each has its `share` (Infini-attention).",
+            "mix { branch { attend window(2) }\n      branch { attend k <= q - 2  linear elu(x) + 1  divide total } }",
+            "the weights of query 5 sum to 1.0",
+        ),
+        Entry(
             "delta x",
             "Each value first loses what its key recalls over the pattern, without itself, of the corrected values "
             "before it, and counts `x` times; `x` may read the key's position `k`, `h`, `b` and inputs. Keys must lie "

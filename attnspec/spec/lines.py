@@ -16,7 +16,7 @@ from attnspec.spec import expr as e
 from attnspec.spec import make
 from attnspec.spec.parts import Branch, Clause, Input, Rotation, Setting
 from attnspec.spec.real import RealExpr, RealRead, Score
-from attnspec.spec.weights import SOFTMAX, Weights
+from attnspec.spec.weights import Weights
 
 
 class Weighing(Protocol):
@@ -37,6 +37,10 @@ class Weighing(Protocol):
     @property
     def normalized(self) -> frozenset[str]:
         """Which vectors get unit length."""
+
+    @property
+    def weights(self) -> Weights:
+        """Weights beyond softmax."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ class Writer:
             return f"{source} -> {target}: {self.node(pred)}"
         return f"{word} {self.node(clause.pred)}"
 
-    def weights(self, of: Weighing, beyond: Weights = SOFTMAX) -> Iterator[str]:
-        """The lines about vectors and scores, and those about weights ``beyond`` softmax."""
+    def weights(self, of: Weighing) -> Iterator[str]:
+        """The lines about vectors, scores and weights."""
         yield from (f"normalize {name}" for name in sorted(of.normalized))
         yield from map(self._rotation, of.rotations)
         if of.scale is not None:
             yield f"scale {of.scale!r}"
-        yield from beyond.lines(self.node)
+        yield from of.weights.lines(self.node)
         if of.score != Score():
             yield f"score {self.node(of.score)}"
 

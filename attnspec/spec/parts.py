@@ -14,6 +14,7 @@ from attnspec.errors.source import Span
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr, Reals, Score
+from attnspec.spec.weights import SOFTMAX, Weights
 
 Value = int | float | tuple[e.Nested, ...] | tuple[Reals, ...]
 """What a parameter is bound to (booleans are kept as bool)."""
@@ -52,6 +53,7 @@ class Branch:
     scale: float | None = None
     rotations: tuple[Rotation, ...] = ()
     normalized: frozenset[str] = frozenset()
+    weights: Weights = SOFTMAX
 
     @property
     def alike(self) -> bool:

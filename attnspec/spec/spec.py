@@ -98,6 +98,7 @@ class Spec(Shown):
                 scale=self.scale if branch.scale is None else branch.scale,
                 rotations=(*self.rotations, *branch.rotations),
                 normalized=self.normalized | branch.normalized,
+                weights=self.weights.with_own(branch.weights),
             )
             for branch in self.branches
             if self.mixture
@@ -115,9 +116,25 @@ class Spec(Shown):
 
     @property
     def reals(self) -> tuple[RealExpr, ...]:
-        """The formulas of its lines about scores: those of branches too, and their shares."""
+        """The formulas of its lines about scores and weights: those of branches too, and their shares."""
         own = [real for branch in self.mixture for real in (branch.score, branch.share)]
-        return tuple(real for real in (self.score, self.sink, *own) if real is not None)
+        weights = [real for part in self.weighings for real in part.expressions]
+        return tuple(real for real in (self.score, self.sink, *own, *weights) if real is not None)
+
+    @property
+    def weighings(self) -> tuple[Weights, ...]:
+        """Its lines about weights beyond softmax, and those of each branch."""
+        return (self.weights, *(branch.weights for branch in self.mixture))
+
+    @property
+    def softmax_only(self) -> bool:
+        """Whether there is nothing beyond softmax in it."""
+        return all(part.softmax_only for part in self.weighings)
+
+    @property
+    def said_weights(self) -> str:
+        """Its lines about weights, and those of branches, as text."""
+        return "\n".join(dict.fromkeys(line for part in self.weighings for line in part.lines()))
 
     @property
     def counting(self) -> tuple[str, ...]:
@@ -225,6 +242,6 @@ def _lines(spec: Spec) -> Iterator[str]:
         yield "}"
     yield from (write.clause("attend", c) for c in spec.attend)
     yield from (write.clause("within", c) for c in spec.within)
-    yield from write.weights(spec, spec.weights)
+    yield from write.weights(spec)
     if spec.sink is not None:
         yield f"sink {write.node(spec.sink)}"

@@ -16,6 +16,7 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
+from attnspec.spec.weights import MASS
 
 _SIZES = {"b": ("batch",), "h": ("heads", "kv_heads")}
 """What a part of a call has fewer of; the first is how inputs that have a value for each are declared."""
@@ -58,6 +59,8 @@ def _own(root: e.Node, by: str, names: Collection[str], dims: dict[str, int | No
     work = [root]
     while work:
         node = work.pop()
+        if node == MASS:
+            continue  # of the row itself
         if isinstance(node, e.Var) and node.name in names:
             return False
         parts = list(node.children())

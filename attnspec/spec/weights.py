@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from attnspec.errors.source import Span
-from attnspec.spec import contents, writing
+from attnspec.spec import contents, make, writing
 from attnspec.spec import expr as e
 from attnspec.spec import feature as f
 from attnspec.spec.real import RealExpr, RealRead, Score
@@ -100,6 +100,19 @@ class Weights:
         """Everything that is worked out at the call."""
         found = (self.q, self.k, self.divide, self.decay, self.delta)
         return tuple(node for node in found if node is not None)
+
+    def with_own(self, own: Weights) -> Weights:
+        """These, which hold for all branches of a mixture, with those of one branch: decays add up."""
+        decays = [line for line in (self.decay, own.decay) if line is not None]
+        return Weights(
+            self.q if own.q is None else own.q,
+            self.k if own.k is None else own.k,
+            self.divide if own.divide is None else own.divide,
+            self.each or own.each,
+            make.real(make.total(decays)) if decays else None,
+            self.delta if own.delta is None else own.delta,
+            tuple({**dict(self.spans), **dict(own.spans)}.items()),
+        )
 
     def span_of(self, word: str, otherwise: Span) -> Span:
         """Where a line stands."""

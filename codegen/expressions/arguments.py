@@ -74,7 +74,7 @@ def computed(spec: Spec) -> str:
     """All of a spec that its kernels depend on, as text: two with the same can share theirs."""
     score = arguments(spec.score)
     branches = [(branch.pred, branch.times) for branch in spec.branches]
-    more = () if spec.weights.softmax_only else (spec.weights,)
+    more = () if spec.softmax_only else spec.weighings
     parts = (
         *more,
         spec.name,

@@ -35,8 +35,8 @@ def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
 
 def require_softmax(spec: Spec) -> None:
     """Raise SpecError for weights beyond softmax, for which there are no kernels."""
-    if not spec.weights.softmax_only:
-        raise SpecError([no_kernels(spec.span, str(spec.weights))])
+    if not spec.softmax_only:
+        raise SpecError([no_kernels(spec.span, spec.said_weights)])
 
 
 def has_linear_kernels(spec: Spec) -> bool:

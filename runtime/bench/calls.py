@@ -87,7 +87,7 @@ def long_rows(dtype: str) -> Iterator[Row]:
 
 def with_kernels() -> tuple[str, ...]:
     """The shipped specs that have kernels: those with plain softmax."""
-    return tuple(name for name in shipped() if check_text(*load(name)[:1]).weights.softmax_only)
+    return tuple(name for name in shipped() if check_text(*load(name)[:1]).softmax_only)
 
 
 def shipped_rows(n: int, heads: int | None, kv_heads: int | None, batch: int, dim: int, dtype: str) -> Iterator[Row]:

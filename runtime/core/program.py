@@ -149,9 +149,11 @@ def facts(program: Program) -> Facts:
         from attnspec.spec.heads import alike, lists_by_head
 
         checked = spec(program)
-        served = checked.weights.softmax_only or (has_linear_kernels(checked) and program.target != "triton")
-        if program.target != "dense" and not served:
-            raise SpecError([no_kernels(checked.span, str(checked.weights))])
+        if program.target != "dense" and not all(
+            one.softmax_only or (has_linear_kernels(one) and program.target != "triton")
+            for one in (checked.alone if checked.composed else (checked,))
+        ):
+            raise SpecError([no_kernels(checked.span, checked.said_weights)])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
             raise SpecError([real_too_large(checked.span, value)])
         made = (str(program.tile), program.layout)
@@ -164,11 +166,9 @@ def facts(program: Program) -> Facts:
             "separate": len(checked.branches) if checked.detached else 0,
             "composed": composed,
             "shared": checked.shared,
-            "linear": checked.weights.linear,
+            "linear": checked.weights.linear and not composed,
             "divides": checked.weights.divide is not None,
-            "bare": not (names(checked) or any(around) or composed)
-            and checked.scale is None
-            and checked.weights.softmax_only,
+            "bare": not (names(checked) or any(around) or composed) and checked.scale is None and checked.softmax_only,
             "alike": alike(checked),
             "lists": any(True for _ in lists_by_head(checked)),
             "arguments": [[one.name, one.value] for one in arguments(checked.score).all],

@@ -235,7 +235,7 @@ def roots(spec: Spec) -> list[e.Node]:
     """The expressions of a spec, in the order written."""
     preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
     turns = (node for rotation in spec.turns for node in rotation.expressions)
-    return [*preds, *spec.reals, *spec.weights.expressions, *turns]
+    return [*preds, *spec.reals, *turns]
 
 
 def reads(spec: Spec) -> frozenset[str]:

@@ -24,12 +24,12 @@ def stages(name: str) -> str:
     relation = lower(spec, 8)
     made = plan(relation)
     parts = {"spec": spec, "relation": relation, "plan": made}
-    if spec.weights.softmax_only and not spec.composed:
+    if spec.softmax_only and not spec.composed:
         parts["kernel (generated part)"] = _generated(made)
     for number, part in enumerate(spec.parts if spec.composed else ()):
         branch = plan(lower(part, 8))
         parts |= {f"branch {number}: spec": part, f"branch {number}: plan": branch}
-        if part.weights.softmax_only:
+        if part.softmax_only:
             parts[f"branch {number}: kernel (generated part)"] = _generated(branch)
     return "".join(f"==== {title}\n{part}\n" for title, part in parts.items())
 

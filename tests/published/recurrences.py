@@ -120,6 +120,42 @@ def retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return recurrent(*turned, v, lambda t: gamma[:, None, None])
 
 
+def infini(q: Tensor, k: Tensor, v: Tensor, gate: Tensor, segment: int) -> Tensor:
+    """Munkhdalai et al., 2024, equations 2 to 9: local softmax of rotated vectors, a memory read before writing."""
+    n, dim = q.shape[2:]
+    angles = torch.arange(n, dtype=q.dtype)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2, dtype=q.dtype) / dim)
+    cos, sin = (torch.cat([x, x], -1) for x in (angles.cos(), angles.sin()))
+    turned_q, turned_k = (x * cos + torch.cat([-x[..., dim // 2 :], x[..., : dim // 2]], -1) * sin for x in (q, k))
+    memory, z, outs = state_of(k, v), k.new_zeros(*k.shape[:2], dim, 1), []
+    for at in range(0, n, segment):
+        here = slice(at, min(at + segment, n))
+        scores = turned_q[:, :, here] @ turned_k[:, :, here].mT / dim**0.5
+        below = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        local = scores.masked_fill(~below, -torch.inf).softmax(-1) @ v[:, :, here]
+        a, b = elu(q[:, :, here]) + 1, elu(k[:, :, here]) + 1
+        new = v[:, :, here]
+        if at:
+            share = torch.sigmoid(gate)[:, None, None]
+            local = share * (a @ memory) / (a @ z) + (1 - share) * local
+            new = new - (b @ memory) / (b @ z)
+        outs.append(local)
+        memory, z = memory + b.mT @ new, z + b.sum(2)[..., None]
+    return torch.cat(outs, 2)
+
+
+def lolcats(q: Tensor, k: Tensor, v: Tensor, width: int) -> Tensor:
+    """Zhang et al., 2025, equation 7: exponentials in a window and features before it, over one sum."""
+    a, b = (torch.cat([x.softmax(-1), (-x).softmax(-1)], -1) for x in (q, k))
+
+    def step(t: int) -> Tensor:
+        near = slice(max(0, t - width + 1), t + 1)
+        scores = torch.exp((q[:, :, t, None] * k[:, :, near]).sum(-1) / q.shape[-1] ** 0.5)
+        weights = torch.cat([(a[:, :, t, None] * b[:, :, : near.start]).sum(-1), scores], -1)
+        return read(weights, v[:, :, : t + 1]) / weights.sum(-1, keepdim=True)
+
+    return over_tokens(q, step)
+
+
 def forgetting(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
     """Lin et al., 2025, equation 4: scores with the sums of the logarithms of forget gates."""
     n = q.shape[2]

@@ -85,6 +85,12 @@ CASES = {
     "forgetting": Case(
         lambda q, k, v, g: published.forgetting(q, k, v, g["gate"]), inputs=lambda: {"gate": 3 * gates()}
     ),
+    "infini": Case(
+        lambda q, k, v, g: published.infini(q, k, v, g["gate"], 4),
+        {"segment": 4},
+        lambda: {"gate": torch.randn(HEADS, dtype=torch.float64)},
+    ),
+    "lolcats": Case(lambda q, k, v, _: published.lolcats(q, k, v, 3), {"width": 3}),
 }
 
 
@@ -97,7 +103,7 @@ def test_a_spec_is_what_was_published(name: str) -> None:
     case = CASES[name]
     torch.manual_seed(0)
     attend = attnspec.compile(name, params=case.params, target="dense")
-    assert not attend.spec.weights.softmax_only
+    assert not attend.spec.softmax_only
     assert str(check_text(str(attend.spec))) == str(attend.spec)
     assert "20" in attend.spec.doc  # the year of its source
     q, k, v = (x.requires_grad_() for x in torch.randn(3, 2, HEADS, N, DIM, dtype=torch.float64).unbind(0))

@@ -47,7 +47,7 @@ def test_an_example_shows_what_it_says(entry: Entry) -> None:
 @pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
 def test_an_example_has_kernels(entry: Entry) -> None:
     spec = check_text(text_of(entry.example))
-    if not spec.weights.softmax_only:
+    if not spec.softmax_only:
         return  # there are none
     made = plan(lower(spec, 2))
     assert kernel(made, KernelKey("forward", "float32", 64, 64))

@@ -68,7 +68,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def is_a_mask(spec: Spec) -> bool:
     """Whether a spec says which pairs there are and nothing more, of positions in order."""
     more = (spec.inputs, spec.mixture, spec.axes, spec.order, spec.rotations, spec.sink, spec.normalized)
-    return not any(more) and spec.score == Score() and spec.weights.softmax_only
+    return not any(more) and spec.score == Score() and spec.softmax_only
 
 
 SOFTMAX = tuple(name for name in attnspec.shipped() if name not in GROUPS["without softmax"])

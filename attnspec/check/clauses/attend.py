@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from attnspec.check.clauses import weights
 from attnspec.check.clauses.axes import Axes, arrow, no_attend, no_within
 from attnspec.check.clauses.includes import opened
 from attnspec.check.clauses.lines import WEIGHING, Lines
@@ -31,13 +32,17 @@ class Part:
     times: int = 1
     share: RealExpr | None = None
     lines: Lines = field(default_factory=Lines)
+    weighs: weights.Lines = field(default_factory=weights.Lines)
+    first: dict[str, Span] = field(default_factory=dict)
+    """Where lines about vectors and scores stand, the first of each kind."""
 
     @property
     def branch(self) -> Branch:
         """The branch."""
         own, rotations = self.lines, tuple(rotation for rotation, _ in self.lines.rotations)
         pairs = (tuple(self.attend), tuple(self.within))
-        return Branch(*pairs, self.times, self.share, own.score, own.scale, rotations, own.normalized)
+        made = Branch(*pairs, self.times, self.share, own.score, own.scale, rotations, own.normalized)
+        return replace(made, weights=self.weighs.weights)
 
 
 def branch(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict[str, Span], out: Part) -> None:
@@ -56,7 +61,10 @@ def branch(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: di
                 with opened(el, clause, scope) as found:
                     if found is not None:
                         branch(el, found.clauses, found.scope, found.seen, out)
+            case t.Linear() | t.Divide() | t.Decay() | t.Delta():
+                out.weighs.add(el, clause, scope, seen)
             case _ if isinstance(clause, WEIGHING):
+                out.first.setdefault(word(clause), clause.span)
                 out.lines.add(el, clause, scope, seen)
             case _:
                 out_of_place(el, clause, "holds for all branches", "move it out of the mixture")

@@ -9,7 +9,7 @@ from attnspec.check.clauses.scores import real
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import parts
 from attnspec.check.expressions.scope import Bound, Scope
-from attnspec.errors.clauses import may_not_read, name_taken, no_meaning, weights_mistake
+from attnspec.errors.clauses import may_not_read, name_taken, weights_mistake
 from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
@@ -85,6 +85,20 @@ class Lines:
         return Weights(q, k, self.divide, self.each, decay, self.delta, spans)
 
 
+def folded(el: Elaborator, common: Lines, own: Lines) -> Lines:
+    """The lines of a branch on top of those that hold for all branches: decays add up, others stand once."""
+    for word in own.first.keys() & common.first.keys() - {"decay", "linear"}:
+        el.wrong(defined_twice(own.first[word], f"`{word}`", common.first[word]))
+    return Lines(
+        {**common.features, **own.features},
+        common.divide if own.divide is None else own.divide,
+        own.each or common.each,
+        [*common.decays, *own.decays],
+        common.delta if own.delta is None else own.delta,
+        {**common.first, **own.first},
+    )
+
+
 def feature(el: Elaborator, tree: t.Expr, scope: Scope, seen: Mapping[str, Span]) -> r.RealExpr:
     """What one side is mapped to."""
     inner = tree
@@ -133,53 +147,3 @@ def _line(el: Elaborator, word: str, tree: t.Expr, scope: Scope, seen: Mapping[s
         }[word]
         el.wrong(may_not_read(tree.span, f"`{word}`", found, help))
     return r.valued(value)
-
-
-def together(el: Elaborator, lines: Lines, others: Mapping[str, Span], sink: bool) -> None:
-    """What may not stand beside each other; ``others`` are the other lines of the body, by their words."""
-    weights, first = lines.weights, lines.first
-    for side, other in (("q", "k"), ("k", "q")):
-        if side in lines.features and other not in lines.features:
-            span = first[f"linear {side}:"]
-            help = f"write `linear {other}: ...` too, or `linear ...` for both"
-            el.wrong(weights_mistake(span, f"`linear {other}:` is missing", "of one side only", help=help))
-            return
-    if not weights.linear:
-        for word in ("divide", "delta"):
-            if word in first:
-                el.wrong(no_meaning(first[word], word, "without `linear`", help="softmax divides by its total already"))
-        if weights.by_channel:
-            title = "beside softmax a decay has no channels"
-            help = "a pair has one score; features decay by channel: add a `linear` line"
-            el.wrong(weights_mistake(first["decay"], title, "reads `c`", help=help))
-    else:
-        _beside_linear(el, lines, others, sink)
-    for word, what in (("axis", "axes"), ("order", "an order"), ("mix", "a mixture")):
-        if word not in others:
-            continue
-        if weights.delta is not None:
-            help = "write it inside a branch" if word == "mix" else ""
-            el.wrong(no_meaning(first["delta"], "delta", f"beside {what}", (others[word], what), help=help))
-        if weights.decay is not None and word == "axis":
-            help = "positions of two axes have no steps between them"
-            el.wrong(no_meaning(first["decay"], "decay", "beside axes", (others[word], "an axis"), help=help))
-
-
-def _beside_linear(el: Elaborator, lines: Lines, others: Mapping[str, Span], sink: bool) -> None:
-    weights, linear = lines.weights, (lines.first["linear"], "weights are products of features")
-    if "score" in others:
-        help = "what lessens a weight with the distance is a `decay` line; what multiplies them all is `scale`"
-        el.wrong(no_meaning(others["score"], "score", "beside `linear`", linear, help=help))
-    if sink and not weights.divides_by_total:
-        help = "a sink is one more term of the total: write `divide total`"
-        el.wrong(no_meaning(others["sink"], "sink", "beside `linear` without `divide total`", linear, help=help))
-    if sink and weights.delta is not None:
-        help = "what a key recalls is not what a row sees"
-        el.wrong(no_meaning(others["sink"], "sink", "beside `delta`", (lines.first["delta"], "`delta`"), help=help))
-    if "detached" in others:
-        help = "there is no log-sum-exp whose shares could be detached"
-        el.wrong(no_meaning(others["detached"], "weights detached", "beside `linear`", linear, help=help))
-    for word in ("rotate", "normalize"):
-        if word in others and weights.constant:
-            help = "the features read neither queries nor keys"
-            el.wrong(no_meaning(others[word], word, "beside constant features", linear, help=help))
