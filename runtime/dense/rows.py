@@ -15,6 +15,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.visible import array
 from attnspec.runtime.dense.counts import Rows
+from attnspec.runtime.dense.linear import Made
+from attnspec.runtime.dense.pairs import past
 from attnspec.runtime.dense.softmax import Block, of_rows, per_head, scores_block, together, weigh
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.order import lsh
@@ -38,6 +40,9 @@ class Scored:
     sizes: Sizes
     pairs: Rows
     branches: tuple[Scored, ...] = ()
+    made: Made | None = None
+    """Of weights that are products of features; values are then corrected by ``correction``, (.., n, n), if any."""
+    correction: Tensor | None = None
 
     @classmethod
     def of(
@@ -48,6 +53,8 @@ class Scored:
         if scale is None:
             scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         real = torch.float64 if q.dtype == torch.float64 else torch.float32
+        whole, inputs = inputs, dict(inputs)
+        projection = inputs.pop("projection", None) if any(part.favors for part in spec.weighings) else None
         found = prepare(spec, sizes, inputs, real=real, device=q.device)
         arrays = {name: array(t) for name, t in found.items() if not t.is_floating_point()}
         slots = None
@@ -57,10 +64,19 @@ class Scored:
         q, k = q.to(real), k.to(real)
         pairs = Rows(spec, sizes, arrays, slots)
         if spec.composed:
-            branches = tuple(cls.of(one, q, k, given, inputs, sizes) for one in spec.parts)
+            own = [whole if any(part.favors for part in one.weighings) else inputs for one in spec.parts]
+            branches = tuple(cls.of(one, q, k, given, x, sizes) for one, x in zip(spec.parts, own, strict=True))
             return cls(spec, q, k, scale, found, sizes, pairs, branches)
         q, k = turned(spec, q, k, sizes, found)
-        return cls(spec, q, per_head(k, sizes.heads), scale, found, sizes, pairs)
+        k = per_head(k, sizes.heads)
+        if not spec.weights.linear:
+            return cls(spec, q, k, scale, found, sizes, pairs)
+        made = Made.of(spec, q.double(), k.double(), found, sizes, projection)
+        recalled = past(spec, sizes, inputs)
+        eye = torch.eye(sizes.n, dtype=torch.float64, device=q.device).expand(*k.shape[:3], sizes.n)
+        correction = None if recalled is None else made.corrected(eye, recalled)
+        factor = given if given is not None else 1.0 if spec.scale is None else spec.scale
+        return cls(spec, q, k, factor, found, sizes, pairs, made=made, correction=correction)
 
     def weights(self, rows: NDArray[np.int64]) -> Tensor:
         """Of each pair, what its value is multiplied by: (batch, heads, rows, n)."""
@@ -76,6 +92,11 @@ class Scored:
 
     def _weighed(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The weights, and the log-sum-exp of each row: of a mixture of branches as if weights were outputs."""
+        if self.made is not None:
+            a = self.made.q[:, :, torch.from_numpy(rows).to(self.q.device)]
+            weights, total = self.made.weights(a, rows + self.sizes.first, self._counts(rows), self.scale)
+            weights = weights if self.correction is None else weights @ self.correction
+            return weights.to(self.q.dtype), total.log().to(self.q.dtype)
         if not self.branches:
             scores, sink, counts = self._scores(rows)
             return weigh(scores, counts, sink)
@@ -84,17 +105,27 @@ class Scored:
         return mixed(parts, *of_rows(self.spec, parts[0][1], s, self.inputs, block), self.spec.detached)
 
     def _scores(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor | None, Tensor]:
-        s = self.sizes
-        shape = (s.batch, s.heads, len(rows), s.n)
+        s, counts = self.sizes, self._each(rows)
         if not s.batch:
-            return self.q.new_empty(shape), None, self.q.new_empty(shape)
-        entries, heads = range(s.batch if self.pairs.reads("b") else 1), range(s.heads if self.pairs.reads("h") else 1)
-        branches = zip(*(self.pairs.counts(h, b, rows) for b in entries for h in heads), strict=True)
-        counts = [
-            torch.from_numpy(np.stack(parts)).view(len(entries), len(heads), *shape[2:]).to(self.q.device).expand(shape)
-            for parts in branches
-        ]
+            return self.q.new_empty(counts[0].shape), None, counts[0]
         block = Block(range(s.batch), range(s.heads), rows)
         q = self.q[:, :, torch.from_numpy(rows).to(self.q.device)]
         scores, sink = scores_block(self.spec, q, self.k, self.scale, self.inputs, counts, s, block)
         return scores, sink, together(counts)
+
+    def _counts(self, rows: NDArray[np.int64]) -> Tensor:
+        """How often each pair of some rows counts, (batch, heads, rows, n)."""
+        return together(self._each(rows))
+
+    def _each(self, rows: NDArray[np.int64]) -> list[Tensor]:
+        """The same in each branch that is not told apart."""
+        s = self.sizes
+        shape = (s.batch, s.heads, len(rows), s.n)
+        if not s.batch:
+            return [self.q.new_empty(shape)]
+        entries, heads = range(s.batch if self.pairs.reads("b") else 1), range(s.heads if self.pairs.reads("h") else 1)
+        branches = zip(*(self.pairs.counts(h, b, rows) for b in entries for h in heads), strict=True)
+        return [
+            torch.from_numpy(np.stack(parts)).view(len(entries), len(heads), *shape[2:]).to(self.q.device).expand(shape)
+            for parts in branches
+        ]

@@ -193,8 +193,8 @@ EXACT = {
 @pytest.mark.parametrize("body", EXACT.values(), ids=EXACT)
 def test_verification_in_blocks_is_the_dense_oracle(body: str) -> None:
     """What ``attnspec run`` compares kernels with, against the whole matrix at once."""
-    from attnspec.runtime import attend as around
     from attnspec.runtime.bench import verify as module
+    from attnspec.runtime.dense.pairs import counted
     from attnspec.runtime.prepare.order import hash_buckets
 
     spec, sizes, given = of(body, 40)
@@ -206,7 +206,7 @@ def test_verification_in_blocks_is_the_dense_oracle(body: str) -> None:
     ready = prepare(spec, sizes, given, real=torch.float64)
     more = {} if spec.order is None else {"buckets": hash_buckets(q, spec.order)}
     plain = {name: t.detach() for name, t in {**given, **more}.items()}
-    out, _ = dense(spec, *leaves, None, ready, around.counted(spec, sizes, plain), sizes)
+    out, _ = dense(spec, *leaves, None, ready, counted(spec, sizes, plain), sizes)
     learned = {name: t for name, t in given.items() if t.is_floating_point()}
     gradients = torch.autograd.grad(out, [*leaves, *learned.values()], dout)
     names = ("dq", "dk", "dv", *(f"d{name}" for name in learned))

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import sizes_of
+from attnspec.runtime.dense.pairs import counted
 from attnspec.runtime.prepare.order import hash_buckets
 
 
@@ -22,7 +22,7 @@ def seen(attend: Attention, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) 
     unit = torch.eye(n, dtype=torch.float64).expand(*k.shape[:2], n, n)
     vectors = q.detach().double(), k.detach().double()
     weights, lse = around.dense(spec, *vectors, unit, None, exact)
-    counts = around.counted(spec, sizes_of(spec, q, k), exact)
+    counts = counted(spec, sizes_of(spec, q, k), exact)
     times = counts if isinstance(counts, Tensor) else torch.stack(counts).sum(0)
     scores = (weights / times.clamp_min(1)).log() + lse[..., None]
     return weights, scores.masked_fill(times == 0, float("-inf")).amax(-1)
