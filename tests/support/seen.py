@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.dense.pairs import counted
