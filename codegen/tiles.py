@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ REASON = "the fastest or within 3 % of 64 x 64, 128 x 64 and 128 x 128 for head 
 
 CPU = TileSizes(TILE, (((4, 8), (4, 8)), ((4, 8), (2, 8)), ((8, 8), (4, 8)), ((8, 16), (8, 8))))
 """The C++ target: 32 queries fill its vector lanes."""
+
+LINEAR = replace(CPU, tile=Tile(64, 64))
+"""The same where weights are products of features: full tiles cost next to nothing, so partial ones are kept small."""
 
 
 def square(tile: Tile) -> TileSizes:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
 from attnspec.codegen.cpp.unit import DTYPES, KernelKey, LinearKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.arguments import comment
+from attnspec.codegen.expressions.entrywise import entrywise
 from attnspec.codegen.expressions.reads import names, places, require_softmax
 from attnspec.codegen.plan import lengths
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.relation import scalar_reads
+from attnspec.spec.real import Score
+from attnspec.spec.spec import Spec
 
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
@@ -45,6 +50,7 @@ def kernel(plan: Plan, key: KernelKey | LinearKey) -> str:
             "namespace attnspec {\n",
             cxx.HELPERS,
             cxx_real.score(spec.score, reads),
+            *(_features(spec) if isinstance(key, LinearKey) else ()),
             "}  // namespace attnspec\n",
             *map(read, _LIBRARY[key.direction]),
             "namespace attnspec {\n",
@@ -54,6 +60,13 @@ def kernel(plan: Plan, key: KernelKey | LinearKey) -> str:
             read("entry"),
         ]
     )
+
+
+def _features(spec: Spec) -> Iterator[str]:
+    """What features kernels can work out themselves."""
+    for side, feature in (("q", spec.weights.q), ("k", spec.weights.k)):
+        own = None if feature is None else entrywise(feature)
+        yield cxx_real.entrywise(f"of_{side}", Score() if own is None else own)
 
 
 def is_wide(plan: Plan, key: KernelKey | LinearKey) -> bool:
@@ -79,10 +92,13 @@ def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
         "ATTNSPEC_POS": "int64_t" if is_wide(plan, key) else "int32_t",
     }
     if isinstance(key, LinearKey):
-        names = (f"ATTNSPEC_{name}" for name in ("X", "Y", "Z", "OUT"))
+        names = (f"ATTNSPEC_{name}" for name in ("X", "Y", "Z", "OUT", "SOURCE", "OUTCOME"))
         types = {name: DTYPES[dtype] for name, dtype in zip(names, key.types, strict=True)}
         types["ATTNSPEC_OUT"] *= not values["ATTNSPEC_CARRY"]  # what passes add to is float32
-        values |= {**types, "ATTNSPEC_KEYS": int(key.keys), "ATTNSPEC_ONE": " xyz".index(key.one or " ")}
+        names = (f"ATTNSPEC_{name}_MAP" for name in ("X", "Y", "Z", "OUT"))
+        maps = {name: " qk".index(side or " ") for name, side in zip(names, key.maps, strict=True)}
+        places = {f"ATTNSPEC_{what}": " xyz".index(of or " ") for what, of in (("ONE", key.one), ("UP", key.up))}
+        values |= {**types, **maps, **places, "ATTNSPEC_KEYS": int(key.keys)}
     elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)

@@ -62,6 +62,22 @@ struct Score {{
 """
 
 
+def entrywise(namespace: str, real: r.RealExpr) -> str:
+    """The text of ``features`` of numbers ``s``, and of what gradients of features become: a function of them alone."""
+    return f"""\
+// {real}, and its gradient
+namespace {namespace} {{
+    static ATTNSPEC_INLINE vfloat features(vfloat s) {{
+{_value(real, NO_NAMES)}
+    }}
+    static ATTNSPEC_INLINE vfloat gradient(vfloat g, vfloat s) {{
+        (void)s;
+{_backward(slopes(real), [], NO_NAMES)}
+    }}
+}}
+"""
+
+
 def _scored(found: Sequence[Argument], names: Mapping[str, int]) -> str:
     """The text of ``struct Scored``: what a score reads, with the reals in it, which loops keep in registers."""
     reals = [one.name for one in found if not one.shape]

@@ -41,9 +41,11 @@ class KernelKey:
 class LinearKey:
     """The types of a kernel of linear attention, of features x and y and values z: ``sum over j of (x_i . y_j) z_j``.
 
-    i are the queries, and with ``keys`` the keys. ``types`` are the element types of x, y, z and the sum, ``dim`` and
-    ``dim_v`` the number of features and of values; one of ``"xyz"`` as ``one`` says whose last column is ones that no
-    memory holds. ``wide`` and ``carry`` are as for ``KernelKey``.
+    i are the queries, and with ``keys`` the keys. ``types`` are the element types of x, y, z, the sum, and of what
+    ``maps`` of the sum and ``up`` of x need beside; ``dim`` and ``dim_v`` are the number of features and of values. One
+    of ``"xyz"`` as ``one`` says whose last column is ones that no memory holds, as ``up`` which of them is the gradient
+    of an output; ``maps`` are the sides (``"q"``, ``"k"``) whose features x, y and z are, and whose vectors the sum is
+    the gradient of (``""``: tensors as they are). ``wide`` and ``carry`` are as for ``KernelKey``.
     """
 
     keys: bool
@@ -51,6 +53,8 @@ class LinearKey:
     dim: int
     dim_v: int
     one: str = ""
+    up: str = ""
+    maps: tuple[str, ...] = ("", "", "", "")
     wide: bool = False
     carry: bool = False
 
@@ -61,7 +65,11 @@ class LinearKey:
 
     def __str__(self) -> str:
         by, one = "keys" if self.keys else "queries", f", ones in {self.one}" if self.one else ""
-        return f"linear by {by}, {', '.join(self.types)}, {self.dim} features, {self.dim_v} values{one}"
+        up = f", gradient of an output in {self.up}" if self.up else ""
+        sides = zip("xyzo", self.maps, strict=True)
+        maps = "".join(f", {name} of {side}" for name, side in sides if side)
+        sizes = f"{self.dim} features, {self.dim_v} values"
+        return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}"
 
 
 def define(values: Mapping[str, int | str]) -> str:

@@ -13,7 +13,7 @@ from attnspec.codegen.plan.candidates import Way, ways
 from attnspec.codegen.plan.plan import Candidate, Choice, ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tile_tests import block_tile, tests
 from attnspec.codegen.plan.tiling import make_pass
-from attnspec.codegen.tiles import CPU, Tile, TileSizes
+from attnspec.codegen.tiles import CPU, LINEAR, Tile, TileSizes
 from attnspec.relation.condition import NotAffine
 from attnspec.relation.count import TooIrregular, count
 from attnspec.relation.effort import stage
@@ -35,15 +35,18 @@ def plan(
     relation: Relation,
     tile: Tile | None = None,
     layout: str = "auto",
-    sizes: TileSizes = CPU,
+    sizes: TileSizes | None = None,
     scalars: tuple[Scalar | None, ...] = (),
 ) -> Plan:
     """The plan of a relation.
 
-    ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``; ``layout`` is ``"auto"``, or
-    ``"identity"`` for one pass over positions in order. ``scalars`` are values of the scalar inputs with which
-    candidates are compared; those that are not known are taken to be n. The plan serves all values alike.
+    ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``, by default those of the CPU;
+    ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in order. ``scalars`` are values of the
+    scalar inputs with which candidates are compared; those that are not known are taken to be n. The plan serves all
+    values alike.
     """
+    if sizes is None:
+        sizes = LINEAR if relation.spec.weights.linear else CPU
     return Plan(relation, tuple(_class(relation, each, tile, layout, sizes, scalars) for each in relation.classes))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,14 +19,17 @@ from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
+_TENSORS = ("x", "y", "z", "out", "source", "result")
+_ARRAYS = ("total", "dtotal", "extra")
+
 
 class LinearProblem(ctypes.Structure):
     """``attnspec::LinearProblem`` of the C++ text."""
 
     _fields_ = [
         ("sizes", problem.Sizes),
-        *((name, problem.Tensor) for name in ("x", "y", "z", "out")),
-        ("total", ctypes.c_void_p),
+        *((name, problem.Tensor) for name in _TENSORS),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("threads", "divide")),
     ]
@@ -33,60 +37,87 @@ class LinearProblem(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which sum: i are the queries, or with ``keys`` the keys; the last column of ``one`` (of x, y, z) is all ones.
+    """Which sum: i are the queries, or with ``keys`` the keys. ``one``, ``up`` and ``maps`` are as for ``LinearKey``.
 
-    ``divide``: the output is divided by the sum of weights, which z then has ones for, where that is not zero.
+    ``divide``: the output is divided by the sum of weights, which z then has ones for, where that is not zero; or it
+    was, and the gradient ``up`` is to be.
     """
 
     keys: bool = False
     one: str = ""
+    up: str = ""
     divide: bool = False
+    maps: tuple[str, str, str, str] = ("", "", "", "")
 
 
-def sweep(call: Call, of: Sweep, x: Tensor, y: Tensor, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+class Beside(NamedTuple):
+    """What a sweep reads beside x, y and z, and writes beside the sum; empty where it does not.
+
+    ``source`` are the vectors whose gradient the sum becomes, ``result`` the output whose gradient is x, of which
+    ``total`` and ``extra`` (batch, heads, n_q) are the totals and what is worked out for them, ``dtotal`` their own
+    gradients; all three are contiguous and float32.
+    """
+
+    source: Tensor = EMPTY
+    result: Tensor = EMPTY
+    total: Tensor = EMPTY
+    dtotal: Tensor = EMPTY
+    extra: Tensor = EMPTY
+
+
+def sweep(
+    call: Call, of: Sweep, x: Tensor, y: Tensor, z: Tensor, dtype: torch.dtype, beside: Beside | None = None
+) -> tuple[Tensor, Tensor]:
     """The sum, of a dtype, and the sums of weights (batch, heads, n_q) float32 where z has ones, else an empty tensor.
 
     x is (batch, heads, n_q, features), y (batch, kv_heads, n, features), z (batch, kv_heads, n, values), and the other
     way round by keys: gradients are summed over the heads that share them. ``call`` says what else the pattern reads,
     with any tensors of its sizes for q and k.
     """
-    made = _prepared(call.encoded, of, dtype, *((t.dtype, t.shape, t.stride()) for t in (x, y, z)))
+    beside = beside or Beside()
+    made = _prepared(call.encoded, of, dtype, *map(_typed, (x, y, z, beside.source, beside.result)))
     carry, shape = made.kernel.carry, (*x.shape[:3], z.shape[3])
-    total = EMPTY
-    if carry:
-        out = torch.zeros(shape)
-        total = torch.zeros(shape[:3]) if of.one == "z" else EMPTY
-    else:
-        out = torch.empty(shape, dtype=dtype)
-        total = torch.empty(shape[:3]) if of.one == "z" else EMPTY
-    made.run(call, [t.data_ptr() for t in (x, y, z, out, total)])
-    if carry and of.divide:
+    out = torch.zeros(shape) if carry else torch.empty(shape, dtype=dtype)
+    total = beside.total
+    if of.one == "z":
+        total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
+    arrays = total, beside.dtotal, beside.extra
+    made.run(call, [t.data_ptr() for t in (x, y, z, out, beside.source, beside.result, *arrays)])
+    if carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]
-    return out.to(dtype), total
+    return out.to(dtype), total if of.one == "z" else EMPTY
 
 
 _Typed = tuple[torch.dtype, Form, Form]
 
 
+def _typed(t: Tensor) -> _Typed:
+    return (t.dtype, t.shape, t.stride()) if t.dim() == 4 else (t.dtype, (0, 0, 0, 0), (0, 0, 0, 0))
+
+
 @functools.lru_cache(maxsize=512)
-def _prepared(program: str, of: Sweep, dtype: torch.dtype, x: _Typed, y: _Typed, z: _Typed) -> prepared.Prepared:
-    outer, inner, values = (like(shape, strides, kind) for kind, shape, strides in (x, y, z))
+def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> prepared.Prepared:
+    outer, inner, values, source, result = (like(shape, strides, kind) for kind, shape, strides in forms)
     q, k = (inner, outer) if of.keys else (outer, inner)
     call = Call(q, k, values, (), None, None, 0.0, program)
+    kinds = [kind for kind, _, _ in forms]
     key = LinearKey(
         of.keys,
-        tuple([str(kind).removeprefix("torch.") for kind in (x[0], y[0], z[0], dtype)]),
-        dim=outer.shape[3] + (of.one == "x"),
+        tuple([str(kind).removeprefix("torch.") for kind in (*kinds[:3], dtype, *kinds[3:])]),
+        dim=outer.shape[3] + ("x" in (of.one, of.up)),
         dim_v=values.shape[3] + (of.one == "z"),
         one=of.one,
+        up=of.up,
+        maps=of.maps,
         wide=call.wide,
         carry=of.keys and q.shape[1] != k.shape[1],
     )
     kernel = prepared.native_of(call, key)
     out = like(*room((*outer.shape[:3], values.shape[3]))[:2])
-    tensors = map(problem.tensor_of, (outer, inner, values, out))
+    tensors = map(problem.tensor_of, (outer, inner, values, out, source, result))
     # The output is divided here only if one pass sees all of a row.
-    whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, 0, 0.0, 0, int(of.divide and not kernel.carry))
-    names = ["x", "y", "z", "out", "total", "scale", "threads"]
+    divide = of.divide and not (kernel.carry and of.one == "z")
+    whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, 0, 0, 0, 0.0, 0, int(divide))
+    names = [*_TENSORS, *_ARRAYS, "scale", "threads"]
     argument = prepared.packed(whole, names)
     return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)

@@ -14,8 +14,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnspec.runtime.core.request import Call
-from attnspec.runtime.cpp.linear import Sweep, sweep
+from attnspec.runtime.core.request import EMPTY, Call
+from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
+
+
+class Given(NamedTuple):
+    """A call of which q and k are the features a and b, or vectors that the kernel maps to them.
+
+    a is (batch, heads, n_q, features), b (batch, kv_heads, n, features), v (batch, kv_heads, n, dim_v). ``of_q`` is
+    ``"q"`` where the call has queries, ``of_k`` ``"k"`` where it has keys, and ``""`` where it has features.
+    """
+
+    call: Call
+    of_q: str = ""
+    of_k: str = ""
 
 
 class Sums(NamedTuple):
@@ -25,37 +37,39 @@ class Sums(NamedTuple):
     total: Tensor | None
 
 
-def sums(call: Call, total: bool, divide: bool) -> Sums:
-    """The sums of a call, of which q and k are the features a and b; v is (batch, kv_heads, n, dim_v).
+def sums(given: Given, total: bool, divide: bool) -> Sums:
+    """The sums of a call. With ``divide`` they are divided by the total, which then is wanted.
 
-    a is (batch, heads, n_q, features) and b (batch, kv_heads, n, features). With ``divide`` they are divided by the
-    total, which then is wanted: a row without keys, or whose weights add up to zero, gives zeros.
+    A row without keys, or whose weights add up to zero, then gives zeros.
     """
     assert total or not divide
-    out, found = sweep(call, Sweep(one="z" if total else "", divide=divide), *call[:3], call.v.dtype)
+    call, of_q, of_k = given
+    of = Sweep(one="z" if total else "", divide=divide, maps=(of_q, of_k, "", ""))
+    out, found = sweep(call, of, *call[:3], call.v.dtype)
     return Sums(out, found if total else None)
 
 
 def gradients(
-    call: Call, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None
+    given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of a, b and v, of their dtypes, from those of the sums and of the totals (None: there are none)."""
-    a, b, v = call[:3]
+    """The gradients of what is q, k and v of the call, of their dtypes, from those of the sums and of the totals.
+
+    (None: those of the totals are zero.)
+    """
+    (a, b, v, *_), of_q, of_k = given
+    call = given.call
+    to_q, to_k = a if of_q else EMPTY, b if of_k else EMPTY
     if of.total is None:
-        by_query, du = dout, dout
-    else:
-        by_query = dout.new_empty((*dout.shape[:3], dout.shape[3] + 1), dtype=torch.float32)
-        du, last = by_query[..., :-1], by_query[..., -1]
-        du.copy_(dout)
-        last.zero_()
-        if divided:
-            du *= torch.where(of.total == 0, 0.0, 1 / of.total)[..., None]
-            torch.sum(du * of.out, -1, out=last)
-            last.neg_()
-        if dtotal is not None:
-            last += dtotal
-    with_ones = of.total is not None
-    da, _ = sweep(call, Sweep(one="y" if with_ones else ""), by_query, v, b, a.dtype)
-    db, _ = sweep(call, Sweep(keys=True, one="x" if with_ones else ""), v, by_query, a, b.dtype)
-    dv, _ = sweep(call, Sweep(keys=True), b, a, du, v.dtype)
+        da, _ = sweep(call, Sweep(maps=("", "", of_k, of_q)), dout, v, b, a.dtype, Beside(to_q))
+        db, _ = sweep(call, Sweep(True, maps=("", "", of_q, of_k)), v, dout, a, b.dtype, Beside(to_k))
+        dv, _ = sweep(call, Sweep(True, maps=(of_k, of_q, "", "")), b, a, dout, v.dtype)
+        return da, db, dv
+    dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
+    extra = torch.zeros(of.total.shape)
+    beside = Beside(to_q, of.out if divided else EMPTY, of.total, dtotal, extra)
+    da, _ = sweep(call, Sweep(False, "y", "x", divided, ("", "", of_k, of_q)), dout, v, b, a.dtype, beside)
+    beside = Beside(to_k, EMPTY, of.total, EMPTY, extra)
+    db, _ = sweep(call, Sweep(True, "x", "y", divided, ("", "", of_q, of_k)), v, dout, a, b.dtype, beside)
+    up = "z" if divided else ""
+    dv, _ = sweep(call, Sweep(True, "", up, divided, (of_k, of_q, "", "")), b, a, dout, v.dtype, Beside(total=of.total))
     return da, db, dv

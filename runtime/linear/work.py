@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.codegen.expressions.entrywise import entrywise
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
@@ -17,13 +18,14 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes, mapped, size
-from attnspec.runtime.linear.sums import Sums, gradients, sums
+from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import check_vectors, prepare
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec import contents
+from attnspec.spec.real import RealRead, Score
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import MASS
+from attnspec.spec.weights import MASS, Weights
 
 
 def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
@@ -32,6 +34,11 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
     if weights.q is not None and weights.k is not None:
         found["features"] = max(size(side, q.shape[3]) for side in (weights.q, weights.k))
     return found
+
+
+def _reads_mass(weights: Weights) -> bool:
+    parts = () if weights.divide is None else contents.walk(weights.divide)
+    return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,50 +78,61 @@ class Work:
         """Whether the sums are divided by the totals as they are."""
         return self.spec.weights.divides_by_total
 
-    def call(self) -> Call:
-        """The features of queries and keys, in float32, in place of q and k, and the values that go with them."""
-        reads_heads = self.spec.weights.k is not None and "h" in contents.free(self.spec.weights.k)
-        q, k, v = self.q.float(), self.k.float(), self.v
-        q, k = turned(self.spec, q, k, self.sizes, self.inputs)
-        if reads_heads and q.shape[1] != k.shape[1]:
+    def given(self) -> Given:
+        """The features of queries and keys and the values that go with them, as kernels take them."""
+        weights = self.spec.weights
+        q, k, v = self.q, self.k, self.v
+        if self.spec.rotations or self.spec.normalized:
+            q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
+        assert weights.q is not None
+        assert weights.k is not None
+        if q.shape[1] != k.shape[1] and "h" in contents.free(weights.k):
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        made = entrywise(weights.q), entrywise(weights.k)
+        whole = None in made or _reads_mass(weights)  # else kernels map vectors to features
         a, b = (
-            mapped(self.spec, side, x, self.inputs, self.sizes, self.projection).values
-            for side, x in (("q", q), ("k", k))
+            x if not whole or entry == Score() else self._mapped(side, x)
+            for side, x, entry in (("q", q, made[0]), ("k", k, made[1]))
         )
         numbers = a.shape[-1], b.shape[-1]
         if len({*numbers} - {1}) > 1:
             raise CallError(f"{self.spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
         a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
         inputs = [self.inputs[name] for name in names_of(self.spec)]
-        return Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
+        call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
+        of_q, of_k = ("" if whole or entry == Score() else side for side, entry in zip("qk", made, strict=True))
+        return Given(call, of_q, of_k)
+
+    def _mapped(self, side: str, x: Tensor) -> Tensor:
+        return mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection).values
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where nothing is divided."""
         with torch.no_grad():
-            call = self.call()
+            given = self.given()
             line = self.spec.weights.divide
-            found = sums(call, line is not None, self.divides)
+            found = sums(given, line is not None, self.divides)
             if found.total is None:
                 return found.out, self.v.new_empty(0, dtype=torch.float32)
             if self.divides:
                 return found.out, found.total
-            over = self.divisor(call, found.total)
-            return self.divided(found.out, over, self.seen(call)).to(self.v.dtype), found.total
+            over = self.divisor(given, found.total)
+            return self.divided(found.out, over, self.seen(given.call)).to(self.v.dtype), found.total
 
     def seen(self, call: Call) -> Tensor:
         """Which rows see keys, (batch, heads, n_q, 1)."""
         ones = torch.ones(()).expand(*self.q.shape[:3], 1), torch.ones(()).expand(*call.k.shape[:3], 1)
-        _, total = sums(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0), True, False)
+        _, total = sums(Given(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0)), True, False)
         assert total is not None
         return total[..., None] > 0
 
-    def divisor(self, call: Call, total: Tensor) -> Tensor:
+    def divisor(self, given: Given, total: Tensor) -> Tensor:
         """What the sums are divided by, (batch, heads, n_q, 1), differentiable."""
         line = self.spec.weights.divide
         assert line is not None
         env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(self.sizes.n_q)[:, None]}
-        found: Tensor = real(line, env, {**self.inputs, MASS.name: call.q.sum(-1)}, total[..., None])
+        mass = {MASS.name: given.call.q.sum(-1)} if _reads_mass(self.spec.weights) else {}
+        found: Tensor = real(line, env, {**self.inputs, **mass}, total[..., None])
         return found.expand(*total.shape, 1)
 
     def divided(self, x: Tensor, over: Tensor, seen: Tensor) -> Tensor:
@@ -134,21 +152,22 @@ class Work:
             projection = leaves.get("projection", self.projection)
             inputs = {**self.inputs, **{name: t for name, t in leaves.items() if name != "projection"}}
             own = replace(self, q=q, k=k, v=v, inputs=inputs, projection=projection)
-            call = own.call()
+            given = own.given()
+            call = given.call
             made: list[Tensor] = [call.q, call.k, call.v]
-            given = call._replace(q=call.q.detach(), k=call.k.detach(), v=call.v.detach())
+            cut = given._replace(call=call._replace(q=call.q.detach(), k=call.k.detach(), v=call.v.detach()))
             found = Sums(out, None if line is None else total)
             upstream: list[Tensor] = []
             if line is not None and not self.divides:
                 leaf = total.detach().requires_grad_()
-                over, seen = own.divisor(call, leaf), self.seen(given)
+                over, seen = own.divisor(given, leaf), self.seen(cut.call)
                 dout = self.divided(dout.float(), over.detach(), seen)
                 upstream = [-(dout * out).sum(-1, keepdim=True)]
                 if over.requires_grad:
                     (found_dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
                     dtotal = found_dtotal
                     made.append(over)
-        upstream = [*gradients(given, found, self.divides, dout, dtotal), *upstream][: len(made)]
+        upstream = [*gradients(cut, found, self.divides, dout, dtotal), *upstream][: len(made)]
         sources = [q, k, v, *leaves.values()]
         reached = [(x, d) for x, d in zip(made, upstream, strict=True) if x.requires_grad]
         results = torch.autograd.grad(

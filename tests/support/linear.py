@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import Call
-from attnspec.runtime.linear.sums import gradients, sums
+from attnspec.runtime.linear.sums import Given, gradients, sums
 from tests.support.oracle import close
 
 # Largest error by dtype, of output and sums, and of gradients: of the largest exact value.
@@ -64,7 +64,7 @@ def agree(
     exact = [t.detach().double().requires_grad_() for t in (a, b, v)]
     out_error, gradient_error = TOLERANCE[v.dtype]
     for divide in divides:
-        call = Call(a, b, v, list(given.values()), None, None, scale, attend.program.encoded)
+        call = Given(Call(a, b, v, list(given.values()), None, None, scale, attend.program.encoded))
         found = sums(call, True, divide)
         out, total = found
         assert total is not None

@@ -7,7 +7,7 @@ import torch
 
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import Call
-from attnspec.runtime.linear.sums import gradients, sums
+from attnspec.runtime.linear.sums import Given, gradients, sums
 from tests.support.linear import agree, features
 from tests.support.marks import slow
 from tests.support.pass_strategies import by_way, choosing
@@ -79,9 +79,9 @@ def test_every_tile_size(tile: tuple[int, int]) -> None:
     agree(compiled(PATTERNS["both"], "cpp", tile=tile), *features(700, 650))
 
 
-def _call(attend: Attention, *tensors: torch.Tensor) -> Call:
+def _call(attend: Attention, *tensors: torch.Tensor) -> Given:
     a, b, v = tensors
-    return Call(a, b, v, (), None, None, 1.0, attend.program.encoded)
+    return Given(Call(a, b, v, (), None, None, 1.0, attend.program.encoded))
 
 
 def _strided(*shape: int) -> torch.Tensor:

@@ -17,19 +17,36 @@ struct Sweep {
     int64_t b;
     Team outer, inner;  // heads of either side that see the same tiles; one of the teams has one member
     Runs held, next;    // the tiles of the state, and of this tile
+    struct Kept { int64_t tile, head; Inner inner; };
+    Kept kept[KEPT];
+    int next_kept = 0;
     int64_t first = 0;  // the slot of the tile's first lane
     Span live = {0, 0};
     int64_t head = 0;   // of the outer side
     bool loaded = false;
 
     Sweep(const LinearProblem& p, const Sizes& s, LinearSpace& w, const Place& at, int64_t b, Team outer, Team inner)
-        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {}
+        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
+        for (Kept& one : kept) one = {INT64_MIN, 0, {}};
+    }
 
     const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
     const Rows& rows_there() const { return KEYS ? at.queries : at.keys; }
     Span slots_here() const { return KEYS ? at.key_slots : at.query_slots; }
     Span slots_there() const { return KEYS ? at.query_slots : at.key_slots; }
+    int64_t line_here() const { return (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows); }
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
+
+    // A tile of the inner side: the last ones stay where they were put.
+    const Inner& inner_tile(int64_t j, int64_t h, Span slots) {
+        for (int i = 0; i < KEPT; ++i)
+            if (kept[i].tile == j && kept[i].head == h) return kept[i].inner;
+        const int64_t line = (b * (KEYS ? s.query_heads : s.key_heads) + h) * (KEYS ? s.rows : s.keys);
+        Kept& to = kept[next_kept];
+        to = {j, h, load_inner(p, w, next_kept, b, h, line, rows_there(), slots)};
+        next_kept = (next_kept + 1) % KEPT;
+        return to.inner;
+    }
 
     bool run() {
         const Span tiles = tiles_of(slots_here(), HERE);
@@ -58,7 +75,7 @@ struct Sweep {
         for (int g = 0; g < GROUPS; ++g) {
             const Range range = lanes(g);
             if (range.begin < range.end)
-                load_outer(p, w, g, b, head, rows_here(), first + g * LANES, range, p.scale * Pass::COUNT);
+                load_outer(p, w, g, b, head, line_here(), rows_here(), first + g * LANES, range, p.scale * Pass::COUNT);
         }
     }
 
@@ -88,7 +105,7 @@ struct Sweep {
         const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
         if (slots.begin >= slots.end) return;
         load_here();
-        const Inner tile = load_inner(p, w, b, h, rows_there(), slots);
+        const Inner& tile = inner_tile(j, h, slots);
         w.unfit.begin();
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
@@ -159,7 +176,7 @@ struct Sweep {
         for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
             for (int64_t j = lo; j <= hi; ++j) {
                 const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
-                if (slots.begin < slots.end) move_tile(w, load_inner(p, w, b, h, rows_there(), slots), sign);
+                if (slots.begin < slots.end) move_tile(w, inner_tile(j, h, slots), sign);
             }
     }
 
@@ -168,7 +185,7 @@ struct Sweep {
     }
 
     ATTNSPEC_NOINLINE void store_here() {
-        const int64_t line = (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows);
+        const int64_t line = line_here();
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
             if (on.begin >= on.end) continue;
@@ -189,6 +206,10 @@ struct Sweep {
                             store(to, load(to) * factor);
                         }
                     }
+            }
+            if constexpr (OUT_MAP != 0) {
+                load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, rows_here(), first + g * LANES, on);
+                for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, gradient<OUT_MAP>(load(w.out[g] + i), load(w.more + i)));
             }
             if constexpr (!CARRY && sizeof(OutElem) == 4 && ZC == ZS)
                 if (count == LANES && p.out.stride[3] == 1 && p.out.stride[2] == ZS && !rows_here().list && rows_here().step == 1) {

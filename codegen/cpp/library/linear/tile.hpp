@@ -1,16 +1,24 @@
 // Linear attention, a tile at a time: out_i = sum over j of (x_i . y_j) z_j. The outer side (queries, or keys where the sweep
-// is transposed) lies on vector lanes, as in softmax/forward.hpp; the inner side has features y and values z. One of x, y and
-// z may have one more column than memory holds, which is all ones: sums of weights come out as one more value, and their
-// gradients go back as one more feature.
+// is transposed) lies on vector lanes, as in softmax/forward.hpp; the inner side has features y and values z. Each of them is
+// a tensor as it is, or
+//   * features of it, worked out entry by entry as it is loaded (X_MAP, Y_MAP, Z_MAP: those of queries or of keys);
+//   * with one more column, of ones (X_ONE, Y_ONE, Z_ONE): sums of weights come out as one more value, and their gradients go
+//     back as one more feature;
+//   * the gradient of an output (X_UP, Y_UP, Z_UP): dout divided by the total of its row, and but for z one more column, what
+//     follows for the total itself.
 
 namespace attnspec {
 
 struct LinearProblem {
     Sizes sizes;
     Tensor x, y, z, out;
-    float* total;  // (batch, heads, rows), contiguous: the sums over the column of ones of z; may be null
+    Tensor source;        // with OUT_MAP: what features were made of, of the shape of the output, which becomes its gradient
+    Tensor result;        // with X_UP and `divide`: the output of the forward pass
+    float* total;         // (batch, heads, rows), contiguous: the sums over the column of ones of z. Of UP: what was divided by
+    const float* dtotal;  // of X_UP: the gradient of the totals themselves, or null
+    float* extra;         // of X_UP and Y_UP, (batch, heads, rows): the one more column, which X_UP writes and Y_UP reads
     float scale;
-    int32_t threads, divide;  // divide: the output is divided by the total, where that is not zero
+    int32_t threads, divide;  // divide: by the total, where that is not zero; 0 where it is
 };
 
 template <int KIND> struct ElementOf { using type = float; };
@@ -19,14 +27,20 @@ template <> struct ElementOf<2> { using type = fp16; };
 using XElem = ElementOf<ATTNSPEC_X>::type;
 using YElem = ElementOf<ATTNSPEC_Y>::type;
 using ZElem = ElementOf<ATTNSPEC_Z>::type;
+using SourceElem = ElementOf<ATTNSPEC_SOURCE>::type;   // of `source`
+using OutcomeElem = ElementOf<ATTNSPEC_OUTCOME>::type;  // of `result`
 using OutElem = ElementOf<ATTNSPEC_OUT>::type;
 
 constexpr bool KEYS = ATTNSPEC_KEYS;  // the outer side are the keys
 constexpr bool X_ONE = ATTNSPEC_ONE == 1, Y_ONE = ATTNSPEC_ONE == 2, Z_ONE = ATTNSPEC_ONE == 3;
-constexpr int XC = D - X_ONE, YC = D - Y_ONE, ZC = DV - Z_ONE;                                           // columns in memory
-constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);     // strides of rows
+constexpr bool X_UP = ATTNSPEC_UP == 1, Y_UP = ATTNSPEC_UP == 2, Z_UP = ATTNSPEC_UP == 3;
+constexpr int X_MAP = ATTNSPEC_X_MAP, Y_MAP = ATTNSPEC_Y_MAP, Z_MAP = ATTNSPEC_Z_MAP, OUT_MAP = ATTNSPEC_OUT_MAP;
+// Columns that tensors have, and those of y and z that stand in a tile.
+constexpr int XT = D - X_ONE - X_UP, YT = D - Y_ONE - Y_UP, YC = D - Y_ONE, ZC = DV - Z_ONE;
+constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);  // strides of rows
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
 constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
+constexpr int KEPT = 2;  // tiles of the inner side: one that was partial is often full for the next outer tile
 constexpr float UNIT_WEIGHT = 1.f;
 
 // The state is sum of y_j z_j^T: a row for each value with features on the lanes, or the other way round, as they fit them.
@@ -39,7 +53,8 @@ struct alignas(64) LinearSpace {  // one per thread
     float x[GROUPS][XS * LANES], out[GROUPS][OS * LANES];
     float s[ROWS * LANES];
     int32_t mask[ROWS * LANES];
-    float y[ROWS * YS], z[ROWS * ZS], fit[ROWS * ZS], rows[LANES * (XS > ZS ? XS : ZS)];
+    float y[KEPT][ROWS * YS], z[KEPT][ROWS * ZS], fit[ROWS * ZS], more[X_UP || OUT_MAP ? (XS > ZS ? XS : ZS) * LANES : W];
+    float rows[LANES * (XS > ZS ? XS : ZS)];
     float scratch[round_up((ROWS > LANES ? ROWS : LANES) * (D > DV ? D : DV), W)];
     Unfit<ROWS> unfit;
 };
@@ -96,16 +111,18 @@ static void add_rows(const float* b, int64_t steps, float sign, State to) {
         state_block<1, 0, 0, COLS, 1>(&UNIT_WEIGHT, b + x, steps, sign, to.sums + x, to.rounded + x);
 }
 
-// The rows of some slots as fp32 rows of stride S, padded with zeros: in place where the tensor has this form already.
-template <int COLS, int S, class T>
-static const float* rows_of(float* copy, float* scratch, const Tensor& t, int64_t b, int64_t h, const Rows& at, int64_t slot,
-                            int count, int rows) {
-    const bool same = sizeof(T) == 4 && COLS == S && count == rows;
-    const View<T> x = view<COLS, T>(same ? copy : scratch, t, b, h, at, slot, count);
-    if (same && x.element == 1 && x.row == S) return (const float*)x.from;
-    rows_to_float<COLS, S>(copy, x.from, x.row, x.element, count, rows, 1.f);
-    return copy;
+// Features of W numbers, and their gradients from those of the features.
+template <int MAP>
+ATTNSPEC_INLINE vfloat features(vfloat x) {
+    return MAP == 1 ? of_q::features(x) : MAP == 2 ? of_k::features(x) : x;
 }
+template <int MAP>
+ATTNSPEC_INLINE vfloat gradient(vfloat g, vfloat x) {
+    return MAP == 1 ? of_q::gradient(g, x) : MAP == 2 ? of_k::gradient(g, x) : g;
+}
+
+// One over a total, and 0 where that is 0.
+ATTNSPEC_INLINE float over(float total) { return total == 0.f ? 0.f : 1.f / total; }
 
 // Features and values of a tile of the inner side.
 struct Inner {
@@ -113,26 +130,81 @@ struct Inner {
     const float *y, *z;
 };
 
-static Inner load_inner(const LinearProblem& p, LinearSpace& w, int64_t b, int64_t h, const Rows& at, Span slots) {
-    const int count = (int)(slots.end - slots.begin), rows = round_up(count, R);
-    return {count, rows, rows_of<YC, YS, YElem>(w.y, w.scratch, p.y, b, h, at, slots.begin, count, rows),
-            rows_of<ZC, ZS, ZElem>(w.z, w.scratch, p.z, b, h, at, slots.begin, count, rows)};
+// The rows of some slots as fp32 rows of stride S, padded with zeros: in place where the tensor has this form already. With
+// UP they are divided by the totals of their rows, and `extra` of each row comes behind them.
+template <int COLS, int S, int MAP, bool UP, bool EXTRA, class T>
+static const float* rows_of(const LinearProblem& p, float* copy, float* scratch, const Tensor& t, int64_t b, int64_t h,
+                            int64_t line, const Rows& at, int64_t slot, int count, int rows) {
+    constexpr bool same = sizeof(T) == 4 && COLS == S && !MAP && !UP;
+    const View<T> x = view<COLS, T>(same && count == rows ? copy : scratch, t, b, h, at, slot, count);
+    if (same && count == rows && x.element == 1 && x.row == S) return (const float*)x.from;
+    rows_to_float<COLS, S>(copy, x.from, x.row, x.element, count, rows, 1.f);
+    if constexpr (MAP != 0)
+        for (int i = 0; i < count * S; i += W) store(copy + i, features<MAP>(load(copy + i)));
+    if constexpr (UP)
+        for (int r = 0; r < count; ++r) {
+            const int64_t row = line + at(slot + r);
+            if (p.divide) {
+                const float factor = over(p.total[row]);
+                for (int c = 0; c < S; c += W) store(copy + r * S + c, load(copy + r * S + c) * factor);
+            }
+            if (EXTRA) copy[r * S + COLS] = p.extra[row];
+        }
+    return copy;
 }
 
-// The features of LANES positions of the outer side.
-static void load_outer(const LinearProblem& p, LinearSpace& w, int g, int64_t b, int64_t h, const Rows& at, int64_t slot,
-                       Range live, float scale) {
+// `line` is that of the first row of the head in totals.
+static Inner load_inner(const LinearProblem& p, LinearSpace& w, int kept, int64_t b, int64_t h, int64_t line, const Rows& at,
+                        Span slots) {
+    const int count = (int)(slots.end - slots.begin), rows = round_up(count, R);
+    return {count, rows,
+            rows_of<YT, YS, Y_MAP, Y_UP, true, YElem>(p, w.y[kept], w.scratch, p.y, b, h, line, at, slots.begin, count, rows),
+            rows_of<ZC, ZS, Z_MAP, Z_UP, false, ZElem>(p, w.z[kept], w.scratch, p.z, b, h, line, at, slots.begin, count, rows)};
+}
+
+// LANES rows of a tensor, transposed: to[c][lane]; zeros in dead lanes and in columns up to S.
+template <int COLS, int S, class T>
+static void load_transposed(float* to, LinearSpace& w, const Tensor& t, int64_t b, int64_t h, const Rows& at, int64_t slot,
+                            Range live) {
     const int count = live.end - live.begin;
-    const View<XElem> x = view<XC, XElem>(w.scratch, p.x, b, h, at, slot + live.begin, count);
-    if (sizeof(XElem) == 4 && XC == XS && scale == 1.f && count == LANES && x.element == 1 && x.row == XS) {
-        transpose<LANES, XS, LANES, XS>(w.x[g], x.from);
+    const View<T> x = view<COLS, T>(w.scratch, t, b, h, at, slot + live.begin, count);
+    if (sizeof(T) == 4 && COLS == S && count == LANES && x.element == 1 && x.row == S) {
+        transpose<LANES, S, LANES, S>(to, x.from);
         return;
     }
-    if (live.begin) memset(w.rows, 0, sizeof(float) * live.begin * XS);
-    rows_to_float<XC, XS>(w.rows + live.begin * XS, x.from, x.row, x.element, count, LANES - live.begin, scale);
-    if (X_ONE)
-        for (int l = live.begin; l < live.end; ++l) w.rows[l * XS + XC] = scale;
-    transpose<LANES, XS, LANES, XS>(w.x[g], w.rows);
+    if (live.begin) memset(w.rows, 0, sizeof(float) * live.begin * S);
+    rows_to_float<COLS, S>(w.rows + live.begin * S, x.from, x.row, x.element, count, LANES - live.begin, 1.f);
+    transpose<LANES, S, LANES, S>(to, w.rows);
+}
+
+// The features of LANES positions of the outer side. `line` is that of the first row of the head in totals.
+static void load_outer(const LinearProblem& p, LinearSpace& w, int g, int64_t b, int64_t h, int64_t line, const Rows& at,
+                       int64_t slot, Range live, float scale) {
+    float* x = w.x[g];
+    load_transposed<XT, XS, XElem>(x, w, p.x, b, h, at, slot, live);
+    alignas(64) float factor[LANES], last[LANES];
+    for (int l = 0; l < LANES; ++l) factor[l] = scale, last[l] = scale;
+    if constexpr (X_UP) {
+        if (p.divide) {
+            load_transposed<XT, XS, OutcomeElem>(w.more, w, p.result, b, h, at, slot, live);
+            for (int c = 0; c < C; ++c) {
+                vfloat dot = vfloat{};
+                for (int d = 0; d < XT; ++d) dot += load(x + d * LANES + c * W) * load(w.more + d * LANES + c * W);
+                store(last + c * W, -dot);
+            }
+        }
+        for (int l = live.begin; l < live.end; ++l) {
+            const int64_t row = line + at(slot + l);
+            const float by = p.divide ? over(p.total[row]) : 1.f;
+            p.extra[row] = (p.divide ? last[l] * by : 0.f) + (p.dtotal ? p.dtotal[row] : 0.f);
+            last[l] = p.extra[row] * scale, factor[l] = by * scale;
+        }
+    }
+    for (int c = 0; c < C; ++c) {
+        const vfloat by = load(factor + c * W);
+        for (int d = 0; d < XT; ++d) store(x + d * LANES + c * W, features<X_MAP>(load(x + d * LANES + c * W)) * by);
+        if (XT < D) store(x + XT * LANES + c * W, load(last + c * W));
+    }
 }
 
 // s[row][lane] = x . y, for the rows of a range.
