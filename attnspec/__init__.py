@@ -14,7 +14,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
-__all__ = ["Attention", "Cache", "CallError", "Spec", "SpecError", "compile", "merge", "read", "shipped"]
+__all__ = [
+    "Attention",
+    "Cache",
+    "CallError",
+    "Spec",
+    "SpecError",
+    "TokenStatistics",
+    "compile",
+    "merge",
+    "read",
+    "shipped",
+]
 
 if TYPE_CHECKING:
     from attnspec import nn as nn
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.core.merge import merge
+    from attnspec.runtime.modules.token_statistics import TokenStatistics
     from attnspec.spec.spec import Spec
 
 
@@ -44,6 +56,7 @@ _HOMES = {
     "CallError": "attnspec.runtime.core.arguments",
     "SpecError": "attnspec.errors.diagnostic",
     "Spec": "attnspec.spec.spec",
+    "TokenStatistics": "attnspec.runtime.modules.token_statistics",
     "shipped": "attnspec.language.load",
 }
 

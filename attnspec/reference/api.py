@@ -21,6 +21,8 @@ PUBLIC = {
     "read": "",
     "shipped": "language.load",
     "nn.SpecAttention": "runtime.modules.spec_attention",
+    "nn.FavorAttention": "runtime.modules.favor_attention",
+    "TokenStatistics": "runtime.modules.token_statistics",
     "Spec": "spec.spec",
     "SpecError": "errors.diagnostic",
     "CallError": "runtime.core.arguments",
@@ -39,7 +41,10 @@ def _said(name: str, home: str) -> str:
     if isinstance(node, ast.FunctionDef):
         return f"{head}\n\n{fenced(_signature(node), 'python')}\n\n{wrap(_plain(ast.get_docstring(node) or ''))}"
     about = f"{head}\n\n{wrap(_first(node))}"
-    members = [f"- `{_member(m)}`: {_first(m)}" for m in _members(node, home)]
+    found: dict[str, ast.FunctionDef] = {}
+    for m in _members(node, home):
+        found.setdefault(m.name, m)  # its own goes before that of what it is made of
+    members = [f"- `{_member(m)}`: {_first(m)}" for m in found.values()]
     return "\n".join([about, *([""] if members else []), *map(_item, members)])
 
 

@@ -130,20 +130,3 @@ def test_alibi_is_a_decay() -> None:
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
-
-
-def test_token_statistics_are_sums_of_a_pattern() -> None:
-    """The causal layer of ToST (Wu et al., 2025), of which only the sums know positions."""
-    sums = attnspec.compile("tost", target="dense")
-    w = torch.randn(2, HEADS, N, DIM, dtype=torch.float64)
-    temp, bias = torch.rand(HEADS, 1, dtype=torch.float64), torch.randn(HEADS, N, 1, dtype=torch.float64)
-    s = w**2
-    u = s / sums(v=s).clamp_min(1e-12) + bias
-    pi = (temp * u.sum(-1)).softmax(1)[..., None]
-    got = -w * pi / (1 + sums(v=pi * s) / (sums(v=pi) + 1e-8))
-    for t in range(N):  # the published code, of one token after the other
-        seen = s[:, :, : t + 1]
-        u_t = torch.stack([seen[:, :, i] / seen[:, :, : i + 1].sum(2) for i in range(t + 1)], 2) + bias[:, : t + 1]
-        pi_t = (temp * u_t.sum(-1)).softmax(1)[..., None]
-        g = (pi_t * seen).sum(2) / (pi_t.sum(2) + 1e-8)
-        torch.testing.assert_close(got[:, :, t], -w[:, :, t] * pi_t[:, :, t] / (1 + g), rtol=0, atol=1e-11)
