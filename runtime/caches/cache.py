@@ -51,6 +51,9 @@ class Cache:
     dropped. Tokens that are more than a ring has room for (16 and up to 15 more beside what it keeps) stand beside it,
     with what their queries see, until these have attended, once.
 
+    A step of as many tokens as the last prepares nothing, so that it takes as long, however long the sequence is, where
+    what is kept does not grow. (Unless room doubles, or passes have tables in place of loops: ``attend.plan`` says so.)
+
     Keys are stored as the kernel reads them, normalized and rotated by their positions, where these do not change: by
     `rotate` lines whose frequencies and positions of keys read neither lengths nor inputs, but for xPos. Else they are
     stored as they come and rotated at every call. There are no gradients: what asks for some is refused.

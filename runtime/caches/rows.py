@@ -15,7 +15,7 @@ from attnspec.runtime.caches.strip import Piece
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.request import Call, Part
 from attnspec.runtime.prepare.apart import keys_turn_once, turned_queries
-from attnspec.runtime.prepare.inputs import prepare, reads
+from attnspec.runtime.prepare.inputs import Wanted, reads
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.targets import target_of
 from attnspec.spec.spec import Spec
@@ -25,13 +25,14 @@ from attnspec.spec.spec import Spec
 class Rows:
     """A pattern with what follows from its text, found once: a step of decoding has no time to look at it.
 
-    ``names`` are the inputs of its kernel, ``reads`` says that something comes with a call or is made for it, ``once``
-    that keys are stored turned, ``turns`` that queries turn.
+    ``names`` are the inputs of its kernel, ``wanted`` what is made ready for it, ``reads`` says that something comes
+    with a call or is made for it, ``once`` that keys are stored turned, ``turns`` that queries turn.
     """
 
     spec: Spec
     program: Program
     names: tuple[str, ...]
+    wanted: Wanted
     reads: bool
     once: bool
     turns: bool
@@ -41,7 +42,7 @@ class Rows:
         """Of a checked pattern."""
         turns = bool(spec.rotations or spec.normalized)
         read = bool(spec.inputs or reads(spec))
-        return cls(spec, program, tuple(names(spec)), read, keys_turn_once(spec), turns)
+        return cls(spec, program, tuple(names(spec)), Wanted.of(spec), read, keys_turn_once(spec), turns)
 
     def __call__(
         self, q: Tensor, pieces: Iterable[Piece], part: Part, scale: float | None, inputs: Mapping[str, Tensor]
@@ -72,4 +73,4 @@ class Rows:
 
     def _prepared(self, q: Tensor, part: Part, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         whole = Sizes(part.n, part.n_q, part.heads, part.kv_heads, part.batch, self.spec.align == "end")
-        return prepare(self.spec, whole, inputs, wide=max(part.n, part.n_q) > NARROW_LENGTH, device=q.device)
+        return self.wanted.at(whole, wide=max(part.n, part.n_q) > NARROW_LENGTH)(inputs, q.device)

@@ -146,20 +146,7 @@ class Preparation:
         own: bool = False,
     ) -> Preparation:
         """As :func:`prepare` has them. ``own``: a few int64 stay the caller's own, whatever ``wide`` says."""
-        names, exact = reads(spec) | set(also), read_by_rotations_only(spec)
-        steps = tuple(
-            _Step(
-                declared,
-                f"{spec.name}: input `{declared.name}`",
-                shape_of(declared, sizes),
-                tuple(end for end in ("first", "last") if f"{declared.name}.{end}" in names),
-                None if declared.name in exact else real,
-                wide or (own and _few(declared, shape_of(declared, sizes))),
-                _few(declared, shape_of(declared, sizes)),
-            )
-            for declared in spec.inputs
-        )
-        return cls(spec, sizes, real, steps, divisors(roots(spec)), "alibi.slope" in names)
+        return Wanted.of(spec, also).at(sizes, wide=wide, real=real, own=own)
 
     def __call__(self, given: Mapping[str, Tensor], device: torch.device | None) -> dict[str, Tensor]:
         """The tensors of a call by name. Raises CallError where they do not fit."""
@@ -186,6 +173,34 @@ class Preparation:
                 _slopes, self.sizes.heads, self.real, device=device or _device(given)
             ).clone()
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What of inputs a spec reads, whatever the sizes: ``exact`` are those that only rotations read."""
+
+    spec: Spec
+    names: frozenset[str]
+    exact: frozenset[str]
+    divisors: Divisors
+
+    @classmethod
+    def of(cls, spec: Spec, also: Collection[str] = ()) -> Wanted:
+        """As :func:`prepare` has them."""
+        names = frozenset(reads(spec)) | frozenset(also)
+        return cls(spec, names, frozenset(read_by_rotations_only(spec)), divisors(roots(spec)))
+
+    def at(
+        self, sizes: Sizes, *, wide: bool = False, real: torch.dtype = torch.float32, own: bool = False
+    ) -> Preparation:
+        """How inputs of calls of some sizes are made ready: see :meth:`Preparation.of`."""
+        steps = []
+        for declared in self.spec.inputs:
+            shape, where = shape_of(declared, sizes), f"{self.spec.name}: input `{declared.name}`"
+            ends = tuple(end for end in ("first", "last") if f"{declared.name}.{end}" in self.names)
+            few, as_real = _few(declared, shape), None if declared.name in self.exact else real
+            steps.append(_Step(declared, where, shape, ends, as_real, wide or (own and few), few))
+        return Preparation(self.spec, sizes, real, tuple(steps), self.divisors, "alibi.slope" in self.names)
 
 
 def _device(given: Mapping[str, Tensor]) -> torch.device:
