@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 KINDS = {".py", ".attn", ".hpp", ".lark", ".md"}
 ELSEWHERE = re.compile(
-    r"\b(?:DESIGN|SYSTEMS|HOUSE|TRITON\.md|LINEAR(?:\.md| [0-9A-D])|ECOSYSTEM)\b|\b(?:issue|issues) +#?[0-9]|#[0-9]{1,2}\b"
+    r"\b(?:DESIGN|SYSTEMS|HOUSE|TRITON\.md|LINEAR(?:\.md| [0-9A-D])|ECOSYSTEM)\b"
+    r"|\b(?:issue|issues) +#?[0-9]|#[0-9]{1,2}\b"
 )
 DOCUMENT = re.compile(r"\b[\w/]+\.md\b")
 
