@@ -85,6 +85,12 @@ class Mixture:
         out, lse = self.put_together(q, k, inputs, [(part[0], part[1]) for part in found])
         return out, lse, torch.stack([part[2] for part in found]).amax(0) if return_max else None
 
+    def weights(self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], lses: Sequence[Tensor]) -> list[Tensor]:
+        """What the outputs of branches are multiplied by, (batch, heads, n_q): mixed unit vectors show it."""
+        unit = torch.eye(len(lses), device=q.device)
+        parts = [(unit[i].expand(*lse.shape, len(lses)), lse) for i, lse in enumerate(lses)]
+        return list(self.put_together(q, k, inputs, parts)[0].unbind(-1))
+
     def put_together(
         self, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], parts: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor]:

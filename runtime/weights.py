@@ -20,6 +20,7 @@ from attnspec.runtime.core.request import Call, sizes_of
 from attnspec.runtime.core.visible import array
 from attnspec.runtime.dense.rows import Scored
 from attnspec.runtime.ends import ends
+from attnspec.runtime.mixture import Mixture
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec.spec import Spec
 
@@ -35,8 +36,18 @@ def _numbers(rows: int | slice | Sequence[int] | Tensor, n_q: int, name: str) ->
         raise CallError(f"{name}: rows are numbers of the {n_q} rows of q, or a slice of them: {error}") from None
 
 
-def _column_sums(of: around.Around, q: Tensor, k: Tensor, scale: float | None, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The sums by kernels: gradients of values are ``P^T dO``, and here ``dO`` says which of its group a head is."""
+def _column_sums(
+    of: around.Around,
+    q: Tensor,
+    k: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    rows: Tensor | None = None,
+) -> Tensor:
+    """The sums by kernels: gradients of values are ``P^T dO``, and here ``dO`` says which of its group a head is.
+
+    Each row counts ``rows`` times, (batch, heads, n_q).
+    """
     with torch.no_grad():
         call, sizes, found = of.call(q, k, k, scale, inputs)
         turned_q, turned_k = turned(of.spec, q.float(), k.float(), sizes, found)
@@ -44,6 +55,7 @@ def _column_sums(of: around.Around, q: Tensor, k: Tensor, scale: float | None, i
         call = Call(turned_q, turned_k, turned_k.new_zeros((*k.shape[:3], group)), *call[3:])
         head = torch.eye(group, device=q.device).repeat(k.shape[1], 1)[None, :, None]
         dout = head.expand(*q.shape[:3], group)
+        dout = dout if rows is None else dout * rows[..., None]
         results, wanted = operator.attended(call, True), [False] * len(call.inputs)
         _, _, dv, _, _ = operator.attended_backward(call, results, dout, None, wanted)
         return dv.transpose(2, 3).reshape(q.shape[0], q.shape[1], k.shape[2])
@@ -64,6 +76,7 @@ class Weights:
     _kinds: tuple[str, ...]
     _encoded: str
     _facts: Facts
+    _mixture: Mixture | None
 
     @cached_property
     def spec(self) -> Spec:
@@ -124,8 +137,7 @@ class Weights:
         head; ``sums.unflatten(1, (kv_heads, -1)).sum(2)`` are those of the heads that share keys. Memory is linear in
         the length; it takes the time of a forward and a backward pass, in float32. Rows are as in :meth:`weights`.
         There is no gradient: one that reaches the sums is an error (target "dense" has it). Raises CallError for
-        tensors that do not fit, where more than 256 query heads share a key head, and for mixtures that are computed
-        branch by branch (target "dense" has them too).
+        tensors that do not fit, and where more than 256 query heads share a key head.
         """
         q, k, given = self._looked_at(q, k, scale, inputs, more)
         if self._target == "dense":
@@ -133,15 +145,24 @@ class Weights:
             n_q, step = q.shape[2], max(1, _PAIRS // max(1, k.shape[2]))
             parts = [scored.weights(np.arange(at, min(at + step, n_q))).sum(2) for at in range(0, n_q, step)]
             return torch.stack(parts).sum(0) if parts else scored.weights(np.arange(0)).sum(2)
-        if self._facts.composed:
-            raise CallError(
-                f"{self._facts.name}: column_sums are one kernel's, and branches of this mixture have kernels of their "
-                'own: use target="dense"'
-            )
         if q.shape[1] > MAX_DIM * k.shape[1]:
             raise CallError(f"{self._facts.name}: column_sums takes at most {MAX_DIM} query heads for each key head")
-        sums = _column_sums(around.Around.of(self.spec, self._encoded), q, k, scale, given)
+        if self._mixture is None:
+            sums = _column_sums(around.Around.of(self.spec, self._encoded), q, k, scale, given)
+        else:
+            sums = self._sums_of_branches(self._mixture, q, k, scale, given)
         return ends(sums, (q, k, *given.values()), "column sums")
+
+    def _sums_of_branches(
+        self, mixture: Mixture, q: Tensor, k: Tensor, scale: float | None, given: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The sums of a mixture that is computed branch by branch: of each branch by its weight in each row."""
+        with torch.no_grad():
+            call = {"scale": scale, "return_lse": True, "inputs": given}
+            lses = [branch(q, k, k, **call)[1] for branch in mixture.branches]
+            found = zip(self.branches, mixture.weights(q, k, given, lses), strict=True)
+            arounds = ((around.Around.of(branch.spec, branch._encoded), rows) for branch, rows in found)
+            return torch.stack([_column_sums(of, q, k, scale, given, rows) for of, rows in arounds]).sum(0)
 
     @cached_property
     def branches(self) -> tuple[Self, ...]:

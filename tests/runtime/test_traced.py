@@ -45,6 +45,9 @@ TEXTS: Mapping[str, str] = {
     "sink": "input far: float[n]  attend causal  sink far[q] * (if q > 9 then exp(far[q - 9]) else 1.0)",
     "axes": "axis token[n]  axis pooled[(n + 3) // 4]  token -> token: causal  pooled -> token: q == k // 4",
     "branches": "mix (w, r) in [(8, 1), (32, 2)] weights detached { attend dilated(w, r) }",
+    "own lines": "input slope: float[heads]  input far: float[n]  "
+    "mix { branch { attend causal  score s + slope[h] * (k - q)  rotate rope() } "
+    "branch times 2 { attend |q - k| < 9  normalize k } }  sink slope[h] + far[q]",
     "all": "input doc: int[batch, n] sorted  input keep: bool[batch, heads, n // 5]  input slope: float[heads]  "
     "input far: float[n]  attend causal and doc[q] == doc[k]  attend keep[b, h, k // 5]  "
     "score s + slope[h] * (k - q)  rotate rope() at (q - first(doc, q), k - first(doc, k))  "

@@ -146,4 +146,9 @@ CLAUSES: dict[str, tuple[str, Inputs]] = {
         "  within causal  score if q == k then -50.0 else s  normalize k",
         _nothing,
     ),
+    "lines of branches": (
+        "input slope: float[heads]  mix { branch { attend window(8)  score s - slope[h] * (q - k) } "
+        "branch times 2 { attend window(32)  rotate rope(theta = 100)  scale 0.3 } }  sink slope[h]",
+        slopes,
+    ),
 }

@@ -112,6 +112,7 @@ def test_weights_and_largest_scores(name: str) -> None:
     weights = attend.weights(q, k, rows=slice(None), inputs=inputs)
     out, largest = attend(q, k, v, return_max=True, inputs=inputs)
     close("out", weights @ v.repeat_interleave(2, 1), out, 3e-5)
+    close("sums", attend.column_sums(q, k, inputs=inputs), weights.sum(2), 3e-5)
     exact = attnspec.compile(OWN_LINES[name], target="dense")
     close("largest", largest, exact(q, k, v, return_max=True, inputs=inputs)[1], 3e-5)
 
@@ -174,7 +175,6 @@ def test_parts(target: str) -> None:
         ("paged", r"branches of this mixture have kernels of their own.*attend\.branches"),
         ("cache", r"make a cache for each of attend\.branches"),
         ("rotated", r"attend\.branches\[i\]\.rotated"),
-        ("column_sums", r'use target="dense"'),
         ("part of shares", r"branches have given shares"),
         ("gradients of detached", r"the weights of the mixture are detached"),
     ],
@@ -188,7 +188,6 @@ def test_what_is_for_branches_says_so(what: str, said: str) -> None:
         ),
         "cache": lambda: attnspec.Cache(attend, batch=1, kv_heads=2, dim=16),
         "rotated": lambda: attend.rotated(q, k, inputs=inputs),
-        "column_sums": lambda: attend.column_sums(q, k, inputs=inputs),
     }
     part = functools.partial(attend.part, q, k, v, q_start=0, k_start=0, n=40, inputs=inputs)
     with pytest.raises(attnspec.CallError, match=said):
