@@ -52,7 +52,8 @@ def _clause(draw: Draw) -> str:
     return f"{-number(0, 9)} <= q - k <= {number(0, 30)}"
 
 
-def _clauses(draw: Draw, most: int) -> list[str]:
+def lines_of_pairs(draw: Draw, most: int) -> list[str]:
+    """Lines that say which pairs there are: a union, perhaps restricted."""
     lines = [f"attend {_clause(draw)}" for _ in range(draw(st.integers(1, most)))]
     if draw(st.sampled_from([True, False, False])):
         lines.append("within causal")
@@ -67,12 +68,12 @@ def laid_cases(draw: Draw, mixtures: bool = True) -> Case:
     lines = ["align start"] if draw(st.sampled_from([True, False, False])) else []
     if mixtures and draw(st.booleans()):
         branches = [
-            f"branch times {draw(st.integers(1, 3))} {{ {'  '.join(_clauses(draw, 2))} }}"
+            f"branch times {draw(st.integers(1, 3))} {{ {'  '.join(lines_of_pairs(draw, 2))} }}"
             for _ in range(draw(st.integers(1, 3)))
         ]
         lines.append(f"mix {{ {'  '.join(branches)} }}")
     else:
-        lines += _clauses(draw, 3)
+        lines += lines_of_pairs(draw, 3)
     body = "\n".join(f"    {line}" for line in lines)
     text = f"attention laid(rates = [1, 2, 4, 3]) {{\n{body}\n}}\n"
     n = draw(st.integers(1, 90))

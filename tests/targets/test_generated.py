@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.branch_strategies import branch_cases
 from tests.support.oracle import agree, tensors
 from tests.support.pass_strategies import by_way, choosing, laid_cases
 from tests.support.strategies import Case, cases
@@ -46,6 +47,27 @@ def check_inputs(target: str, case: Case, kv_heads: int) -> None:
         return
     q, k, v = tensors(case.n, case.n_q, case.heads, kv_heads, case.batch, seed=case.n)
     agree(attend, q, k, v, inputs={name: torch.from_numpy(array) for name, array in case.inputs.items()})
+
+
+def check_branches(target: str, case: Case, kv_heads: int, dtype: torch.dtype) -> None:
+    attend = compiled(case.text, target)
+    given = tensors(case.n, case.n_q, case.heads, kv_heads, case.batch, dim=16, dim_v=17, dtype=dtype, seed=case.n)
+    inputs = {name: torch.from_numpy(array).requires_grad_() for name, array in case.inputs.items()}
+    agree(attend, *given, inputs=inputs)
+
+
+@pytest.mark.slow
+@examples(8)
+@given(branch_cases(), GROUPS, DTYPES)
+def test_branches_with_lines_of_their_own(case: Case, kv_heads: int, dtype: torch.dtype) -> None:
+    check_branches("cpp", case, kv_heads, dtype)
+
+
+@pytest.mark.slow
+@examples(3)
+@given(branch_cases(), GROUPS)
+def test_branches_with_lines_of_their_own_in_triton(case: Case, kv_heads: int) -> None:
+    check_branches("triton", case, kv_heads, torch.float32)
 
 
 @examples(8)
