@@ -102,6 +102,24 @@ print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) 
 """
 )
 
+_BEYOND = (
+    _CALL
+    + """
+import json, resource, sys
+import attnspec
+spec, n, heads, dim = json.loads(sys.argv[1])
+attend = attnspec.compile(spec)
+def call(length):
+    (q, k, v, _), inputs = given(attend, length, heads, dim)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with torch.no_grad():
+        out = attend(q, k, v, **inputs)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - out.nbytes
+call(64)
+print(json.dumps(call(n)))
+"""
+)
+
 
 @dataclass(frozen=True)
 class Startup:
@@ -149,6 +167,11 @@ def peak(spec: str, params: dict[str, Any], n: int, heads: int, dim: int, dtype:
     """Peak memory of one forward and backward pass, and the bytes of its inputs, outputs and gradients."""
     used, held = _ask(_PEAK, [spec, params, n, heads, dim, dtype])
     return int(used), int(held)
+
+
+def beyond(spec: str, n: int, heads: int, dim: int) -> int:
+    """Peak memory of a forward pass beyond its inputs and its output, in bytes; at least 0."""
+    return max(0, int(_ask(_BEYOND, [spec, n, heads, dim])))
 
 
 def _check(spec: str) -> float:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--startup", is_flag=True, help="Measure instead: time to the first output, check, tile plan.")
 @click.option("--memory", is_flag=True, help="Measure instead: peak memory of one forward and backward pass.")
 @click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, beside SDPA.")
+@click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
 @click.option(
     "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
 )
@@ -68,6 +69,7 @@ def command(
     startup: bool,
     memory: bool,
     decode: bool,
+    linear: bool,
     ceilings: bool,
     forget: bool,
     given: tuple[str, ...],
@@ -87,12 +89,16 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    given_flags = (("--ceilings", ceilings), ("--suite", suite), ("--decode", decode))
+    given_flags = (("--ceilings", ceilings), ("--suite", suite), ("--decode", decode), ("--linear", linear))
     asked = [name for name, wanted in given_flags if wanted]
     if len(asked) + bool(startup or memory) > 1:
-        raise click.UsageError("--suite, --decode, --ceilings, and --startup or --memory are measured one at a time")
+        raise click.UsageError(
+            "--suite, --decode, --linear, --ceilings, and --startup or --memory are measured one at a time"
+        )
     if asked and spec:
-        what = "all shipped specs" if suite else "calls of its own" if decode else "the machine, not a pattern"
+        what = (
+            "all shipped specs" if suite else "calls of its own" if decode or linear else "the machine, not a pattern"
+        )
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if given and (asked or startup or memory or not spec):
         raise click.UsageError("--input gives inputs of a SPEC that is timed")
@@ -113,6 +119,14 @@ def command(
         from attnspec.runtime.bench.decode import ROWS
 
         show_decode(ROWS, runs, as_json)
+        return
+    if linear:
+        if device.type != "cpu" or backward:
+            raise click.UsageError("--linear measures calls of its own on the CPU, with gradients too")
+        from attnspec.cli.bench.linear import show_linear
+        from attnspec.runtime.bench.linear import CASES
+
+        show_linear(CASES, runs, as_json)
         return
     if startup or memory:
         if device.type != "cpu":

@@ -1,0 +1,193 @@
+"""Weights that are products of features: what they are to take, beside what.
+
+>>> [case.n for case in CASES if case.text == by_features("causal") and not case.backward]
+[16384, 256, 512, 1024, 4096, 1048576]
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import elu, pad
+
+from attnspec.errors.diagnostic import SpecError
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.attention import Attention, compile
+from attnspec.runtime.bench.clock import Timing, processor_time, race
+from attnspec.runtime.bench.setup import Setup, call_of, inputs
+from attnspec.runtime.prepare.example import example
+
+HEADS, DIM = 8, 64
+"""Of most cases, whose vectors have as many features as entries."""
+CHUNK = 64
+"""Positions that the plain form computes pair by pair."""
+UNGATED = "attention ungated { attend causal  linear x }"
+_SMALL = 4096
+"""Calls of fewer positions are timed several at once."""
+
+
+def by_features(pattern: str) -> str:
+    """The pattern of a spec with the weights of Katharopoulos et al. (2020)."""
+    return f"attention by_features {{ include {pattern}  linear elu(x) + 1  divide total }}"
+
+
+def by_softmax(pattern: str) -> str:
+    """The pattern of a spec with softmax."""
+    return f"attention by_softmax {{ include {pattern} }}"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a case is compared with, and how far it is to be from that.
+
+    ``kind`` is ``"time"`` (at most ``limit`` times the peer's), ``"speed"`` (at least ``limit`` times as fast) or
+    ``"growth"`` (the peer has a quarter of the length, and ``limit`` is the largest exponent of n).
+    """
+
+    peer: str
+    kind: str
+    limit: float
+
+    def found(self, mine: Timing, theirs: Timing) -> float:
+        """The number that the limit is for, by medians."""
+        times = mine.median / theirs.median
+        return {"time": times, "speed": 1 / times, "growth": math.log(times, 4)}[self.kind]
+
+    def holds(self, found: float) -> bool:
+        """Whether a number keeps to the limit."""
+        return found >= self.limit if self.kind == "speed" else found <= self.limit
+
+
+READING, CHUNKED, SOFTMAX, APART, QUARTER, WITHOUT = (
+    "reading q, k, v, writing one",
+    f"plain torch, chunks of {CHUNK}",
+    "the pattern with softmax",
+    "64 sequences of a 64th",
+    "a quarter of the length",
+    "without gates",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A spec as text, with what it is compared to; ``softmax`` is the same pattern with softmax."""
+
+    what: str
+    text: str
+    n: int
+    bars: tuple[Bar, ...]
+    softmax: str = ""
+    backward: bool = False
+    heads: int = HEADS
+
+    def setup(self, n: int | None = None, batch: int = 1) -> Setup:
+        """What is run, by itself or in another length."""
+        sizes = Sizes(n or self.n, n or self.n, self.heads, self.heads, batch)
+        return Setup(sizes, DIM, torch.float32, self.backward, 0)
+
+
+def _cases() -> Iterator[Case]:
+    causal, softmax = by_features("causal"), by_softmax("causal")
+    faster, growth = Bar(SOFTMAX, "speed", 1.0), Bar(QUARTER, "growth", 1.05)
+    whole = Bar(READING, "time", 1.5), Bar(CHUNKED, "speed", 5.0), Bar(SOFTMAX, "speed", 30.0)
+    yield Case("causal", causal, 16384, whole, softmax)
+    yield Case("causal", causal, 16384, (Bar(CHUNKED, "speed", 3.5),), backward=True)
+    for n in (256, 512, 1024, 4096):
+        yield Case("causal", causal, n, (faster,), softmax)
+    yield Case("causal", causal, 256, (faster,), softmax, backward=True)
+    yield Case("causal", causal, 2**20, (Bar(APART, "time", 1.2),), heads=2)
+    for what, pattern in (
+        ("window 1024", "window(width = 1024)"),
+        ("chunks of 1024", "chunked(size = 1024)"),
+        ("documents, mean 500", "packed"),
+        ("dilated 512 x 16", "dilated(width = 512, rate = 16)"),
+    ):
+        yield Case(what, by_features(pattern), 16384, (faster,), by_softmax(pattern))
+        yield Case(what, by_features(pattern), 65536, (growth,))
+    for what, spec, limit in (
+        ("scalar gates", "mamba2", 1.25),
+        ("gates by channel", "gla", 2.5),
+        ("delta", "delta", 3),
+    ):
+        yield Case(what, f"attention gated {{ include {spec} }}", 16384, (Bar(WITHOUT, "time", limit),))
+
+
+CASES = tuple(_cases())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The timings of a case, by who was timed; ``missing`` says why there are none."""
+
+    case: Case
+    timings: dict[str, Timing]
+    missing: str = ""
+
+    def found(self, bar: Bar) -> float | None:
+        """The number that a limit is for; None where nothing was timed."""
+        return bar.found(self.timings["attnspec"], self.timings[bar.peer]) if self.timings else None
+
+
+def measure(cases: tuple[Case, ...], runs: int, tick: Callable[[str], object] = lambda _: None) -> Iterator[Measured]:
+    """Cases on the CPU, each in one interleaved run after a round that is not counted.
+
+    Times are those of the processor, summed over threads, which other work on the machine changes least.
+    """
+    for case in cases:
+        tick(f"{case.what}, {case.n:,}")
+        try:
+            attend = compile(case.text)
+        except SpecError as error:
+            yield Measured(case, {}, error.diagnostics[0].title)
+            continue
+        times = max(1, _SMALL // case.n)
+
+        def clock(call: Callable[[], object], times: int = times) -> float:
+            return processor_time(lambda: [call() for _ in range(times)]) / times
+
+        yield Measured(case, race(contenders(case, attend), runs, clock=clock))
+
+
+def contenders(case: Case, attend: Attention) -> dict[str, Callable[[], object]]:
+    """What is timed, by name, on random tensors."""
+    setup = case.setup()
+    tensors = inputs(setup)
+    q, k, v, _ = tensors
+
+    def ours(what: Attention, setup: Setup, tensors: tuple[Tensor, ...]) -> Callable[[], object]:
+        given = example(what.spec, setup.sizes, torch.Generator().manual_seed(0), {"dim": DIM})
+        return call_of(lambda q, k, v: what(q, k, v, inputs=given), tensors, setup)
+
+    found = {"attnspec": ours(attend, setup, tensors)}
+    for bar in case.bars:
+        if bar.peer == READING:
+            found[READING] = functools.partial(torch.addcmul, q, k, v, out=torch.empty_like(q))
+        elif bar.peer == CHUNKED:
+            found[CHUNKED] = call_of(chunked, tensors, setup)
+        elif bar.peer == SOFTMAX:
+            found[SOFTMAX] = ours(compile(case.softmax), setup, tensors)
+        elif bar.peer == WITHOUT:
+            found[WITHOUT] = ours(compile(UNGATED), setup, tensors)
+        else:
+            other = case.setup(case.n // 64, 64) if bar.peer == APART else case.setup(case.n // 4)
+            found[bar.peer] = ours(attend, other, inputs(other))
+    return found
+
+
+def chunked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention with weights of ``elu(x) + 1``, divided, in operations of torch: pairs of one chunk, and states.
+
+    What users write where no kernel serves; the length is a multiple of CHUNK.
+    """
+    a, b, v = (t.view(*t.shape[:2], -1, CHUNK, t.shape[3]) for t in (elu(q) + 1, elu(k) + 1, v))
+    before = pad((b.mT @ v)[:, :, :-1].cumsum(2), (0, 0, 0, 0, 1, 0))
+    keys = pad(b.sum(3, keepdim=True)[:, :, :-1].cumsum(2), (0, 0, 0, 0, 1, 0))
+    weights = (a @ b.mT).tril()
+    total = weights.sum(-1, keepdim=True) + a @ keys.mT
+    out: Tensor = (weights @ v + a @ before) / total
+    return out.flatten(2, 3)
