@@ -19,6 +19,10 @@ _WORDS: Mapping[str, str] = MappingProxyType(
         "scale": "scales",
         "score": "scores",
         "sink": "sinks",
+        "linear": "features",
+        "divide": "divisors",
+        "decay": "decays",
+        "delta": "corrections",
     }
 )
 """The first words of lines that say how pairs weigh, and what a difference in them is called."""

@@ -31,6 +31,7 @@ from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import MOST, Sizes, resized
 from attnspec.report.examples import Look, look
 from attnspec.report.suggest import Suggestion, reason, suggest
+from attnspec.report.weighing import weighing
 from attnspec.runtime.bench.ceilings import remembered
 from attnspec.runtime.bench.gpu_ceilings import remembered as remembered_gpus
 from attnspec.runtime.bench.remembered import Measured, recall
@@ -87,6 +88,8 @@ class Insight:
     measured: Measured | None
     measured_on: tuple[tuple[str, Measured], ...]
     suggestions: tuple[Suggestion, ...]
+    weights: str
+    """Weights beyond softmax in words; empty where there are none, or each branch has its own."""
 
     @property
     def exact(self) -> bool:
@@ -112,6 +115,7 @@ class Insight:
             "clauses": [c.label for b in self.spec.branches for c in b.attend],
             "within": [c.label for c in self.spec.within],
             "branches": self.spec.own_lines,
+            "weights": self.weights,
             "axes": self.axes,
             "dtype": self.dtype,
             "tile_reason": self.tile_reason,
@@ -256,6 +260,7 @@ def insight(
             if (known := recall(spec, sizes, dim, dtype, gpu.name)) is not None
         ),
         suggestions,
+        "" if spec.softmax_only or spec.composed else weighing(spec.weights, dim),
     )
 
 

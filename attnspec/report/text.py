@@ -39,6 +39,7 @@ def summary(found: Insight, console: Console) -> None:
     """What it is, how it looks and what it costs."""
     heading(found, console)
     pictures(found, console)
+    weights(found, console)
     if isinstance(found.cost, str):
         console.print(f"cost: {found.cost}\n")
     else:
@@ -100,6 +101,12 @@ def pictures(found: Insight, console: Console) -> None:
 
 def _inputs(found: Insight) -> str:
     return f"with {'' if found.given else 'example '}inputs: {found.examples}"
+
+
+def weights(found: Insight, console: Console) -> None:
+    """What pairs weigh, where that is not softmax alone and not said branch by branch."""
+    if found.weights:
+        console.print(f"weights  {found.weights}\n", soft_wrap=True)
 
 
 def figures(cost: Cost, found: Insight, console: Console) -> None:

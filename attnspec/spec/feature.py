@@ -82,6 +82,22 @@ def is_constant(feature: r.RealExpr) -> bool:
     return not reads and not any(isinstance(part, Vector) for part in contents.walk(feature))
 
 
+def size(feature: r.RealExpr, dim: int) -> int:
+    """How many features there are of vectors of ``dim`` entries.
+
+    >>> size(Joined((Vector(), Favor(Vector(), 5))), 4)
+    9
+    """
+    match feature:
+        case Joined(parts):
+            return sum(size(part, dim) for part in parts)
+        case Favor(features=None):
+            return max(1, int(dim * math.log(dim)))
+        case Favor(features=int(count)):
+            return count
+    return 1 if is_constant(feature) else dim
+
+
 def favors(feature: r.RealExpr) -> tuple[Favor, ...]:
     """The random features in it."""
     return tuple(part for part in contents.walk(feature) if isinstance(part, Favor))

@@ -10,12 +10,7 @@ from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import on_device
-from attnspec.spec.feature import Favor
-
-
-def count(of: Favor, dim: int) -> int:
-    """How many features there are: ``int(d ln d)`` where the spec does not say."""
-    return max(1, int(dim * math.log(dim))) if of.features is None else of.features
+from attnspec.spec.feature import Favor, size
 
 
 def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, name: str) -> Tensor:
@@ -23,7 +18,7 @@ def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, 
 
     Drawn on the CPU in float64, the same on every device. Raises CallError where the given ones do not fit.
     """
-    shape = (count(of, dim), dim)
+    shape = (size(of, dim), dim)
     if given is None:
         return on_device(drawn, *shape, of.seed, of.scaling, device=device)
     if tuple(given.shape) != shape or not given.is_floating_point():
@@ -34,6 +29,9 @@ def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, 
 @functools.lru_cache(maxsize=64)
 def drawn(features: int, dim: int, seed: int, scaling: str) -> Tensor:
     """Blocks of orthogonal rows, (features, dim), float64: the last one cut, rows scaled by ``scaling``.
+
+    As published they are those of a QR factorization as it comes: the signs of its diagonal are not mended, so that
+    directions lean a little and products of features are not the exponential on average.
 
     >>> rows = drawn(6, 4, 0, "sqrt")
     >>> torch.allclose(rows[:4] @ rows[:4].T, 4 * torch.eye(4, dtype=torch.float64))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.expressions.real import Differentiable, tables
-from attnspec.runtime.linear.favor import count, favor, projection
+from attnspec.runtime.linear.favor import favor, projection
 from attnspec.spec import expr as e
 from attnspec.spec import feature as f
 from attnspec.spec import real as r
@@ -61,19 +61,6 @@ def mapped(
         else:
             found.append(Mapped(_entries(part, env, x)))
     return found[0] if len(found) == 1 else _joined(found)
-
-
-def size(feature: r.RealExpr, dim: int) -> int:
-    """How many features there are of vectors of ``dim`` entries.
-
-    >>> size(f.Joined((f.Vector(), f.Favor(f.Vector(), 5))), 4)
-    9
-    """
-    if isinstance(feature, f.Joined):
-        return sum(size(part, dim) for part in feature.parts)
-    if isinstance(feature, f.Favor):
-        return count(feature, dim)
-    return 1 if f.is_constant(feature) else dim
 
 
 def axes(sizes: Sizes, dims: int) -> dict[str, Any]:

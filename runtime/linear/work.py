@@ -17,12 +17,13 @@ from attnspec.runtime.core.program import decode, facts
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
-from attnspec.runtime.linear.features import axes, mapped, size
+from attnspec.runtime.linear.features import axes, mapped
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import check_vectors, prepare
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec import contents
+from attnspec.spec.feature import size
 from attnspec.spec.real import RealRead, Score
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS, Weights

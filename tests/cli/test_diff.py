@@ -39,6 +39,17 @@ def test_what_else_differs_is_named_and_is_a_difference() -> None:
     assert [item["what"] for item in found["differences"]] == ["rotations"]
 
 
+def test_pairs_may_be_equal_and_weights_not() -> None:
+    lines = run("diff", "linear", "causal", status=1).stdout.splitlines()
+    assert lines[0] == "the same pairs; features and divisors differ"
+    assert lines[1:3] == ["features:", "    linear (the first): linear elu(x) + 1"]
+    assert "    causal (the second): none" in lines
+    text = run("diff", "gated_delta", "delta", status=1).stdout
+    assert text.startswith("the same pairs; decays differ\n")
+    assert run("diff", "lolcats", "lolcats", "1:width=64").stdout == "equal for every length\n"
+    assert "the same pairs" in run("diff", "mamba2", "linear", "--pairs").stdout
+
+
 def test_pairs_and_scores_may_differ_together() -> None:
     first, rest = run("diff", "alibi", "window", "2:width=8", status=1).stdout.split("\n", 1)
     assert first.endswith(" does, and more; scores differ")

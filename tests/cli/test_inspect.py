@@ -41,6 +41,19 @@ def test_a_union_that_inputs_do_not_bound_is_said() -> None:
         assert "bounds no tiles" not in run("inspect", alone, "-n", "256", "--plan").stdout
 
 
+def test_weights_beyond_softmax_are_said() -> None:
+    text = run("inspect", "latte", "-n", "512", "--dim", "32").stdout
+    assert "\nweights  linear, 32 features (q: softmax(x); k: exp(x)), each divided by its sum\n" in text
+    assert "weights" not in run("inspect", "window", "-n", "512").stdout
+    assert read_json("inspect", "performer", "-n", "512")["weights"] == (
+        "linear, 256 features (favor(x, features = 256)), divided by their sum"
+    )
+    found = read_json("inspect", "gated_delta", "-n", "512")["weights"]
+    assert found.endswith(
+        "decaying by gate[b, h, t] a step, each value corrected by beta[b, h, k] times what its key recalls"
+    )
+
+
 def test_loops_are_printed_when_asked_for() -> None:
     assert "visit j" not in run("inspect", "window", "-n", "64").stdout
     assert "visit j" in run("inspect", "window", "-n", "64", "--plan").stdout

@@ -117,7 +117,10 @@ CLAUSES: dict[str, tuple[str, Inputs]] = {
         "  score (3.0 + tanh(s)) ** 1.5 - s ** 3",
         slopes,
     ),
-    "two score lines": ("attend causal  score s + (k - q) / 16  score tanh(s) * 2.0", _nothing),
+    "two score lines": (
+        "attend causal  score s + (k - q) / 16  score tanh(s) * 2.0 + elu(s) - sigmoid(s) * softplus(s) + relu(s)",
+        _nothing,
+    ),
     "sink": ("input slope: float[heads]  attend window(20) and q > 30  sink slope[h]", slopes),
     "sink of each row": (
         "input slope: float[heads]  input far: float[n_q]  attend window(20) and q > 30"

@@ -20,7 +20,7 @@ from attnspec.codegen.cpp import score as cxx_real
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.derive import SIGN, derivatives
-from attnspec.spec.evaluate import holds, table, value_real
+from attnspec.spec.evaluate import FUNCTIONS, holds, table, value_real
 from tests.support.real_cases import FLOATS, NAMES, PREDICATE, REAL, agree, environment, reference
 from tests.support.real_unit import Call, aligned, build
 
@@ -197,6 +197,9 @@ def _value(node: r.RealExpr, env: Any, s: float, known: dict[r.RealExpr, float])
             return float(np.sign(_value(arg, env, s, known)))
         case r.Total(terms):
             return sum(_value(term, env, s, known) for term in terms)
+        case r.Choose(r.Order(op, left, right), then, other):
+            holding = e.COMPARE[op](_value(left, env, s, known), _value(right, env, s, known))
+            return _value(then if holding else other, env, s, known)
         case r.Choose(cond, then, other):
             return _value(then if np.all(holds(cond, env)) else other, env, s, known)
         case r.Product(left, right):
@@ -206,7 +209,7 @@ def _value(node: r.RealExpr, env: Any, s: float, known: dict[r.RealExpr, float])
                 return float(np.float64(_value(left, env, s, known)) / _value(right, env, s, known))
         case r.Apply(function, arg):
             with np.errstate(all="ignore"):
-                return float(getattr(np, function)(np.float64(_value(arg, env, s, known))))
+                return float(FUNCTIONS[function](np.float64(_value(arg, env, s, known))))
     return float(np.asarray(value_real(node, env)).reshape(-1)[0])
 
 
