@@ -11,8 +11,9 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.linear.favor import count, drawn
+from attnspec.runtime.linear.favor import drawn
 from attnspec.runtime.modules.spec_attention import SpecAttention
+from attnspec.spec.feature import size
 
 
 class FavorAttention(SpecAttention):
@@ -53,7 +54,7 @@ class FavorAttention(SpecAttention):
         if redraw_every is not None and redraw_every < 1:
             raise ValueError(f"redraw_every is a number of calls from 1 on, or None, not {redraw_every}")
         spec = self.attend.spec
-        kinds = {(count(favor, dim), favor.scaling) for favor in spec.weights.favors}
+        kinds = {(size(favor, dim), favor.scaling) for favor in spec.weights.favors}
         if len(kinds) != 1:
             found = "has no favor(...) features" if not kinds else "has favor(...) features of unlike sizes or scaling"
             raise ValueError(f"{spec.name} {found}; a FavorAttention holds the projection of such features")
