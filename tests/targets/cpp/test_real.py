@@ -201,7 +201,11 @@ def _value(node: r.RealExpr, env: Any, s: float, known: dict[r.RealExpr, float])
             holding = e.COMPARE[op](_value(left, env, s, known), _value(right, env, s, known))
             return _value(then if holding else other, env, s, known)
         case r.Choose(cond, then, other):
-            return _value(then if np.all(holds(cond, env)) else other, env, s, known)
+            if isinstance(cond, r.Order):
+                met = e.COMPARE[cond.op](*(np.float64(_value(side, env, s, known)) for side in (cond.left, cond.right)))
+            else:
+                met = np.all(holds(cond, env))
+            return _value(then if met else other, env, s, known)
         case r.Product(left, right):
             return _value(left, env, s, known) * _value(right, env, s, known)
         case r.Quotient(left, right):
