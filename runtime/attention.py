@@ -24,6 +24,7 @@ from attnspec.runtime.paged import Paged
 from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.prepared import prepared
 from attnspec.runtime.stages import Stages
+from attnspec.runtime.states.operator import attended_from
 from attnspec.runtime.targets import NAMES, kinds
 
 
@@ -163,6 +164,24 @@ class Attention(Paged, Stages):
     ) -> Any: ...
 
     @overload
+    def __call__(
+        self,
+        q: Tensor | None,
+        k: Tensor | None,
+        v: Tensor,
+        *,
+        return_state: bool,
+        state: Tensor | None = None,
+        q_start: int | None = None,
+        cache: None = None,
+        scale: float | None = None,
+        return_lse: bool = False,
+        return_max: Literal[False] = False,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> Any: ...
+
+    @overload
     def __call__(self, q: None = None, k: None = None, *, v: Tensor, cache: None = None, **more: Any) -> Tensor: ...
 
     def __call__(
@@ -175,9 +194,12 @@ class Attention(Paged, Stages):
         scale: float | None = None,
         return_lse: bool = False,
         return_max: bool = False,
+        state: Any = None,
+        q_start: Any = None,
+        return_state: Any = False,
         inputs: Mapping[str, Tensor] | None = None,
         **more: Tensor,
-    ) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    ) -> Any:
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
         Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
@@ -193,11 +215,34 @@ class Attention(Paged, Stages):
         gives the same bits whenever it is made. What it returns, but for gradients, does not depend on the number of
         threads: those that share out the keys of few queries add up in an order of the keys.
 
-        Raises CallError for tensors that do not fit.
+        Where weights are products of features (``linear`` lines) a sequence may come in pieces, with as many queries as
+        keys: ``return_state=True`` also gives what is left of the keys so far, last of the results, and ``state=`` goes
+        on from there, with the inputs of its own tokens:
+
+        >>> import torch, attnspec
+        >>> q, k, v = torch.randn(3, 1, 4, 100, 16).unbind(0)
+        >>> attend = attnspec.compile("linear")
+        >>> out, state = attend(q[:, :, :60], k[:, :, :60], v[:, :, :60], return_state=True)
+        >>> more = attend(q[:, :, 60:], k[:, :, 60:], v[:, :, 60:], state=state)
+        >>> torch.allclose(torch.cat([out, more], 2), attend(q, k, v), atol=1e-5), state.shape
+        (True, torch.Size([1, 4, 16, 17]))
+
+        A state is (batch, heads, features, dim_v), one more for sums of weights where these are divided by, float32 (of
+        float64 tensors float64), and as differentiable as q, k and v; its heads are those of the keys unless lines read
+        ``h``. ``q_start`` says after how many tokens of the sequence a call begins: it is needed where vectors turn by
+        positions, and where a pattern can be cut only after multiples of some number of tokens. In a pattern of
+        documents the first token goes on with the document that the state is of (zero the state of a batch entry that
+        begins a new one).
+
+        Raises CallError for tensors that do not fit, and where a pattern has no state, or not here: with the reason.
         """
         if q is None:
             q, k = around.no_vectors(self.spec, k, v)
         if cache is not None or k is None or v is None:
+            if return_state or state is not None or q_start is not None:
+                raise CallError(
+                    f"{self._facts.name}: a cache keeps states by itself: without state, q_start and return_state"
+                )
             return by_cache(self.program, q, k, v, cache, return_max, scale, return_lse, self._named(inputs, more))
         inputs = self._named(inputs, more) if inputs is not None or more else {}
         check_lse(self._facts, return_lse)
@@ -213,10 +258,18 @@ class Attention(Paged, Stages):
                 check_lists(self.program, q.shape[1], k.shape[1], q.shape[0])
         if self._target != "dense" and not (at_once and scale is None):
             check_derivatives(self._facts.name, scale, q, k, v, *inputs.values())
+        if return_state or state is not None or q_start is not None:
+            if sharding.distributed(q, k, v, *inputs.values()):
+                raise CallError(f"{self._facts.name}: calls with states take no distributed tensors")
+            around.check_results(self.spec, scale, return_lse, return_max)
+            asked = state, q_start, return_state, self._target == "dense"
+            found = attended_from(self._encoded, q, k, v, scale, inputs, *asked)
+            results = (found.out, *([found.lse] if return_lse else []), *([found.state] if return_state else []))
+            return results if len(results) > 1 else found.out
         if not at_once and sharding.distributed(q, k, v, *inputs.values()):
             check(self.spec, sizes_of(self.spec, q, k), inputs, q.device)
             options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}
-            return sharding.call(self, self.spec, q, k, v, inputs, **options)  # type: ignore[no-any-return]
+            return sharding.call(self, self.spec, q, k, v, inputs, **options)
         largest: Tensor | None = None
         if self._target == "dense":
             around.check_results(self.spec, scale, return_lse, return_max)

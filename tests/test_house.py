@@ -20,7 +20,7 @@ ORDER = """
     codegen | codegen.expressions | codegen.layouts | codegen.plan | codegen.cpp | codegen.triton codegen.triton.softmax
     codegen.cost
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.linear
-    runtime.dense | runtime runtime.parts | runtime.caches | runtime.bench | runtime.modules
+    runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.bench | runtime.modules
     report | cli | cli.bench | cli.commands | attnspec
 """
 PLACES = {

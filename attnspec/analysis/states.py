@@ -130,10 +130,10 @@ def states(relation: Relation, sizes: Sizes) -> tuple[Remembered, ...]:
 def _of_documents(part: Part) -> bool:
     """Whether all that inputs decide is that a query and a key are in one document, which every pair must be."""
     within = part.pred.args if isinstance(part.pred, e.And) else (part.pred,)
-    return all(atom in within and _same_document(atom) for atom in part.unknown)
+    return all(atom in within and same_document(atom) for atom in part.unknown)
 
 
-def _same_document(atom: e.Pred) -> bool:
+def same_document(atom: e.Node) -> bool:
     """``doc[b, q] == doc[b, k]``, where equal values stand side by side."""
     match atom:
         case e.Cmp("==", e.Read(a, [*before, e.Var(x)]), e.Read(b, [*other, e.Var(y)])):

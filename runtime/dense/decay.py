@@ -49,20 +49,35 @@ def steps(
     features: int = 1,
     more: Tensor | None = None,
 ) -> Steps | None:
-    """The steps of a call, or None where nothing decays.
+    """The steps of a call, or None where nothing decays: sums of their :func:`logarithms`."""
+    first, end = min(0, sizes.first), max(sizes.n, sizes.first + sizes.n_q)
+    logs = logarithms(spec, inputs, sizes, np.arange(first, end), device, features, more)
+    by_channel = spec.weights.by_channel or (more is not None and more.dim() == 4)
+    return None if logs is None else Steps(logs.cumsum(2), first, by_channel)
 
-    ``more`` are gates of keys, (batch, heads, n) or (batch, heads, n, features), that are added to the line's. Raises
-    CallError where a step is above 0.
+
+def logarithms(
+    spec: Spec,
+    inputs: Mapping[str, Tensor],
+    sizes: Sizes,
+    positions: NDArray[np.int64],
+    device: torch.device,
+    features: int = 1,
+    more: Tensor | None = None,
+) -> Tensor | None:
+    """The logarithms of the steps at positions, (batch, heads, positions) or by channel (.., features), float64.
+
+    None where nothing decays. ``more`` are gates of keys, (batch, heads, n) or (batch, heads, n, features), that are
+    added to the line's. Raises CallError where a step is above 0.
     """
     line = spec.weights.decay
     if line is None and more is None:
         return None
-    first, end = min(0, sizes.first), max(sizes.n, sizes.first + sizes.n_q)
     by_channel = spec.weights.by_channel or (more is not None and more.dim() == 4)
-    shape = (sizes.batch, sizes.heads, end - first, *([features] if by_channel else []))
+    shape = (sizes.batch, sizes.heads, len(positions), *([features] if by_channel else []))
     logs = torch.zeros(shape, dtype=torch.float64, device=device)
     if line is not None:
-        logs = logs + _line(spec, inputs, sizes, device, np.arange(first, end), features, by_channel)
+        logs = logs + _line(spec, inputs, sizes, device, positions, features, by_channel)
         if not capturing() and bool((everything(logs) > 0).any()):
             largest = float(everything(logs).max())
             raise CallError(
@@ -71,10 +86,10 @@ def steps(
             )
     if more is not None:
         wide = more if more.dim() == 4 or not by_channel else more[..., None]
-        behind = end - sizes.n
-        padded = torch.nn.functional.pad(wide, (*([0, 0] if by_channel else []), -first, behind))
-        logs = logs + padded
-    return Steps(logs.clamp(min=LOWEST_STEP).cumsum(2), first, by_channel)
+        before = -int(positions[0]) if len(positions) else 0
+        behind = len(positions) - before - sizes.n
+        logs = logs + torch.nn.functional.pad(wide, (*([0, 0] if by_channel else []), before, behind))
+    return logs.clamp(min=LOWEST_STEP)
 
 
 def _line(

@@ -1,0 +1,203 @@
+"""Sequences in pieces: calls that take a state and hand one on, where weights are products of features."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.analysis.carried import Carried, carried
+from attnspec.relation.sizes import Held, Sizes
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.program import Program, decode, needed, relation
+from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.core.request import check_lists, sizes_of
+from attnspec.runtime.dense.decay import logarithms
+from attnspec.runtime.expressions.real import tables
+from attnspec.runtime.linear.features import axes, mapped
+from attnspec.runtime.linear.work import vector_sizes
+from attnspec.runtime.prepare.apart import keys_turn_once
+from attnspec.runtime.prepare.inputs import check_vectors, prepare
+from attnspec.runtime.prepare.rotate import turned
+from attnspec.runtime.states.piece import Piece, Results
+from attnspec.spec import contents
+from attnspec.spec import expr as e
+from attnspec.spec.real import RealRead
+from attnspec.spec.spec import Spec
+from attnspec.spec.weights import STEP
+
+
+def why_not(spec: Spec, target: str) -> str:
+    """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may."""
+    weights = spec.weights
+    if spec.composed or spec.mixture:
+        return "branches of a mixture have states of their own: take attend.branches, and put together what they give"
+    if not weights.linear:
+        return "softmax keeps keys and values, not a state: that is what attnspec.Cache is for"
+    if weights.delta is not None and target != "dense":
+        return 'a `delta` line goes on from a state with target="dense" only'
+    if weights.each and weights.by_channel:
+        return "`divide each` beside a decay by channel goes on from no state"
+    if spec.sink is not None:
+        return "a sink goes on from no state"
+    for found in weights.favors:
+        if found.kernel == "softmax" and found.stable != "none":
+            return (
+                f"with `stable = {found.stable}` the features of favor are relative to the largest key of each call: "
+                "`stable = none` has a state"
+            )
+    if not keys_turn_once(spec) or any(rotation.q != e.Var("q") for rotation in spec.rotations):
+        return "vectors turn by more than their own positions, so that keys of one call do not fit the next"
+    lengths = {"n", "n_q"}
+    for word, var, line in (("decay", STEP, weights.decay), ("delta", e.Var("k"), weights.delta)):
+        if line is not None and _moves(line, var):
+            return f"`{word} {line}` is not the same when positions are counted from a cut on"
+    if any(contents.free(line) & lengths for line in weights.expressions):
+        return "a line reads the length of the call"
+    return ""
+
+
+def _moves(node: e.Node, position: e.Var) -> bool:
+    """Whether an expression reads a position, but for the entries of inputs that belong to it."""
+    work: list[e.Node] = [node]
+    while work:
+        part = work.pop()
+        if part == position:
+            return True
+        reads = isinstance(part, (RealRead, e.Read, e.Flag))
+        work += [child for child in part.children() if not (reads and child == position)]
+    return False
+
+
+@functools.lru_cache(maxsize=64)
+def _carried(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
+    spec = spec_of(program)
+    reason = why_not(spec, program.target)
+    if not reason:
+        sizes = Sizes(1, 1, heads, kv_heads, batch)
+        found = carried(relation(program, needed(program, heads, kv_heads, batch)), sizes)
+        if isinstance(found, Carried):
+            return found
+        reason = found
+    raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {reason}")
+
+
+def going_on(
+    program: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: Any,
+    inputs: Mapping[str, Tensor],
+    state: Tensor | None,
+    q_start: int | None,
+    return_state: bool,
+) -> Results:
+    """A call that takes or gives a state: the output of q's dtype, totals and state float32 (or float64 as q is).
+
+    Raises CallError where it cannot.
+    """
+    found = piece(program, q, k, v, scale, inputs, state, q_start, return_state).run()
+    rest = torch.float64 if q.dtype == torch.float64 else torch.float32
+    total = None if found.total is None else found.total.to(rest)
+    return Results(found.out.to(q.dtype), total, found.state.to(rest))
+
+
+def piece(
+    program: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: Any,
+    inputs: Mapping[str, Tensor],
+    state: Tensor | None,
+    q_start: int | None,
+    return_state: bool,
+) -> Piece:
+    """A call that takes or gives a state. Raises CallError where it cannot."""
+    known = decode(program)
+    spec, dense = spec_of(known), known.target == "dense"
+    (batch, heads, n, _), kv_heads = q.shape, k.shape[1]
+    if n != k.shape[2]:
+        raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n} and {k.shape[2]}")
+    going = _carried(known, heads, kv_heads, batch)
+    check_lists(known, heads, kv_heads, batch)
+    start = _start(spec, going, n, state, q_start, return_state)
+    sizes, given = sizes_of(spec, q, k), dict(inputs)
+    projection = given.pop("projection", None) if spec.weights.favors else None
+    dtype = torch.float64 if dense else torch.float32
+    found = prepare(spec, sizes, given, real=dtype, device=q.device)
+    check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
+    whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
+    q, k = turned(spec, q.to(dtype), k.to(dtype), whole, found)
+    v = v.to(dtype)
+    if heads != kv_heads and _by_head(spec):
+        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
+    a, b = (mapped(spec, side, x, found, sizes, projection).values for side, x in (("q", q), ("k", k)))
+    numbers = a.shape[-1], b.shape[-1]
+    if len({*numbers} - {1}) > 1:
+        raise CallError(f"{spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
+    a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
+    steps = logarithms(spec, found, sizes, np.arange(n), q.device, max(numbers))
+    if state is not None:
+        _check_state(spec, state, state_shape(spec, batch, heads, kv_heads, b.shape[3], v.shape[3]), q.device)
+    env = {**axes(sizes, 3), **tables(found)}
+    seen, kept, stays = (
+        torch.from_numpy(np.array(np.broadcast_to(truth, np.broadcast_shapes(truth.shape, (1, 1, 1))))).to(q.device)
+        for truth in (going.seen(n, env), going.kept(n, env), going.stays(n, env))
+    )
+    if scale is None:
+        scale = 1.0 if spec.scale is None else spec.scale
+    return Piece(spec, program, sizes, found, given, a, b, v, scale, steps, state, seen, kept, stays)
+
+
+def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: int | None, return_state: bool) -> int:
+    """After how many tokens of the sequence the call begins."""
+    cut = going.cut
+    if q_start is None:
+        if state is not None and (cut != 1 or spec.rotations):
+            why = "vectors turn by their positions" if spec.rotations else f"it may be cut after multiples of {cut}"
+            raise CallError(
+                f"{spec.name}: q_start must say after how many tokens of the sequence a call with a state begins: {why}"
+            )
+        q_start = 0
+    if isinstance(q_start, bool) or not isinstance(q_start, int) or q_start < 0:
+        raise CallError(f"{spec.name}: q_start is a whole number from 0 on, not {q_start!r}")
+    for tokens in (q_start, *([q_start + n] if return_state else [])):
+        if tokens % cut:
+            states, keys = going.futures.kept(tokens)
+            kept = " and ".join([f"{states} states", *([f"{keys} keys"] if keys else [])])
+            raise CallError(
+                f"{spec.name}: after {tokens:,} tokens the sequence cannot be cut: {kept} are to be kept there, or "
+                f"what follows depends on its position; it can be cut after multiples of {cut:,} tokens"
+            )
+    return q_start
+
+
+def _by_head(spec: Spec) -> bool:
+    """Whether what is kept of a key differs among the query heads that share it."""
+    weights = spec.weights
+    lines = [weights.k, weights.decay, weights.delta, *([weights.divide] if weights.delta is not None else [])]
+    read = (line for line in (*lines, spec.branches[0].pred) if line is not None)
+    return any("h" in contents.free(line) for line in read)
+
+
+def state_shape(spec: Spec, batch: int, heads: int, kv_heads: int, features: int, dim_v: int) -> tuple[int, ...]:
+    """(batch, heads, features, dim_v), one more where weights are divided; key heads where heads do not differ."""
+    return batch, heads if _by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
+
+
+def _check_state(spec: Spec, state: object, shape: tuple[int, ...], device: torch.device) -> None:
+    if not isinstance(state, Tensor):
+        raise CallError(f"{spec.name}: state must be a tensor, not {type(state).__name__}")
+    if tuple(state.shape) != shape or state.dtype not in (torch.float32, torch.float64):
+        raise CallError(
+            f"{spec.name}: state must be (batch, heads, features, dim_v{' + 1' * (spec.weights.divide is not None)}) "
+            f"= {shape}, float32, as return_state=True gives it; this one is {tuple(state.shape)}, {state.dtype}"
+        )
+    if state.device != device:
+        raise CallError(f"{spec.name}: state is on {state.device}, but q is on {device}: move it there")

@@ -1,0 +1,168 @@
+"""Calls with states as a custom operator, for torch.compile, export and all else that traces.
+
+Its backward pass computes the call again. (Where nothing traces, operations of tensors are differentiated one by one.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from attnspec.runtime.core.program import decode
+from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.core.visible import traced
+from attnspec.runtime.linear.work import vector_sizes
+from attnspec.runtime.states.call import going_on, state_shape
+from attnspec.runtime.states.piece import Results
+
+_GIVEN = "Tensor[] tensors, str[] names, Tensor? state, float? scale, SymInt? q_start, bool return_state, str program"
+_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _schema in (
+    f"attend_from({_GIVEN}) -> (Tensor, Tensor, Tensor)",
+    f"attend_from_backward({_GIVEN}, Tensor? dout, Tensor? dtotal, Tensor? dstate, str[] wanted) -> Tensor[]",
+):
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+
+attend_from = torch.ops.attnspec.attend_from.default
+attend_from_backward = torch.ops.attnspec.attend_from_backward.default
+_untraced = _disable_dynamo(going_on)  # masks are evaluated in Python: the graph breaks there
+
+
+def attended_from(
+    program: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: Any,
+    inputs: Mapping[str, Tensor],
+    state: Tensor | None,
+    q_start: int | None,
+    return_state: bool,
+    dense: bool,
+) -> Results:
+    """As :func:`attnspec.runtime.states.call.going_on` has it, as one operator where tensors are traced.
+
+    ``dense`` is whether that is the program's target.
+    """
+    if dense:
+        run = _untraced if torch.compiler.is_compiling() else going_on
+        return run(program, q, k, v, scale, inputs, state, q_start, return_state)
+    if not traced(q, *inputs.values()):
+        return going_on(program, q, k, v, scale, inputs, state, q_start, return_state)
+    factor = None if scale is None else float(scale)
+    out, total, new = attend_from(
+        [q, k, v, *inputs.values()], list(inputs), state, factor, q_start, return_state, program
+    )
+    return Results(out, total, new)
+
+
+def _run(
+    tensors: Sequence[Tensor],
+    names: Sequence[str],
+    state: Tensor | None,
+    scale: float | None,
+    q_start: int | None,
+    return_state: bool,
+    program: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v, *rest = tensors
+    inputs = dict(zip(names, rest, strict=True))
+    found = going_on(program, q, k, v, scale, inputs, state, q_start, return_state)
+    total = (
+        v.new_empty(0, dtype=torch.float32)
+        if found.total is None
+        else found.total.clone(memory_format=torch.contiguous_format)
+    )
+    return found.out.contiguous(), total, found.state.contiguous()
+
+
+def _forward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        return _run(*given)
+
+
+def _backward(*arguments: Any) -> list[Tensor]:
+    """Gradients of q, k and v, of the state if there is one, and of the inputs of these names."""
+    (tensors, names, state, *rest), (*upstream, wanted) = arguments[:7], arguments[7:]
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [
+            t.detach().requires_grad_(name is None or name in wanted)
+            for t, name in zip(tensors, [None, None, None, *names], strict=True)
+        ]
+        old = None if state is None else state.detach().requires_grad_()
+        results = _run(leaves, names, old, *rest)
+    pairs = [(x, d) for x, d in zip(results, upstream, strict=True) if d is not None and x.requires_grad]
+    by_name = dict(zip(names, leaves[3:], strict=True))
+    sources = [*leaves[:3], *([] if old is None else [old]), *(by_name[name] for name in wanted)]
+    found = torch.autograd.grad(
+        [x for x, _ in pairs], sources, [d for _, d in pairs], allow_unused=True, materialize_grads=True
+    )
+    return [d.contiguous() for d in found]
+
+
+def _fake(
+    tensors: Sequence[Tensor],
+    names: Sequence[str],
+    state: Tensor | None,
+    scale: float | None,
+    q_start: int | None,
+    return_state: bool,
+    program: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (q, k, v), spec = tensors[:3], spec_of(decode(program))
+    whole = spec.weights.divide is not None and not spec.weights.each
+    features = vector_sizes(spec, q, v)["features"]
+    total = v.new_empty(q.shape[:3] if whole else 0, dtype=torch.float32)
+    shape = state_shape(spec, q.shape[0], q.shape[1], k.shape[1], features, v.shape[3])
+    return q.new_empty((*q.shape[:3], v.shape[3])), total, v.new_empty(shape, dtype=torch.float32)
+
+
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    tensors, names, state, *_, wanted = arguments
+    by_name = dict(zip(names, tensors[3:], strict=True))
+    sources = [*tensors[:3], *([] if state is None else [state]), *(by_name[name] for name in wanted)]
+    return [t.new_empty(t.shape) for t in sources]
+
+
+_LIBRARY.impl("attend_from", _forward, "CPU")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("attend_from_backward", _backward, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("attnspec::attend_from", _fake, lib=_LIBRARY)
+torch.library.register_fake("attnspec::attend_from_backward", _fake_backward, lib=_LIBRARY)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    tensors, ctx.names, state, *ctx.rest = inputs
+    ctx.save_for_backward(*([] if state is None else [state]), *tensors)
+    ctx.has_state = state is not None
+    ctx.wanted = [name for name, t in zip(ctx.names, tensors[3:], strict=True) if t.requires_grad]
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+    saved = list(ctx.saved_tensors)
+    state = saved.pop(0) if ctx.has_state else None
+    found: list[Tensor | None] = [None] * len(saved)
+    dstate = None
+    if any(d is not None for d in upstream):
+        made = attend_from_backward(saved, ctx.names, state, *ctx.rest, *upstream, ctx.wanted)
+        found[:3], rest = made[:3], made[3:]
+        if state is not None:
+            dstate, *rest = rest
+        for name, d in zip(ctx.wanted, rest, strict=True):
+            found[3 + ctx.names.index(name)] = d
+    return found, None if ctx.names else [], dstate, None, None, None, None
+
+
+def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    raise NotImplementedError(
+        "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
+        'target="dense" has them'
+    )
+
+
+torch.library.register_autograd("attnspec::attend_from", _gradients, setup_context=_save, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend_from_backward", _refuse, lib=_LIBRARY)

@@ -1,0 +1,176 @@
+"""The sums of a call that goes on from a state, or hands one on, over features that are made.
+
+``state = sum over keys j that are seen later of exp(G_end - G_j) b_j [v_j, 1]^T``, with ``b`` the features of keys and
+``G`` the sums of the logarithms of steps. A row i that sees what came before adds ``a_i exp(G_i) @ state`` to its sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.features import axes
+from attnspec.runtime.states.core import CoreSums
+from attnspec.spec.spec import Spec
+from attnspec.spec.weights import MASS
+
+
+class Results(NamedTuple):
+    """The output, the totals of the weights (batch, heads, n) where they are divided by, and the state."""
+
+    out: Tensor
+    total: Tensor | None
+    state: Tensor
+
+    @property
+    def lse(self) -> Tensor:
+        """The logarithm of the totals, minus infinity where a row sees nothing."""
+        assert self.total is not None
+        empty = self.total == 0
+        return self.total.masked_fill(empty, 1.0).log().masked_fill(empty, float("-inf"))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A call that goes on, its tensors checked and made ready.
+
+    Features and values are float64 for the target dense, else float32; what is by key has as many heads as the state.
+    ``steps`` are the logarithms of steps, float64; ``seen`` says which rows see the state, ``kept`` which keys are in
+    the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1).
+    """
+
+    spec: Spec
+    program: str
+    sizes: Sizes
+    inputs: Mapping[str, Tensor]
+    given: Mapping[str, Tensor]
+    a: Tensor
+    b: Tensor
+    v: Tensor
+    scale: Any
+    steps: Tensor | None
+    state: Tensor | None
+    seen: Tensor
+    kept: Tensor
+    stays: Tensor
+
+    def run(self) -> Results:
+        """Outputs and totals of rows, and the new state."""
+        v = self._with_ones(self.v if self.spec.weights.delta is None else self._corrected())
+        found = self._sums(self._chosen(self.a, False), v, False) * self.scale
+        total = found[..., -1:] if self._whole else None
+        if total is not None:
+            found = self._divided(found[..., :-1], total, self.a, False)
+        return Results(found, None if total is None else total[..., 0], self._after(v))
+
+    @property
+    def _whole(self) -> bool:
+        """Whether the sums of rows are divided: then values have one more column, of ones."""
+        return self.spec.weights.divide is not None and not self.spec.weights.each
+
+    def _with_ones(self, v: Tensor) -> Tensor:
+        return torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1) if self._whole else v
+
+    def _sums(self, a: Tensor, v: Tensor, past: bool) -> Tensor:
+        """Sums of values, weighed by features of rows, over this call and what was before it."""
+        found = self._own(a, self.b, v, past)
+        return found if self.state is None else found + self._before(a)[..., : v.shape[3]]
+
+    def _own(self, a: Tensor, b: Tensor, v: Tensor, past: bool) -> Tensor:
+        """The same over this call. ``past``: without the pairs of a position with itself."""
+        gates = None if self.steps is None else self.steps[:, : a.shape[1]].to(a.dtype)
+        return CoreSums.of(self.program, 0 if gates is None else gates.dim(), past)(a, b, v, gates, self.given)
+
+    def _before(self, a: Tensor) -> Tensor:
+        """What rows find in the state, (batch, heads, n, dim_v or one more)."""
+        assert self.state is not None
+        a = (a * self._since(a)).masked_fill(~self.seen[..., None], 0.0)
+        batch, heads = self.state.shape[:2]
+        groups = a.view(batch, heads, a.shape[1] // heads, *a.shape[2:])
+        found: Tensor = groups @ self.state.to(a.dtype)[:, :, None]
+        return found.flatten(1, 2)
+
+    def _since(self, a: Tensor) -> Tensor | float:
+        """What is left at each row of what was before, (batch, heads, n, 1 or features)."""
+        return 1.0 if self.steps is None else _factors(self.steps[:, : a.shape[1]].cumsum(2), a)
+
+    def _after(self, v: Tensor) -> Tensor:
+        """The new state."""
+        b, heads = self.b, self.b.shape[1]
+        if self.steps is not None:  # what follows each key is summed from the end on: nothing is subtracted
+            behind = torch.nn.functional.pad(self.steps[:, :heads, 1:].transpose(2, -1), (0, 1)).transpose(2, -1)
+            b = b * _factors(behind.flip(2).cumsum(2).flip(2), b)
+        here = self.kept[..., None]
+        if self.spec.weights.each:
+            v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
+        state = b.masked_fill(~here, 0.0).mT @ v.masked_fill(~here, 0.0)
+        if self.state is None:
+            return state
+        old = self.state.to(state.dtype)
+        if self.steps is not None:
+            old = old * _factors(self.steps[:, :heads].sum(2, keepdim=True), b).mT
+        return state + old.masked_fill(~self.stays[..., None], 0.0)
+
+    def _chosen(self, a: Tensor, past: bool) -> Tensor:
+        """The features of rows; with ``divide each`` over a divisor of their own."""
+        if not self.spec.weights.each:
+            return a
+        one = a.new_ones(()).expand(*a.shape[:3], 1)
+        total = self._own(one, one[:, : self.b.shape[1]], self.b, past)
+        if self.state is not None:
+            last = self.state[..., None, :, -1].to(a.dtype)
+            last = last.repeat_interleave(a.shape[1] // last.shape[1], 1) * self._since(a)
+            total = total + last.masked_fill(~self.seen[..., None], 0.0)
+        return self._divided(a, total, a, past)
+
+    def _divided(self, x: Tensor, total: Tensor, a: Tensor, past: bool) -> Tensor:
+        """``x`` over the divisors of totals (.., 1 or features); 0 where they are 0 or nothing is seen."""
+        weights = self.spec.weights
+        assert weights.divide is not None
+        if weights.divides_by_total:
+            some, by = total != 0, total
+        else:
+            seen = self._any(a.shape[1], past)
+            env = {**axes(replace(self.sizes, heads=a.shape[1]), 4), **tables(self.inputs)}
+            env["row"] = np.arange(a.shape[2])[:, None]
+            inputs = {**self.inputs, MASS.name: a.sum(-1)}
+            by = real(weights.divide, env, inputs, torch.where(seen, total, 1.0)).expand(total.shape)
+            some = seen & (by != 0)
+        return torch.where(some, x / torch.where(some, by, 1.0), 0.0)
+
+    def _any(self, heads: int, past: bool) -> Tensor:
+        """Which rows see keys, of this call or before it, (batch, heads, n, 1)."""
+        with torch.no_grad():
+            rows, keys = (self.v.new_ones(()).expand(*x.shape[:3], 1) for x in (self.a[:, :heads], self.b))
+            found = CoreSums.of(self.program, 0, past)(rows, keys, keys, None, self.given) > 0
+        return found if self.state is None else found | self.seen[..., None]
+
+    def _corrected(self) -> Tensor:
+        """Values less what their keys recall, of the state and of corrected ones: a triangular system."""
+        delta, b, v, n = self.spec.weights.delta, self.b, self.v, self.sizes.n
+        assert delta is not None
+        eye, a = torch.eye(n, dtype=v.dtype, device=v.device), self._chosen(b, True)
+        recall = self._own(a, b, eye.expand(*v.shape[:2], n, n), True)
+        old = v.new_zeros(v.shape[3] + self._whole) if self.state is None else self._before(a)
+        if self._whole:
+            total = recall.sum(-1, keepdim=True) + old[..., -1:]
+            recall, old = (self._divided(x, total, b, True) for x in (recall, old[..., :-1]))
+        elif self.state is not None:
+            old = old[..., : v.shape[3]]
+        env = {**axes(replace(self.sizes, heads=b.shape[1]), 3), **tables(self.inputs), "k": np.arange(n)}
+        beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
+        system = eye + beta * recall
+        return torch.linalg.solve_triangular(system, beta * (v - old), upper=False, unitriangular=True)  # type: ignore[no-any-return]
+
+
+def _factors(logs: Tensor, of: Tensor) -> Tensor:
+    """Factors of features, (batch, heads, .., 1 or features), of the dtype of a tensor."""
+    found = logs.exp().to(of.dtype)
+    return found if logs.dim() == 4 else found[..., None]

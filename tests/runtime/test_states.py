@@ -1,0 +1,286 @@
+"""Sequences in pieces: the same outputs, final state and gradients, wherever they are cut."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import attnspec
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.states.operator import attend_from
+from tests.support.linear import TOLERANCE
+from tests.support.marks import slow
+from tests.support.oracle import close, tensors
+
+N, HEADS, KV_HEADS, BATCH, DIM = 45, 4, 2, 2, 6
+Given = Mapping[str, Tensor]
+REGIMES = {
+    "random": lambda shape: -torch.rand(shape),
+    "zeros": torch.zeros,
+    "small": lambda shape: torch.full(shape, -1e-3),
+    "large": lambda shape: torch.full(shape, -60.0),
+    "resets": lambda shape: torch.where(torch.rand(shape) < 0.2, -torch.inf, -torch.rand(shape)),
+    "mixed": lambda shape: torch.where(torch.rand(shape) < 0.3, -60.0, 0.0),
+}
+
+
+@dataclass
+class Case:
+    """A spec, after multiples of how many tokens its sequences can be cut, its inputs and what sizes their parts."""
+
+    text: str
+    cut: int = 1
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    documents: bool = False
+
+    def given(self, regime: str = "random", n: int = N) -> dict[str, Tensor]:
+        """Its inputs, for a sequence of n."""
+        torch.manual_seed(5)
+        found = {name: REGIMES[regime]((BATCH, HEADS, n, *more)) for name, more in self.inputs.items()}
+        if "beta" in found:
+            found["beta"] = torch.rand(BATCH, HEADS, n)
+        if self.documents:
+            found["doc"] = torch.stack([torch.arange(n) // 7 * 3, torch.arange(n) // 20])
+        return found
+
+
+CASES = {
+    "linear": Case("linear"),
+    "latte": Case("latte"),
+    "tost": Case("tost"),
+    "retention": Case("retention"),
+    "mamba2": Case("mamba2", inputs={"log_a": ()}),
+    "gla": Case("gla", inputs={"gate": (DIM,)}),
+    "delta": Case("delta", inputs={"beta": ()}),
+    "gated_delta": Case("gated_delta", inputs={"beta": (), "gate": ()}),
+    "linear_documents": Case("linear_documents", documents=True),
+    "strict": Case("attention a { attend k < q  linear relu(x)  divide total  scale 0.3 }"),
+    "infini": Case("attention a { attend k // 6 < q // 6  linear elu(x) + 1  divide total  delta 1.0 }", 6),
+    "chunks": Case("attention a { attend causal and k // 4 >= q // 4 - 1  linear sigmoid(x)  divide total + mass }", 4),
+    "segments": Case("attention a { attend causal and k // 5 == q // 5  linear x }", 5),
+    "blocks": Case("attention a { attend k // 5 <= q // 5  linear exp(x)  divide max(total, 2.0) }", 5),
+    "neighbour": Case("attention a { attend 0 <= q - k < 2  linear exp(x)  divide total }"),
+    "favor": Case("attention a { attend causal  linear favor(x, features = 9, stable = none)  divide total }"),
+    "by head": Case("attention a { attend causal  linear [x * (h + 1), softmax(x)]  rotate rope(theta = 30.0) }"),
+    "each and gates": Case(
+        "attention a { input g: float[batch, heads, n]  attend causal  linear exp(x)  decay g[b, h, t]"
+        "  divide each total + 1.0 }",
+        inputs={"g": ()},
+    ),
+    "all lines": Case(
+        """attention a {
+            input g: float[batch, heads, n]
+            input beta: float[batch, heads, n]
+            input doc: int[batch, n] sorted
+            attend causal and doc[q] == doc[k]
+            rotate rope()  scale 0.7
+            linear softmax(x)  decay g[b, h, t] - 0.1  delta beta[b, h, k]  divide total + 0.5 * mass
+        }""",
+        inputs={"g": (), "beta": ()},
+        documents=True,
+    ),
+}
+QUICK = ["linear", "retention", "gated_delta", "chunks", "all lines"]
+KERNELS = ["linear", "tost", "strict", "linear_documents", "chunks", "segments", "blocks", "favor", "by head"]
+
+
+def pieces(attend: Attention, vectors: Sequence[Tensor], inputs: Given, cuts: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The outputs and the last state of a sequence that is cut; where a new document begins the state begins anew."""
+    ends, outs, state = [0, *cuts, vectors[0].shape[2]], [], None
+    for start, end in itertools.pairwise(ends):
+        now = slice(start, end)
+        own = {name: t[:, now] if name == "doc" else t[:, :, now] for name, t in inputs.items()}
+        if state is not None and "doc" in inputs:
+            same = inputs["doc"][:, start] == inputs["doc"][:, start - 1]
+            state = state * same[:, None, None, None]
+        out, state = attend(*(x[:, :, now] for x in vectors), inputs=own, state=state, q_start=start, return_state=True)
+        outs.append(out)
+    assert state is not None
+    return torch.cat(outs, 2), state
+
+
+def cut_anywhere(case: Case, target: str, dtype: torch.dtype, tolerance: tuple[float, float], regime: str) -> None:
+    """Assert that a sequence in pieces gives what it gives whole: outputs, state, all gradients."""
+    attend = attnspec.compile(case.text, target=target)
+    vectors = [t.detach().to(dtype).requires_grad_() for t in tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5)]
+    inputs = {
+        name: t.to(dtype).requires_grad_() if t.is_floating_point() else t for name, t in case.given(regime).items()
+    }
+    floats = [t for t in inputs.values() if t.is_floating_point()]
+    places = range(case.cut, N, case.cut)
+    cuts = [sorted(random.Random(seed).sample(places, min(len(places), seed + 1))) for seed in range(4)]
+    ends = N // case.cut * case.cut  # where a state is left
+    vectors = [t[:, :, :ends] for t in vectors]
+    inputs = {name: t[:, :ends] if name == "doc" else t[:, :, :ends] for name, t in inputs.items()}
+    whole = attend(*vectors, inputs=inputs, return_state=True)
+    close("plain", attend(*vectors, inputs=inputs), whole[0], tolerance[0])
+    up = [torch.randn(x.shape).to(x.dtype) for x in whole]
+    sources = [*vectors, *floats]
+    want = torch.autograd.grad(whole, sources, up, retain_graph=True, materialize_grads=True)
+    for at in cuts:
+        found = pieces(attend, vectors, inputs, [c for c in at if c < ends])
+        for name, x, y in zip(("out", "state"), found, whole, strict=True):
+            close(name, x, y, tolerance[0])
+        got = torch.autograd.grad(found, sources, up, materialize_grads=True)
+        for number, (x, y) in enumerate(zip(got, want, strict=True)):
+            close(f"gradient {number}", x, y, tolerance[1])
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
+def test_dense_sequences_in_pieces(name: str) -> None:
+    cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), "random")
+
+
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [
+        (name, regime) if (name, regime) in (("gla", "resets"), ("gated_delta", "mixed")) else slow(name, regime)
+        for name in ("mamba2", "gla", "gated_delta", "each and gates")
+        for regime in REGIMES
+    ],
+)
+def test_gates_of_any_size(name: str, regime: str) -> None:
+    cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), regime)
+
+
+@pytest.mark.parametrize("name", [name if name == "linear" else slow(name) for name in KERNELS])
+def test_kernels(name: str) -> None:
+    cut_anywhere(CASES[name], "cpp", torch.float32, TOLERANCE[torch.float32], "random")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """States stay float32."""
+    attend, vectors = attnspec.compile("linear"), tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5, dtype)
+    out, state = pieces(attend, vectors, {}, [3, 17])
+    assert (out.dtype, state.dtype, state.shape) == (dtype, torch.float32, (BATCH, KV_HEADS, DIM, 6))
+    want = attnspec.compile("linear", target="dense")(*(t.double() for t in vectors), return_state=True)
+    for name, x, y in zip(("out", "state"), (out, state), want, strict=True):
+        close(name, x, y, TOLERANCE[dtype][0])
+
+
+def test_gradients_of_what_was_handed_over() -> None:
+    """A state is an argument like others."""
+    attend = attnspec.compile("gated_delta", target="dense")
+    q, k, v = (t.double().detach() for t in tensors(5, 5, 1, 1, 1, 3, 2))
+    given = {"beta": torch.rand(1, 1, 5).double(), "gate": -torch.rand(1, 1, 5).double()}
+    state = torch.randn(1, 1, 3, 2, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(
+        lambda state: attend(q, k, v, state=state, return_state=True, inputs=given), state, fast_mode=True
+    )
+
+
+def test_the_logarithm_of_the_total_and_the_whole_sequence() -> None:
+    attend = attnspec.compile("linear", target="dense")
+    q, k, v = tensors(20)
+    out, lse = attend(q, k, v, return_lse=True)
+    _, state = attend(q[:, :, :8], k[:, :, :8], v[:, :, :8], return_state=True)
+    more, after = attend(q[:, :, 8:], k[:, :, 8:], v[:, :, 8:], state=state, return_lse=True)
+    close("out", more, out[:, :, 8:], 1e-6)
+    close("lse", after, lse[:, :, 8:], 1e-6)
+    empty, same = attend(q[:, :, :0], k[:, :, :0], v[:, :, :0], state=state, return_state=True)
+    assert empty.shape[2] == 0
+    assert torch.equal(same, state)
+
+
+def test_tokens_without_queries_and_keys() -> None:
+    attend, v = attnspec.compile("tost"), torch.randn(1, 2, 9, 4)
+    out, state = attend(v=v, return_state=True)
+    close("sums", attend(v=v, state=state), out + v.sum(2, keepdim=True), 1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_without_breaks() -> None:
+    """By torch.compile, with gradients, and the operator by itself."""
+    attend = attnspec.compile("linear")
+    q, k, v = tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5)
+    state = torch.rand(BATCH, KV_HEADS, DIM, 6, requires_grad=True)
+
+    def two(*x: Tensor) -> Any:
+        return attend(*x[:3], state=x[3], return_state=True, return_lse=True)
+
+    whole: Callable[..., Any] = torch.compile(two, fullgraph=True, backend="aot_eager")
+    found, wanted = whole(q, k, v, state), two(q, k, v, state)
+    up = [torch.randn_like(x) for x in wanted]
+    sources = (q, k, v, state)
+    for name, x, y in zip(("out", "lse", "state"), found, wanted, strict=True):
+        close(name, x, y, 1e-6)
+    for x, y in zip(*(torch.autograd.grad(r, sources, up) for r in (found, wanted)), strict=True):
+        close("gradient", x, y, 1e-6)
+    given = [q, k, v], [], state, None, None, True, attend.program.encoded
+    torch.library.opcheck(attend_from, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("causal", "attnspec.Cache"),
+        ("forgetting", "attnspec.Cache"),
+        ("linear_window", "0 states and 1023 keys are to be kept"),
+        ("linear_dilated", "0 states and"),
+        ("latte_bidirectional", "query 0 sees key 1"),
+        ("performer_causal", "`stable = none` has a state"),
+        ("attention a { attend causal  attend k < 9  linear x }", "the first positions of the sequence"),
+        ("attention a { mix { branch { attend causal } branch { attend k < q } } linear x }", "attend.branches"),
+        ("attention a { attend causal  linear x  rotate xpos() }", "turn by more than"),
+        ("attention a { attend causal  linear x  decay -0.1 * t }", "positions are counted from a cut on"),
+        ("attention a { attend causal  linear x  divide n }", "the length of the call"),
+        ("attention a { attend causal and (h == 0 or k == q)  linear x }", "see different keys"),
+        ("attention a { input keep: bool[n]  attend causal and keep[k]  linear x }", "`keep`"),
+        ("attention a { input doc: int[n]  attend causal and doc[q] == doc[k]  linear x }", "`doc`"),
+        ("attention a { align start  attend causal  linear x }", "align start"),
+    ],
+)
+def test_patterns_without_a_state_say_why(text: str, message: str) -> None:
+    attend = attnspec.compile(text, target="dense")
+    q, k, v = tensors(12)
+    given = {
+        declared.name: torch.ones(12).to(torch.bool if declared.kind == "bool" else torch.int64)
+        for declared in attend.spec.inputs
+    }
+    given = {"gate": -torch.rand(1, 2, 12)} if "gate" in given else given
+    with pytest.raises(attnspec.errors.diagnostic.AttnspecError, match=message):
+        attend(q, k, v, return_state=True, inputs=given)
+
+
+def test_places_where_a_sequence_cannot_be_cut() -> None:
+    attend = attnspec.compile(CASES["chunks"].text, target="dense")
+    q, k, v = tensors(12)
+    state = torch.zeros(1, 2, 16, 17)
+    with pytest.raises(CallError, match=r"after 10 tokens .* 2 states are to be kept .* multiples of 4"):
+        attend(q[:, :, :10], k[:, :, :10], v[:, :, :10], return_state=True)
+    with pytest.raises(CallError, match="q_start must say"):
+        attend(q, k, v, state=state)
+    with pytest.raises(CallError, match="after 6 tokens"):
+        attend(q, k, v, state=state, q_start=6)
+    with pytest.raises(CallError, match="turn by their positions"):
+        attnspec.compile("retention", target="dense")(q, k, v, state=torch.zeros(1, 2, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"state": torch.zeros(1, 2, 16, 16)}, r"= \(1, 2, 16, 17\), float32"),
+        ({"state": torch.zeros(1, 2, 16, 17).half()}, "float16"),
+        ({"state": 1}, "must be a tensor, not int"),
+        ({"q_start": -1}, "whole number"),
+        ({"q_start": 1.0}, "whole number"),
+    ],
+)
+def test_states_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+    q, k, v = tensors(12)
+    attend = attnspec.compile("linear")
+    with pytest.raises(CallError, match=message):
+        attend(q, k, v, **arguments)
+    with pytest.raises(CallError, match="as many queries as keys"):
+        attend(q[:, :, 4:], k, v, return_state=True)
+    with pytest.raises(CallError, match="a cache keeps states"):
+        attend(q, cache=object(), return_state=True)  # type: ignore[call-overload]
