@@ -47,8 +47,8 @@ def _transformed(expr: RealExpr, sizes: Sizes, found: Mapping[str, Tensor], devi
         b, h, q = b[..., None], h[:, None], at.q_start + torch.arange(at.rows)
         shape = (*shape, at.rows)
     b, h, q = (t.to(device) for t in (b, h, q))
-    value: Tensor = real_function(expr, sizes, found)(b, h, q, q)
-    return value.float().expand(shape)
+    value = real_function(expr, sizes, found)(b, h, q, q)  # a number where it reads nothing
+    return torch.as_tensor(value, dtype=torch.float32, device=device).expand(shape)
 
 
 def traced_sink(spec: Spec, program: str, q: Tensor, k: Tensor, found: Mapping[str, Tensor]) -> Tensor | None:

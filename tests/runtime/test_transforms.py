@@ -79,6 +79,14 @@ CASES: Mapping[str, tuple[str, dict[str, Tensor], tuple[str, ...]]] = {
         {"logit": reals(V, H), "far": reals(V, N)},
         ("logit", "far"),
     ),
+    "constant sink": ("attention a { attend causal  sink 0.5 }", {}, ()),
+    "lines of branches": (
+        "attention a { input gate: float[heads]  sink gate[h]  "
+        "mix { branch times 2 { attend causal  score s * gate[h]  rotate rope() } "
+        "branch { attend q - k in 0..3  normalize k } } }",
+        {"gate": reals(V, H)},
+        ("gate",),
+    ),
     "entries by number": ("attention a { attend causal and q - k <= 3 + b }", {}, ()),
     "number of entries": ("attention a { attend causal and q - k <= 3 * batch }", {}, ()),
     "rotation": ("rope", {}, ()),

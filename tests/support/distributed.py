@@ -16,6 +16,7 @@ import attnspec
 BATCH, HEADS, N = 2, 4, 10
 BIAS = "attention a { input bias: float[heads, n_q, n]  attend causal  score s + bias[h, q, k] }"
 BIASES, LOGITS = torch.linspace(-2, 2, HEADS * N * N).sin().view(HEADS, N, N), torch.tensor([0.5, -1.0, 2.0, 0.0])
+BRANCHES = "input logit: float[heads]  mix { branch { attend causal  score s * logit[h] } branch { rotate rope() } }"
 DOC = torch.tensor([[0, 0, 1, 1, 1, 1, 4, 4, 5, 5], [0] * 10])
 # The pattern, its inputs with how they come, how q comes and how the output must be; key heads.
 CASES: list[tuple[str, dict[str, tuple[Tensor, Placement]], Placement, Placement, int]] = [
@@ -35,6 +36,9 @@ CASES: list[tuple[str, dict[str, tuple[Tensor, Placement]], Placement, Placement
     ("attention a { attend q - k <= b }", {}, Shard(1), Shard(1), 2),
     ("attention a { attend q - k <= h }", {}, Shard(1), Replicate(), 2),
     ("alibi", {}, Shard(1), Replicate(), 4),
+    (f"attention a {{ {BRANCHES} }}", {"logit": (LOGITS, Shard(0))}, Shard(1), Shard(1), 2),
+    (f"attention a {{ {BRANCHES} }}", {"logit": (LOGITS, Replicate())}, Shard(0), Shard(0), 2),
+    ("attention a { mix { branch { score s * h } branch { attend q == k } } }", {}, Shard(1), Replicate(), 2),
     ("attention a { input t: int[batch, n] random(0..n, 3)  attend k >= t[b, q] }", {}, Shard(0), Replicate(), 2),
 ]
 

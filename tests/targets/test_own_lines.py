@@ -117,6 +117,26 @@ def test_weights_and_largest_scores(name: str) -> None:
     close("largest", largest, exact(q, k, v, return_max=True, inputs=inputs)[1], 3e-5)
 
 
+def test_autocast_casts_for_each_branch() -> None:
+    attend, (q, k, v), inputs = looked("shares")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = attend(q, k, v, inputs=inputs)
+        parts = [branch(q, k, v, inputs=inputs) for branch in attend.branches]
+    assert {out.dtype, *(part.dtype for part in parts)} == {torch.bfloat16}
+    close("out", out, attend(q, k, v, inputs=inputs), 4e-2)
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks() -> None:
+    attend, (q, k, v), inputs = looked("shares")
+    layer = torch.compile(lambda q, k, v, **inputs: attend(q, k, v, **inputs), fullgraph=True)
+    got, want = layer(q, k, v, **inputs), attend(q, k, v, **inputs)
+    sources = (q, k, v, *inputs.values())
+    pairs = zip(*(torch.autograd.grad((out**2).sum(), sources) for out in (got, want)), strict=True)
+    for a, b in ((got, want), *pairs):
+        close("compiled", a, b, 1e-5)
+
+
 def test_branches_merge_to_the_whole() -> None:
     attend, (q, k, v), inputs = looked("a score and a rotation")
     parts = [branch(q, k, v, return_lse=True, inputs=inputs) for branch in attend.branches]
