@@ -6,7 +6,7 @@
 >>> chunks.cut, chunks.seen(8, {}).astype(int).tolist(), chunks.kept(8, {}).astype(int).tolist()
 (4, [1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1])
 >>> print(carried(lower(check_text("attention a { attend window(64) }")), Sizes(1, 1)))
-one state is not enough: after 4,096 tokens 0 states and 63 keys are to be kept
+after 4,096 tokens 0 states and 63 keys are to be kept
 """
 
 from __future__ import annotations
@@ -114,6 +114,14 @@ def carried(relation: Relation, sizes: Sizes) -> Carried | str:
     return Carried(cut, key, None if later is None else later[0], pred, sizes, alike, futures)
 
 
+def by_head(spec: Spec) -> bool:
+    """Whether what is kept of a key differs among the query heads that share it."""
+    weights = spec.weights
+    lines = [weights.k, weights.decay, weights.delta, *([weights.divide] if weights.delta is not None else [])]
+    read = (line for line in (*lines, spec.branches[0].pred) if line is not None)
+    return any("h" in contents.free(line) for line in read)
+
+
 def _inside_documents(spec: Spec) -> tuple[tuple[e.Pred, ...], e.Pred]:
     """What says that two positions are in one document, and the pattern where they are."""
     pred, whole = spec.branches[0].pred, {declared.name for declared in spec.inputs if declared.form != "plain"}
@@ -132,4 +140,5 @@ def _why(futures: Futures) -> str:
         return "the first positions of the sequence are not seen as those after a cut would be"
     tokens = next((t for t in range(4096, 0, -1) if sum(futures.kept(t)) > 1), 1)
     many, keys = futures.kept(tokens)
-    return f"one state is not enough: after {tokens:,} tokens {many} states and {keys} keys are to be kept"
+    kept = f"{many:,} state{'s' * (many != 1)}{f' and {keys:,} keys' if keys else ''}"
+    return f"after {tokens:,} tokens {kept} are to be kept"

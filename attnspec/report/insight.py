@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from attnspec.analysis.cache_need import CacheNeed, cache_need
@@ -14,6 +14,7 @@ from attnspec.analysis.empty_rows import EmptyRows, empty_rows
 from attnspec.analysis.picture import cells, text
 from attnspec.analysis.reach import Reach, reach
 from attnspec.analysis.retention import retention
+from attnspec.analysis.state_size import StateSize, state_size
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.cost.gpu_time import costs
@@ -65,7 +66,7 @@ class Insight:
     unless ``given`` says that they were asked for. ``looked``
     is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
     are possible, and is an upper bound. ``measured`` is the time on this machine's processor, ``measured_on`` that on
-    its GPUs, by name.
+    its GPUs, by name. ``states`` are what weights that are products of features leave of the keys: None for softmax.
     """
 
     spec: Spec
@@ -83,6 +84,7 @@ class Insight:
     empty: tuple[EmptyRows, ...] | str
     decode: tuple[CacheNeed, ...] | str
     cache: CacheSize | str
+    states: StateSize | str | None
     reach: Reach | str
     predictions: tuple[Prediction, ...]
     measured: Measured | None
@@ -135,6 +137,7 @@ class Insight:
             "empty_rows": _plain(self.empty),
             "decode": _plain(self.decode),
             "cache": self.cache if isinstance(self.cache, str) else _cache(self.cache),
+            "states": asdict(self.states) if isinstance(self.states, StateSize) else self.states,
             "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
             "predictions": _plain(self.predictions),
             "measured": self.measured and asdict(self.measured),
@@ -249,6 +252,7 @@ def insight(
         "each branch has a cache of its own: attnspec.Cache(attend.branches[i])"
         if spec.composed
         else _ask(lambda: cache_size(retention(relation, sizes), sizes, _lengths(sizes.n), 2 * dim * itemsize)),
+        _states(relation, sizes, dim, itemsize),
         _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str)
@@ -262,6 +266,20 @@ def insight(
         suggestions,
         "" if spec.softmax_only or spec.composed else weighing(spec.weights, dim),
     )
+
+
+def _states(relation: Relation, sizes: Sizes, dim: int, itemsize: int) -> StateSize | str | None:
+    """What is kept of keys where weights are products of features; None where they are not."""
+    spec = relation.spec
+    if not spec.weights.linear or spec.composed:
+        return None
+    if spec.mixture:
+        return "each branch has states of its own: attend.branches"
+    from attnspec.runtime.states.call import why_not  # with torch
+
+    found = _ask(lambda: state_size(relation, sizes, _lengths(sizes.n), dim, itemsize))
+    reason = why_not(spec, "dense")
+    return replace(found, cut=reason) if reason and isinstance(found, StateSize) else found
 
 
 def _shown(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any] | None) -> Given | str:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from attnspec.analysis.cache_size import CacheSize
+from attnspec.analysis.state_size import StateNeed, StateSize
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
-from attnspec.report.units import BEATEN, beats, count, plural, quantity, seconds, share
+from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ def show(found: Insight, console: Console, plan: bool = False) -> None:
         predictions(found, console)
     growth(found, console)
     rows(found, console)
-    decode(found, console)
+    (decode if found.states is None else states)(found, console)
     reach(found, console)
     decisions(found, console)
     if plan:
@@ -279,6 +280,20 @@ def decode(found: Insight, console: Console) -> None:
     console.print()
 
 
+def states(found: Insight, console: Console) -> None:
+    """What is left of keys where weights are products of features."""
+    console.print("decode  states and keys that must stay for a head after so many tokens", style="bold")
+    if isinstance(size := found.states, StateSize):
+        grid = _table()
+        if len(size.needs) > 1:
+            grid.add_row("", *map(_who, size.needs))
+        for i, length in enumerate(size.lengths):
+            kept = (f"{plural(need.states[i], 'state')}, {plural(need.keys[i], 'key')}" for need in size.needs)
+            grid.add_row(plural(length, "token"), *kept, f"{quantity(size.bytes[i])}B")
+        _print(grid, console)
+    console.print(f"  {size}\n", soft_wrap=True)
+
+
 def reach(found: Insight, console: Console) -> None:
     """How far influence spreads over layers."""
     console.print("reach", style="bold", end="  ")
@@ -360,20 +375,9 @@ def _table(gap: int = 5) -> Table:
     return Table(box=None, show_header=False, pad_edge=False, padding=(0, gap, 0, 0))
 
 
-def _who(need: CacheNeed) -> str:
+def _who(need: CacheNeed | StateNeed) -> str:
     heads = "all heads" if need.heads is None else f"heads {ranges(need.heads)}"
     return heads if need.b is None else f"{heads}, entry {need.b}"
-
-
-def ranges(numbers: tuple[int, ...]) -> str:
-    """0-3, 5."""
-    parts: list[list[int]] = []
-    for n in sorted(numbers):
-        if parts and n == parts[-1][-1] + 1:
-            parts[-1].append(n)
-        else:
-            parts.append([n])
-    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)
 
 
 def _value(value: object) -> str:

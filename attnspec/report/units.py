@@ -45,3 +45,14 @@ BEATEN = (
     "faster than this machine's ceilings allow: they were measured while it was busy. Measure them again with "
     "`attnspec bench --ceilings`, or forget them with `attnspec bench --ceilings --forget`"
 )
+
+
+def ranges(numbers: tuple[int, ...]) -> str:
+    """0-3, 5."""
+    parts: list[list[int]] = []
+    for n in sorted(numbers):
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ", ".join(str(p[0]) if len(p) == 1 else f"{p[0]}-{p[-1]}" for p in parts)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnspec.analysis.carried import Carried, carried
+from attnspec.analysis.carried import Carried, by_head, carried
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode, needed, relation
@@ -135,7 +135,7 @@ def piece(
     whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
     q, k = turned(spec, q.to(dtype), k.to(dtype), whole, found)
     v = v.to(dtype)
-    if heads != kv_heads and _by_head(spec):
+    if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     a, b = (mapped(spec, side, x, found, sizes, projection).values for side, x in (("q", q), ("k", k)))
     numbers = a.shape[-1], b.shape[-1]
@@ -170,7 +170,7 @@ def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: in
     for tokens in (q_start, *([q_start + n] if return_state else [])):
         if tokens % cut:
             states, keys = going.futures.kept(tokens)
-            kept = " and ".join([f"{states} states", *([f"{keys} keys"] if keys else [])])
+            kept = f"{states:,} state{'s' * (states != 1)}{f' and {keys:,} keys' if keys else ''}"
             raise CallError(
                 f"{spec.name}: after {tokens:,} tokens the sequence cannot be cut: {kept} are to be kept there, or "
                 f"what follows depends on its position; it can be cut after multiples of {cut:,} tokens"
@@ -178,17 +178,9 @@ def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: in
     return q_start
 
 
-def _by_head(spec: Spec) -> bool:
-    """Whether what is kept of a key differs among the query heads that share it."""
-    weights = spec.weights
-    lines = [weights.k, weights.decay, weights.delta, *([weights.divide] if weights.delta is not None else [])]
-    read = (line for line in (*lines, spec.branches[0].pred) if line is not None)
-    return any("h" in contents.free(line) for line in read)
-
-
 def state_shape(spec: Spec, batch: int, heads: int, kv_heads: int, features: int, dim_v: int) -> tuple[int, ...]:
     """(batch, heads, features, dim_v), one more where weights are divided; key heads where heads do not differ."""
-    return batch, heads if _by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
+    return batch, heads if by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
 
 
 def _check_state(spec: Spec, state: object, shape: tuple[int, ...], device: torch.device) -> None:

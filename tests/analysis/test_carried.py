@@ -52,7 +52,7 @@ def test_rows_and_keys_by_force(lines: str, cut: int) -> None:
     ("lines", "why"),
     [
         ("attend window(64)", "after 4,096 tokens 0 states and 63 keys"),
-        ("attend k <= q - 64", "after 4,096 tokens 1 states and 63 keys"),
+        ("attend k <= q - 64", "after 4,096 tokens 1 state and 63 keys"),
         ("attend causal  attend k < 100", "the first positions"),
         ("attend |q - k| < 2", "query 0 sees key 1"),
         ("", "query 0 sees key 1"),

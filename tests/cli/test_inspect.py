@@ -93,3 +93,19 @@ def test_heads_that_keep_unlike_keys_are_told_apart() -> None:
     said = run("inspect", "longformer_dilated", "-n", "2048").stdout
     assert "kept by attnspec.Cache: key heads 0-5: ring of 256" in said
     assert "kept by attnspec.Cache: key heads 6-7: ring of 512" in said
+
+
+def test_states_take_the_place_of_keys() -> None:
+    """What is left of keys where weights are products of features, and whether calls hand it on."""
+    text = run("inspect", "linear", "-n", "4096", "--heads", "8").stdout
+    assert "decode  states and keys that must stay for a head after so many tokens\n" in text
+    assert re.search(r"4,096 tokens +1 state, 0 keys +133 kB", text)
+    assert "  a state is 64 x 65 numbers, float32; calls hand one on anywhere\n" in text
+    assert "kept by attnspec.Cache" not in text
+    window = read_json("inspect", "linear_window", "-n", "4096")["states"]
+    assert (window["needs"][0]["states"][-1], window["needs"][0]["keys"][-1]) == (0, 1023)
+    assert window["cut"] == "after 4,096 tokens 0 states and 1,023 keys are to be kept"
+    memory = read_json("inspect", "attention a { attend k // 256 < q // 256  linear x }", "-n", "4096")["states"]
+    assert (memory["cut"], memory["shape"], memory["needs"][0]["states"][0]) == (256, [64, 64], 1)
+    assert "`stable = none` has a state" in read_json("inspect", "performer_causal", "-n", "512")["states"]["cut"]
+    assert read_json("inspect", "causal", "-n", "512")["states"] is None

@@ -224,7 +224,7 @@ def test_compiled_without_breaks() -> None:
     [
         ("causal", "attnspec.Cache"),
         ("forgetting", "attnspec.Cache"),
-        ("linear_window", "0 states and 1023 keys are to be kept"),
+        ("linear_window", "0 states and 1,023 keys are to be kept"),
         ("linear_dilated", "0 states and"),
         ("latte_bidirectional", "query 0 sees key 1"),
         ("performer_causal", "`stable = none` has a state"),

@@ -174,8 +174,7 @@ def _report(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> 
     from rich.table import Table
 
     from attnspec.cli.bench.table import prepared, remarks
-    from attnspec.report.text import ranges
-    from attnspec.report.units import plural, seconds
+    from attnspec.report.units import plural, ranges, seconds
     from attnspec.runtime.bench.verify import sampled
     from attnspec.runtime.core.device import name_of
 

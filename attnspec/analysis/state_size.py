@@ -1,0 +1,88 @@
+"""How much is to be kept to decode with weights that are products of features: states, and keys beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from attnspec.analysis.carried import Carried, by_head, carried
+from attnspec.analysis.states import Remembered, states
+from attnspec.relation.relation import Relation
+from attnspec.relation.sizes import Sizes
+from attnspec.spec.feature import size
+
+
+@dataclass(frozen=True)
+class StateNeed:
+    """How many states, and how many keys beside them, a head of some keeps after each of some numbers of tokens.
+
+    ``heads`` is None for all heads, ``b`` is None for all batch entries.
+    """
+
+    heads: tuple[int, ...] | None
+    b: int | None
+    states: tuple[int, ...]
+    keys: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StateSize:
+    """What each head keeps, the bytes of a layer after each of some numbers of tokens, and where a sequence may be cut.
+
+    A state has ``shape``: features, and values (one more where sums are divided), float32. ``cut``: after multiples of
+    how many tokens one state is all there is, and calls hand it on; or in a few words why they do not.
+    """
+
+    needs: tuple[StateNeed, ...]
+    shape: tuple[int, int]
+    lengths: tuple[int, ...]
+    bytes: tuple[int, ...]
+    cut: int | str
+
+    def __str__(self) -> str:
+        """What a state is, and what calls do with one."""
+        if isinstance(self.cut, str):
+            said = f"calls hand on no state: {self.cut}"
+        else:
+            said = f"calls hand one on {'anywhere' if self.cut == 1 else f'after multiples of {self.cut:,} tokens'}"
+        return f"a state is {self.shape[0]:,} x {self.shape[1]:,} numbers, float32; {said}"
+
+
+def state_size(relation: Relation, sizes: Sizes, lengths: Sequence[int], dim: int, itemsize: int) -> StateSize:
+    """The size of what is kept of vectors of ``dim`` entries, keys and values of ``itemsize`` bytes a number.
+
+    >>> from attnspec.check.check import check_text
+    >>> from attnspec.relation.lower import lower
+    >>> found = lower(check_text("attention a { attend k <= q - 64  linear elu(x) + 1  divide total }"))
+    >>> kept = state_size(found, Sizes(1, 1), [1000], 64, 4)
+    >>> kept.needs[0].states, kept.needs[0].keys, kept.shape, kept.bytes
+    ((1,), (63,), (64, 65), (48896,))
+    >>> print(kept)
+    a state is 64 x 65 numbers, float32; calls hand on no state: after 4,096 tokens 1 state and 63 keys are to be kept
+
+    Raises as :func:`attnspec.analysis.states.states` does.
+    """
+    spec, weights = relation.spec, relation.spec.weights
+    assert weights.q is not None
+    assert weights.k is not None
+    shape = max(size(side, dim) for side in (weights.q, weights.k)), dim + (weights.divide is not None)
+    found, total = [], [0] * len(lengths)
+    for item in states(relation, sizes):
+        counts = [item.futures.kept(length) for length in lengths]
+        found.append(StateNeed(item.heads, item.b, *zip(*counts, strict=True)))
+        for i, (many, keys) in enumerate(counts):
+            total[i] += _heads(item, sizes, by_head(spec)) * (
+                many * 4 * shape[0] * shape[1] + keys * 2 * dim * itemsize
+            )
+    going = carried(relation, sizes)
+    return StateSize(
+        tuple(found), shape, tuple(lengths), tuple(total), going.cut if isinstance(going, Carried) else going
+    )
+
+
+def _heads(item: Remembered, sizes: Sizes, differ: bool) -> int:
+    """How many heads of how many batch entries keep the same."""
+    entries = sizes.batch if item.b is None else 1
+    if item.heads is None:
+        return entries * (sizes.heads if differ else sizes.kv_heads)
+    return entries * len(item.heads)
