@@ -72,6 +72,8 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
         return "a line between axes is a clause of its own: `queries -> keys: ...`"
     if token.text == "weights" and "WEIGHTS" in accepted:
         return "write `weights detached`"
+    if found := _of_weights(tokens, i):
+        return found
     if token.text == "," and "IN" in accepted and i > 1 and tokens[i - 2].text == "mix":
         return "bracket the names: `mix (a, b) in ...`"
     if token.text == "," and "IN" in accepted and i > 2 and tokens[i - 3].text == "branch":
@@ -109,6 +111,16 @@ def hint(text: str, tokens: list[Token], i: int, accepted: frozenset[str]) -> st
             did_you_mean(token.text, words.HEADINGS) or "a file holds `attention name { ... }` and `pattern name = P`"
         )
     return ""
+
+
+def _of_weights(tokens: list[Token], i: int) -> str:
+    """What the user may have meant in a `linear` or `divide` line."""
+    line = [token.text for token in tokens[max(0, i - 2) : i]]
+    if "linear" in line and tokens[i].text == ":":
+        return "a side is `q` or `k`, `linear q: x`; for both write `linear x`"
+    if line[:1] == ["linear"] and line[1:] in (["q"], ["k"]) and tokens[i].kind == "name" and not tokens[i].first:
+        return f"write `linear {line[1]}: ...`"
+    return did_you_mean(line[1], ["each"]) if line[:1] == ["divide"] and len(line) == 2 else ""
 
 
 _SIGNS_ELSEWHERE = {"===": "==", "!==": "!=", "<>": "!=", "=<": "<=", "=>": ">=", ":=": "=", "||": "or", "..=": ".."}

@@ -13,6 +13,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.bench.clock import Clock, wall
 from attnspec.runtime.prepare.example import example
+from attnspec.spec.feature import size
 from attnspec.spec.spec import Spec
 
 CPU = torch.device("cpu")
@@ -55,13 +56,16 @@ def inputs(setup: Setup, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]
 def examples(spec: Spec, setup: Setup, seed: int = 0) -> dict[str, Tensor]:
     """Inputs of a pattern, as a call would give them: those of the setup, and examples, the same on every device."""
     own = {name: t.to(setup.device) for name, t in setup.given.items()}
-    return {**_examples(spec, setup.sizes, setup.device, seed), **own}
+    return {**_examples(spec, setup.sizes, setup.dim, setup.device, seed), **own}
 
 
 @functools.lru_cache(maxsize=1)
-def _examples(spec: Spec, sizes: Sizes, device: torch.device, seed: int) -> dict[str, Tensor]:
+def _examples(spec: Spec, sizes: Sizes, dim: int, device: torch.device, seed: int) -> dict[str, Tensor]:
     """Those of the last call are kept: tables with a number for each pair take seconds to draw."""
-    found = example(spec, sizes, torch.Generator().manual_seed(seed))
+    sides = [side for part in spec.weighings for side in (part.q, part.k) if side is not None]
+    features = max((size(side, dim) for side in sides), default=dim)
+    vectors = {"dim": dim, "dim_v": dim, "features": features}
+    found = example(spec, sizes, torch.Generator().manual_seed(seed), vectors)
     return {name: t.to(device) for name, t in found.items()}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.bench.exact import Exact
 from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.dense.softmax import Block, dense_block, of_rows
@@ -105,7 +106,11 @@ def verify(
     inputs = {name: t.cpu() for name, t in {**inputs, **({} if buckets is None else {"buckets": buckets})}.items()}
     results = {name: t.detach().cpu() for name, t in results.items()}
     rows = tuple(blocks or [slice(0, sizes.n_q)])
-    dense = _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick, rows)
+    dense: _Dense | Exact = (
+        _Dense(spec, sizes, q, k, v, dout, inputs, scale, tick, rows)
+        if spec.softmax_only
+        else Exact(spec, sizes, (q, k, v, dout), inputs, scale, tick, rows)
+    )
     checked = heads_of(sizes, groups)
     found: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("out", "dq", "dk", "dv")}
     for g in groups:

@@ -53,8 +53,13 @@ def dense_linear(
         values = made.corrected(values, recalled)
     factor = scale if scale is not None else 1.0 if spec.scale is None else spec.scale
     weights, total = made.weights(made.q, np.arange(sizes.n_q) + sizes.first, counts, factor)
+    return weights @ values, logarithm(total)
+
+
+def logarithm(total: Tensor) -> Tensor:
+    """The logarithms of totals, with a gradient of zero (not NaN) where they are 0."""
     empty = total == 0
-    return weights @ values, torch.log(total.masked_fill(empty, 1.0)).masked_fill(empty, float("-inf"))
+    return torch.log(total.masked_fill(empty, 1.0)).masked_fill(empty, float("-inf"))
 
 
 def _clean(x: Tensor, seen: Tensor) -> Tensor:
