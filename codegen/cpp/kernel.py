@@ -98,7 +98,8 @@ def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
         names = (f"ATTNSPEC_{name}_MAP" for name in ("X", "Y", "Z", "OUT"))
         maps = {name: " qk".index(side or " ") for name, side in zip(names, key.maps, strict=True)}
         places = {f"ATTNSPEC_{what}": " xyz".index(of or " ") for what, of in (("ONE", key.one), ("UP", key.up))}
-        values |= {**types, **maps, **places, "ATTNSPEC_KEYS": int(key.keys)}
+        flags = {"KEYS": key.keys, "DECAY": key.decay, "CROSSING": key.crossing}
+        values |= {**types, **maps, **places, **{f"ATTNSPEC_{name}": int(flag) for name, flag in flags.items()}}
     elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}
     return define(values)

@@ -55,6 +55,8 @@ class LinearKey:
     one: str = ""
     up: str = ""
     maps: tuple[str, ...] = ("", "", "", "")
+    decay: bool = False
+    crossing: bool = False
     wide: bool = False
     carry: bool = False
 
@@ -69,7 +71,8 @@ class LinearKey:
         sides = zip("xyzo", self.maps, strict=True)
         maps = "".join(f", {name} of {side}" for name, side in sides if side)
         sizes = f"{self.dim} features, {self.dim_v} values"
-        return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}"
+        fades = ", with decay" * self.decay + " and its gradient" * self.crossing
+        return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}{fades}"
 
 
 def define(values: Mapping[str, int | str]) -> str:

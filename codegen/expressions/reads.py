@@ -42,8 +42,9 @@ def require_softmax(spec: Spec) -> None:
 def has_linear_kernels(spec: Spec) -> bool:
     """Whether there are kernels, of the C++ target, for weights that are products of features."""
     weights = spec.weights
-    plain = not (weights.each or weights.decay or weights.delta or spec.sink or spec.detached)
-    return weights.linear and plain and not any(found.stable == "running" for found in weights.favors)
+    plain = not (weights.each or weights.by_channel or weights.delta or spec.sink or spec.detached)
+    running = [found for found in weights.favors if found.stable == "running"]
+    return weights.linear and plain and all(found in (weights.q, weights.k) for found in running)
 
 
 def names(spec: Spec) -> dict[str, int]:

@@ -20,7 +20,7 @@ from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
 _TENSORS = ("x", "y", "z", "out", "source", "result")
-_ARRAYS = ("total", "dtotal", "extra")
+_ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "crossing")
 
 
 class LinearProblem(ctypes.Structure):
@@ -37,7 +37,7 @@ class LinearProblem(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Sweep:
-    """Which sum: i are the queries, or with ``keys`` the keys. ``one``, ``up`` and ``maps`` are as for ``LinearKey``.
+    """Which sum: i are the queries, or with ``keys`` the keys. The rest is as for ``LinearKey``.
 
     ``divide``: the output is divided by the sum of weights, which z then has ones for, where that is not zero; or it
     was, and the gradient ``up`` is to be.
@@ -48,6 +48,8 @@ class Sweep:
     up: str = ""
     divide: bool = False
     maps: tuple[str, str, str, str] = ("", "", "", "")
+    decay: bool = False
+    crossing: bool = False
 
 
 class Beside(NamedTuple):
@@ -55,7 +57,9 @@ class Beside(NamedTuple):
 
     ``source`` are the vectors whose gradient the sum becomes, ``result`` the output whose gradient is x, of which
     ``total`` and ``extra`` (batch, heads, n_q) are the totals and what is worked out for them, ``dtotal`` their own
-    gradients; all three are contiguous and float32.
+    gradients; all three are contiguous and float32. ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n)
+    are the sums of the logarithms of steps up to each position, float64; to ``crossing``, of one of these shapes,
+    float32, is added what each position has in the gradients of steps.
     """
 
     source: Tensor = EMPTY
@@ -63,6 +67,9 @@ class Beside(NamedTuple):
     total: Tensor = EMPTY
     dtotal: Tensor = EMPTY
     extra: Tensor = EMPTY
+    decay_q: Tensor = EMPTY
+    decay_k: Tensor = EMPTY
+    crossing: Tensor = EMPTY
 
 
 def sweep(
@@ -81,7 +88,7 @@ def sweep(
     total = beside.total
     if of.one == "z":
         total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
-    arrays = total, beside.dtotal, beside.extra
+    arrays = total, *beside[3:]
     made.run(call, [t.data_ptr() for t in (x, y, z, out, beside.source, beside.result, *arrays)])
     if carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]
@@ -109,6 +116,8 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> pr
         one=of.one,
         up=of.up,
         maps=of.maps,
+        decay=of.decay,
+        crossing=of.crossing,
         wide=call.wide,
         carry=of.keys and q.shape[1] != k.shape[1],
     )
@@ -117,7 +126,7 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> pr
     tensors = map(problem.tensor_of, (outer, inner, values, out, source, result))
     # The output is divided here only if one pass sees all of a row.
     divide = of.divide and not (kernel.carry and of.one == "z")
-    whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, 0, 0, 0, 0.0, 0, int(divide))
+    whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, *[0] * len(_ARRAYS), 0.0, 0, int(divide))
     names = [*_TENSORS, *_ARRAYS, "scale", "threads"]
     argument = prepared.packed(whole, names)
     return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)

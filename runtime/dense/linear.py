@@ -16,9 +16,9 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.dense.decay import Steps, steps
 from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.decay import Steps, steps
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.visible import array, everything
-from attnspec.runtime.dense.decay import steps
 from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.decay import steps
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec.real import Apply, Cast, Choose, Item, Parameter, Product, Real, RealExpr, RealRead, Score, Total
 from attnspec.spec.spec import Spec

@@ -1,14 +1,20 @@
 """Sums of values weighed by products of features, over the pairs of a pattern, and their gradients.
 
-``out_i = scale * sum over j of m_ij (a_i . b_j) v_j``, where the pattern has pair (i, j) m_ij times, in a time that is
-linear in the length if the pattern lets it. Division by ``total_i``, the sum of the weights, may be part of it.
+``out_i = scale * sum over j of m_ij (a_i . b_j) D_ij v_j``, where the pattern has pair (i, j) m_ij times and D_ij is
+what decay leaves, in a time that is linear in the length if the pattern lets it. Division by ``total_i``, the sum of
+the weights, may be part of it.
 
 Gradients are sums of the same form: with ``du = dout / total`` and ``dtotal = -(du . out)`` those of features
 ``[du, dtotal]`` of queries and ``[v, 1]`` of keys, over the pattern or its transpose.
+
+The gradient of a step is the sum, over the pairs that it lies between, of weight times gradient of the weight: what all
+queries from there on have of that less what all keys from there on have. Neither counts the pair of a position with
+itself, which does not decay: it would hide all others where decay is strong.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -23,11 +29,28 @@ class Given(NamedTuple):
 
     a is (batch, heads, n_q, features), b (batch, kv_heads, n, features), v (batch, kv_heads, n, dim_v). ``of_q`` is
     ``"q"`` where the call has queries, ``of_k`` ``"k"`` where it has keys, and ``""`` where it has features.
+    ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n) are the sums of the logarithms of all steps up to
+    a position, float64, where pairs decay: a pattern then sees no keys that come later.
     """
 
     call: Call
     of_q: str = ""
     of_k: str = ""
+    decay_q: Tensor | None = None
+    decay_k: Tensor | None = None
+
+    def cut(self) -> Given:
+        """The same numbers as kernels read them, past autograd."""
+        q, k, v, *_ = (t.detach() for t in self.call[:3])
+        steps = (None if t is None else t.detach().contiguous() for t in (self.decay_q, self.decay_k))
+        return Given(self.call._replace(q=q, k=k, v=v), self.of_q, self.of_k, *steps)
+
+    @property
+    def beside(self) -> Beside:
+        """What all sweeps read."""
+        if self.decay_q is None or self.decay_k is None:
+            return Beside()
+        return Beside(decay_q=self.decay_q, decay_k=self.decay_k)
 
 
 class Sums(NamedTuple):
@@ -37,39 +60,48 @@ class Sums(NamedTuple):
     total: Tensor | None
 
 
+class Gradients(NamedTuple):
+    """Those of what is q, k and v of a call, of their dtypes, and of the sums of steps, float32, where there are."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    decay_q: Tensor | None = None
+    decay_k: Tensor | None = None
+
+
 def sums(given: Given, total: bool, divide: bool) -> Sums:
     """The sums of a call. With ``divide`` they are divided by the total, which then is wanted.
 
     A row without keys, or whose weights add up to zero, then gives zeros.
     """
     assert total or not divide
-    call, of_q, of_k = given
-    of = Sweep(one="z" if total else "", divide=divide, maps=(of_q, of_k, "", ""))
-    out, found = sweep(call, of, *call[:3], call.v.dtype)
+    call, of_q, of_k, *_ = given
+    of = Sweep(one="z" if total else "", divide=divide, maps=(of_q, of_k, "", ""), decay=given.decay_q is not None)
+    out, found = sweep(call, of, *call[:3], call.v.dtype, given.beside)
     return Sums(out, found if total else None)
 
 
-def gradients(
-    given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of what is q, k and v of the call, of their dtypes, from those of the sums and of the totals.
-
-    (None: those of the totals are zero.)
-    """
-    (a, b, v, *_), of_q, of_k = given
-    call = given.call
-    to_q, to_k = a if of_q else EMPTY, b if of_k else EMPTY
-    if of.total is None:
-        da, _ = sweep(call, Sweep(maps=("", "", of_k, of_q)), dout, v, b, a.dtype, Beside(to_q))
-        db, _ = sweep(call, Sweep(True, maps=("", "", of_q, of_k)), v, dout, a, b.dtype, Beside(to_k))
-        dv, _ = sweep(call, Sweep(True, maps=(of_k, of_q, "", "")), b, a, dout, v.dtype)
-        return da, db, dv
-    dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
-    extra = torch.zeros(of.total.shape)
-    beside = Beside(to_q, of.out if divided else EMPTY, of.total, dtotal, extra)
-    da, _ = sweep(call, Sweep(False, "y", "x", divided, ("", "", of_k, of_q)), dout, v, b, a.dtype, beside)
-    beside = Beside(to_k, EMPTY, of.total, EMPTY, extra)
-    db, _ = sweep(call, Sweep(True, "x", "y", divided, ("", "", of_q, of_k)), v, dout, a, b.dtype, beside)
-    up = "z" if divided else ""
-    dv, _ = sweep(call, Sweep(True, "", up, divided, (of_k, of_q, "", "")), b, a, dout, v.dtype, Beside(total=of.total))
-    return da, db, dv
+def gradients(given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None) -> Gradients:
+    """The gradients from those of the sums and of the totals (None: zero)."""
+    call, of_q, of_k, *_ = given
+    a, b, v = call[:3]
+    decay, shape = given.decay_q is not None, (*a.shape[:3],)
+    to_q = Sweep(divide=divided, maps=("", "", of_k, of_q), decay=decay, crossing=decay)
+    to_k = Sweep(True, divide=divided, maps=("", "", of_q, of_k), decay=decay, crossing=decay)
+    to_v = Sweep(True, divide=divided, maps=(of_k, of_q, "", ""), decay=decay)
+    beside = given.beside
+    if of.total is not None:
+        to_q, to_k = replace(to_q, one="y", up="x"), replace(to_k, one="x", up="y")
+        to_v = replace(to_v, up="z" if divided else "")
+        dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
+        beside = beside._replace(total=of.total, dtotal=dtotal, extra=torch.zeros(shape))
+    by_q = torch.zeros(shape) if decay else EMPTY
+    by_k = torch.zeros((*shape[:2], b.shape[2])) if decay else EMPTY
+    sources = a if of_q or decay else EMPTY, b if of_k or decay else EMPTY
+    at_q = beside._replace(source=sources[0], result=of.out if divided else EMPTY, crossing=by_q)
+    da, _ = sweep(call, to_q, dout, v, b, a.dtype, at_q)
+    at_k = beside._replace(source=sources[1], crossing=by_k)
+    db, _ = sweep(call, to_k, v, dout, a, b.dtype, at_k)
+    dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)
+    return Gradients(da, db, dv, by_q, -by_k) if decay else Gradients(da, db, dv)

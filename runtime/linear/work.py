@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.analysis.past import ahead
 from attnspec.codegen.expressions.entrywise import entrywise
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.program import decode, facts
+from attnspec.runtime.core.program import Needed, decode, facts, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.decay import steps
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import check_vectors, prepare
@@ -40,6 +43,12 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
 def _reads_mass(weights: Weights) -> bool:
     parts = () if weights.divide is None else contents.walk(weights.divide)
     return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
+
+
+@functools.lru_cache(maxsize=64)
+def looks_ahead(program: str, needed: Needed) -> bool:
+    """Whether a pattern may see keys that come later than the query."""
+    return ahead(relation(decode(program), needed)) is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +100,8 @@ class Work:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
         made = entrywise(weights.q), entrywise(weights.k)
         whole = None in made or _reads_mass(weights)  # else kernels map vectors to features
-        a, b = (
-            x if not whole or entry == Score() else self._mapped(side, x)
+        (a, _), (b, gates) = (
+            (x, None) if not whole or entry == Score() else self._mapped(side, x)
             for side, x, entry in (("q", q, made[0]), ("k", k, made[1]))
         )
         numbers = a.shape[-1], b.shape[-1]
@@ -102,15 +111,32 @@ class Work:
         inputs = [self.inputs[name] for name in names_of(self.spec)]
         call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
         of_q, of_k = ("" if whole or entry == Score() else side for side, entry in zip("qk", made, strict=True))
-        return Given(call, of_q, of_k)
+        return Given(call, of_q, of_k, *self._steps(gates))
 
-    def _mapped(self, side: str, x: Tensor) -> Tensor:
-        return mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection).values
+    def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        found = mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection)
+        return found.values, found.gates
+
+    def _steps(self, gates: Tensor | None) -> tuple[Tensor, Tensor] | tuple[()]:
+        """The sums of the logarithms of all steps up to each query and each key, differentiable; or nothing."""
+        if gates is not None:
+            gates = gates.double().repeat_interleave(self.sizes.heads // gates.shape[1], 1)
+        found = steps(self.spec, self.inputs, self.sizes, self.q.device, more=gates)
+        if found is None:
+            return ()
+        needed = Call(self.q, self.k, self.v, (), None, None, 1.0, self.program).needed
+        if looks_ahead(self.program, needed):
+            raise CallError(
+                f"{self.spec.name}: kernels of weights that decay are for patterns whose keys are never later than "
+                'their queries, as with `within k <= q`; target="dense" has the others'
+            )
+        sizes, first = self.sizes, found.first
+        return found.sums[..., sizes.first - first :][..., : sizes.n_q], found.sums[..., -first:][..., : sizes.n]
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where nothing is divided."""
         with torch.no_grad():
-            given = self.given()
+            given = self.given().cut()
             line = self.spec.weights.divide
             found = sums(given, line is not None, self.divides)
             if found.total is None:
@@ -155,8 +181,9 @@ class Work:
             own = replace(self, q=q, k=k, v=v, inputs=inputs, projection=projection)
             given = own.given()
             call = given.call
-            made: list[Tensor] = [call.q, call.k, call.v]
-            cut = given._replace(call=call._replace(q=call.q.detach(), k=call.k.detach(), v=call.v.detach()))
+            steps = [x for x in (given.decay_q, given.decay_k) if x is not None]
+            made: list[Tensor] = [call.q, call.k, call.v, *steps]
+            cut = given.cut()
             found = Sums(out, None if line is None else total)
             upstream: list[Tensor] = []
             if line is not None and not self.divides:
@@ -165,13 +192,17 @@ class Work:
                 dout = self.divided(dout.float(), over.detach(), seen)
                 upstream = [-(dout * out).sum(-1, keepdim=True)]
                 if over.requires_grad:
-                    (found_dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
-                    dtotal = found_dtotal
+                    (dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
                     made.append(over)
-        upstream = [*gradients(cut, found, self.divides, dout, dtotal), *upstream][: len(made)]
+        by = gradients(cut, found, self.divides, dout, dtotal)
+        upstream = [*(d for d in by if d is not None), *upstream][: len(made)]
         sources = [q, k, v, *leaves.values()]
         reached = [(x, d) for x, d in zip(made, upstream, strict=True) if x.requires_grad]
         results = torch.autograd.grad(
-            [x for x, _ in reached], sources, [d for _, d in reached], allow_unused=True, materialize_grads=True
+            [x for x, _ in reached],
+            sources,
+            [d.to(x.dtype) for x, d in reached],
+            allow_unused=True,
+            materialize_grads=True,
         )
         return [d.contiguous() for d in results]

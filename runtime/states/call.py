@@ -16,8 +16,8 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode, needed, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import check_lists, sizes_of
-from attnspec.runtime.dense.decay import logarithms
 from attnspec.runtime.expressions.real import tables
+from attnspec.runtime.linear.decay import logarithms
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once

@@ -17,6 +17,13 @@ from tests.support.marks import slow
 from tests.support.oracle import close, tensors
 
 DOC = torch.arange(150)[None].repeat(2, 1) // 37
+GATED = """attention a {{
+    input gate: float[batch, heads, n]
+    attend {}
+    linear {}
+    {}
+    decay gate[b, h, t]
+}}"""
 CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
     "elu": ("linear", {}),
     "window": ("linear_window", {}),
@@ -44,8 +51,27 @@ CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
         "linear [softmax(x), softmax(-x)]  divide total }",
         {},
     ),
+    "gated": ("mamba2", {"log_a": -torch.rand(2, 4, 150)}),
+    "by head": ("retention", {}),
+    "gated window": (GATED.format("window(70)", "elu(x) + 1", "divide total"), {"gate": -torch.rand(2, 4, 150)}),
+    "gated, dilated": (
+        GATED.format("dilated(20, 4)", "exp(x)", "divide total + 1.0"),
+        {"gate": -torch.rand(2, 4, 150)},
+    ),
+    "gated, in columns": (
+        GATED.format("segment(32)  attend k % 32 >= 24  within causal", "x", ""),
+        {"gate": -torch.rand(2, 4, 150)},
+    ),
+    "gated documents": (
+        """attention a {
+            input doc: int[batch, n] sorted  input gate: float[batch, heads, n]
+            attend causal and doc[q] == doc[k]  linear relu(x)  decay gate[b, h, t]  divide total
+        }""",
+        {"doc": DOC, "gate": -torch.rand(2, 4, 150)},
+    ),
+    "running": ("attention a { attend causal  linear favor(x, stable = running)  divide total }", {}),
 }
-QUICK = ("elu", "learned")
+QUICK = ("elu", "learned", "gated window")
 
 
 def agree(
@@ -78,8 +104,34 @@ def agree(
 def test_features_and_divisors(name: str) -> None:
     text, inputs = CASES[name]
     agree(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
-    if name != "documents":
+    if not any(t.shape[-1] == 150 for t in inputs.values()):
         agree(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
+
+
+def _gates(name: str, n: int) -> Tensor:
+    """Logarithms of steps: of a kind, one for each of n positions."""
+    some = torch.rand(1, 2, n)
+    kinds = {"none": 0 * some, "little": -1e-3 * some, "strong": -2 - 6 * some, "stronger": -12 - 8 * some}
+    kinds |= {"-60": -60 - some, "resets": torch.where(some < 0.05, float("-inf"), -0.1)}
+    return {**kinds, "-60 or none": torch.where(some < 0.3, -60.0, 0.0)}[name]
+
+
+@pytest.mark.parametrize("pattern", ["causal", slow("window(150)")])
+@pytest.mark.parametrize("name", ["stronger", "-60 or none", *map(slow, ("none", "little", "strong", "-60", "resets"))])
+def test_gradients_of_steps_however_strong_they_are(name: str, pattern: str) -> None:
+    """They may be a billion times less than those of values: the largest of them is what counts."""
+    torch.manual_seed(0)
+    n = 500
+    gate = _gates(name, n).requires_grad_()
+    text = GATED.format(pattern, "elu(x) + 1", "divide total")
+    given = [t.detach() for t in tensors(n, dim_v=24)]
+    up = torch.randn(1, 2, n, 24)
+    exact = gate.detach().double().requires_grad_()
+    out = attnspec.compile(text)(*given, gate=gate)
+    (got,) = torch.autograd.grad(out, gate, up)
+    doubles = [t.double() for t in given]
+    (want,) = torch.autograd.grad(attnspec.compile(text, target="dense")(*doubles, gate=exact), exact, up.double())
+    assert float((got - want).norm() / want.norm()) < 2e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
@@ -129,5 +181,9 @@ def test_what_kernels_cannot_do_is_refused() -> None:
         attnspec.compile("gla")
     with pytest.raises(CallError, match="float32, bfloat16 and float16"):
         attend(q.double(), k.double(), v.double())
+    with pytest.raises(CallError, match="never later than"):
+        attnspec.compile("attention a { linear exp(x)  decay -1.0 }")(q, k, v)
+    with pytest.raises(CallError, match="so it must be 0 or negative"):
+        attnspec.compile("mamba2")(q, k, v, log_a=torch.ones(1, 2, 20))
     with pytest.raises(CallError, match="gives 16 features and"):
         attnspec.compile("attention a { linear q: x  linear k: [x, x] }")(q, k, v)

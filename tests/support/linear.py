@@ -75,7 +75,7 @@ def agree(
         generator = torch.Generator().manual_seed(1)
         d_out = torch.randn(out.shape, generator=generator).to(v.dtype)
         d_total = torch.randn(total.shape, generator=generator)
-        got = gradients(call, found, divide, d_out, d_total)
+        got = gradients(call, found, divide, d_out, d_total)[:3]
         wanted = torch.autograd.grad(want, exact, (d_out.double(), d_total.double()))
         for name, x, y, t in zip(("da", "db", "dv"), got, wanted, (a, b, v), strict=True):
             assert x.dtype == t.dtype

@@ -131,7 +131,7 @@ def test_empty_tensors_and_rows() -> None:
         assert found.total is not None
         assert (found.out == 0).all()
         assert (found.total == 0).all()
-        grads = gradients(call, found, True, torch.ones_like(found.out), None)
+        grads = gradients(call, found, True, torch.ones_like(found.out), None)[:3]
         assert [g.shape for g in grads] == [a.shape, b.shape, v.shape]
 
 

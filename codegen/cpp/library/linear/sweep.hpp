@@ -20,6 +20,7 @@ struct Sweep {
     struct Kept { int64_t tile, head; Inner inner; };
     Kept kept[KEPT];
     int next_kept = 0;
+    double frame = 0;   // with DECAY: what the state counts from, the nearest of what it holds
     int64_t first = 0;  // the slot of the tile's first lane
     Span live = {0, 0};
     int64_t head = 0;   // of the outer side
@@ -37,6 +38,13 @@ struct Sweep {
     int64_t line_here() const { return (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows); }
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
+    // The sum of the logarithms (of base 2) of steps up to a row of keys, or of queries.
+    double logarithm(bool of_key, int64_t row) const {
+        const int64_t line = (b * s.query_heads + (KEYS ? inner : outer).first) * (of_key ? s.keys : s.rows);
+        const double sum = (of_key ? p.decay_k : p.decay_q)[line + row] * 1.4426950408889634;
+        return KEYS ? -sum : sum;
+    }
+
     // A tile of the inner side: the last ones stay where they were put.
     const Inner& inner_tile(int64_t j, int64_t h, Span slots) {
         for (int i = 0; i < KEPT; ++i)
@@ -44,13 +52,18 @@ struct Sweep {
         const int64_t line = (b * (KEYS ? s.query_heads : s.key_heads) + h) * (KEYS ? s.rows : s.keys);
         Kept& to = kept[next_kept];
         to = {j, h, load_inner(p, w, next_kept, b, h, line, rows_there(), slots)};
+        if (DECAY)
+            for (int r = 0; r < to.inner.count; ++r) w.there[next_kept][r] = logarithm(!KEYS, rows_there()(slots.begin + r));
+        to.inner.logs = w.there[next_kept];
         next_kept = (next_kept + 1) % KEPT;
         return to.inner;
     }
 
     bool run() {
         const Span tiles = tiles_of(slots_here(), HERE);
-        for (int64_t o = tiles.begin; o < tiles.end; ++o) {
+        // Towards what is seen: in causal patterns the state then only grows, and fades.
+        for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
+            const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
             live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
             if (live.begin >= live.end) continue;
             for (head = outer.first; head < outer.first + outer.count; ++head) {
@@ -74,8 +87,14 @@ struct Sweep {
         loaded = true;
         for (int g = 0; g < GROUPS; ++g) {
             const Range range = lanes(g);
-            if (range.begin < range.end)
-                load_outer(p, w, g, b, head, line_here(), rows_here(), first + g * LANES, range, p.scale * Pass::COUNT);
+            if (range.begin >= range.end) continue;
+            load_outer(p, w, g, b, head, line_here(), rows_here(), first + g * LANES, range, p.scale * Pass::COUNT);
+            if (DECAY)
+                for (int l = 0; l < LANES; ++l) {
+                    const bool on = l >= range.begin && l < range.end;
+                    w.here[g][l] = on ? logarithm(KEYS, rows_here()(first + g * LANES + l)) : -std::numeric_limits<double>::infinity();
+                }
+            if (CROSSING) memset(w.itself[g], 0, sizeof(w.itself[g]));
         }
     }
 
@@ -120,15 +139,48 @@ struct Sweep {
                 z = w.unfit.template without<ZS>(tile.z, (uint32_t*)w.fit, tile.rows);
             }
             score_pairs(w, g, tile, range);
-            if (PARTIAL) hide(range);
+            if (PARTIAL || DECAY) finish<PARTIAL>(g, tile, range);
+            if (CROSSING && PARTIAL) set_apart(g, tile, range, slots.begin);
             add_pairs(w, g, z, range);
             if (PARTIAL && w.unfit.count) add_unfit(g, tile, range);
         }
     }
 
-    void hide(Range range) {
-        for (int i = range.begin * LANES; i < range.end * LANES; i += W)
-            store(w.s + i, *(const vint*)(w.mask + i) != 0 ? load(w.s + i) : vfloat{});
+    // Weights of pairs: what decay leaves of them, and none where the pattern has none.
+    template <bool PARTIAL>
+    void finish(int g, const Inner& tile, Range range) {
+        const int end = PARTIAL || range.end < tile.count ? range.end : tile.count;
+        for (int c = 0; c < C; ++c) {
+            const vdouble here = DECAY ? *(const vdouble*)(w.here[g] + c * W) : vdouble{};
+            for (int r = range.begin; r < end; ++r) {
+                float* at = w.s + r * LANES + c * W;
+                vfloat s = load(at);
+                if (DECAY) s *= fading(here - tile.logs[r]);
+                if (PARTIAL) s = *(const vint*)(w.mask + r * LANES + c * W) != 0 ? s : vfloat{};
+                store(at, s);
+            }
+        }
+    }
+
+    // Pairs of a position with itself do not decay: with strong gates they hide all others in a sum.
+    ATTNSPEC_NOINLINE void set_apart(int g, const Inner& tile, Range range, int64_t slot) {
+        const Range on = lanes(g);
+        const int64_t shift = KEYS ? s.k_start - s.q_start : s.q_start - s.k_start;
+        for (int l = on.begin; l < on.end; ++l) {
+            const int64_t row = rows_here()(first + g * LANES + l) + shift;  // of the same position on the other side
+            int64_t r = row - rows_there()(slot);
+            if (!rows_there().list)
+                r = r % rows_there().step ? -1 : r / rows_there().step;
+            else
+                for (r = tile.count - 1; r >= 0 && rows_there()(slot + r) != row; --r) {}
+            if (r < range.begin || r >= range.end || r >= tile.count) continue;
+            float& weight = w.s[r * LANES + l];
+            for (int c = 0; c < ZS; c += W) {
+                float* to = w.itself[g] + l * ZS + c;
+                store(to, load(to) + load_any(tile.z + r * ZS + c) * weight);
+            }
+            weight = 0.f;
+        }
     }
 
     // The values that are not finite, for the lanes that see them.
@@ -148,7 +200,7 @@ struct Sweep {
         const int64_t all = next.tiles();
         next.without(held, [&](int64_t lo, int64_t hi) { come += hi - lo + 1; });
         held.without(next, [&](int64_t lo, int64_t hi) { go += hi - lo + 1; });
-        const bool afresh = come + go >= all || (go && !is_state_finite());
+        const bool afresh = come + go >= all || (go && !is_state_finite()) || (DECAY && !is_near());
         const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
         const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
         const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
@@ -161,23 +213,47 @@ struct Sweep {
         if (afresh) {
             memset(w.sums, 0, sizeof(w.sums));
             memset(w.state, 0, sizeof(w.state));
-            held.count = 0;
+            held.count = 0, frame = std::numeric_limits<double>::infinity();
         }
         held.without(next, [&](int64_t lo, int64_t hi) { move(lo, hi, -1.f); });
         next.without(held, [&](int64_t lo, int64_t hi) { move(lo, hi, 1.f); });
         held.swap(next);
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
-            if (on.begin < on.end) read_state(w, g);
+            if (on.begin < on.end) read_state(w, g, frame);
         }
     }
 
     void move(int64_t lo, int64_t hi, float sign) {
         for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
-            for (int64_t j = lo; j <= hi; ++j) {
+            for (int64_t step = 0; step <= hi - lo; ++step) {
+                const int64_t j = KEYS ? hi - step : lo + step;
                 const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
-                if (slots.begin < slots.end) move_tile(w, inner_tile(j, h, slots), sign);
+                if (slots.begin >= slots.end) continue;
+                const Inner& tile = inner_tile(j, h, slots);
+                move_tile(w, tile, {sign, DECAY ? approach(tile) : 1.0});
             }
+    }
+
+    // The frame of the state moves to the nearest of what it holds, so that no factor is above 1. Returns what is left of it,
+    // and leaves in kept_back what is left of each row of the tile.
+    double approach(const Inner& tile) {
+        double nearest = frame;
+        for (int r = 0; r < tile.count; ++r) nearest = tile.logs[r] < nearest ? tile.logs[r] : nearest;
+        const double keep = frame - nearest > 1000.0 ? 0.0 : __builtin_exp2(nearest - frame);
+        frame = nearest;
+        for (int r = 0; r < tile.count; r += W) store(w.kept_back + r, fading(frame - *(const vdouble*)(tile.logs + r)));
+        return keep;
+    }
+
+    // Whether all of the outer tile lies beyond the frame.
+    bool is_near() const {
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            for (int l = on.begin; l < on.end; ++l)
+                if (w.here[g][l] > frame) return false;
+        }
+        return true;
     }
 
     ATTNSPEC_NOINLINE bool is_state_finite() const {
@@ -207,6 +283,7 @@ struct Sweep {
                         }
                     }
             }
+            if (CROSSING && loaded) add_itself(g, on);
             if constexpr (OUT_MAP != 0) {
                 load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, rows_here(), first + g * LANES, on);
                 for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, gradient<OUT_MAP>(load(w.out[g] + i), load(w.more + i)));
@@ -226,13 +303,29 @@ struct Sweep {
             put_rows<ZC, ZS, OutElem>(p.out, b, head, rows_here(), slot, count, rows);
         }
     }
+
+    // Sums over pairs of weight times gradient, before what pairs of a position with itself add is added.
+    ATTNSPEC_NOINLINE void add_itself(int g, Range on) {
+        load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, rows_here(), first + g * LANES, on);
+        alignas(64) float sums[LANES];
+        for (int c = 0; c < C; ++c) {
+            vfloat sum = vfloat{};
+            for (int d = 0; d < ZC; ++d)
+                sum += load(w.out[g] + d * LANES + c * W) * features<OUT_MAP>(load(w.more + d * LANES + c * W));
+            store(sums + c * W, sum);
+        }
+        const int64_t line = (b * s.query_heads + (KEYS ? inner : outer).first) * (KEYS ? s.keys : s.rows);
+        for (int l = on.begin; l < on.end; ++l) p.crossing[line + rows_here()(first + g * LANES + l)] += sums[l];
+        transpose<LANES, ZS, LANES, ZS>(w.more, w.itself[g]);
+        for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, load(w.out[g] + i) + load(w.more + i));
+    }
 };
 
 // Whether the query heads of each key head see the same tiles in a pass.
 template <class Pattern>
 static bool are_alike(const Sizes& s, int number) {
     const int64_t group = s.query_heads / s.key_heads;
-    bool alike = !Pattern::REPEATS;
+    bool alike = !Pattern::REPEATS && !DECAY;  // what decays is of one query head
     for (int64_t h = 0; h < s.query_heads; ++h) {
         alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
         Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });

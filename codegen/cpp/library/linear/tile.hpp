@@ -17,6 +17,11 @@ struct LinearProblem {
     float* total;         // (batch, heads, rows), contiguous: the sums over the column of ones of z. Of UP: what was divided by
     const float* dtotal;  // of X_UP: the gradient of the totals themselves, or null
     float* extra;         // of X_UP and Y_UP, (batch, heads, rows): the one more column, which X_UP writes and Y_UP reads
+    // With DECAY, of each query head: the sums of the logarithms of all steps up to each query, and to each key, (batch,
+    // heads, rows) and (batch, heads, keys). A pair weighs exp of their difference, of which the query comes later.
+    const double *decay_q, *decay_k;
+    float* crossing;  // with CROSSING: for each of the outer side, the sum over its pairs, but that with itself, of
+                      // weight times gradient of the weight
     float scale;
     int32_t threads, divide;  // divide: by the total, where that is not zero; 0 where it is
 };
@@ -38,6 +43,7 @@ constexpr int X_MAP = ATTNSPEC_X_MAP, Y_MAP = ATTNSPEC_Y_MAP, Z_MAP = ATTNSPEC_Z
 // Columns that tensors have, and those of y and z that stand in a tile.
 constexpr int XT = D - X_ONE - X_UP, YT = D - Y_ONE - Y_UP, YC = D - Y_ONE, ZC = DV - Z_ONE;
 constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);  // strides of rows
+constexpr bool DECAY = ATTNSPEC_DECAY, CROSSING = ATTNSPEC_CROSSING;
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
 constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
 constexpr int KEPT = 2;  // tiles of the inner side: one that was partial is often full for the next outer tile
@@ -53,7 +59,11 @@ struct alignas(64) LinearSpace {  // one per thread
     float x[GROUPS][XS * LANES], out[GROUPS][OS * LANES];
     float s[ROWS * LANES];
     int32_t mask[ROWS * LANES];
-    float y[KEPT][ROWS * YS], z[KEPT][ROWS * ZS], fit[ROWS * ZS], more[X_UP || OUT_MAP ? (XS > ZS ? XS : ZS) * LANES : W];
+    float y[KEPT][ROWS * YS], z[KEPT][ROWS * ZS], fit[ROWS * ZS], more[X_UP || OUT_MAP || CROSSING ? (XS > ZS ? XS : ZS) * LANES : W];
+    // With DECAY, the logarithms of what is on either side, each sign such that a pair weighs exp2(here - there).
+    double here[GROUPS][LANES], there[KEPT][ROWS];
+    float kept_back[ROWS], faded_x[DECAY ? XS * LANES : W], faded_y[DECAY ? ROWS * YS : W];
+    float itself[GROUPS][CROSSING ? LANES * ZS : W];  // what pairs of a position with itself add, a row for each lane
     float rows[LANES * (XS > ZS ? XS : ZS)];
     float scratch[round_up((ROWS > LANES ? ROWS : LANES) * (D > DV ? D : DV), W)];
     Unfit<ROWS> unfit;
@@ -73,11 +83,14 @@ struct State {
     float* rounded;
 };
 
+struct Change { float sign; double keep; };
+
 typedef double vdouble __attribute__((vector_size(W * 8), aligned(4), may_alias));
 
-// sums[m][x] += sign * sum over t of A[t * S + m] B[t][x] for M rows of COLS columns, by register blocks; rounded is the same.
+// sums[m][x] = keep * sums[m][x] + sign * sum over t of A[t * S + m] B[t][x], for M rows of COLS columns, by register blocks;
+// `rounded` is the same.
 template <int M, int SM, int ST, int COLS, int VECTORS>
-ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, float sign, double* sums, float* rounded) {
+ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, Change by, double* sums, float* rounded) {
     float c[M * VECTORS * W] __attribute__((aligned(64)));
     block<Floats, M, VECTORS, SM, ST, COLS, VECTORS * W, false>(a, b, steps, c);
 #pragma GCC unroll 16
@@ -85,31 +98,35 @@ ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, 
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {
             vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            const vdouble sum = *to + __builtin_convertvector(sign * load(c + (m * VECTORS + v) * W), vdouble);
+            const vdouble before = DECAY ? *to * by.keep : *to;
+            const vdouble sum = before + __builtin_convertvector(by.sign * load(c + (m * VECTORS + v) * W), vdouble);
             *to = sum;
             *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(sum, vfloat);
         }
 }
 template <int M, int S, int COLS, int VECTORS>
-static void state_rows(const float* a, const float* b, int64_t steps, float sign, State to) {
+static void state_rows(const float* a, const float* b, int64_t steps, Change by, State to) {
     for (int m = 0; m + R <= M; m += R)
-        state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, sign, to.sums + m * COLS, to.rounded + m * COLS);
+        state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, by, to.sums + m * COLS, to.rounded + m * COLS);
     constexpr int w = M / R * R;
-    if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, sign, to.sums + w * COLS, to.rounded + w * COLS);
+    if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, by, to.sums + w * COLS, to.rounded + w * COLS);
 }
 template <int M, int S, int COLS>
-static void add_products(const float* a, const float* b, int64_t steps, float sign, State to) {
+static void add_products(const float* a, const float* b, int64_t steps, Change by, State to) {
     constexpr int whole = COLS / LANES * LANES;
-    for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, sign, {to.sums + x, to.rounded + x});
-    for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, sign, {to.sums + x, to.rounded + x});
+    for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, by, {to.sums + x, to.rounded + x});
+    for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, by, {to.sums + x, to.rounded + x});
 }
 
-// sums[x] += sign * sum over t of B[t][x].
-template <int COLS>
-static void add_rows(const float* b, int64_t steps, float sign, State to) {
-    for (int x = 0; x < COLS; x += W)
-        state_block<1, 0, 0, COLS, 1>(&UNIT_WEIGHT, b + x, steps, sign, to.sums + x, to.rounded + x);
+// sums[x] = keep * sums[x] + sign * sum over t of A[t] B[t][x]; A are ones where ST is 0.
+template <int ST, int COLS>
+static void add_rows(const float* a, const float* b, int64_t steps, Change by, State to) {
+    for (int x = 0; x < COLS; x += W) state_block<1, 0, ST, COLS, 1>(a, b + x, steps, by, to.sums + x, to.rounded + x);
 }
+
+// What is left after steps whose logarithms, of base 2, add up to so much. Differences are taken in fp64, of sums over a
+// million steps; above 0 are those of pairs that a pattern does not have.
+ATTNSPEC_INLINE vfloat fading(vdouble difference) { return exp2<true>(__builtin_convertvector(difference, vfloat)); }
 
 // Features of W numbers, and their gradients from those of the features.
 template <int MAP>
@@ -128,6 +145,7 @@ ATTNSPEC_INLINE float over(float total) { return total == 0.f ? 0.f : 1.f / tota
 struct Inner {
     int count, rows;
     const float *y, *z;
+    const double* logs = nullptr;  // with DECAY, of each row
 };
 
 // The rows of some slots as fp32 rows of stride S, padded with zeros: in place where the tensor has this form already. With
@@ -226,21 +244,35 @@ static void add_pairs(LinearSpace& w, int g, const float* z, Range range) {
 }
 
 // A tile enters the state (sign 1), or leaves it (-1). Its sum is in fp32, that of tiles in fp64: what enters and later
-// leaves again leaves nothing behind.
-static void move_tile(LinearSpace& w, const Inner& tile, float sign) {
+// leaves again leaves nothing behind. With DECAY the state is multiplied by `keep` before, and row r counts kept_back[r].
+static void move_tile(LinearSpace& w, const Inner& tile, Change by) {
     const State all = {w.sums, w.state};
+    const float *y = tile.y, *each = DECAY ? w.kept_back : &UNIT_WEIGHT;
+    if constexpr (DECAY) {
+        for (int r = 0; r < tile.count; ++r)
+            for (int c = 0; c < YS; c += W) store(w.faded_y + r * YS + c, load_any(y + r * YS + c) * w.kept_back[r]);
+        y = w.faded_y;
+    }
     if constexpr (BY_VALUE) {
-        add_products<ZC, ZS, YS>(tile.z, tile.y, tile.count, sign, all);
-        if constexpr (Z_ONE) add_rows<YS>(tile.y, tile.count, sign, {w.sums + ZC * YS, w.state + ZC * YS});
+        add_products<ZC, ZS, YS>(tile.z, y, tile.count, by, all);
+        if constexpr (Z_ONE) add_rows<0, YS>(&UNIT_WEIGHT, y, tile.count, by, {w.sums + ZC * YS, w.state + ZC * YS});
     } else {
-        add_products<YC, YS, ZS>(tile.y, tile.z, tile.count, sign, all);
-        if constexpr (Y_ONE) add_rows<ZS>(tile.z, tile.count, sign, {w.sums + YC * ZS, w.state + YC * ZS});
+        add_products<YC, YS, ZS>(y, tile.z, tile.count, by, all);
+        if constexpr (Y_ONE) add_rows<DECAY, ZS>(each, tile.z, tile.count, by, {w.sums + YC * ZS, w.state + YC * ZS});
     }
 }
 
-// out += state x.
-static void read_state(LinearSpace& w, int g) {
-    product<DV, BY_VALUE ? YS : 1, BY_VALUE ? 1 : ZS, true>(w.state, w.x[g], D, w.out[g]);
+// out += state x; with DECAY each x counts exp2(here - frame), of which `frame` is what the state counts from.
+static void read_state(LinearSpace& w, int g, double frame) {
+    const float* x = w.x[g];
+    if constexpr (DECAY) {
+        for (int c = 0; c < C; ++c) {
+            const vfloat left = fading(*(const vdouble*)(w.here[g] + c * W) - frame);
+            for (int d = 0; d < D; ++d) store(w.faded_x + d * LANES + c * W, load(x + d * LANES + c * W) * left);
+        }
+        x = w.faded_x;
+    }
+    product<DV, BY_VALUE ? YS : 1, BY_VALUE ? 1 : ZS, true>(w.state, x, D, w.out[g]);
 }
 
 }  // namespace attnspec
