@@ -284,13 +284,32 @@ def checked(spec: str, params: tuple[str, ...]) -> Spec:
     return check_text(text, name, read_params(params), filename)
 
 
-def program_of(spec: str, params: tuple[str, ...], options: dict[str, Any]) -> Program:
-    """The same for Triton, with the tile and layout that are asked for, not checked yet."""
+branch_option = click.option(
+    "--branch", type=click.IntRange(0), help="Of a mixture: this one of its branches, from 0, as a pattern of its own."
+)
+
+
+def check_branch(pattern: Spec, branch: int | None, kernels: bool) -> None:
+    """Refuse a branch that is not there, and none where ``kernels`` are asked for and each branch has its own."""
+    last = len(pattern.mixture) - 1
+    if branch is not None and branch > last:
+        has = f"branches 0 to {last}" if pattern.mixture else "no branches"
+        raise click.UsageError(f"there is no branch {branch}: {pattern.name} has {has}")
+    if branch is None and kernels and pattern.composed:
+        raise click.UsageError(f"the branches of {pattern.name} have kernels of their own: say --branch 0 to {last}")
+
+
+def program_of(spec: str, params: tuple[str, ...], options: dict[str, Any], branch: int | None = None) -> Program:
+    """A spec, or one of its branches, for Triton, with the tile and layout that are asked for."""
     from attnspec.language.load import load
     from attnspec.runtime.core.program import Program
+    from attnspec.runtime.core.program import spec as spec_of
+    from attnspec.runtime.weights import program_of_branch
 
     text, filename, name = load(text_of(spec))
-    return Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
+    program = Program.of(text, filename, name, read_params(params), options["tile"], options["layout"], "triton")
+    check_branch(spec_of(program), branch, True)
+    return program if branch is None else program_of_branch(program, branch)
 
 
 def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:

@@ -120,6 +120,7 @@ def test_branches_with_lines_of_their_own(tmp_path: Path) -> None:
             "//", "#"
         )
     assert "there is no branch 2" in run("emit", str(path), "--branch", "2", status=2).stderr
+    assert "say --branch 0 to 1" in run("compile", str(path), status=2).stderr
     text = run("inspect", str(path), "-n", "256").stdout
     assert "branches  each is a call of its own; mixed by their denominators" in text
     assert "branch 0     times 2; score s * 2" in text

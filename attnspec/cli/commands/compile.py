@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnspec.cli.console import console
-from attnspec.cli.options import call_sizes, json_option, plan_options, program_of, spec_argument
+from attnspec.cli.options import branch_option, call_sizes, json_option, plan_options, program_of, spec_argument
 from attnspec.codegen.cost.gpus import GPUS
 
 if TYPE_CHECKING:
@@ -46,8 +46,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Element type.",
 )
+@branch_option
 @json_option
-def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def command(
+    spec: str, params: tuple[str, ...], arches: tuple[str, ...], branch: int | None, as_json: bool, **options: Any
+) -> None:
     """Compile a pattern's Triton kernels for GPUs that need not be there.
 
     Writes the source, PTX and cubin (for AMD: assembly and code object) of each kernel with a table of registers,
@@ -59,7 +62,7 @@ def command(spec: str, params: tuple[str, ...], arches: tuple[str, ...], as_json
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.triton.ahead import build
 
-    program = program_of(spec, params, options)
+    program = program_of(spec, params, options, branch)
     sizes = call_sizes(spec_of(program), {**options, "length": 1024, "queries": None, "batch": 1})
     which = needed(program, sizes.heads, sizes.kv_heads, 1)
     group = sizes.heads // sizes.kv_heads

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from attnspec.cli.options import (
+    branch_option,
     call_sizes,
+    check_branch,
     checked,
     plan_options,
     program_of,
@@ -26,7 +28,7 @@ EXAMPLE = 200
 @spec_argument
 @click.option("--stage", type=click.Choice(STAGES), default="plan", show_default=True, help="Which stage.")
 @click.option("--backward", is_flag=True, help="The backward pass's kernel, for the stage cpp.")
-@click.option("--branch", type=click.IntRange(0), help="Of a mixture: one branch, as a pattern of its own.")
+@branch_option
 @plan_options
 @size_options(length=16384)
 def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, branch: int | None, **options: Any) -> None:
@@ -40,6 +42,9 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, bran
         raise click.UsageError(
             f"--backward chooses between the kernels of --stage cpp; the stage {stage} is one for both passes"
         )
+    if stage == "triton":
+        click.echo(_triton(spec, params, branch, options), nl=False)
+        return
     if stage == "source":
         if branch is not None:
             raise click.UsageError("--branch has no meaning for the source: it is the whole text")
@@ -49,16 +54,7 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, bran
         click.echo(format_source(load(text_of(spec))[0]), nl=False)
         return
     pattern = checked(spec, params)
-    if branch is not None and branch >= len(pattern.mixture):
-        has = f"branches 0 to {len(pattern.mixture) - 1}" if pattern.mixture else "no branches"
-        raise click.UsageError(f"there is no branch {branch}: {pattern.name} has {has}")
-    if branch is None and pattern.composed and stage in ("cpp", "triton"):
-        raise click.UsageError(
-            f"the branches of {pattern.name} have kernels of their own: say --branch 0 to {len(pattern.mixture) - 1}"
-        )
-    if stage == "triton":
-        click.echo(_triton(spec, params, branch, options), nl=False)
-        return
+    check_branch(pattern, branch, stage == "cpp")
     pattern = pattern if branch is None else pattern.parts[branch]
     if stage == "spec":
         click.echo(str(pattern))
@@ -86,10 +82,6 @@ def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dic
     from attnspec.runtime.core.program import spec as spec_of
     from attnspec.runtime.standalone import standalone
 
-    program = program_of(spec, params, options)
-    if branch is not None:
-        from attnspec.runtime.weights import program_of_branch
-
-        program = program_of_branch(program, branch)
+    program = program_of(spec, params, options, branch)
     sizes = call_sizes(spec_of(program), {**options, "length": EXAMPLE, "queries": None})
     return standalone(program, sizes, options["dim"], options["dtype"])
