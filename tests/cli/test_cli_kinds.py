@@ -159,9 +159,9 @@ def test_a_suite_is_not_ended_by_one_spec(monkeypatch: pytest.MonkeyPatch) -> No
     from click.testing import CliRunner
 
     from attnspec.cli.commands.bench import command
-    from attnspec.language import load
+    from attnspec.runtime.bench import calls
 
-    monkeypatch.setattr(load, "shipped", lambda: ("causal", "longformer_dilated"))
+    monkeypatch.setattr(calls, "with_kernels", lambda: ("causal", "longformer_dilated"))
     words = ["--suite", "--no-flex", "-n", "128", "--heads", "16", "--runs", "3", "--dim", "16"]
     done = CliRunner().invoke(command, words)
     assert done.exit_code == 0, done.output
