@@ -135,6 +135,10 @@ def bounds(node: r.RealExpr) -> tuple[float, float]:
             return -math.inf, math.inf
         case r.Apply(function, arg):
             return _applied(function, *bounds(arg))
+        case r.Choose(r.Order(">=" | "<=" as op, left, right), then, other) if (left, right) == (then, other):
+            one, two = bounds(then), bounds(other)
+            pick = max if op == ">=" else min
+            return pick(one[0], two[0]), pick(one[1], two[1])
         case r.Choose(_, then, other):
             return _hull(bounds(then), bounds(other))
     return -math.inf, math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attnspec.check.clauses.attend import Part
-from attnspec.check.clauses.weights import Lines, folded
+from attnspec.check.clauses.weights import Lines, on_top
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.errors.clauses import no_meaning, weights_mistake
 from attnspec.errors.source import Span
@@ -22,7 +22,7 @@ def beside(el: Elaborator, common: Lines, others: Others, parts: Sequence[Part])
     kept = {word: span for word, span in others.items() if word not in ("mix", "detached", "sink")}
     for part in parts:
         sinks = {"sink": others["sink"]} if part.share is not None and "sink" in others else {}
-        lines = folded(el, common, part.weighs)
+        lines = on_top(el, common, part.weighs)
         _together(el, lines, {**kept, **sinks, **part.first})
         if part.share is None and lines.weights.linear:
             _by_total(el, lines)

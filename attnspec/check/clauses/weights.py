@@ -9,7 +9,7 @@ from attnspec.check.clauses.scores import real
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.patterns import parts
 from attnspec.check.expressions.scope import Bound, Scope
-from attnspec.errors.clauses import may_not_read, name_taken, weights_mistake
+from attnspec.errors.clauses import may_not_read, name_taken, not_finite, weights_mistake
 from attnspec.errors.names import defined_twice
 from attnspec.errors.source import Span
 from attnspec.language import tree as t
@@ -17,6 +17,7 @@ from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec import feature as f
 from attnspec.spec import real as r
+from attnspec.spec.folded import folded
 from attnspec.spec.weights import MASS, STEP, Weights, WeightSum
 
 NAMES: Mapping[str, Mapping[str, tuple[r.RealExpr | e.IntExpr, str]]] = {
@@ -85,7 +86,7 @@ class Lines:
         return Weights(q, k, self.divide, self.each, decay, self.delta, spans)
 
 
-def folded(el: Elaborator, common: Lines, own: Lines) -> Lines:
+def on_top(el: Elaborator, common: Lines, own: Lines) -> Lines:
     """The lines of a branch on top of those that hold for all branches: decays add up, others stand once."""
     for word in own.first.keys() & common.first.keys() - {"decay", "linear"}:
         el.wrong(defined_twice(own.first[word], f"`{word}`", common.first[word]))
@@ -146,4 +147,8 @@ def _line(el: Elaborator, word: str, tree: t.Expr, scope: Scope, seen: Mapping[s
             "delta": "the correction is that of a key: it may read `k`, `h`, `b` and inputs",
         }[word]
         el.wrong(may_not_read(tree.span, f"`{word}`", found, help))
-    return r.valued(value)
+    try:
+        return folded(value)
+    except make.NotFinite:
+        el.wrong(not_finite(tree.span))
+        return r.Real(0.0)
