@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ class Carried:
             return np.zeros(1, dtype=bool)
         same = self._alike(env, tokens - 1, 0) if tokens else np.ones(1, dtype=bool)
         return same & self._holds(tokens + self.query, self.key)
+
+    @cached_property
+    def itself(self) -> bool:
+        """Whether the first token after a cut sees itself."""
+        return bool(self._holds(self.cut, self.cut)[0])
 
     def _holds(self, q: Any, k: Any) -> Truth:
         """Whether the pattern has pairs, of which one side is an array or both are numbers."""

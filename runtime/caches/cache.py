@@ -11,12 +11,15 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from attnspec.analysis.cache_size import KeyHeads, key_heads
+from attnspec.analysis.carried import by_head
 from attnspec.analysis.retention import retention
 from attnspec.relation.sizes import Held, Sizes
+from attnspec.runtime.attend import check_results
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.caches.kept import Kept
 from attnspec.runtime.caches.paged import InPages
 from attnspec.runtime.caches.rows import Rows
+from attnspec.runtime.caches.stream import Stream
 from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check_derivatives, named
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Program, needed, relation
@@ -58,10 +61,15 @@ class Cache:
     `rotate` lines whose frequencies and positions of keys read neither lengths nor inputs, but for xPos. Else they are
     stored as they come and rotated at every call. There are no gradients: what asks for some is refused.
 
+    Where weights are products of features (`linear` lines, ``target="dense"`` too) a state takes the place of keys:
+    tokens that have attended become part of it when the next are appended, as far as the pattern lets the sequence be
+    cut. Inputs by position may then hold the entries of those tokens alone that are not in the state yet (but not
+    documents: one must be known to go on). A pattern whose calls hand on no state is an error that says why.
+
     ``batch``, ``kv_heads``, ``dim`` and ``dim_v`` (``dim`` if left out) are those of the keys and values, ``heads``
     those of the queries, for patterns that tell heads apart (``kv_heads`` if left out). Raises CallError for a wrong
-    size or dtype, and for ``target="dense"``; SpecError where a computed order or several axes leave no sequence to
-    cache.
+    size or dtype, and for ``target="dense"`` of softmax; SpecError where a computed order or several axes leave no
+    sequence to cache.
     """
 
     def __init__(
@@ -88,8 +96,9 @@ class Cache:
         for label, number in wanted.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise CallError(f"{self._name}: {label} of a cache is a whole number from 1 on, not {number!r}")
-        if attend.program.target == "dense":
-            raise CallError(f'{self._name}: target="dense" has no caches: it evaluates the whole mask')
+        linear = attend.spec.weights.linear
+        if attend.program.target == "dense" and not linear:
+            raise CallError(f'{self._name}: target="dense" has no caches of keys: it evaluates the whole mask')
         if dtype not in DTYPES:
             raise CallError(f"{self._name}: a cache of {dtype}; supported are float32, bfloat16 and float16")
         self._heads, self._kv_heads, self._dtype = heads or kv_heads, kv_heads, dtype
@@ -101,9 +110,15 @@ class Cache:
         # The shapes and element types of the last plain tensors that were seen to fit.
         self._fit_keys: tuple[Any, ...] = ()
         self._fit_queries: tuple[Any, ...] = ()
-        plan = _plan(attend.program, self._heads, kv_heads, batch)
         self._rows = Rows.of(attend.spec, attend.program)
-        self._kept: list[Kept | InPages] = [Kept(item) for item in plan.kept]
+        self._turns = self._rows.turns and self._rows.once and not linear
+        self._kept: list[Kept | InPages | Stream]
+        if linear:
+            self._kept = [Stream(attend.program, Sizes(1, 1, self._heads, kv_heads, batch))]
+            self._by_heads, self._by_batch = by_head(attend.spec), False
+            return
+        plan = _plan(attend.program, self._heads, kv_heads, batch)
+        self._kept = [Kept(item) for item in plan.kept]
         if self._has_gaps(plan):
             self._kept = [InPages(plan.kept[0])]
         self._by_heads, self._by_batch = plan.by_heads, plan.by_batch
@@ -115,8 +130,11 @@ class Cache:
 
     @property
     def kept(self) -> tuple[KeyHeads, ...]:
-        """What each of the key heads keeps: ``kept[0].heads``, ``kept[0].retention``; print the latter."""
-        return tuple(item.of for item in self._kept)
+        """What each of the key heads keeps: ``kept[0].heads``, ``kept[0].retention``; print the latter.
+
+        Nothing where a state takes the place of keys.
+        """
+        return tuple(item.of for item in self._kept if not isinstance(item, Stream))
 
     @property
     def positions(self) -> tuple[tuple[range, ...], ...]:
@@ -125,7 +143,7 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """The memory that keys and values take, in bytes, with room for more."""
+        """The memory that keys and values, and states, take, in bytes, with room for more."""
         return sum(item.bytes for item in self._kept)
 
     @_disable_dynamo
@@ -138,7 +156,7 @@ class Cache:
         k, v = self._cast(k), self._cast(v)
         self._check_keys(k, v)
         self._refuse_gradients(k=k, v=v)
-        if self._rows.turns and self._rows.once:
+        if self._turns:
             (batch, kv_heads, count, _), end = k.shape, self.n + k.shape[2]
             held = Held(self.n, count, self.n, count, 0, self._heads, kv_heads, 0, batch)
             k = turned_keys(self._of.spec, k, Sizes(end, end, self._heads, kv_heads, batch, part=held))
@@ -184,6 +202,7 @@ class Cache:
         queries so early that keys which they may see were dropped.
         """
         given = named(self._name, inputs, more)
+        check_results(self._of.spec, scale, return_lse, False)
         q, n = self._cast(q), self.n
         self._check_queries(q)
         check_derivatives(self._name, scale, q, *given.values())
@@ -247,7 +266,7 @@ class Cache:
             )
 
     def __repr__(self) -> str:
-        said = dict.fromkeys(str(item.of.retention) for item in self._kept)
+        said = dict.fromkeys(str(item if isinstance(item, Stream) else item.of.retention) for item in self._kept)
         return f"Cache({self._name}: {self.n:,} tokens, {', '.join(said)}, {self.bytes} bytes)"
 
     def _has_gaps(self, plan: _Plan) -> bool:

@@ -21,7 +21,7 @@ from attnspec.runtime.linear.decay import logarithms
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
-from attnspec.runtime.prepare.inputs import check_vectors, prepare
+from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.spec import contents
@@ -74,7 +74,8 @@ def _moves(node: e.Node, position: e.Var) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _carried(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
+def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
+    """How sequences of a program go on from a state. Raises CallError where they do not, with the reason."""
     spec = spec_of(program)
     reason = why_not(spec, program.target)
     if not reason:
@@ -124,14 +125,15 @@ def piece(
     (batch, heads, n, _), kv_heads = q.shape, k.shape[1]
     if n != k.shape[2]:
         raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n} and {k.shape[2]}")
-    going = _carried(known, heads, kv_heads, batch)
+    going = require_state(known, heads, kv_heads, batch)
     check_lists(known, heads, kv_heads, batch)
     start = _start(spec, going, n, state, q_start, return_state)
     sizes, given = sizes_of(spec, q, k), dict(inputs)
     projection = given.pop("projection", None) if spec.weights.favors else None
     dtype = torch.float64 if dense else torch.float32
-    found = prepare(spec, sizes, given, real=dtype, device=q.device)
-    check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
+    found = _wanted(known).at(sizes, real=dtype)(given, q.device)
+    if found:
+        check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
     whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
     q, k = turned(spec, q.to(dtype), k.to(dtype), whole, found)
     v = v.to(dtype)
@@ -145,14 +147,31 @@ def piece(
     steps = logarithms(spec, found, sizes, np.arange(n), q.device, max(numbers))
     if state is not None:
         _check_state(spec, state, state_shape(spec, batch, heads, kv_heads, b.shape[3], v.shape[3]), q.device)
-    env = {**axes(sizes, 3), **tables(found)}
-    seen, kept, stays = (
-        torch.from_numpy(np.array(np.broadcast_to(truth, np.broadcast_shapes(truth.shape, (1, 1, 1))))).to(q.device)
-        for truth in (going.seen(n, env), going.kept(n, env), going.stays(n, env))
-    )
+    masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
+    seen, kept, stays = (None if mask is None else mask.to(q.device) for mask in masks)
     if scale is None:
         scale = 1.0 if spec.scale is None else spec.scale
-    return Piece(spec, program, sizes, found, given, a, b, v, scale, steps, state, seen, kept, stays)
+    return Piece(spec, program, sizes, found, given, a, b, v, scale, steps, state, seen, kept, stays, going.itself)
+
+
+Masks = tuple[Tensor | None, ...]
+"""Which rows see the state, which keys are in the new one and whether the old one is; None where all are."""
+
+
+def _masks(going: Carried, tokens: int, env: Mapping[str, Any]) -> Masks:
+    truths = going.seen(tokens, env), going.kept(tokens, env), going.stays(tokens, env)
+    whole = (truth.reshape(*(1,) * (3 - truth.ndim), *truth.shape) for truth in truths)
+    return tuple(None if truth.all() else torch.from_numpy(truth.copy()) for truth in whole)
+
+
+@functools.lru_cache(maxsize=64)
+def _same_masks(going: Carried, tokens: int) -> Masks:
+    return _masks(going, tokens, {})
+
+
+@functools.lru_cache(maxsize=64)
+def _wanted(program: Program) -> Wanted:
+    return Wanted.of(spec_of(program))
 
 
 def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: int | None, return_state: bool) -> int:

@@ -43,7 +43,8 @@ class Piece:
 
     Features and values are float64 for the target dense, else float32; what is by key has as many heads as the state.
     ``steps`` are the logarithms of steps, float64; ``seen`` says which rows see the state, ``kept`` which keys are in
-    the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1).
+    the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1), or None: all are.
+    ``itself``: a token that comes alone sees itself.
     """
 
     spec: Spec
@@ -57,13 +58,14 @@ class Piece:
     scale: Any
     steps: Tensor | None
     state: Tensor | None
-    seen: Tensor
-    kept: Tensor
-    stays: Tensor
+    seen: Tensor | None
+    kept: Tensor | None
+    stays: Tensor | None
+    itself: bool
 
     def run(self) -> Results:
         """Outputs and totals of rows, and the new state."""
-        v = self._with_ones(self.v if self.spec.weights.delta is None else self._corrected())
+        v = self._values()
         found = self._sums(self._chosen(self.a, False), v, False) * self.scale
         total = found[..., -1:] if self._whole else None
         if total is not None:
@@ -75,7 +77,12 @@ class Piece:
         """Whether the sums of rows are divided: then values have one more column, of ones."""
         return self.spec.weights.divide is not None and not self.spec.weights.each
 
-    def _with_ones(self, v: Tensor) -> Tensor:
+    def after(self) -> Tensor:
+        """The new state alone."""
+        return self._after(self._values())
+
+    def _values(self) -> Tensor:
+        v = self.v if self.spec.weights.delta is None else self._corrected()
         return torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1) if self._whole else v
 
     def _sums(self, a: Tensor, v: Tensor, past: bool) -> Tensor:
@@ -85,15 +92,20 @@ class Piece:
 
     def _own(self, a: Tensor, b: Tensor, v: Tensor, past: bool) -> Tensor:
         """The same over this call. ``past``: without the pairs of a position with itself."""
+        if a.shape[2] == 1:  # a token that comes alone: there is no pair but its own, and no step in it
+            if past or not self.itself:
+                return v.new_zeros((*a.shape[:3], v.shape[3]))
+            groups = a.reshape(a.shape[0], b.shape[1], -1, a.shape[3])
+            return ((groups @ b.mT) * v).reshape(*a.shape[:3], v.shape[3])
         gates = None if self.steps is None else self.steps[:, : a.shape[1]].to(a.dtype)
         return CoreSums.of(self.program, 0 if gates is None else gates.dim(), past)(a, b, v, gates, self.given)
 
     def _before(self, a: Tensor) -> Tensor:
         """What rows find in the state, (batch, heads, n, dim_v or one more)."""
         assert self.state is not None
-        a = (a * self._since(a)).masked_fill(~self.seen[..., None], 0.0)
+        a = _masked(a * self._since(a), self.seen)
         batch, heads = self.state.shape[:2]
-        groups = a.view(batch, heads, a.shape[1] // heads, *a.shape[2:])
+        groups = a.reshape(batch, heads, a.shape[1] // heads, *a.shape[2:])
         found: Tensor = groups @ self.state.to(a.dtype)[:, :, None]
         return found.flatten(1, 2)
 
@@ -107,16 +119,15 @@ class Piece:
         if self.steps is not None:  # what follows each key is summed from the end on: nothing is subtracted
             behind = torch.nn.functional.pad(self.steps[:, :heads, 1:].transpose(2, -1), (0, 1)).transpose(2, -1)
             b = b * _factors(behind.flip(2).cumsum(2).flip(2), b)
-        here = self.kept[..., None]
         if self.spec.weights.each:
             v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
-        state = b.masked_fill(~here, 0.0).mT @ v.masked_fill(~here, 0.0)
+        state = _masked(b, self.kept).mT @ _masked(v, self.kept)
         if self.state is None:
             return state
         old = self.state.to(state.dtype)
         if self.steps is not None:
             old = old * _factors(self.steps[:, :heads].sum(2, keepdim=True), b).mT
-        return state + old.masked_fill(~self.stays[..., None], 0.0)
+        return state + _masked(old, self.stays)
 
     def _chosen(self, a: Tensor, past: bool) -> Tensor:
         """The features of rows; with ``divide each`` over a divisor of their own."""
@@ -127,7 +138,7 @@ class Piece:
         if self.state is not None:
             last = self.state[..., None, :, -1].to(a.dtype)
             last = last.repeat_interleave(a.shape[1] // last.shape[1], 1) * self._since(a)
-            total = total + last.masked_fill(~self.seen[..., None], 0.0)
+            total = total + _masked(last, self.seen)
         return self._divided(a, total, a, past)
 
     def _divided(self, x: Tensor, total: Tensor, a: Tensor, past: bool) -> Tensor:
@@ -150,7 +161,9 @@ class Piece:
         with torch.no_grad():
             rows, keys = (self.v.new_ones(()).expand(*x.shape[:3], 1) for x in (self.a[:, :heads], self.b))
             found = CoreSums.of(self.program, 0, past)(rows, keys, keys, None, self.given) > 0
-        return found if self.state is None else found | self.seen[..., None]
+        if self.state is None:
+            return found
+        return torch.ones_like(found) if self.seen is None else found | self.seen[..., None]
 
     def _corrected(self) -> Tensor:
         """Values less what their keys recall, of the state and of corrected ones: a triangular system."""
@@ -168,6 +181,11 @@ class Piece:
         beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
         system = eye + beta * recall
         return torch.linalg.solve_triangular(system, beta * (v - old), upper=False, unitriangular=True)  # type: ignore[no-any-return]
+
+
+def _masked(x: Tensor, where: Tensor | None) -> Tensor:
+    """Zeros in place of the rows that a mask leaves out."""
+    return x if where is None else x.masked_fill(~where[..., None], 0.0)
 
 
 def _factors(logs: Tensor, of: Tensor) -> Tensor:

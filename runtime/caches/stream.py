@@ -1,0 +1,158 @@
+"""What is left of a sequence in place of its keys, where weights are products of features: a state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime.caches.rows import Rows
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.program import Program
+from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.core.request import EMPTY, Part
+from attnspec.runtime.states.call import going_on, piece, require_state
+from attnspec.spec import contents
+from attnspec.spec import expr as e
+from attnspec.spec.parts import Input
+
+_LENGTHS = (e.Var("n"), e.Var("n_q"))
+
+
+class Stream:
+    """The state of what was before the last cut, and the keys and values of the ``waiting`` tokens after it.
+
+    Tokens that have attended become part of the state when the next ones are appended, as far as the pattern lets a
+    sequence be cut.
+    """
+
+    def __init__(self, program: Program, sizes: Sizes) -> None:
+        """For heads and a batch of ``sizes``. Raises CallError where a pattern's calls hand on no state."""
+        self.heads, self.tokens = range(sizes.kv_heads), 0
+        self._program, self._spec = program, spec_of(program)
+        self._going = require_state(program, sizes.heads, sizes.kv_heads, sizes.batch)
+        self._documents = {name for atom in self._going.alike for name in contents.varies(atom)}
+        for declared in self._spec.inputs:
+            self._check_declared(declared)
+        self._state: Tensor | None = None
+        self._waiting: tuple[Tensor, Tensor] | None = None
+        self._next: tuple[int, Tensor] | None = None
+
+    def _check_declared(self, declared: Input) -> None:
+        read = [size for size in declared.sizes if contents.free(size) & {"n", "n_q"}]
+        odd = any(size not in _LENGTHS for size in read) or declared.form == "offsets"
+        if odd or (
+            declared.name in self._documents and len(declared.sizes) > 1 + (declared.sizes[0] == e.Var("batch"))
+        ):
+            raise CallError(
+                f"{self._spec.name}: a cache of states takes no `{declared}`: inputs by position have one entry for "
+                "each of the n positions, and documents are `sorted` numbers, int[n] or int[batch, n]"
+            )
+
+    @property
+    def first_query(self) -> int:
+        """The first position whose query can attend: that of the first token which is not in the state."""
+        return self.tokens - (0 if self._waiting is None else self._waiting[0].shape[2])
+
+    @property
+    def positions(self) -> tuple[range, ...]:
+        """Where the keys stand that are there."""
+        return () if self.first_query == self.tokens else (range(self.first_query, self.tokens),)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that is held."""
+        held = [*([] if self._state is None else [self._state]), *(self._waiting or ())]
+        return sum(t.numel() * t.element_size() for t in held)
+
+    def __str__(self) -> str:
+        return "a state" if self._going.cut == 1 else f"a state and up to {self._going.cut - 1:,} keys"
+
+    def append(self, k: Tensor, v: Tensor) -> None:
+        """Keep the next keys and values (batch, kv_heads, tokens, dim); those that have attended go into the state."""
+        if self._next is not None:
+            merged, self._state = self._next
+            assert self._waiting is not None
+            old_k, old_v = self._waiting
+            self._waiting, self._next = (old_k[:, :, merged:], old_v[:, :, merged:]), None
+        if self._waiting is None or not self._waiting[0].shape[2]:
+            self._waiting = k.clone(), v.clone()
+        else:
+            old_k, old_v = self._waiting
+            self._waiting = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
+        self.tokens += k.shape[2]
+
+    def attend(
+        self, rows: Rows, q: Tensor, part: Part, scale: float | None, inputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Output and, where totals divide, their logarithms, of queries of the last tokens."""
+        assert self._waiting is not None
+        (k, v), start = self._waiting, self.first_query
+        count = k.shape[2]
+        with torch.no_grad():
+            given, state = self._own(inputs, start, count)
+            q = torch.nn.functional.pad(q, (0, 0, count - q.shape[2], 0))
+            merged = count // self._going.cut * self._going.cut
+            whole = merged == count
+            found = going_on(self._program.encoded, q, k, v, scale, given, state, start, whole)
+            after = found.state
+            if merged and not whole:
+                q, k, v = (t[:, :, :merged] for t in (q, k, v))
+                cut = self._cut(given, merged, count)
+                after = piece(self._program.encoded, q, k, v, scale, cut, state, start, True).after().to(after.dtype)
+        if merged:
+            self._next = merged, after
+        last = slice(count - part.n_q, None)
+        lse = found.lse[:, :, last] if found.total is not None else EMPTY
+        return found.out[:, :, last], lse
+
+    def attended(self) -> None:
+        """The queries of the last tokens have seen what they see."""
+
+    def _own(self, inputs: Mapping[str, Tensor], start: int, count: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The inputs of the tokens that wait, and the state: none of it where another document begins."""
+        given, state = dict(inputs), self._state
+        for declared in self._spec.inputs:
+            name, t = declared.name, inputs.get(declared.name)
+            if not isinstance(t, Tensor) or t.dim() != len(declared.sizes):
+                continue  # a call says what is wrong with it
+            for axis, size in enumerate(declared.sizes):
+                long = t.shape[axis]
+                if size not in _LENGTHS or (long == count and not (start and name in self._documents)):
+                    continue
+                if long != self.tokens:
+                    raise CallError(
+                        f"{self._spec.name}: input `{name}` has {long:,} entries by position; there are "
+                        f"{self.tokens:,} tokens, {count:,} of which are not in the state yet"
+                    )
+                if count and start and state is not None and name in self._documents:
+                    same = t.select(axis, start) == t.select(axis, start - 1)
+                    state = state * same.reshape(-1, 1, 1, 1)
+                given[name] = given[name].narrow(axis, start, count)
+        return given, state
+
+    def _cut(self, given: Mapping[str, Tensor], merged: int, count: int) -> dict[str, Tensor]:
+        """The inputs of the first of the tokens that wait."""
+        found = dict(given)
+        for declared in self._spec.inputs:
+            for axis, size in enumerate(declared.sizes):
+                if size in _LENGTHS and declared.name in found and found[declared.name].shape[axis] == count:
+                    found[declared.name] = found[declared.name].narrow(axis, 0, merged)
+        return found
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._state = self._waiting = self._next = None
+        self.tokens = 0
+
+    def reorder(self, indices: Tensor) -> None:
+        """Take these entries of the batch in place of those there are."""
+        if self._state is not None:
+            self._state = self._state.index_select(0, indices)
+        if self._waiting is not None:
+            k, v = self._waiting
+            self._waiting = k.index_select(0, indices), v.index_select(0, indices)
+        if self._next is not None:
+            self._next = self._next[0], self._next[1].index_select(0, indices)
