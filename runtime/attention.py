@@ -203,7 +203,8 @@ class Attention(Paged, Stages):
         """Attention of q (batch, heads, n_q, dim) to k (batch, kv_heads, n, dim) and v (batch, kv_heads, n, dim_v).
 
         Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
-        (batch, heads, n_q), float32, natural logarithm; both are differentiable, once and in reverse. With
+        (batch, heads, n_q), float32, natural logarithm (a mixture by given shares has none); both are differentiable,
+        once and in reverse. With
         ``return_max`` then comes the largest score of each row, (batch, heads, n_q), float32, after score lines and
         without the sink, minus infinity where the row sees no key: what QK-clip wants (Kimi K2, 2025, section 2.1). It
         has no gradient, and one that reaches it is an error (target "dense" has it: that of the largest). float32,

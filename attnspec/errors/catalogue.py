@@ -46,7 +46,7 @@ CODES = {
     "E041": "an input that cannot be declared so",
     "E042": "a read of an input that does not fit it",
     "E043": "a real number that is not finite",
-    "E044": "a score, sink or rotation that reads what it may not",
+    "E044": "a score, sink, share or rotation that reads what it may not",
     "E045": "an option that does not exist, or has a wrong value",
     "E046": "a mixture that cannot be one",
     "E047": "a mistake about axes",

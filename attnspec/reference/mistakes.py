@@ -272,8 +272,8 @@ MISTAKES = {
         "within k <= q",
     ),
     "E044": Mistake(
-        "A score, sink, scale or rotation reads what it may not: a sink the key, the rotation of queries the key, a "
-        "score the slots of an order.",
+        "A score, sink, share, scale or rotation reads what it may not: a sink or a share the key, the rotation of "
+        "queries the key, a score the slots of an order.",
         "sink 1.0 * k",
         "A sink is one number for each row of a head and batch entry.",
         "sink 1.0 * q",
@@ -286,7 +286,7 @@ MISTAKES = {
     ),
     "E046": Mistake(
         f"A mixture that cannot be one: `attend` beside it, a second one, no branches or more than {MAX_BRANCHES}, "
-        "entries that do not fit the names.",
+        "entries that do not fit the names, a share for some branches only or beside `times` or `weights detached`.",
         "attend causal\nmix w in [4, 8] { attend window(w) }",
         "Move each `attend` into a branch; what holds for all is `within`.",
         "within causal\nmix w in [4, 8] { attend window(w) }",

@@ -92,9 +92,11 @@ def mixed(
     """
     outs, lses = zip(*parts, strict=True)
     if shares:
-        total = torch.zeros_like(outs[0], dtype=lses[0].dtype)
-        for out, share in zip(outs, shares, strict=True):
-            total = total + share.to(total.dtype)[..., None] * out.to(total.dtype)
+        dtype = lses[0].dtype
+        terms = [(share.to(dtype)[..., None], out.to(dtype)) for share, out in zip(shares, outs, strict=True)]
+        total = terms[0][0] * terms[0][1]
+        for share, out in terms[1:]:
+            total = torch.addcmul(total, share, out)
         return total.to(outs[0].dtype), torch.full_like(lses[0], torch.nan)
     terms = list(parts)
     if sink is not None:
