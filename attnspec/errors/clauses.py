@@ -13,7 +13,7 @@ MAX_BRANCHES = 64
 MAX_TIMES = 2**31
 MAX_DIMENSIONS = 8
 
-NO_REALS = "real numbers are for `score`, `sink`, `scale` and `rotate` lines; whole division is `//`"
+NO_REALS = "real numbers are for lines about scores, rotations and weights; whole division is `//`"
 
 
 def misplaced(span: Span, title: str, label: str, help: str = "") -> Diagnostic:
