@@ -63,8 +63,8 @@ class Sums(NamedTuple):
 class Gradients(NamedTuple):
     """Those of what is q, k and v of a call, of their dtypes, and of the sums of steps, float32, where there are."""
 
-    q: Tensor
-    k: Tensor
+    q: Tensor | None
+    k: Tensor | None
     v: Tensor
     decay_q: Tensor | None = None
     decay_k: Tensor | None = None
@@ -82,8 +82,10 @@ def sums(given: Given, total: bool, divide: bool) -> Sums:
     return Sums(out, found if total else None)
 
 
-def gradients(given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None) -> Gradients:
-    """The gradients from those of the sums and of the totals (None: zero)."""
+def gradients(
+    given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None, of_v_alone: bool = False
+) -> Gradients:
+    """The gradients from those of the sums and of the totals (None: zero). ``of_v_alone`` leaves out all others."""
     call, of_q, of_k, *_ = given
     a, b, v = call[:3]
     decay, shape = given.decay_q is not None, (*a.shape[:3],)
@@ -96,6 +98,9 @@ def gradients(given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tenso
         to_v = replace(to_v, up="z" if divided else "")
         dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
         beside = beside._replace(total=of.total, dtotal=dtotal, extra=torch.zeros(shape))
+    dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)
+    if of_v_alone:
+        return Gradients(None, None, dv)
     by_q = torch.zeros(shape) if decay else EMPTY
     by_k = torch.zeros((*shape[:2], b.shape[2])) if decay else EMPTY
     sources = a if of_q or decay else EMPTY, b if of_k or decay else EMPTY
@@ -103,5 +108,4 @@ def gradients(given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tenso
     da, _ = sweep(call, to_q, dout, v, b, a.dtype, at_q)
     at_k = beside._replace(source=sources[1], crossing=by_k)
     db, _ = sweep(call, to_k, v, dout, a, b.dtype, at_k)
-    dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)
     return Gradients(da, db, dv, by_q, -by_k) if decay else Gradients(da, db, dv)

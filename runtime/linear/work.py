@@ -194,10 +194,11 @@ class Work:
                 if over.requires_grad:
                     (dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
                     made.append(over)
-        by = gradients(cut, found, self.divides, dout, dtotal)
-        upstream = [*(d for d in by if d is not None), *upstream][: len(made)]
+        of_v_alone = not any(x.requires_grad for x in (call.q, call.k, *steps))  # features are constant
+        by = gradients(cut, found, self.divides, dout, dtotal, of_v_alone)
+        arrived = [*by[: 3 + len(steps)], *upstream][: len(made)]
         sources = [q, k, v, *leaves.values()]
-        reached = [(x, d) for x, d in zip(made, upstream, strict=True) if x.requires_grad]
+        reached = [(x, d) for x, d in zip(made, arrived, strict=True) if d is not None and x.requires_grad]
         results = torch.autograd.grad(
             [x for x, _ in reached],
             sources,
