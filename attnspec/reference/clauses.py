@@ -79,8 +79,8 @@ SECTION = Section(
         Entry(
             "branch { attend P   score x   rotate rope()   scale x   normalize k }",
             "Lines about vectors and scores that hold for one branch. They come on top of those outside the mixture: "
-            "`s` is the score that these give, rotations turn other dimensions, a scale stands in one place (what a "
-            "call gives as `scale=` is that of all). Each branch is then a call of its own, and costs what a call does.",
+            "`s` is the score that these give, rotations turn other dimensions, a scale stands in one place (a call"
+            "'s `scale=` is that of all). Each branch is then a call of its own, and costs what a call does.",
             "score s + 1\nmix { branch { attend k == q   score s / 2 }\n"
             "      branch { attend k < 2   rotate rope() } }",
             "query 5 counts 1 1 0 0 0 1 0 0",
