@@ -204,21 +204,22 @@ class Attention(Paged, Stages):
 
         Returns (batch, heads, n_q, dim_v) of the inputs' dtype, and with ``return_lse`` the log-sum-exp of the scores,
         (batch, heads, n_q), float32, natural logarithm (a mixture by given shares has none); both are differentiable,
-        once and in reverse. With
-        ``return_max`` then comes the largest score of each row, (batch, heads, n_q), float32, after score lines and
-        without the sink, minus infinity where the row sees no key: what QK-clip wants (Kimi K2, 2025, section 2.1). It
-        has no gradient, and one that reaches it is an error (target "dense" has it: that of the largest). float32,
-        bfloat16 or float16 (and float64 with target "dense"); sums are float32. ``scale``, which gets no gradient but
-        with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a multiple of the key
-        heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs are given by name,
-        or in ``inputs`` where a name collides with an argument; float inputs are differentiable. Under autocast q, k
-        and v are cast as SDPA's are. ``cache=``, an :class:`attnspec.Cache`, may stand for k and v. On the CPU a call
-        gives the same bits whenever it is made. What it returns, but for gradients, does not depend on the number of
-        threads: those that share out the keys of few queries add up in an order of the keys.
+        once and in reverse. With ``return_max`` then comes the largest score of each row, (batch, heads, n_q), float32,
+        after score lines and without the sink, minus infinity where the row sees no key: what QK-clip wants (Kimi K2,
+        2025, section 2.1). It has no gradient, and one that reaches it is an error (target "dense" has it: that of the
+        largest). float32, bfloat16 or float16 (and float64 with target "dense"); sums are float32. ``scale``, which
+        gets no gradient but with target "dense", defaults to the pattern's, or 1 / sqrt(dim). Query heads may be a
+        multiple of the key heads. A row that may attend to no key gives zeros and minus infinity. The pattern's inputs
+        are given by name, or in ``inputs`` where a name collides with an argument; float inputs are differentiable.
+        Under autocast q, k and v are cast as SDPA's are. ``cache=``, an :class:`attnspec.Cache`, may stand for k and v.
+        On the CPU a call gives the same bits whenever it is made. What it returns, but for gradients, does not depend
+        on the number of threads: those that share out the keys of few queries add up in an order of the keys.
 
-        Where weights are products of features (``linear`` lines) a sequence may come in pieces, with as many queries as
-        keys: ``return_state=True`` also gives what is left of the keys so far, last of the results, and ``state=`` goes
-        on from there, with the inputs of its own tokens:
+        Where weights are products of features (``linear`` lines) the scale defaults to 1 (fla's is 1 / sqrt(dim)), the
+        log-sum-exp is the logarithm of the total weight, where the divisor is that and features are not negative, and
+        features that are constant need no q and k: ``attend(v=v)``. A sequence may come in pieces, with as many queries
+        as keys: ``return_state=True`` also gives what is left of the keys so far, last of the results, and ``state=``
+        goes on from there, with the inputs of its own tokens:
 
         >>> import torch, attnspec
         >>> q, k, v = torch.randn(3, 1, 4, 100, 16).unbind(0)
