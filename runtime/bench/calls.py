@@ -86,7 +86,7 @@ def long_rows(dtype: str) -> Iterator[Row]:
 
 
 def with_kernels() -> tuple[str, ...]:
-    """The shipped specs that have kernels: those with plain softmax."""
+    """The shipped specs that are measured: those with plain softmax, which others compute too."""
     return tuple(name for name in shipped() if check_text(*load(name)[:1]).softmax_only)
 
 

@@ -9,10 +9,11 @@ import attnspec
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.bench.setup import Setup, examples, inputs
 from attnspec.runtime.bench.verify import results_of, verify
+from tests.support.marks import slow
 
 
 @pytest.mark.parametrize(
-    "name", ["linear_documents", "gla", "gated_delta", "lolcats", "forgetting", "performer_causal"]
+    "name", ["linear_documents", "lolcats", *map(slow, ("gla", "gated_delta", "forgetting", "performer_causal"))]
 )
 def test_right_results_agree_and_wrong_ones_do_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attnspec.runtime.bench.exact._NUMBERS", 1000)

@@ -94,7 +94,7 @@ def test_features_are_as_many_as_is_said_and_lie_within_their_bounds(side: str, 
 
 
 @given(lines())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_call_of_a_printed_spec_gives_the_same(text: str) -> None:
     found = spec(text)
     attend = [attnspec.compile(t, target="dense") for t in (str(found), str(check_text(str(found))))]
