@@ -12,8 +12,11 @@ from torch import Tensor
 
 import attnspec
 from attnspec.check.check import check_text
+from attnspec.relation.sizes import Sizes
 from attnspec.runtime.linear.favor import drawn
+from attnspec.runtime.prepare.example import example
 from tests.published import recurrences as published
+from tests.support.marks import slow
 from tests.support.shipped import SOFTMAX
 
 N, DIM, HEADS = 11, 4, 3
@@ -118,6 +121,32 @@ def test_a_spec_is_what_was_published(name: str) -> None:
     for mine, theirs in zip(*(torch.autograd.grad((x * by).sum(), sources) for x in (got, want)), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-11)
         assert theirs.abs().max() > 0
+
+
+SHORT = [
+    (1, 2, 2, 1, 1),
+    (1, 2, 1, 0, 3),
+    (1, 2, 2, 0, 0),
+    (0, 2, 2, 3, 3),
+    (1, 2, 2, 3, 0),
+    (2, 4, 2, 5, 3),
+    (2, 4, 2, 2, 6),
+]
+
+
+@pytest.mark.parametrize("name", [n if n in ("gated_delta", "lolcats", "performer_causal") else slow(n) for n in CASES])
+def test_calls_of_any_size_give_numbers(name: str) -> None:
+    """No keys, no queries, no batch entries, more queries than keys: zeros where nothing is seen, never NaN."""
+    attend = attnspec.compile(name, target="dense", params=CASES[name].params)
+    for batch, heads, kv_heads, n_q, n in SHORT:
+        shapes = ((batch, heads, n_q, DIM), (batch, kv_heads, n, DIM), (batch, kv_heads, n, 3))
+        q, k, v = (torch.randn(shape, requires_grad=True) for shape in shapes)
+        sizes = Sizes(n, n_q, heads, kv_heads, batch)
+        inputs = example(attend.spec, sizes, torch.Generator().manual_seed(0), {"dim": DIM})
+        out = attend(q, k, v, inputs=inputs)
+        assert out.shape == (batch, heads, n_q, 3)
+        for t in (out, *torch.autograd.grad(out.sum(), (q, k, v), materialize_grads=True, allow_unused=True)):
+            assert t.isfinite().all()
 
 
 def test_alibi_is_a_decay() -> None:
