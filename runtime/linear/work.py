@@ -22,12 +22,12 @@ from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import steps
 from attnspec.runtime.linear.features import axes, mapped
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
-from attnspec.runtime.prepare.inputs import check_vectors, prepare
+from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec import contents
 from attnspec.spec.feature import size
-from attnspec.spec.real import RealRead, Score
+from attnspec.spec.real import RealExpr, RealRead, Score
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS, Weights
 
@@ -43,6 +43,36 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
 def _reads_mass(weights: Weights) -> bool:
     parts = () if weights.divide is None else contents.walk(weights.divide)
     return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What follows from a pattern's text alone, found once: walks over its expressions take longer than short calls.
+
+    ``made`` are the features that kernels work out themselves, of q and k, unless ``whole``; ``by_head`` says that
+    heads which share keys have features of their own, ``random`` that a call may bring a projection; ``reads`` are the
+    inputs of kernels.
+    """
+
+    wanted: Wanted
+    made: tuple[RealExpr | None, RealExpr | None]
+    whole: bool
+    by_head: bool
+    random: bool
+    reads: tuple[str, ...]
+
+    @classmethod
+    @functools.lru_cache(maxsize=64)
+    def of(cls, program: str) -> _Known:
+        """Of a pattern with features."""
+        spec = spec_of(decode(program))
+        weights = spec.weights
+        assert weights.q is not None
+        assert weights.k is not None
+        made = entrywise(weights.q), entrywise(weights.k)
+        whole = None in made or _reads_mass(weights)
+        by_head, random = "h" in contents.free(weights.k), bool(weights.favors)
+        return cls(Wanted.of(spec), made, whole, by_head, random, tuple(names_of(spec)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -74,10 +104,12 @@ class Work:
             check_lists(decode(program), q.shape[1], k.shape[1], q.shape[0])
         if spec.order is not None and q.shape[2] != k.shape[2]:
             raise CallError(f"{spec.name}: an order needs as many queries as keys, not {q.shape[2]} and {k.shape[2]}")
-        projection = given.pop("projection", None) if spec.weights.favors else None
+        known = _Known.of(program)
+        projection = given.pop("projection", None) if known.random else None
         sizes = sizes_of(spec, q, k)
-        found = prepare(spec, sizes, given, wide=is_wide(q, k), device=q.device)
-        check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
+        found = known.wanted.at(sizes, wide=is_wide(q, k))(given, q.device)
+        if spec.inputs:
+            check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
         found = with_order(spec, q, given, found)
         if scale is None:
             scale = 1.0 if spec.scale is None else spec.scale
@@ -90,16 +122,12 @@ class Work:
 
     def given(self) -> Given:
         """The features of queries and keys and the values that go with them, as kernels take them."""
-        weights = self.spec.weights
-        q, k, v = self.q, self.k, self.v
+        known, q, k, v = _Known.of(self.program), self.q, self.k, self.v
         if self.spec.rotations or self.spec.normalized:
             q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
-        assert weights.q is not None
-        assert weights.k is not None
-        if q.shape[1] != k.shape[1] and "h" in contents.free(weights.k):
+        if q.shape[1] != k.shape[1] and known.by_head:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
-        made = entrywise(weights.q), entrywise(weights.k)
-        whole = None in made or _reads_mass(weights)  # else kernels map vectors to features
+        made, whole = known.made, known.whole  # else kernels map vectors to features
         (a, _), (b, gates) = (
             (x, None) if not whole or entry == Score() else self._mapped(side, x)
             for side, x, entry in (("q", q, made[0]), ("k", k, made[1]))
@@ -108,7 +136,7 @@ class Work:
         if len({*numbers} - {1}) > 1:
             raise CallError(f"{self.spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
         a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
-        inputs = [self.inputs[name] for name in names_of(self.spec)]
+        inputs = [self.inputs[name] for name in known.reads]
         call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
         of_q, of_k = ("" if whole or entry == Score() else side for side, entry in zip("qk", made, strict=True))
         return Given(call, of_q, of_k, *self._steps(gates))
