@@ -376,7 +376,7 @@ MISTAKES = {
         found="triton",
     ),
     "E409": Mistake(
-        "Kernels compute softmax; a pattern with lines about other weights was compiled for them.",
+        "The target has no kernels for these lines about weights beyond softmax.",
         "attend causal\nlinear x",
         'Compile it with `target="dense"`: plain PyTorch over all pairs.',
         "attend causal",

@@ -10,7 +10,7 @@ SECTION = Section(
     "A pair weighs `exp(score)`, and a row is divided by the sum of its weights. A `linear` line says that it weighs "
     "`scale * phi(q) . phi(k)` instead, with a scale of 1 where none is given, and that nothing is divided; the "
     "pattern of pairs stays what it is. The other lines divide, let weights decay with the distance, correct values. "
-    '`target="dense"` computes all of them, in float64; kernels serve softmax alone.',
+    '`target="dense"` computes all of them, in float64; C++ kernels serve many, and an error says which they do not.',
     (
         Entry(
             "linear x",
