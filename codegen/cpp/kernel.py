@@ -23,7 +23,7 @@ _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),
     "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
-    "linear": (*_SHARED[:-1], "linear/tile", "linear/runs", "linear/sweep"),
+    "linear": (*_SHARED[:-1], "linear/tile", "linear/runs", "linear/sweep", "linear/segments"),
 }
 
 

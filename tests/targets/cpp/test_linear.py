@@ -142,3 +142,28 @@ def test_heads_share_a_state_where_their_patterns_are_one() -> None:
             with threads(number):
                 agree(compiled(PATTERNS["causal"], "cpp"), *features(300, None, heads, kv_heads, batch))
                 agree(compiled(PATTERNS["affine head"], "cpp"), *features(90, 33, heads, kv_heads, batch))
+
+
+GATED = """attention a {
+    input gate: float[batch, heads, n]
+    attend causal and (q - k) % 2 == 0
+    linear x
+    decay gate[b, h, t]
+}"""
+
+
+@pytest.mark.parametrize(
+    "text", ["linear", slow("linear_window"), slow(GATED), slow("attention a { linear exp(x)  divide total }")]
+)
+def test_a_sequence_is_cut_where_heads_are_fewer_than_threads(text: str) -> None:
+    """Results are the same but for rounding."""
+    n, attend = 3000, compiled(text, "cpp")
+    given = [torch.randn(1, 1, n, 16).requires_grad_() for _ in range(3)]
+    inputs = {"gate": (-1e-3 * torch.rand(1, 1, n)).requires_grad_()} if "gate" in text else {}
+    found, up = [], torch.randn(1, 1, n, 16)
+    for number in (1, 5):
+        with threads(number):
+            out = attend(*given, inputs=inputs)
+            found.append([out, *torch.autograd.grad(out, [*given, *inputs.values()], up)])
+    for got, want in zip(*found, strict=True):
+        assert float((got - want).abs().max()) <= 1e-6 * max(1.0, float(want.abs().max()))

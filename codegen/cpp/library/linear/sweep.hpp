@@ -6,6 +6,13 @@ namespace attnspec {
 
 struct Team { int64_t first, count; };  // of heads
 
+// Sums over runs of `size` tiles of the inner side, the first of which begins with tile `first`: what a state that starts in
+// the middle of a sequence is put together from. frames: what each counts from (see Sweep::frame).
+struct Parts {
+    double *sums, *frames;
+    int64_t first, size, count;
+};
+
 template <class Pass>
 struct Sweep {
     static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
@@ -20,6 +27,7 @@ struct Sweep {
     struct Kept { int64_t tile, head; Inner inner; };
     Kept kept[KEPT];
     int next_kept = 0;
+    Parts parts = {nullptr, nullptr, 0, 1, 0};
     double frame = 0;   // with DECAY: what the state counts from, the nearest of what it holds
     int64_t first = 0;  // the slot of the tile's first lane
     Span live = {0, 0};
@@ -59,8 +67,14 @@ struct Sweep {
         return to.inner;
     }
 
-    bool run() {
-        const Span tiles = tiles_of(slots_here(), HERE);
+    Span tiles_here() const { return tiles_of(slots_here(), HERE); }
+    Span tiles_there() const { return tiles_of(slots_there(), THERE); }
+
+    // The outer tiles of one of `segments` pieces of the sequence.
+    bool run(int64_t segment, int64_t segments) {
+        const Span all = tiles_here();
+        const int64_t length = all.end - all.begin;
+        const Span tiles = {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
         // Towards what is seen: in causal patterns the state then only grows, and fades.
         for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
             const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
@@ -100,6 +114,11 @@ struct Sweep {
 
     // What the pattern names of inner head h: full tiles are noted, partial ones computed.
     void visit(int64_t o, int64_t h) {
+        look(o, h, [&](int64_t j) { pairs<true>(j, h, KEYS ? h : head); });
+    }
+
+    template <class Partial>
+    void look(int64_t o, int64_t h, Partial&& partial) {
         const int64_t query_head = KEYS ? h : head;
         const Span all = tiles_of(slots_there(), THERE);
         struct Full {
@@ -112,7 +131,6 @@ struct Sweep {
             }
         };
         const Full full = {next, all, h != inner.first};
-        const auto partial = [&](int64_t j) { pairs<true>(j, h, query_head); };
         if constexpr (KEYS)
             Pass::backward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
         else
@@ -210,18 +228,61 @@ struct Sweep {
                     for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
             return;
         }
-        if (afresh) {
-            memset(w.sums, 0, sizeof(w.sums));
-            memset(w.state, 0, sizeof(w.state));
-            held.count = 0, frame = std::numeric_limits<double>::infinity();
-        }
+        if (afresh) begin_state();
         held.without(next, [&](int64_t lo, int64_t hi) { move(lo, hi, -1.f); });
-        next.without(held, [&](int64_t lo, int64_t hi) { move(lo, hi, 1.f); });
+        next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.f); });
         held.swap(next);
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
             if (on.begin < on.end) read_state(w, g, frame);
         }
+    }
+
+    void begin_state() {
+        memset(w.sums, 0, sizeof(w.sums));
+        memset(w.state, 0, sizeof(w.state));
+        held.count = 0, frame = std::numeric_limits<double>::infinity();
+    }
+
+    // Part i of the inner side, summed up.
+    void sum_part(int64_t i) {
+        begin_state();
+        const int64_t from = parts.first + i * parts.size, end = tiles_there().end;
+        if (from < end) move(from, (from + parts.size < end ? from + parts.size : end) - 1, 1.f);
+        memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
+        parts.frames[i] = frame;
+    }
+
+    // A run of tiles enters the state: parts where it holds all of them.
+    void add_parts(int64_t lo, int64_t hi) {
+        const int64_t begin = -floor_div(parts.first - lo, parts.size), end = floor_div(hi + 1 - parts.first, parts.size);
+        if (begin >= end) {
+            move(lo, hi, 1.f);
+            return;
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const double from = parts.frames[i], nearest = from < frame ? from : frame;
+            const double keep = DECAY ? left_of(frame - nearest) : 1.0, times = DECAY ? left_of(from - nearest) : 1.0;
+            for (int x = 0; x < STATE; ++x) w.sums[x] = w.sums[x] * keep + parts.sums[i * STATE + x] * times;
+            frame = nearest;
+        }
+        for (int x = 0; x < STATE; ++x) w.state[x] = (float)w.sums[x];
+        move(lo, parts.first + begin * parts.size - 1, 1.f);
+        move(parts.first + end * parts.size, hi, 1.f);
+    }
+
+    // 2 to the power of minus `logarithm`, which is not below 0.
+    static double left_of(double logarithm) { return logarithm > 1000.0 ? 0.0 : __builtin_exp2(-logarithm); }
+
+    // How many tiles the first outer tile of a segment sees in full.
+    int64_t tiles_at(int64_t segment, int64_t segments) {
+        const Span all = tiles_here();
+        const int64_t o = KEYS ? all.begin + (all.end - all.begin) * (segment + 1) / segments - 1
+                               : all.begin + (all.end - all.begin) * segment / segments;
+        if (o < all.begin || o >= all.end) return 0;
+        next.count = 0, head = outer.first;
+        look(o, inner.first, [](int64_t) {});
+        return next.tiles();
     }
 
     void move(int64_t lo, int64_t hi, float sign) {
@@ -240,7 +301,7 @@ struct Sweep {
     double approach(const Inner& tile) {
         double nearest = frame;
         for (int r = 0; r < tile.count; ++r) nearest = tile.logs[r] < nearest ? tile.logs[r] : nearest;
-        const double keep = frame - nearest > 1000.0 ? 0.0 : __builtin_exp2(nearest - frame);
+        const double keep = left_of(frame - nearest);
         frame = nearest;
         for (int r = 0; r < tile.count; r += W) store(w.kept_back + r, fading(frame - *(const vdouble*)(tile.logs + r)));
         return keep;
@@ -320,55 +381,5 @@ struct Sweep {
         for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, load(w.out[g] + i) + load(w.more + i));
     }
 };
-
-// Whether the query heads of each key head see the same tiles in a pass.
-template <class Pattern>
-static bool are_alike(const Sizes& s, int number) {
-    const int64_t group = s.query_heads / s.key_heads;
-    bool alike = !Pattern::REPEATS && !DECAY;  // what decays is of one query head
-    for (int64_t h = 0; h < s.query_heads; ++h) {
-        alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
-        Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });
-    }
-    return alike || group == 1;
-}
-
-template <class Pattern>
-static int64_t most_residues(const Sizes& s, int number) {
-    int64_t most = 1;
-    for (int64_t h = 0; h < s.query_heads; ++h)
-        Pattern::visit(s.h_start + h, number, [&](auto pass) {
-            if (decltype(pass)::STRIDE > most) most = decltype(pass)::STRIDE;
-        });
-    return most;
-}
-
-// Pass after pass; in each a task is a residue of a head, or of the heads that share their keys.
-template <class Pattern>
-static int linear(const LinearProblem& p) {
-    const Sizes& s = p.sizes;
-    if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0 || (KEYS ? s.keys : s.rows) <= 0) return 0;
-    const int64_t group = s.query_heads / s.key_heads;
-    bool complete = true;
-    for (int number = 0; number < Pattern::PASSES; ++number) {
-        const bool alike = are_alike<Pattern>(s, number), apart = !KEYS && !alike;
-        const int64_t residues = most_residues<Pattern>(s, number), units = apart ? s.query_heads : s.key_heads;
-        const bool started = for_tasks<LinearSpace>(s.entries * units * residues, p.threads, [&](int64_t task, LinearSpace& w) {
-            const int64_t c = task % residues, unit = task / residues % units, b = task / residues / units;
-            const int64_t first = apart ? unit : unit * group, end = first + (apart ? 1 : group), step = alike ? group : 1;
-            for (int64_t h = first; h < end; h += step)
-                Pattern::visit(s.h_start + h, number, [&](auto pass) {
-                    using Pass = decltype(pass);
-                    if (c >= Pass::STRIDE) return;
-                    const Place at = place<Pass>(s, c, s.h_start + h, s.b_start + b);
-                    const Team queries = {h, step}, key = {h / group, 1};
-                    Sweep<Pass> sweep(p, s, w, at, b, KEYS ? key : queries, KEYS ? queries : key);
-                    if (!sweep.run()) __atomic_store_n(&complete, false, __ATOMIC_RELAXED);
-                });
-        });
-        if (!started || !complete) return 1;
-    }
-    return 0;
-}
 
 }  // namespace attnspec

@@ -153,12 +153,16 @@ struct Inner {
 template <int COLS, int S, int MAP, bool UP, bool EXTRA, class T>
 static const float* rows_of(const LinearProblem& p, float* copy, float* scratch, const Tensor& t, int64_t b, int64_t h,
                             int64_t line, const Rows& at, int64_t slot, int count, int rows) {
-    constexpr bool same = sizeof(T) == 4 && COLS == S && !MAP && !UP;
-    const View<T> x = view<COLS, T>(same && count == rows ? copy : scratch, t, b, h, at, slot, count);
-    if (same && count == rows && x.element == 1 && x.row == S) return (const float*)x.from;
-    rows_to_float<COLS, S>(copy, x.from, x.row, x.element, count, rows, 1.f);
-    if constexpr (MAP != 0)
-        for (int i = 0; i < count * S; i += W) store(copy + i, features<MAP>(load(copy + i)));
+    constexpr bool as_is = !MAP && !UP;
+    const bool same = sizeof(T) == 4 && COLS == S && count == rows;
+    const View<T> x = view<COLS, T>(as_is && same ? copy : scratch, t, b, h, at, slot, count);
+    const float* from = copy;
+    if (same && x.element == 1 && x.row == S)
+        from = (const float*)x.from;
+    else
+        rows_to_float<COLS, S>(copy, x.from, x.row, x.element, count, rows, 1.f);
+    if constexpr (as_is) return from;
+    for (int i = 0; i < count * S; i += W) store(copy + i, features<MAP>(load_any(from + i)));
     if constexpr (UP)
         for (int r = 0; r < count; ++r) {
             const int64_t row = line + at(slot + r);

@@ -1,0 +1,107 @@
+// The loops over passes, heads and pieces of the sequence.
+
+namespace attnspec {
+
+// Whether the query heads of each key head see the same tiles in a pass.
+template <class Pattern>
+static bool are_alike(const Sizes& s, int number) {
+    const int64_t group = s.query_heads / s.key_heads;
+    bool alike = !Pattern::REPEATS && !DECAY;  // what decays is of one query head
+    for (int64_t h = 0; h < s.query_heads; ++h) {
+        alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
+        Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });
+    }
+    return alike || group == 1;
+}
+
+template <class Pattern>
+static int64_t most_residues(const Sizes& s, int number) {
+    int64_t most = 1;
+    for (int64_t h = 0; h < s.query_heads; ++h)
+        Pattern::visit(s.h_start + h, number, [&](auto pass) {
+            if (decltype(pass)::STRIDE > most) most = decltype(pass)::STRIDE;
+        });
+    return most;
+}
+
+// Calls f(sweep, query head) for the sweeps of one task: of a unit, which is a query head (`apart`) or a key head, and a
+// residue. `step` heads go together.
+template <class Pattern, class F>
+static void each_sweep(const LinearProblem& p, LinearSpace& w, int number, int64_t b, int64_t unit, int64_t c, bool apart, int64_t step,
+                       F&& f) {
+    const Sizes& s = p.sizes;
+    const int64_t group = s.query_heads / s.key_heads, first = apart ? unit : unit * group, end = first + (apart ? 1 : group);
+    for (int64_t h = first; h < end; h += step)
+        Pattern::visit(s.h_start + h, number, [&](auto pass) {
+            using Pass = decltype(pass);
+            if (c >= Pass::STRIDE) return;
+            const Place at = place<Pass>(s, c, s.h_start + h, s.b_start + b);
+            const Team queries = {h, step}, key = {h / group, 1};
+            Sweep<Pass> sweep(p, s, w, at, b, KEYS ? key : queries, KEYS ? queries : key);
+            f(sweep, h);
+        });
+}
+
+// Pass after pass; in each a task is a residue of a head, or of the heads that share their keys. Where there are fewer of
+// them than threads, a task is a segment of the sequence; its state begins with what lies before, summed up in parts.
+template <class Pattern>
+static int linear(const LinearProblem& p) {
+    const Sizes& s = p.sizes;
+    if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0 || (KEYS ? s.keys : s.rows) <= 0) return 0;
+    for (int number = 0; number < Pattern::PASSES; ++number) {
+        const bool alike = are_alike<Pattern>(s, number), apart = !KEYS && !alike;
+        const int64_t residues = most_residues<Pattern>(s, number), units = apart ? s.query_heads : s.key_heads;
+        const int64_t step = alike ? s.query_heads / s.key_heads : 1, tasks = s.entries * units * residues;
+        int64_t segments = Pattern::REPEATS || p.threads <= 1 ? 1 : (2 * p.threads - 1) / tasks;
+        const int64_t most = (KEYS ? s.keys / BN : s.rows / BM) / residues / 8;  // shorter ones do not pay
+        segments = segments > most ? most : segments;
+        segments = segments < 1 ? 1 : segments;
+        const auto sweeps = [&](int64_t task, LinearSpace& w, auto&& f) {
+            each_sweep<Pattern>(p, w, number, task / residues / units, task / residues % units, task % residues, apart, step, f);
+        };
+        bool complete = true;
+        Parts parts = {nullptr, nullptr, 0, 1, 0};
+        const auto own = [&](auto& sweep, int64_t b, int64_t h, int64_t c) {
+            const Span all = sweep.tiles_there();
+            const int64_t at = ((b * s.query_heads + h) * residues + c) * parts.count;
+            sweep.parts = {parts.sums + at * STATE, parts.frames + at, all.begin,
+                           (all.end - all.begin + parts.count - 1) / parts.count, parts.count};
+        };
+        if (segments > 1) {
+            int64_t first = 0, all = 1;  // tiles that a segment has to begin with, and all of them
+            if (!for_tasks<LinearSpace>(1, 1, [&](int64_t, LinearSpace& w) {
+                    sweeps(0, w, [&](auto& sweep, int64_t) {
+                        const Span there = sweep.tiles_there();
+                        all = there.end - there.begin;
+                        for (int64_t i = 0; i < segments; ++i) first += sweep.tiles_at(i, segments);
+                    });
+                }))
+                return 1;
+            if (2 * first > all) {
+                parts.count = 4 * segments;
+                const int64_t room = s.entries * s.query_heads * residues * parts.count;
+                parts.sums = allocate<double>(room * STATE), parts.frames = allocate<double>(room);
+                complete = parts.sums && parts.frames &&
+                           for_tasks<LinearSpace>(tasks * parts.count, p.threads, [&](int64_t task, LinearSpace& w) {
+                               const int64_t i = task % parts.count, of = task / parts.count;
+                               sweeps(of, w, [&](auto& sweep, int64_t h) {
+                                   own(sweep, of / residues / units, h, of % residues);
+                                   sweep.sum_part(i);
+                               });
+                           });
+            }
+        }
+        const bool started = complete && for_tasks<LinearSpace>(tasks * segments, p.threads, [&](int64_t task, LinearSpace& w) {
+            const int64_t of = task / segments;
+            sweeps(of, w, [&](auto& sweep, int64_t h) {
+                if (parts.count) own(sweep, of / residues / units, h, of % residues);
+                if (!sweep.run(task % segments, segments)) __atomic_store_n(&complete, false, __ATOMIC_RELAXED);
+            });
+        });
+        free(parts.sums), free(parts.frames);
+        if (!started || !complete) return 1;
+    }
+    return 0;
+}
+
+}  // namespace attnspec
