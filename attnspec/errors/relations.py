@@ -117,12 +117,13 @@ def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tup
     return diagnose("E406", title, (span, f"`{name}` is decided by what a call holds"), note=open_, help=help)
 
 
-def no_kernels(span: Span, lines: str) -> Diagnostic:
-    """Weights beyond softmax, for a target that has no kernels for them."""
-    return diagnose(
-        "E409", "there are no kernels for these weights", (span, shorten(lines.replace("\n", ", "), 80)),
-        help='compile it with target="dense"',
-    )  # fmt: skip
+def no_kernels(span: Span, lines: str, whole: bool = False) -> Diagnostic:
+    """Weights beyond softmax, for a target that has no kernels for them, or (``whole``) those of whole calls only."""
+    title, help = "there are no kernels for these weights", 'compile it with target="dense"'
+    if whole:
+        title = "parts, pages and sums of columns have no kernels for these weights"
+        help = 'a sequence in pieces hands on its state: `return_state=True` and `state=`; for the sums, target="dense"'
+    return diagnose("E409", title, (span, shorten(lines.replace("\n", ", "), 80)), help=help)
 
 
 def looks_ahead(span: Span, what: str, pair: str) -> Diagnostic:

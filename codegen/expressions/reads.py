@@ -36,7 +36,7 @@ def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
 def require_softmax(spec: Spec) -> None:
     """Raise SpecError for weights beyond softmax, for which there are no kernels."""
     if not spec.softmax_only:
-        raise SpecError([no_kernels(spec.span, spec.said_weights)])
+        raise SpecError([no_kernels(spec.span, spec.said_weights, has_linear_kernels(spec))])
 
 
 def has_linear_kernels(spec: Spec) -> bool:
