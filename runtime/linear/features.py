@@ -91,8 +91,8 @@ class _Features(Differentiable):
             case f.Whole("unit", arg):
                 return torch.nn.functional.normalize(self._whole(arg), dim=-1)
             case r.Total((r.Apply("elu", arg), one)) | r.Total((one, r.Apply("elu", arg))) if one in _ONES:
-                x = self.real(arg)  # by branches: elu(x) + 1 loses what is small
-                return torch.where(x > 0, x + 1, torch.exp(x.clamp(max=0.0)))
+                x = self.real(arg)  # elu(x) + 1 loses what is small; here one of the two is exact
+                return torch.relu(x) + torch.exp(x.clamp(max=0.0))
         return super().real(node)  # type: ignore[no-any-return]
 
     def _whole(self, arg: r.RealExpr) -> Tensor:

@@ -27,7 +27,7 @@ from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec import contents
 from attnspec.spec.feature import size
-from attnspec.spec.real import RealExpr, RealRead, Score
+from attnspec.spec.real import Real, RealExpr, RealRead, Score
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS, Weights
 
@@ -40,7 +40,8 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
     return found
 
 
-def _reads_mass(weights: Weights) -> bool:
+def reads_mass(weights: Weights) -> bool:
+    """Whether the divisor reads the sum of the query's features."""
     parts = () if weights.divide is None else contents.walk(weights.divide)
     return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
 
@@ -70,7 +71,7 @@ class _Known:
         assert weights.q is not None
         assert weights.k is not None
         made = entrywise(weights.q), entrywise(weights.k)
-        whole = None in made or _reads_mass(weights)
+        whole = None in made or reads_mass(weights)
         by_head, random = "h" in contents.free(weights.k), bool(weights.favors)
         return cls(Wanted.of(spec), made, whole, by_head, random, tuple(names_of(spec)))
 
@@ -114,6 +115,11 @@ class Work:
         if scale is None:
             scale = 1.0 if spec.scale is None else spec.scale
         return cls(spec, program, q, k, v, found, projection, sizes, float(scale))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the sums stay as they are: divided by nothing, or by one."""
+        return self.spec.weights.divide in (None, Real(1.0))
 
     @property
     def divides(self) -> bool:
@@ -169,7 +175,7 @@ class Work:
             found = sums(given, line is not None, self.divides)
             if found.total is None:
                 return found.out, self.v.new_empty(0, dtype=torch.float32)
-            if self.divides:
+            if self.divides or self.plain:
                 return found.out, found.total
             over = self.divisor(given, found.total)
             return self.divided(found.out, over, self.seen(given.call)).to(self.v.dtype), found.total
@@ -186,7 +192,7 @@ class Work:
         line = self.spec.weights.divide
         assert line is not None
         env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(self.sizes.n_q)[:, None]}
-        mass = {MASS.name: given.call.q.sum(-1)} if _reads_mass(self.spec.weights) else {}
+        mass = {MASS.name: given.call.q.sum(-1)} if reads_mass(self.spec.weights) else {}
         found: Tensor = real(line, env, {**self.inputs, **mass}, total[..., None])
         return found.expand(*total.shape, 1)
 
@@ -214,7 +220,7 @@ class Work:
             cut = given.cut()
             found = Sums(out, None if line is None else total)
             upstream: list[Tensor] = []
-            if line is not None and not self.divides:
+            if not (self.plain or self.divides):
                 leaf = total.detach().requires_grad_()
                 over, seen = own.divisor(given, leaf), self.seen(cut.call)
                 dout = self.divided(dout.float(), over.detach(), seen)

@@ -19,13 +19,14 @@ from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.expressions.real import tables
 from attnspec.runtime.linear.decay import logarithms
 from attnspec.runtime.linear.features import axes, mapped
-from attnspec.runtime.linear.work import vector_sizes
+from attnspec.runtime.linear.work import reads_mass, vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.spec import contents
 from attnspec.spec import expr as e
+from attnspec.spec.feature import size
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import STEP
@@ -134,24 +135,35 @@ def piece(
     found = _wanted(known).at(sizes, real=dtype)(given, q.device)
     if found:
         check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
-    whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
-    q, k = turned(spec, q.to(dtype), k.to(dtype), whole, found)
-    v = v.to(dtype)
-    if heads != kv_heads and by_head(spec):
-        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    a, b = (mapped(spec, side, x, found, sizes, projection).values for side, x in (("q", q), ("k", k)))
-    numbers = a.shape[-1], b.shape[-1]
+    weights, features = spec.weights, vector_sizes(spec, q, v)["features"]
+    assert weights.q is not None
+    assert weights.k is not None
+    numbers = size(weights.q, q.shape[3]), size(weights.k, q.shape[3])
     if len({*numbers} - {1}) > 1:
         raise CallError(f"{spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
-    a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
-    steps = logarithms(spec, found, sizes, np.arange(n), q.device, max(numbers))
+    by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None)
+    q, k, v = (t.to(dtype) for t in (q, k, v))
+    whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
+    q, k = turned(spec, q, k, whole, found)
+    vectors = (q, k, v) if by_kernels else None
+    if heads != kv_heads and by_head(spec):
+        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
+    needed = state is not None or not by_kernels or reads_mass(weights), return_state or not by_kernels
+    a, b = (
+        mapped(spec, side, x, found, sizes, projection).values.expand(*x.shape[:-1], features) if wanted else None
+        for side, x, wanted in (("q", q, needed[0]), ("k", k, needed[1]))
+    )
+    steps = logarithms(spec, found, sizes, np.arange(n), q.device, features) if any(needed) else None
     if state is not None:
-        _check_state(spec, state, state_shape(spec, batch, heads, kv_heads, b.shape[3], v.shape[3]), q.device)
+        _check_state(spec, state, state_shape(spec, batch, heads, kv_heads, features, v.shape[3]), q.device)
     masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
     seen, kept, stays = (None if mask is None else mask.to(q.device) for mask in masks)
     if scale is None:
         scale = 1.0 if spec.scale is None else spec.scale
-    return Piece(spec, program, sizes, found, given, a, b, v, scale, steps, state, seen, kept, stays, going.itself)
+    return Piece(
+        spec, program, sizes, found, dict(inputs), vectors, a, b, v, scale, steps, state, seen, kept, stays,
+        going.itself, return_state,
+    )  # fmt: skip
 
 
 Masks = tuple[Tensor | None, ...]

@@ -22,7 +22,7 @@ from attnspec.runtime.linear.operators import attended
 from attnspec.spec import expr as e
 from attnspec.spec.feature import CHANNEL, Vector
 from attnspec.spec.parts import Clause, Input
-from attnspec.spec.real import RealRead
+from attnspec.spec.real import Real, RealRead
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import STEP, Weights
 
@@ -80,6 +80,22 @@ class CoreSums:
         if decode(self.program).target == "dense":
             return _dense(self.spec, a, b, v, 1.0, given)[0]
         return attended(self.program, a, b, v, 1.0, given)[0]
+
+
+@functools.lru_cache(maxsize=128)
+def undivided(whole: str) -> str:
+    """A program whose kernels add up what those of another do, with totals where that one divides, and do not divide.
+
+    It takes vectors that are normalized and rotated already: by their positions in the sequence, on which features may
+    depend. Raises SpecError where there are no kernels.
+    """
+    program = decode(whole)
+    spec = spec_of(program)
+    by = None if spec.weights.divide is None else Real(1.0)
+    core = replace(spec, weights=replace(spec.weights, divide=by), rotations=(), normalized=frozenset())
+    own = Program.of(str(core), f"{spec.name}, sums", None, {}, program.tile, program.layout, program.target)
+    facts(own)
+    return own.encoded
 
 
 def _dense(*arguments: object) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,8 @@ def _fake(
     features = vector_sizes(spec, q, v)["features"]
     total = v.new_empty(q.shape[:3] if whole else 0, dtype=torch.float32)
     shape = state_shape(spec, q.shape[0], q.shape[1], k.shape[1], features, v.shape[3])
-    return q.new_empty((*q.shape[:3], v.shape[3])), total, v.new_empty(shape, dtype=torch.float32)
+    state = v.new_empty(shape if return_state else 0, dtype=torch.float32)
+    return q.new_empty((*q.shape[:3], v.shape[3])), total, state
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes
-from attnspec.runtime.states.core import CoreSums
+from attnspec.runtime.linear.operators import attended
+from attnspec.runtime.states.core import CoreSums, undivided
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS
 
@@ -44,7 +45,8 @@ class Piece:
     Features and values are float64 for the target dense, else float32; what is by key has as many heads as the state.
     ``steps`` are the logarithms of steps, float64; ``seen`` says which rows see the state, ``kept`` which keys are in
     the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1), or None: all are.
-    ``itself``: a token that comes alone sees itself.
+    ``itself``: a token that comes alone sees itself; ``returns``: a new state is wanted. With ``vectors``, q, k and
+    v, turned, kernels map these by themselves, and features of rows or keys are there only if needed.
     """
 
     spec: Spec
@@ -52,8 +54,9 @@ class Piece:
     sizes: Sizes
     inputs: Mapping[str, Tensor]
     given: Mapping[str, Tensor]
-    a: Tensor
-    b: Tensor
+    vectors: tuple[Tensor, Tensor, Tensor] | None
+    a: Tensor | None
+    b: Tensor | None
     v: Tensor
     scale: Any
     steps: Tensor | None
@@ -62,15 +65,32 @@ class Piece:
     kept: Tensor | None
     stays: Tensor | None
     itself: bool
+    returns: bool
 
     def run(self) -> Results:
-        """Outputs and totals of rows, and the new state."""
+        """Outputs and totals of rows, and the new state (else an empty tensor)."""
         v = self._values()
-        found = self._sums(self._chosen(self.a, False), v, False) * self.scale
-        total = found[..., -1:] if self._whole else None
+        if self.vectors is not None:
+            found, total = self._by_kernels(*self.vectors)
+        else:
+            assert self.a is not None
+            found, total = self._sums(self._chosen(self.a, False), self._with_ones(v), False) * self.scale, None
+            if self._whole:
+                found, total = found[..., :-1], found[..., -1:]
         if total is not None:
-            found = self._divided(found[..., :-1], total, self.a, False)
-        return Results(found, None if total is None else total[..., 0], self._after(v))
+            found = self._divided(found, total, self.a, False)
+        state = self._after(v) if self.returns else v.new_empty(0)
+        return Results(found, None if total is None else total[..., 0], state)
+
+    def _by_kernels(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Sums of values and, where they are divided, totals (.., 1), by kernels that map vectors by themselves."""
+        found, total = attended(undivided(self.program), q, k, v, float(self.scale), self.given)
+        if self.state is not None:
+            assert self.a is not None
+            before = self._before(self.a) * self.scale
+            found = found + before[..., : found.shape[3]]
+            total = total + before[..., -1] if self._whole else total
+        return found, total[..., None] if self._whole else None
 
     @property
     def _whole(self) -> bool:
@@ -82,11 +102,14 @@ class Piece:
         return self._after(self._values())
 
     def _values(self) -> Tensor:
-        v = self.v if self.spec.weights.delta is None else self._corrected()
+        return self.v if self.spec.weights.delta is None else self._corrected()
+
+    def _with_ones(self, v: Tensor) -> Tensor:
         return torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1) if self._whole else v
 
     def _sums(self, a: Tensor, v: Tensor, past: bool) -> Tensor:
         """Sums of values, weighed by features of rows, over this call and what was before it."""
+        assert self.b is not None
         found = self._own(a, self.b, v, past)
         return found if self.state is None else found + self._before(a)[..., : v.shape[3]]
 
@@ -115,13 +138,16 @@ class Piece:
 
     def _after(self, v: Tensor) -> Tensor:
         """The new state."""
-        b, heads = self.b, self.b.shape[1]
+        b = self.b
+        assert b is not None
+        heads = b.shape[1]
         if self.steps is not None:  # what follows each key is summed from the end on: nothing is subtracted
             behind = torch.nn.functional.pad(self.steps[:, :heads, 1:].transpose(2, -1), (0, 1)).transpose(2, -1)
             b = b * _factors(behind.flip(2).cumsum(2).flip(2), b)
-        if self.spec.weights.each:
-            v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
-        state = _masked(b, self.kept).mT @ _masked(v, self.kept)
+        b = _masked(b, self.kept)
+        state = b.mT @ _masked(v, self.kept)
+        if self.spec.weights.divide is not None:
+            state = torch.cat([state, b.sum(2)[..., None]], -1)
         if self.state is None:
             return state
         old = self.state.to(state.dtype)
@@ -133,6 +159,7 @@ class Piece:
         """The features of rows; with ``divide each`` over a divisor of their own."""
         if not self.spec.weights.each:
             return a
+        assert self.b is not None
         one = a.new_ones(()).expand(*a.shape[:3], 1)
         total = self._own(one, one[:, : self.b.shape[1]], self.b, past)
         if self.state is not None:
@@ -141,25 +168,24 @@ class Piece:
             total = total + _masked(last, self.seen)
         return self._divided(a, total, a, past)
 
-    def _divided(self, x: Tensor, total: Tensor, a: Tensor, past: bool) -> Tensor:
+    def _divided(self, x: Tensor, total: Tensor, a: Tensor | None, past: bool) -> Tensor:
         """``x`` over the divisors of totals (.., 1 or features); 0 where they are 0 or nothing is seen."""
         weights = self.spec.weights
         assert weights.divide is not None
         if weights.divides_by_total:
-            some, by = total != 0, total
-        else:
-            seen = self._any(a.shape[1], past)
-            env = {**axes(replace(self.sizes, heads=a.shape[1]), 4), **tables(self.inputs)}
-            env["row"] = np.arange(a.shape[2])[:, None]
-            inputs = {**self.inputs, MASS.name: a.sum(-1)}
-            by = real(weights.divide, env, inputs, torch.where(seen, total, 1.0)).expand(total.shape)
-            some = seen & (by != 0)
-        return torch.where(some, x / torch.where(some, by, 1.0), 0.0)
+            return x / total.masked_fill(total == 0, torch.inf)
+        seen, heads = self._any(total.shape[1], past), total.shape[1]
+        env = {**axes(replace(self.sizes, heads=heads), 4), **tables(self.inputs)}
+        env["row"] = np.arange(self.sizes.n)[:, None]
+        inputs = self.inputs if a is None else {**self.inputs, MASS.name: a.sum(-1)}
+        by = real(weights.divide, env, inputs, torch.where(seen, total, 1.0)).expand(total.shape)
+        return x / torch.where(seen & (by != 0), by, torch.inf)
 
     def _any(self, heads: int, past: bool) -> Tensor:
         """Which rows see keys, of this call or before it, (batch, heads, n, 1)."""
         with torch.no_grad():
-            rows, keys = (self.v.new_ones(()).expand(*x.shape[:3], 1) for x in (self.a[:, :heads], self.b))
+            ones, (batch, kv_heads, n, _) = self.v.new_ones(()), self.v.shape
+            rows, keys = ones.expand(batch, heads, n, 1), ones.expand(batch, kv_heads, n, 1)
             found = CoreSums.of(self.program, 0, past)(rows, keys, keys, None, self.given) > 0
         if self.state is None:
             return found
@@ -169,6 +195,7 @@ class Piece:
         """Values less what their keys recall, of the state and of corrected ones: a triangular system."""
         delta, b, v, n = self.spec.weights.delta, self.b, self.v, self.sizes.n
         assert delta is not None
+        assert b is not None
         eye, a = torch.eye(n, dtype=v.dtype, device=v.device), self._chosen(b, True)
         recall = self._own(a, b, eye.expand(*v.shape[:2], n, n), True)
         old = v.new_zeros(v.shape[3] + self._whole) if self.state is None else self._before(a)
