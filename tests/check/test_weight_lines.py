@@ -36,7 +36,10 @@ _FAVOR = st.builds(
     st.integers(0, 3),
     st.sampled_from(["", ", kernel = relu", ", eps = 0", ", stable = all, scaling = sqrt", ", through_max = true"]),
 )
-_FEATURE = _ENTRY | _FAVOR | st.lists(_ENTRY | _FAVOR, min_size=1, max_size=3).map(lambda x: f"[{', '.join(x)}]")
+_PART = _ENTRY | st.builds(
+    "favor({}, stable = none, features = {})".format, st.sampled_from(["x", "unit(x)"]), st.integers(1, 5)
+)
+_FEATURE = _ENTRY | _FAVOR | st.lists(_PART, min_size=1, max_size=3).map(lambda x: f"[{', '.join(x)}]")
 _DIVIDE = st.sampled_from(
     ["", "divide total", "divide each total", "divide max(total, 1.0)", "divide guarded(total, eps) + mass",
      "divide each |total| + by[h]", "divide if total > 0.5 then total else by[h] + 1"]

@@ -116,8 +116,13 @@ def feature(el: Elaborator, tree: t.Expr, scope: Scope, seen: Mapping[str, Span]
     for entry in entries:
         inside = entry.children() if isinstance(entry, f.Favor) else (entry,)
         if any(isinstance(part, f.Favor) for root in inside for part in contents.walk(root)):
-            help = "it stands alone, or in a list: `linear favor(x)`, `linear [favor(x), x]`"
+            help = "it stands alone, or in a list: `linear favor(x)`, `linear [favor(x, stable = none), x]`"
             el.wrong(weights_mistake(tree.span, "`favor` is not a part of an expression", "used in one", help=help))
+        if isinstance(entry, f.Favor) and f.is_constant(entry.arg):
+            el.wrong(weights_mistake(tree.span, "`favor` maps vectors", "reads no `x`", help="as in `linear favor(x)`"))
+        if len(entries) > 1 and isinstance(entry, f.Favor) and entry.kernel == "softmax" and entry.stable != "none":
+            help = "it lessens its own features by a factor of each row, and not the others: write `stable = none`"
+            el.wrong(weights_mistake(tree.span, f"`stable = {entry.stable}` stands alone", "beside others", help=help))
         choices = (part for part in contents.walk(entry) if isinstance(part, r.Choose))
         if any(isinstance(part, f.Whole) for choice in choices for part in contents.walk(choice)):
             title = "a function of the whole vector does not stand inside `if`, `min`, `max` or `clamp`"
