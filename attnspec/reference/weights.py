@@ -42,8 +42,8 @@ SECTION = Section(
             "favor(x, features = 256)",
             "Random features of the exponential of dot products (Performer); the options are with those of rotations. "
             "It stands alone, or with `stable = none` in a list. `projection=` in the call, (features, dim), takes the "
-            "place of the directions that are drawn from the seed. With `stable = all`, as published, and `eps` above 0 "
-            "the largest key of the future has a part in the past: models that are trained causally want "
+            "place of the directions that are drawn from the seed. With `stable = all`, as published, and `eps` above "
+            "0 the largest key of the future has a part in the past: models that are trained causally want "
             "`stable = running`.",
             "attend causal\nlinear favor(x, features = 64, stable = running)\ndivide total",
             "the weights of query 5 sum to 1.0",
