@@ -1,7 +1,7 @@
 """Features that kernels work out themselves, entry by entry of the vectors that they load.
 
 >>> from attnspec.check.check import check_text
->>> spec = check_text("attention a(b = 2.0) { linear q: elu(x * b) + 1  linear k: softmax(x) }")
+>>> spec = check_text("attention a(slope = 2.0) { linear q: elu(x * slope) + 1  linear k: softmax(x) }")
 >>> print(entrywise(spec.weights.q))
 if s * 2.0 > 0.0 then 1.0 + s * 2.0 else exp(s * 2.0)
 >>> entrywise(spec.weights.k)
