@@ -14,6 +14,16 @@ static bool are_alike(const Sizes& s, int number) {
     return alike || group == 1;
 }
 
+// Whether the query heads of each key head are of one class, and so cut keys into the same tiles.
+template <class Pattern>
+static bool are_cut_alike(const Sizes& s) {
+    const int64_t group = s.query_heads / s.key_heads;
+    bool alike = true;
+    for (int64_t h = 0; h < s.query_heads; ++h)
+        alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
+    return alike;
+}
+
 template <class Pattern>
 static int64_t most_residues(const Sizes& s, int number) {
     int64_t most = 1;
@@ -50,14 +60,18 @@ static int linear(const LinearProblem& p) {
     if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0 || (KEYS ? s.keys : s.rows) <= 0) return 0;
     for (int number = 0; number < Pattern::PASSES; ++number) {
         const bool alike = are_alike<Pattern>(s, number), apart = !KEYS && !alike;
-        const int64_t residues = most_residues<Pattern>(s, number), units = apart ? s.query_heads : s.key_heads;
+        const bool mixed = KEYS && !are_cut_alike<Pattern>(s);  // heads add to the same keys in other tiles: one task for all
+        const int64_t all_residues = most_residues<Pattern>(s, number), residues = mixed ? 1 : all_residues;
+        const int64_t units = apart ? s.query_heads : s.key_heads;
         const int64_t step = alike ? s.query_heads / s.key_heads : 1, tasks = s.entries * units * residues;
-        int64_t segments = Pattern::REPEATS || p.threads <= 1 ? 1 : (2 * p.threads - 1) / tasks;
+        int64_t segments = Pattern::REPEATS || mixed || p.threads <= 1 ? 1 : (2 * p.threads - 1) / tasks;
         const int64_t most = (KEYS ? s.keys / BN : s.rows / BM) / residues / 8;  // shorter ones do not pay
         segments = segments > most ? most : segments;
         segments = segments < 1 ? 1 : segments;
         const auto sweeps = [&](int64_t task, LinearSpace& w, auto&& f) {
-            each_sweep<Pattern>(p, w, number, task / residues / units, task / residues % units, task % residues, apart, step, f);
+            const int64_t unit = task / residues % units, b = task / residues / units;
+            for (int64_t c = mixed ? 0 : task % residues; c < (mixed ? all_residues : task % residues + 1); ++c)
+                each_sweep<Pattern>(p, w, number, b, unit, c, apart, step, f);
         };
         bool complete = true;
         Parts parts = {nullptr, nullptr, 0, 1, 0};
