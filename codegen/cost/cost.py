@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-from attnspec.codegen.cost.counted import Contents, counted
+from attnspec.codegen.cost.counted import Contents, Looked, counted
+from attnspec.codegen.cost.served import served
+from attnspec.codegen.cost.states import made_before, sweeps, swept, team_of
 from attnspec.codegen.plan.area import Area, area, residues
+from attnspec.codegen.plan.choose import plan as choose
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.blocks import count_pairs
 from attnspec.relation.effort import stage
+from attnspec.relation.lower import lower
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import HeadClass, Part, Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import free
+from attnspec.spec.spec import Spec
 from attnspec.spec.writing import Shown
 
 
@@ -36,6 +42,22 @@ class HeadCost:
 
 
 @dataclass(frozen=True)
+class Through:
+    """What of the forward pass goes through states, over all heads and batch entries.
+
+    ``pairs`` are the live pairs, ``tiles`` the tiles that enter a state or leave it, ``pairwise`` the operations that
+    it would take to compute the pairs of all visited tiles one by one.
+    """
+
+    pairs: int
+    tiles: int
+    pairwise: int
+
+    def __add__(self, other: Through) -> Through:
+        return Through(self.pairs + other.pairs, self.tiles + other.tiles, self.pairwise + other.pairwise)
+
+
+@dataclass(frozen=True)
 class Cost(Shown):
     """What a call of given sizes costs, over all heads and batch entries.
 
@@ -43,6 +65,10 @@ class Cost(Shown):
     tiles; backward recomputes the scores (five products where forward has two). ``bytes`` are what must cross the
     memory bus at least once: inputs, outputs, log-sum-exp and gradients. ``rows`` are the query tiles of all passes,
     heads and batch entries, ``columns`` the key tiles of all query heads, ``visited`` the pairs of whole visited tiles.
+
+    Where weights are products of features, full tiles go through states: ``linear`` says how far, and operations are
+    those of :mod:`attnspec.codegen.cost.states`. ``kernel`` is False where no target has one: operations are then those
+    of the two products over all pairs, and the bytes hold the weights, both at the least.
 
     ``exact`` says that pairs and tiles are those of the call; otherwise they are what is possible, whatever inputs (or
     a computed order) hold: upper bounds. ``inputs`` says in words which inputs they were counted with.
@@ -68,6 +94,8 @@ class Cost(Shown):
     columns: int
     exact: bool = True
     inputs: str = ""
+    linear: Through | None = None
+    kernel: bool = True
 
     @property
     def density(self) -> float:
@@ -94,9 +122,14 @@ class Cost(Shown):
         """Operations per byte of the backward pass."""
         return self.backward_flops / self.backward_bytes if self.backward_bytes else 0.0
 
+    @property
+    def apart(self) -> float:
+        """The share of the live pairs that are computed one by one: all, but where some go through states."""
+        return 1 - self.linear.pairs / self.pairs if self.linear and self.pairs else 1.0
+
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain data."""
-        derived = ("density", "skipped", "waste", "intensity", "backward_intensity")
+        derived = ("density", "skipped", "waste", "intensity", "backward_intensity", "apart")
         return {**asdict(self), **{name: getattr(self, name) for name in derived}}
 
     def __str__(self) -> str:
@@ -107,13 +140,23 @@ class Cost(Shown):
                 *([f"    inputs    {self.inputs}"] if self.inputs else []),
                 f"    pairs     {most}{self.pairs:,} of {self.dense:,} ({self.density:.3%})",
                 f"    tiles     {most}{self.full:,} full, {self.partial:,} partial, {self.skipped:,} skipped",
-                *([f"    waste     {self.waste:.2f} computed pairs for each live one"] if self.exact else []),
+                *self._how(),
                 f"    forward   {most}{self.flops:.3e} operations, {self.bytes:,} bytes"
                 f" ({self.intensity:.0f} per byte)",
                 f"    backward  {most}{self.backward_flops:.3e} operations, {self.backward_bytes:,} bytes"
                 f" ({self.backward_intensity:.0f} per byte)",
             ]
         )
+
+    def _how(self) -> list[str]:
+        """How pairs are computed."""
+        if not self.kernel:
+            return ["    no kernel: dense, n^2; at the least:"]
+        if self.linear is not None:
+            calls = max(1, self.sizes.heads * self.sizes.batch)
+            moved = f"{self.linear.tiles / calls:,.0f} states moves a head"
+            return [f"    states    {self.apart:.1%} of the live pairs one by one, the rest through {moved}"]
+        return [f"    waste     {self.waste:.2f} computed pairs for each live one"] if self.exact else []
 
 
 _MOST_SHARES = 3
@@ -140,43 +183,145 @@ def cost(
     """
     contents = None if plan.relation.exact else contents
     groups = _groups(plan, sizes, contents)
-    pairs = sum(c.pairs * times for c, times in groups)
-    computed = sum(c.computed * times for c, times in groups)
-    grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in groups]
+    heads = [(one.head, one.times) for one in groups]
+    pairs = sum(c.pairs * times for c, times in heads)
+    computed = sum(c.computed * times for c, times in heads)
+    grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in heads]
     rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
-    query = sizes.heads * sizes.n_q * sizes.batch
-    key = sizes.kv_heads * sizes.n * sizes.batch
-    values = itemsize * query * dim_v
-    moved = itemsize * (query * dim + key * (dim + dim_v)) + values + 4 * query
-    back, branches = 2 * moved + values, len(plan.relation.spec.mixture)
-    if plan.relation.spec.composed:  # each is a call of its own, and what they give is read again
-        moved, back = branches * moved + (branches + 1) * values, branches * back + 2 * branches * values
-    return Cost(
+    found = Cost(
         sizes=sizes,
         dim=dim,
         dim_v=dim_v,
-        heads=tuple(c for c, _ in groups),
+        heads=tuple(c for c, _ in heads),
         pairs=pairs,
         dense=sizes.n * sizes.n_q * sizes.heads * sizes.batch,
-        full=sum(c.full * times for c, times in groups),
-        partial=sum(c.partial * times for c, times in groups),
+        full=sum(c.full * times for c, times in heads),
+        partial=sum(c.partial * times for c, times in heads),
         tiles=tiles,
         computed=computed,
         flops=2 * (dim + dim_v) * computed,
         useful=2 * (dim + dim_v) * pairs,
-        bytes=moved,
+        bytes=0,
         backward_flops=2 * (3 * dim + 2 * dim_v) * computed,
-        backward_bytes=back,
-        visited=sum(c.visited * times for c, times in groups),
+        backward_bytes=0,
+        visited=sum(c.visited * times for c, times in heads),
         rows=rows,
         columns=columns,
         exact=plan.relation.exact or contents is not None,
         inputs=inputs,
     )
+    spec = plan.relation.spec
+    if not served(plan.relation):
+        return _dense(_moving(found, spec, itemsize))
+    if spec.composed and not spec.softmax_only:
+        alone = [_planned(one, sizes.heads, sizes.kv_heads, sizes.batch) for one in spec.alone]
+        return _together(found, [cost(one, sizes, dim, dim_v, itemsize, contents, inputs) for one in alone], itemsize)
+    found = _moving(found, spec, itemsize)
+    return _through_states(found, plan, groups) if spec.weights.linear else found
 
 
-def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[HeadCost, int]]:
-    """The cost of each group of equal heads, and how many (head, batch entry) pairs it stands for."""
+def _moving(found: Cost, spec: Spec, itemsize: int) -> Cost:
+    """With the bytes: those of q, k, v, output and log-sum-exp, and of features that kernels do not work out."""
+    s, dim, dim_v = found.sizes, found.dim, found.dim_v
+    query, key = s.heads * s.n_q * s.batch, s.kv_heads * s.n * s.batch
+    values = itemsize * query * dim_v
+    moved = itemsize * (query * dim + key * (dim + dim_v)) + values
+    if not spec.weights.linear or spec.weights.divide is not None:
+        moved += 4 * query
+    if spec.weights.linear:
+        moved += 2 * 4 * made_before(spec.weights, dim) * (query + key)  # written and read, in float32
+    back, branches = 2 * moved + values, len(spec.mixture)
+    if spec.composed:  # each is a call of its own, and what they give is read again
+        moved, back = branches * moved + (branches + 1) * values, branches * back + 2 * branches * values
+    return replace(found, bytes=moved, backward_bytes=back)
+
+
+def _dense(found: Cost) -> Cost:
+    """What it takes at the least where there is no kernel: two products over all pairs, whose weights are kept."""
+    s, of_one = found.sizes, 2 * (found.dim + found.dim_v)
+    kept = 4 * found.dense
+    return replace(
+        found,
+        flops=of_one * found.dense,
+        useful=of_one * found.pairs,
+        backward_flops=2 * of_one * found.dense,
+        bytes=found.bytes + 2 * kept,
+        backward_bytes=found.backward_bytes + 3 * kept,
+        computed=s.n * s.n_q * s.heads * s.batch,
+        kernel=False,
+    )
+
+
+def _together(found: Cost, each: list[Cost], itemsize: int) -> Cost:
+    """Of a mixture whose branches are calls of their own, and are put together."""
+    values = itemsize * found.sizes.heads * found.sizes.n_q * found.sizes.batch * found.dim_v
+    through = [one.linear for one in each if one.linear is not None]
+    one_by_one = sum(one.flops for one in each if one.linear is None)
+    pairwise = sum((one.pairwise for one in through), one_by_one)
+    return replace(
+        found,
+        flops=sum(one.flops for one in each),
+        useful=sum(one.useful for one in each),
+        full=sum(one.full for one in each),
+        partial=sum(one.partial for one in each),
+        tiles=sum(one.tiles for one in each),
+        computed=sum(one.computed for one in each),
+        visited=sum(one.visited for one in each),
+        rows=sum(one.rows for one in each),
+        columns=sum(one.columns for one in each),
+        backward_flops=sum(one.backward_flops for one in each),
+        bytes=sum(one.bytes for one in each) + (len(each) + 1) * values,
+        backward_bytes=sum(one.backward_bytes for one in each) + 2 * len(each) * values,
+        linear=Through(sum(one.pairs for one in through), sum(one.tiles for one in through), pairwise),
+    )
+
+
+def _through_states(found: Cost, plan: Plan, groups: list[_Group]) -> Cost:
+    """With the operations of the sweeps of linear attention."""
+    weights, sizes, sums = plan.relation.spec.weights, found.sizes, []
+    order = sweeps(weights, found.dim, found.dim_v)
+    through = tiles = 0
+    for number, sweep in enumerate(order):
+        total = 0
+        for group in groups:
+            h = group.head.heads[0]
+            for at, (pass_, looked) in enumerate(zip(plan.of_head(h).passes, group.passes, strict=True)):
+                team = team_of(plan, sizes, at)
+                team = 1 if len(group.head.heads) % team else team
+                done = swept(pass_, sizes, h, group.entry, sweep, team, looked)
+                total += sweep.flops(done) * group.times // team
+                if not number:
+                    through += pass_.times * done.through * group.times // team
+                    tiles += done.tiles * group.times // team
+        sums.append(total)
+    one = 2 * (order[0].features + order[0].values)
+    return replace(
+        found,
+        flops=sums[0],
+        useful=one * found.pairs,
+        backward_flops=sum(sums[1:]),
+        linear=Through(through, tiles, one * found.computed),
+    )
+
+
+@lru_cache(maxsize=16)
+def _planned(spec: Spec, heads: int, kv_heads: int, batch: int) -> Plan:
+    """The plan of a branch that is a call of its own."""
+    return choose(lower(spec, heads, kv_heads, batch))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Equal heads of equal batch entries, of which ``entry`` is one; ``times`` are their (head, batch entry) pairs."""
+
+    head: HeadCost
+    passes: tuple[Looked, ...]
+    entry: int
+    times: int
+
+
+def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[_Group]:
+    """The cost of each group of equal heads."""
     relation, asked = plan.relation, []
     if relation.heads is not None and sizes.heads > relation.heads:
         raise ValueError(f"{relation.spec.name} is defined for {relation.heads} heads, not {sizes.heads}")
@@ -190,7 +335,10 @@ def _groups(plan: Plan, sizes: Sizes, contents: Contents | None) -> list[tuple[H
             times = len(heads) * (1 if len(entries) > 1 else sizes.batch)
             asked += [(head_class, heads, b, times) for b in entries]
     with stage(shares=min(_MOST_SHARES, max(1, len(asked)))):
-        return [(_head(plan, head_class, sizes, heads, b, contents), times) for head_class, heads, b, times in asked]
+        return [
+            _Group(*_head(plan, head_class, sizes, heads, b, contents), b, times)
+            for head_class, heads, b, times in asked
+        ]
 
 
 def _differ(relation: Relation, head_class: HeadClass, by: str, contents: Contents | None) -> bool:
@@ -205,13 +353,14 @@ def _differ(relation: Relation, head_class: HeadClass, by: str, contents: Conten
 
 def _head(
     plan: Plan, head_class: HeadClass, sizes: Sizes, heads: tuple[int, ...], b: int, contents: Contents | None
-) -> HeadCost:
+) -> tuple[HeadCost, tuple[Looked, ...]]:
     relation, order, h = plan.relation, plan.relation.spec.order, heads[0]
     relation.parameters(sizes, h, b, *(s for part in head_class.parts for s in (part.pairs, part.sure)))
     if contents is not None:
         seen = counted(relation.spec, plan.of_head(h).passes, sizes, h, b, contents)
         held = seen.area
-        return HeadCost(heads, seen.pairs, held.full, held.partial, held.computed, seen.clauses, seen.visited)
+        of_head = HeadCost(heads, seen.pairs, held.full, held.partial, held.computed, seen.clauses, seen.visited)
+        return of_head, seen.passes
     slots = sizes.n * order.rounds if order else 0
 
     def pairs(which: Pairs) -> int:
@@ -226,12 +375,14 @@ def _head(
         own = pairs(part.pairs)
         live += part.times * own
         clauses += [own] if len(part.attend) == 1 else [pairs(_inside(clause, part)) for clause in part.attend]
-    total, visited = Area(0, 0, 0, 0), 0
+    total, visited, passes = Area(0, 0, 0, 0), 0, list[Looked]()
     for pass_ in plan.of_head(h).passes:
         held = area(pass_.cut, pass_.layout, pass_.tile, sizes, h, b)
         total += held
+        passes.append(Looked(None, held.masked))
         visited += held.tiles * pass_.tile.rows * pass_.tile.columns
-    return HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
+    of_head = HeadCost(heads, live, total.full, total.partial, total.computed, tuple(clauses), visited)
+    return of_head, tuple(passes)
 
 
 def _inside(clause: Pairs, part: Part) -> Pairs:

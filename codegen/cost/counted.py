@@ -57,6 +57,17 @@ class Contents:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """What is known of a pass: the pairs that its partial tiles hold, and its full tiles (i, j) by residue.
+
+    These are None where inputs do not decide which they are: the plan knows them.
+    """
+
+    full: Mapping[int, list[tuple[int, int]]] | None
+    masked: int
+
+
+@dataclass(frozen=True)
 class Counted:
     """One head of one batch entry, as :class:`attnspec.codegen.cost.cost.HeadCost` has it."""
 
@@ -64,6 +75,7 @@ class Counted:
     area: Area
     visited: int
     clauses: tuple[int, ...]
+    passes: tuple[Looked, ...]
 
 
 def counted(spec: Spec, passes: tuple[Pass, ...], sizes: Sizes, h: int, b: int, contents: Contents) -> Counted:
@@ -73,7 +85,9 @@ def counted(spec: Spec, passes: tuple[Pass, ...], sizes: Sizes, h: int, b: int, 
     pairs, visited, total, left = 0, 0, Area(0, 0, 0, 0), _MOST_TILES
     branches = spec.branches
     clauses = [[0] * len(branch.attend) for branch in branches]
+    looked: list[Looked] = []
     for item in passes:
+        held, masked = {c: list[tuple[int, int]]() for c in range(item.layout.residues)}, 0
         for c in range(item.layout.residues):
             for i, j, full in visits(item, sizes, h, b, c, env):
                 left -= 1
@@ -85,9 +99,14 @@ def counted(spec: Spec, passes: tuple[Pass, ...], sizes: Sizes, h: int, b: int, 
                 live = size if full else int(np.broadcast_to(holds(item.pred, here), (q.size, k.size)).sum())
                 pairs += item.times * live
                 total += Area(int(full), int(not full), size, 0 if full else size)
+                if full:
+                    held[c].append((i, j))
+                else:
+                    masked += size
                 visited += item.tile.rows * item.tile.columns
                 _add_clauses(clauses[item.branch], branches[item.branch], live, here, (q.size, k.size))
-    return Counted(pairs, total, visited, tuple(n for counts in clauses for n in counts))
+        looked.append(Looked(held, masked))
+    return Counted(pairs, total, visited, tuple(n for counts in clauses for n in counts), tuple(looked))
 
 
 def _add_clauses(counts: list[int], branch: Branch, live: int, env: Mapping[str, Any], shape: tuple[int, int]) -> None:

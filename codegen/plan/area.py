@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -142,15 +142,8 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
         pieces = inside.pieces()
     turned = tuple(piece.transpose() for piece in pieces)
     number = count(pieces, len(rows), rows.start)
-    short_rows = _short(
-        rows, layout.cut_tiles(rows, 0), size.rows, lambda i: len(layout.query_positions(i, sizes, c, size.rows))
-    )
-    short_columns = _short(
-        columns,
-        layout.cut_tiles(columns, 1),
-        size.columns,
-        lambda j: len(layout.key_positions(j, sizes, c, size.columns)),
-    )
+    short_rows = short(rows, layout, 0, size, sizes, c)
+    short_columns = short(columns, layout, 1, size, sizes, c)
     # All tiles as if they were whole, less what is missing in rows and in columns, plus what both counted as missing.
     held = number * size.rows * size.columns
     held -= size.columns * _weighted(pieces, short_rows) + size.rows * _weighted(turned, short_columns)
@@ -172,10 +165,15 @@ def _area(tiles: Pairs, layout: Layout, size: Tile, sizes: Sizes, h: int, b: int
     return number, held
 
 
-def _short(tiles: range, edge: int, size: int, held: Callable[[int], int]) -> dict[int, int]:
-    """The tiles that hold fewer positions than ``size``, and by how many; they lie within ``edge`` of the ends."""
+def short(tiles: range, layout: Layout, side: int, size: Tile, sizes: Sizes, c: int) -> dict[int, int]:
+    """The tiles of queries (``side`` 0) or keys (1) that hold fewer positions than fit, and by how many.
+
+    They lie near the ends.
+    """
+    edge, most = layout.cut_tiles(tiles, side), size.columns if side else size.rows
+    positions = layout.key_positions if side else layout.query_positions
     near = sorted({*tiles[:edge], *tiles[-edge:]})
-    return {i: size - n for i in near if (n := held(i)) < size}
+    return {i: most - n for i in near if (n := len(positions(i, sizes, c, most))) < most}
 
 
 def _weighted(pieces: tuple[Piece, ...], weights: dict[int, int]) -> int:
