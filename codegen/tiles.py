@@ -40,7 +40,9 @@ CPU = TileSizes(TILE, (((4, 8), (4, 8)), ((4, 8), (2, 8)), ((8, 8), (4, 8)), ((8
 """The C++ target: 32 queries fill its vector lanes."""
 
 LINEAR = replace(CPU, tile=Tile(64, 64))
-"""The same where weights are products of features: full tiles cost next to nothing, so partial ones are kept small."""
+"""The same where weights are products of features."""
+
+LINEAR_REASON = "full tiles go through states and cost next to nothing, so partial ones are kept small"
 
 
 def square(tile: Tile) -> TileSizes:

@@ -98,6 +98,11 @@ class Stages(Weights):
         >>> attnspec.compile("padded").cost(n=4096, length=1000).pairs
         4096000
 
+        Where weights are products of features, operations are those of states (of the CPU's kernels, on one thread):
+
+        >>> print(f"{attnspec.compile('linear').cost(n=16384).flops:.1e}")
+        5.4e+08
+
         Raises CallError where an input is missing or does not fit, TooMany where inputs leave too many tiles to count.
         """
         from attnspec.codegen.cost.cost import cost

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,30 +20,29 @@ from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
 from attnspec.codegen.cost.roofline import DEVICES, Device, Prediction, predict
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.plan import Plan
-from attnspec.codegen.tiles import REASON, TILE, Tile
+from attnspec.codegen.tiles import LINEAR, LINEAR_REASON, REASON, TILE, Tile
 from attnspec.codegen.triton.schedule import schedule_for
 from attnspec.errors.diagnostic import SpecError
 from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
-from attnspec.relation.sizes import MOST, Sizes, resized
+from attnspec.relation.sizes import Sizes
 from attnspec.report.examples import Look, look
+from attnspec.report.growth import exponent, growth
 from attnspec.report.suggest import Suggestion, reason, suggest
 from attnspec.report.weighing import weighing
 from attnspec.runtime.bench.ceilings import remembered
 from attnspec.runtime.bench.gpu_ceilings import remembered as remembered_gpus
 from attnspec.runtime.bench.remembered import Measured, recall
-from attnspec.spec.axes import lengths, slices
+from attnspec.spec.axes import slices
 from attnspec.spec.spec import Spec
 
 if TYPE_CHECKING:
     from attnspec.runtime.prepare.given import Given
 
 ITEMSIZE = {"float32": 4, "bfloat16": 2, "float16": 2}
-_GROWTH = 16
-_GROWTH_SECONDS = 4.0
-_OTHER_TILES = f"{TILE}, unless a layout or a table of blocks asks for another size"
+_OTHER_TILES = "unless a layout or a table of blocks asks for another size"
 
 T = TypeVar("T")
 
@@ -79,7 +76,7 @@ class Insight:
     looked: Look | str | None
     pictures: tuple[Picture, ...] | str
     cost: Cost | str
-    growth: tuple[tuple[int, int, int], ...] | str  # length, live pairs, operations
+    growth: Growth | str
     exponent: float | None
     empty: tuple[EmptyRows, ...] | str
     decode: tuple[CacheNeed, ...] | str
@@ -222,6 +219,7 @@ def insight(
             call, text = shown.sizes, shown.text
     if inputs and not relation.exact and shown is not None and not isinstance(shown, str):
         contents = _contents(spec, shown)
+    by_example = not inputs and not relation.exact and any(part.linear for part in spec.weighings)
     if not relation.exact:
         size = made.passes[0].tile
         own = None if contents is None or isinstance(shown, str) else shown
@@ -229,24 +227,27 @@ def insight(
         if isinstance(looked, Look) and contents is None:
             text = looked.example.text
     itemsize = ITEMSIZE[dtype]
-    found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, itemsize, contents))
-    growth = _ask(lambda: tuple(_growth(made, sizes, dim, dtype, relation.reads_scalars)))
+    found_cost: Cost | str | None = _by_example(made, sizes, dim, itemsize) if by_example else None
+    if found_cost is None:
+        by_example = False
+        found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, itemsize, contents))
+    grown = _ask(lambda: growth(made, sizes, dim, itemsize, by_example))
     suggestions: tuple[Suggestion, ...] = ()
-    if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str):
+    if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str) and spec.softmax_only:
         suggestions = suggest(spec, found_cost, sizes, given or {}, tile, layout)
     return Insight(
         spec,
         sizes,
         made,
         dtype,
-        "as asked for" if tile else REASON if {one.tile for one in made.passes} == {TILE} else _OTHER_TILES,
+        "as asked for" if tile else _reason(made),
         text,
         bool(inputs),
         looked,
         _ask(lambda: tuple(_pictures(relation, call, most_cells, looked))),
         found_cost,
-        growth,
-        None if isinstance(growth, str) else _exponent(growth),
+        grown,
+        None if isinstance(grown, str) else exponent(grown),
         _ask(lambda: tuple(empty_rows(relation, sizes))),
         _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
         "each branch has a cache of its own: attnspec.Cache(attend.branches[i])"
@@ -255,7 +256,7 @@ def insight(
         _states(relation, sizes, dim, itemsize),
         _ask(lambda: reach((relation, sizes))),
         ()
-        if isinstance(found_cost, str)
+        if isinstance(found_cost, str) or not found_cost.kernel
         else (*_predictions(found_cost, dtype, sheet), *_on_gpus(made, call, dim, dtype, tile, layout)),
         None if inputs else recall(spec, sizes, dim, dtype),  # only calls with examples are remembered
         tuple(
@@ -287,6 +288,16 @@ def _shown(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any] | None) -> Given 
     from attnspec.runtime.prepare.given import examples, whole  # with torch, which few patterns need here
 
     return whole(spec, sizes, inputs) if inputs else _ask(lambda: examples(spec, sizes))
+
+
+def _by_example(made: Plan, sizes: Sizes, dim: int, itemsize: int) -> Cost | None:
+    """The cost with example inputs, of which it depends how much goes through states; None where there is too much."""
+    spec = made.relation.spec
+    shown = _shown(spec, sizes, None)
+    if isinstance(shown, str):
+        return None
+    found = _ask(lambda: cost(made, shown.sizes, dim, dim, itemsize, _contents(spec, shown), shown.text))
+    return None if isinstance(found, str) else found
 
 
 def _contents(spec: Spec, shown: Given) -> Contents | None:
@@ -335,31 +346,12 @@ def _lengths(n: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, n * f // 16) for f in (1, 2, 4, 8, 16, 32)}))
 
 
-def _growth(made: Plan, sizes: Sizes, dim: int, dtype: str, scalars: bool) -> list[tuple[int, int, int]]:
-    rows: list[tuple[int, int, int]] = []
-    until = time.monotonic() + _GROWTH_SECONDS  # longer lengths are left out where counting is slow
-    spec, base = made.relation.spec, sizes.n if sizes.m is None else sizes.m
-    if scalars:
-        from attnspec.runtime.prepare.given import examples
-    for factor in (1, 4, 16, 64, 256):
-        n = base * factor // _GROWTH
-        if len(rows) > 1 and time.monotonic() > until:
-            break
-        if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
-            grown = resized(spec, sizes, n)
-            if scalars:
-                grown = examples(spec, grown).sizes
-            found = cost(made, grown, dim, dim, ITEMSIZE[dtype])
-            rows.append((n, found.pairs, found.flops))
-    return rows
-
-
-def _exponent(growth: tuple[tuple[int, int, int], ...]) -> float | None:
-    """The slope of operations over length, on logarithmic axes, at the long end."""
-    if len(growth) < 2 or not growth[-2][2] or not growth[-1][2]:
-        return None
-    (n, _, flops), (longer, _, more) = growth[-2:]
-    return math.log(more / flops) / math.log(longer / n)
+def _reason(made: Plan) -> str:
+    """Why its tiles are as large as they are."""
+    tiles = {one.tile for one in made.passes}
+    if made.relation.spec.weights.linear:
+        return LINEAR_REASON if tiles == {LINEAR.tile} else f"{LINEAR.tile}, {_OTHER_TILES}"
+    return REASON if tiles == {TILE} else f"{TILE}, {_OTHER_TILES}"
 
 
 def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Prediction, ...]:
@@ -370,7 +362,7 @@ def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Predict
 def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
     """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
     known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
-    if not known:
+    if not known or not made.relation.spec.softmax_only:  # weights beyond softmax have no kernels there
         return ()
     found = _ask(
         lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)

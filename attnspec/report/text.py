@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 from attnspec.analysis.cache_size import CacheSize
 from attnspec.analysis.state_size import StateNeed, StateSize
+from attnspec.report.figures import clauses, figures, said_inputs, show_table, table
 from attnspec.report.insight import Insight
 from attnspec.report.suggest import reason
 from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from attnspec.analysis.cache_need import CacheNeed
-    from attnspec.codegen.cost.cost import Cost
     from attnspec.codegen.plan.plan import Choice
 
 
@@ -91,7 +90,7 @@ def pictures(found: Insight, console: Console) -> None:
         console.print(f"picture: what the inputs decide is left open, as {found.looked}", soft_wrap=True)
     elif found.examples:
         n = found.sizes.n if found.looked is None else found.looked.sizes.n
-        console.print(f"picture at n = {n:,}, {_inputs(found)}", soft_wrap=True)
+        console.print(f"picture at n = {n:,}, {said_inputs(found)}", soft_wrap=True)
     for picture in found.pictures:
         if len(found.pictures) > 1 or len(picture.heads) < found.sizes.heads:
             console.print(f"heads {ranges(picture.heads)}", style="bold")
@@ -100,92 +99,10 @@ def pictures(found: Insight, console: Console) -> None:
         console.print(f"██ every pair  ▒▒ some  ·· none{left_open}  (rows: queries, columns: keys)\n", style="dim")
 
 
-def _inputs(found: Insight) -> str:
-    return f"with {'' if found.given else 'example '}inputs: {found.examples}"
-
-
 def weights(found: Insight, console: Console) -> None:
     """What pairs weigh, where that is not softmax alone and not said branch by branch."""
     if found.weights:
         console.print(f"weights  {found.weights}\n", soft_wrap=True)
-
-
-def figures(cost: Cost, found: Insight, console: Console) -> None:
-    """Pairs, tiles, operations, bytes."""
-    s = cost.sizes
-    what = f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
-    groups = f" ({s.kv_heads} for keys)" if s.kv_heads != s.heads else ""
-    most = "" if found.exact else "at most "
-    inputs = f", {_inputs(found)}" if found.exact and found.examples else ""
-    console.print(
-        f"cost  {what}, {s.heads} heads{groups}, batch {s.batch}, dim {cost.dim}, {found.dtype}{inputs}",
-        style="bold",
-        soft_wrap=True,
-    )
-    for name, (rows, columns) in found.axes.items():
-        places = (f"{kind} {at[0]:,} to {at[1]:,}" for kind, at in (("queries", rows), ("keys", columns)) if at)
-        console.print(f"  axis {name}: {', '.join(places)}")
-    grid = _table()
-    if found.spec.order is None:
-        grid.add_row("live pairs", f"{most}{count(cost.pairs)}", f"{cost.density:.3%} of {count(cost.dense)}")
-    grid.add_row(
-        "tiles",
-        f"{most}{count(cost.full + cost.partial)}",
-        f"{count(cost.full)} full, {count(cost.partial)} partial, {count(cost.skipped)} skipped",
-    )
-    if found.exact and cost.pairs:
-        grid.add_row("waste", f"{cost.waste:.3f}", "computed pairs for each live one")
-    for name, flops, moved, intensity in (
-        ("forward", cost.flops, cost.bytes, cost.intensity),
-        ("backward", cost.backward_flops, cost.backward_bytes, cost.backward_intensity),
-    ):
-        grid.add_row(
-            name, f"{most}{quantity(flops, 'FLOP')}", f"{quantity(moved, 'B')} at least, {intensity:,.0f} FLOP per byte"
-        )
-    _print(grid, console)
-    looked(found, console)
-    console.print()
-
-
-def looked(found: Insight, console: Console) -> None:
-    """What was counted pair by pair with example inputs."""
-    if found.looked is None or found.exact:
-        return
-    if isinstance(found.looked, str):
-        console.print(f"  what the inputs leave of this is not counted: {found.looked}", soft_wrap=True)
-        return
-    s, heads = found.looked.sizes, found.looked.seen
-    who = "each head" if found.looked.same else f"heads {ranges(tuple(one.h for one in heads))} of {s.heads}"
-    pairs, tiles = sum(one.pairs for one in heads), sum(one.tiles for one in heads)
-    console.print(f"  with example inputs at n = {s.n:,}, {who}: {found.looked.example.text}", soft_wrap=True)
-    grid = _table()
-    grid.add_row("  live pairs", f"{pairs:,}", f"{pairs / max(1, len(heads) * s.n * s.n_q):.3%} of all")
-    full = sum(one.full for one in heads)
-    grid.add_row("  tiles with live pairs", f"{tiles:,}", f"{full:,} full, {tiles - full:,} partial")
-    _print(grid, console)
-
-
-def clauses(cost: Cost, found: Insight, console: Console) -> None:
-    """What each attend line contributes by itself."""
-    branches = found.spec.branches
-    attend = [clause for branch in branches for clause in branch.attend]
-    if len(attend) < 2 or found.spec.order is not None:
-        return  # one line is the whole pattern
-    most = "" if found.exact else ", at most"
-    console.print(f"clauses  each by itself, inside the within lines{most}", style="bold")
-    shares = [0] * len(attend)
-    total = 0
-    for group in cost.heads:
-        for i, pairs in enumerate(group.clauses):
-            shares[i] += pairs * len(group.heads)
-        total += group.pairs * len(group.heads)
-    grid = _table()
-    for clause, pairs in zip(attend, shares, strict=True):
-        grid.add_row(clause.label, count(pairs), f"{pairs / total:.1%} of the live pairs" if total else "")
-    for clause in dict.fromkeys(clause for branch in branches for clause in branch.within):
-        grid.add_row(clause.label, "", "restricts")
-    _print(grid, console)
-    console.print()
 
 
 def branches(found: Insight, console: Console) -> None:
@@ -194,10 +111,10 @@ def branches(found: Insight, console: Console) -> None:
         return
     how = "added up by their shares" if found.spec.shared else "mixed by their denominators"
     console.print(f"branches  each is a call of its own; {how}", style="bold")
-    grid = _table()
+    grid = table()
     for number, own in enumerate(found.spec.own_lines):
         grid.add_row(f"branch {number}", own or "no lines of its own")
-    _print(grid, console)
+    show_table(grid, console)
     console.print()
 
 
@@ -206,7 +123,7 @@ def predictions(found: Insight, console: Console) -> None:
     if not found.predictions and found.measured is None and not found.measured_on:
         return
     console.print("time  the floor by operations and bytes", style="bold")
-    grid = _table(gap=2)
+    grid = table(gap=2)
     for p in found.predictions:
         grid.add_row(p.device, f"forward {seconds(p.forward)}", f"backward {seconds(p.backward)}", f"{p.bound}-bound")
     here = (("measured here", found.measured), *((f"measured on {name}", m) for name, m in found.measured_on))
@@ -215,7 +132,7 @@ def predictions(found: Insight, console: Console) -> None:
             forward = "" if m.forward is None else f"forward {seconds(m.forward)}"
             both = "" if m.both is None else f"forward + backward {seconds(m.both)}"
             grid.add_row(f"{title}, {m.date}", forward, both, f"median of {m.runs}")
-    _print(grid, console)
+    show_table(grid, console)
     least = next((p.forward for p in found.predictions if p.device.startswith("this machine")), 0.0)
     if found.measured is not None and found.measured.forward is not None and beats(found.measured.forward, least):
         console.print(f"  measured {BEATEN}", soft_wrap=True)
@@ -230,10 +147,10 @@ def growth(found: Insight, console: Console) -> None:
     slope = "" if found.exponent is None else f"  operations grow as n^{found.exponent:.2f}"
     most = "" if found.exact else "  at most"
     console.print(f"growth{slope}{most}", style="bold")
-    grid = _table()
+    grid = table()
     for n, pairs, flops in found.growth:
         grid.add_row(f"n = {n:,}", f"{count(pairs)} pairs", f"{quantity(flops, 'FLOP')} forward")
-    _print(grid, console)
+    show_table(grid, console)
     console.print()
 
 
@@ -258,13 +175,13 @@ def decode(found: Insight, console: Console) -> None:
     if isinstance(found.decode, str):
         console.print(f"  {found.decode}")
     else:
-        grid = _table()
+        grid = table()
         if len(found.decode) > 1:
             grid.add_row("", *map(_who, found.decode))
         for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
             keys = (f"{'' if need.exact else 'at most '}{plural(need.keys[i], 'key')}" for need in found.decode)
             grid.add_row(plural(length, "token"), *keys, *([f"{quantity(size.bytes[i])}B"] if size else []))
-        _print(grid, console)
+        show_table(grid, console)
     if size is not None:
         kept: dict[str, list[int]] = {}
         for item in size.kept:
@@ -284,13 +201,13 @@ def states(found: Insight, console: Console) -> None:
     """What is left of keys where weights are products of features."""
     console.print("decode  states and keys that must stay for a head after so many tokens", style="bold")
     if isinstance(size := found.states, StateSize):
-        grid = _table()
+        grid = table()
         if len(size.needs) > 1:
             grid.add_row("", *map(_who, size.needs))
         for i, length in enumerate(size.lengths):
             kept = (f"{plural(need.states[i], 'state')}, {plural(need.keys[i], 'key')}" for need in size.needs)
             grid.add_row(plural(length, "token"), *kept, f"{quantity(size.bytes[i])}B")
-        _print(grid, console)
+        show_table(grid, console)
     console.print(f"  {size}\n", soft_wrap=True)
 
 
@@ -354,25 +271,7 @@ def _candidates(choice: Choice, console: Console) -> None:
             f"{item.tiles:,}",
             f"{item.cost:.3g}",
         )
-    _print(table, console)
-
-
-def _print(grid: Table, console: Console) -> None:
-    """Print a table; a narrow terminal folds its cells and cuts none."""
-    if console.width < 60:
-        grid.padding = (0, 2, 0, 0)
-    for column in grid.columns:
-        column.overflow = "fold"
-        numbers = [word for cell in column.cells for word in str(cell).split() if word[0].isdigit()]
-        if column is not grid.columns[-1]:  # they stay whole where sentences are folded
-            column.min_width = min(12, max(map(len, numbers), default=0))
-    console.print(grid)
-
-
-def _table(gap: int = 5) -> Table:
-    from rich.table import Table
-
-    return Table(box=None, show_header=False, pad_edge=False, padding=(0, gap, 0, 0))
+    show_table(table, console)
 
 
 def _who(need: CacheNeed | StateNeed) -> str:

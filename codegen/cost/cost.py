@@ -7,9 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 from attnspec.codegen.cost.counted import Contents, Looked, counted
+from attnspec.codegen.cost.grid import grid
 from attnspec.codegen.cost.served import served
 from attnspec.codegen.cost.states import made_before, sweeps, swept, team_of
-from attnspec.codegen.plan.area import Area, area, residues
+from attnspec.codegen.plan.area import Area, area
 from attnspec.codegen.plan.choose import plan as choose
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.blocks import count_pairs
@@ -186,8 +187,8 @@ def cost(
     heads = [(one.head, one.times) for one in groups]
     pairs = sum(c.pairs * times for c, times in heads)
     computed = sum(c.computed * times for c, times in heads)
-    grids = [(_grid(plan, sizes, c.heads[0]), times) for c, times in heads]
-    rows, columns, tiles = (sum(grid[i] * times for grid, times in grids) for i in range(3))
+    grids = [(grid(plan, sizes, c.heads[0]), times) for c, times in heads]
+    rows, columns, tiles = (sum(one[i] * times for one, times in grids) for i in range(3))
     found = Cost(
         sizes=sizes,
         dim=dim,
@@ -391,13 +392,3 @@ def _inside(clause: Pairs, part: Part) -> Pairs:
         for restriction in part.within:
             clause = clause.intersection(restriction)
     return clause
-
-
-def _grid(plan: Plan, sizes: Sizes, h: int) -> tuple[int, int, int]:
-    """How many query tiles, key tiles and tiles there are in the layouts of a head's passes, visited or not."""
-    rows, columns, tiles = 0, 0, 0
-    for pass_ in plan.of_head(h).passes:
-        for c, often in residues(pass_.layout, (), pass_.tile, sizes):
-            down, across = len(pass_.query_tiles(sizes, c)), len(pass_.key_tiles(sizes, c))
-            rows, columns, tiles = rows + often * down, columns + often * across, tiles + often * down * across
-    return rows, columns, tiles

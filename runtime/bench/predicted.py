@@ -26,12 +26,14 @@ from attnspec.runtime.prepare.inputs import prepare
 class Predicted:
     """Live pairs of a call (None: not known), and the times of its passes (None: the device's ceilings are not known).
 
-    ``bounded`` says that tiles which inputs may rule out are counted.
+    ``bounded`` says that tiles which inputs may rule out are counted; ``states`` that weights are products of features,
+    of which few pairs are computed one by one, so that operations on live pairs say nothing.
     """
 
     pairs: int | None
     times: Prediction | None
     bounded: bool
+    states: bool = False
 
     def seconds(self, backward: bool) -> float | None:
         """The time of a call: with backward, of both passes."""
@@ -64,8 +66,8 @@ def _on_cpu(attend: Attention, setup: Setup, given: Mapping[str, Tensor]) -> Pre
     if not made.relation.exact:
         return Predicted(None, None, True)
     found = cost(made, _sizes(attend, setup, given), setup.dim, setup.dim, setup.dtype.itemsize)
-    times = predict(found, device, setup.dtype_name)
-    return Predicted(None if attend.spec.order else found.pairs, times, False)
+    times = predict(found, device, setup.dtype_name) if found.kernel else None
+    return Predicted(None if attend.spec.order else found.pairs, times, False, found.linear is not None)
 
 
 def _on_gpu(attend: Attention, setup: Setup, given: Mapping[str, Tensor]) -> Predicted:

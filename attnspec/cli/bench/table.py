@@ -48,8 +48,11 @@ def plain(name: str, setup: Setup | None, found: Outcome | str) -> dict[str, Any
 
 
 def useful(setup: Setup, found: Outcome) -> float | None:
-    """Operations on live pairs in a second: two products forward, five backward (the scores are recomputed)."""
-    pairs = None if found.predicted is None else found.predicted.pairs
+    """Operations on live pairs in a second: two products forward, five backward (the scores are recomputed).
+
+    None where pairs are not counted, or go through states.
+    """
+    pairs = None if found.predicted is None or found.predicted.states else found.predicted.pairs
     if pairs is None:
         return None
     return (14 if setup.backward else 4) * setup.dim * pairs / found.timings["attnspec"].median
