@@ -29,7 +29,7 @@ from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.report.examples import Look, look
-from attnspec.report.growth import exponent, growth
+from attnspec.report.growth import Growth, exponent, growth
 from attnspec.report.suggest import Suggestion, reason, suggest
 from attnspec.report.weighing import weighing
 from attnspec.runtime.bench.ceilings import remembered

@@ -10,10 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 import attnspec
+from attnspec.codegen.cost.roofline import Device
 from attnspec.codegen.plan.plan import Pass
 from attnspec.relation.sizes import Sizes
 from attnspec.report.insight import insight
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.bench import ceilings
+from attnspec.runtime.bench.predicted import predicted
+from attnspec.runtime.bench.setup import Setup
 
 LINES = "linear elu(x) + 1  divide total"
 PATTERNS = {
@@ -180,3 +184,14 @@ def test_inspect_counts_documents_by_example() -> None:
     assert shown.exact
     assert shown.exponent is not None
     assert 0.8 < shown.exponent < 1.2
+
+
+def test_bench_predicts_what_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("d", {"float32": 1e9}, 1e15, "")
+    monkeypatch.setattr(ceilings, "remembered", lambda: device)
+    setup = Setup(Sizes(2048, 2048, 2, 2), 64, torch.float32, False, 1)
+    found = predicted(attnspec.compile("linear"), setup, {})
+    assert found.states
+    assert found.seconds(False) == pytest.approx(attnspec.compile("linear").cost(n=2048, heads=2).flops / 1e9)
+    dense = predicted(attnspec.compile("delta", target="dense"), setup, {})
+    assert (dense.states, dense.times) == (False, None)
