@@ -86,6 +86,12 @@ class Weights:
         return all(side is not None and f.is_constant(side) for side in (self.q, self.k))
 
     @property
+    def reads_mass(self) -> bool:
+        """Whether the divisor reads the sum of the query's features."""
+        parts = () if self.divide is None else contents.walk(self.divide)
+        return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
+
+    @property
     def by_channel(self) -> bool:
         """Whether features decay each by itself."""
         return self.decay is not None and f.CHANNEL.name in contents.free(self.decay)

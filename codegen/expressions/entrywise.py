@@ -15,6 +15,7 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import feature as f
 from attnspec.spec import real as r
+from attnspec.spec.weights import Weights
 
 _ONE, _NONE = r.Real(1.0), r.Real(0.0)
 
@@ -30,6 +31,16 @@ def entrywise(feature: r.RealExpr) -> r.RealExpr | None:
     if not plain or contents.free(feature) or f.is_constant(feature):
         return None
     return _written(feature)  # type: ignore[no-any-return]
+
+
+def in_kernels(weights: Weights) -> tuple[str, str]:
+    """Which of the sides ``"q"`` and ``"k"`` kernels map to features; ``""`` in place of one that they take as it is.
+
+    They map none where one side cannot be, or where the divisor reads the features of queries.
+    """
+    made = [None if side is None or weights.reads_mass else entrywise(side) for side in (weights.q, weights.k)]
+    q, k = ("" if None in made or entry == r.Score() else side for side, entry in zip("qk", made, strict=True))
+    return q, k
 
 
 _PLAIN = (f.Vector, r.Real, r.Parameter, r.Cast, e.Int, r.Total, r.Product, r.Quotient, r.Apply)

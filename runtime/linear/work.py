@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.past import ahead
-from attnspec.codegen.expressions.entrywise import entrywise
+from attnspec.codegen.expressions.entrywise import in_kernels
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
@@ -26,10 +26,10 @@ from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.spec import contents
-from attnspec.spec.feature import size
-from attnspec.spec.real import Real, RealExpr, RealRead, Score
+from attnspec.spec.feature import Vector, size
+from attnspec.spec.real import Real
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import MASS, Weights
+from attnspec.spec.weights import MASS
 
 
 def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
@@ -40,24 +40,16 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
     return found
 
 
-def reads_mass(weights: Weights) -> bool:
-    """Whether the divisor reads the sum of the query's features."""
-    parts = () if weights.divide is None else contents.walk(weights.divide)
-    return any(isinstance(part, RealRead) and part.name == MASS.name for part in parts)
-
-
 @dataclass(frozen=True, eq=False)
 class _Known:
     """What follows from a pattern's text alone, found once: walks over its expressions take longer than short calls.
 
-    ``made`` are the features that kernels work out themselves, of q and k, unless ``whole``; ``by_head`` says that
-    heads which share keys have features of their own, ``random`` that a call may bring a projection; ``reads`` are the
-    inputs of kernels.
+    ``in_kernels`` are the sides that kernels map to features; ``by_head`` says that heads which share keys have
+    features of their own, ``random`` that a call may bring a projection; ``reads`` are the inputs of kernels.
     """
 
     wanted: Wanted
-    made: tuple[RealExpr | None, RealExpr | None]
-    whole: bool
+    in_kernels: tuple[str, str]
     by_head: bool
     random: bool
     reads: tuple[str, ...]
@@ -68,12 +60,9 @@ class _Known:
         """Of a pattern with features."""
         spec = spec_of(decode(program))
         weights = spec.weights
-        assert weights.q is not None
         assert weights.k is not None
-        made = entrywise(weights.q), entrywise(weights.k)
-        whole = None in made or reads_mass(weights)
         by_head, random = "h" in contents.free(weights.k), bool(weights.favors)
-        return cls(Wanted.of(spec), made, whole, by_head, random, tuple(names_of(spec)))
+        return cls(Wanted.of(spec), in_kernels(weights), by_head, random, tuple(names_of(spec)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -133,10 +122,10 @@ class Work:
             q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
         if q.shape[1] != k.shape[1] and known.by_head:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
-        made, whole = known.made, known.whole  # else kernels map vectors to features
+        weights, (of_q, of_k) = self.spec.weights, known.in_kernels
         (a, _), (b, gates) = (
-            (x, None) if not whole or entry == Score() else self._mapped(side, x)
-            for side, x, entry in (("q", q, made[0]), ("k", k, made[1]))
+            (x, None) if made or feature == Vector() else self._mapped(side, x)
+            for side, x, made, feature in (("q", q, of_q, weights.q), ("k", k, of_k, weights.k))
         )
         numbers = a.shape[-1], b.shape[-1]
         if len({*numbers} - {1}) > 1:
@@ -144,7 +133,6 @@ class Work:
         a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
         inputs = [self.inputs[name] for name in known.reads]
         call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
-        of_q, of_k = ("" if whole or entry == Score() else side for side, entry in zip("qk", made, strict=True))
         return Given(call, of_q, of_k, *self._steps(gates))
 
     def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -192,7 +180,7 @@ class Work:
         line = self.spec.weights.divide
         assert line is not None
         env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(self.sizes.n_q)[:, None]}
-        mass = {MASS.name: given.call.q.sum(-1)} if reads_mass(self.spec.weights) else {}
+        mass = {MASS.name: given.call.q.sum(-1)} if self.spec.weights.reads_mass else {}
         found: Tensor = real(line, env, {**self.inputs, **mass}, total[..., None])
         return found.expand(*total.shape, 1)
 

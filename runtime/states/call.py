@@ -19,7 +19,7 @@ from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.expressions.real import tables
 from attnspec.runtime.linear.decay import logarithms
 from attnspec.runtime.linear.features import axes, mapped
-from attnspec.runtime.linear.work import reads_mass, vector_sizes
+from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.rotate import turned
@@ -148,7 +148,7 @@ def piece(
     vectors = (q, k, v) if by_kernels else None
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    needed = state is not None or not by_kernels or reads_mass(weights), return_state or not by_kernels
+    needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
     a, b = (
         mapped(spec, side, x, found, sizes, projection).values.expand(*x.shape[:-1], features) if wanted else None
         for side, x, wanted in (("q", q, needed[0]), ("k", k, needed[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,3 +188,24 @@ def test_what_kernels_cannot_do_is_refused() -> None:
         attnspec.compile("mamba2")(q, k, v, log_a=torch.ones(1, 2, 20))
     with pytest.raises(CallError, match="gives 16 features and"):
         attnspec.compile("attention a { linear q: x  linear k: [x, x] }")(q, k, v)
+
+
+@pytest.mark.parametrize("name", [slow("linear"), slow("performer_causal"), slow("mamba2"), "retention"])
+def test_emit_shows_the_kernels_that_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Their whole text, of both passes: the head size is one that no other test has."""
+    from click.testing import CliRunner
+
+    from attnspec.cli.commands.emit import command
+    from attnspec.codegen.cpp import kernel
+
+    monkeypatch.setenv("ATTNSPEC_CACHE", str(tmp_path))
+    texts: list[str] = []
+    write = kernel.kernel
+    monkeypatch.setattr(kernel, "kernel", lambda plan, key: texts.append(write(plan, key)) or texts[-1])
+    attend, (q, k, v) = attnspec.compile(name), tensors(40, 40, 1, 1, dim=10)
+    gates = {item.name: torch.full((1, 1, 40), -0.1, requires_grad=True) for item in attend.spec.inputs}
+    attend(q, k, v, **gates).sum().backward()
+    made = {*texts}
+    for more in ((), ("--backward",)):
+        done = CliRunner().invoke(command, [name, "--stage", "cpp", "--dim", "10", *more])
+        assert done.output in made, done.output.splitlines()[0]

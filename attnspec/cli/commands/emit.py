@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,10 @@ from attnspec.cli.options import (
     tile_of,
 )
 
+if TYPE_CHECKING:
+    from attnspec.codegen.cpp.unit import KernelKey, LinearKey
+    from attnspec.spec.spec import Spec
+
 STAGES = ("source", "spec", "relation", "plan", "cpp", "triton")
 EXAMPLE = 200
 """Keys of the example in a Triton file."""
@@ -27,7 +31,9 @@ EXAMPLE = 200
 @click.command()
 @spec_argument
 @click.option("--stage", type=click.Choice(STAGES), default="plan", show_default=True, help="Which stage.")
-@click.option("--backward", is_flag=True, help="The backward pass's kernel, for the stage cpp.")
+@click.option(
+    "--backward", is_flag=True, help="The backward pass's kernel, for the stage cpp; of features, that of the keys."
+)
 @branch_option
 @plan_options
 @size_options(length=16384)
@@ -67,15 +73,32 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, bran
         click.echo(str(relation))
         return
     from attnspec.codegen.cpp.kernel import kernel
-    from attnspec.codegen.cpp.unit import KernelKey
     from attnspec.codegen.plan.choose import plan
 
-    dtype, dim = options["dtype"], options["dim"]
     made = plan(relation, tile_of(options), options["layout"])
     if stage == "plan":
         click.echo(str(made))
         return
-    click.echo(kernel(made, KernelKey("backward" if backward else "forward", dtype, dim, dim)), nl=False)
+    click.echo(kernel(made, _key(pattern, backward, options["dtype"], options["dim"])), nl=False)
+
+
+def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | LinearKey:
+    """Of a kernel for tensors of one type and head size; backward of features that which sums by keys."""
+    from attnspec.codegen.cpp.unit import KernelKey, LinearKey
+    from attnspec.codegen.expressions.entrywise import in_kernels
+    from attnspec.codegen.expressions.reads import has_linear_kernels
+
+    q, k, decay = spec.weights.q, spec.weights.k, spec.weights.decay is not None
+    if q is None or k is None or not has_linear_kernels(spec):
+        return KernelKey("backward" if backward else "forward", dtype, dim, dim)
+    from attnspec.spec.feature import size
+
+    maps, divided = in_kernels(spec.weights), spec.weights.divide is not None
+    features, types = max(size(q, dim), size(k, dim)), (*[dtype] * 4, "float32", "float32")
+    if backward:
+        one, up = ("x", "y") if divided else ("", "")
+        return LinearKey(True, types, dim + divided, features, one, up, ("", "", *maps), decay, decay)
+    return LinearKey(False, types, features, dim + divided, "z" if divided else "", "", (*maps, "", ""), decay)
 
 
 def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dict[str, Any]) -> str:
