@@ -3,7 +3,8 @@
 A sweep walks the tiles of one side (queries, or keys where it is transposed) in order and holds one state, a matrix of
 features by values over the tiles of the other side that are full for it. It is the rule of ``linear/sweep.hpp``: the
 state takes in the tiles that come and lets go those that leave, or starts afresh where that is less; and full tiles are
-computed pair by pair where so few rows read the state that it does not pay.
+computed pair by pair where so few rows read the state that it does not pay, until they have taken as much more than
+reading it would have. (Pieces of the sequence for several threads are not counted.)
 """
 
 from __future__ import annotations
@@ -168,7 +169,7 @@ def _walk(pass_: Pass, sizes: Sizes, c: int, full: Mapping[int, list[Run]], swee
         whole = sum(high - low + 1 for low, high in tiles) * there
         return whole - sum(less for j, less in short_there.items() if any(low <= j <= high for low, high in tiles))
 
-    total, held = Swept(), list[Run]()
+    total, held, unsaved = Swept(), list[Run](), 0
     for o in sorted(full, reverse=sweep.keys):
         rows = (size_here - short_here.get(o, 0)) * outer
         if not rows:
@@ -180,12 +181,14 @@ def _walk(pass_: Pass, sizes: Sizes, c: int, full: Mapping[int, list[Run]], swee
         afresh = moved >= tiles
         moved = tiles if afresh else moved
         seen = width(new)
-        if (f + v) * rows * tiles * there * inner < f * v * (moved * there * inner + rows):
+        by_pairs = (f + v) * rows * tiles * there * inner
+        if by_pairs + unsaved < f * v * (moved * there * inner + rows):
+            unsaved += max(0, by_pairs - f * v * rows)
             total = replace(total, pairs=total.pairs + rows * seen * inner)
             continue
         moves = seen if afresh else seen + width(held) - 2 * width(kept)
         total += Swept(0, rows, moves * inner, moved * inner, rows * seen * inner)
-        held = new
+        held, unsaved = new, 0
     return total
 
 

@@ -69,6 +69,7 @@ def operations(
     for c in range(pass_.layout.residues):
         tiles, here, there = seen(pass_, sizes, c, mask, keys)
         held: set[int] = set()
+        unsaved = 0
         for o in sorted(tiles, reverse=keys):
             rows = here[o] * outer
             new = {t for t, full in tiles[o].items() if full}
@@ -77,11 +78,13 @@ def operations(
                 continue
             afresh = len(new ^ held) >= len(new)
             moves = new if afresh else new ^ held
-            if (f + v) * rows * len(new) * size * inner < f * v * (len(moves) * size * inner + rows):
+            one_by_one = (f + v) * rows * len(new) * size * inner
+            if one_by_one + unsaved < f * v * (len(moves) * size * inner + rows):
+                unsaved += max(0, one_by_one - f * v * rows)
                 total += (f + v) * rows * sum(there[t] for t in new) * inner
                 continue
             total += f * v * (rows + sum(there[t] for t in moves) * inner)
-            held = new
+            held, unsaved = new, 0
     return total
 
 
@@ -144,6 +147,15 @@ def test_cost_grows_with_the_length() -> None:
         assert one.apart < 0.4
         assert one.linear is not None
         assert one.linear.pairwise == 2 * (64 + 65) * one.computed
+
+
+@pytest.mark.parametrize("dim", [32, 128, 256])
+def test_cost_grows_with_the_length_whatever_the_dimension(dim: int) -> None:
+    """A state of 128 by 128 does not pay for any single tile of 64 rows, and does for all of them."""
+    attend = attnspec.compile(PATTERNS["causal"])
+    one, more = (attend.cost(n=n, dim=dim) for n in (1 << 15, 1 << 17))
+    assert 3.9 < more.flops / one.flops < 4.1
+    assert 3.9 < more.backward_flops / one.backward_flops < 4.1
 
 
 def test_branches_are_added_up() -> None:

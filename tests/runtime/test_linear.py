@@ -109,6 +109,13 @@ def test_features_and_divisors(name: str) -> None:
         agree(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_states_that_pay_only_after_several_tiles(kv_heads: int) -> None:
+    """One of 128 by 128 does not pay for any single tile of rows."""
+    agree(CASES["window"][0], *tensors(1500, 1500, 4, kv_heads, 1, dim=128, dim_v=128))
+
+
 def _gates(name: str, n: int) -> Tensor:
     """Logarithms of steps: of a kind, one for each of n positions."""
     some = torch.rand(1, 2, n)

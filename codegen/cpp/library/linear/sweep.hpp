@@ -33,6 +33,8 @@ struct Sweep {
     Span live = {0, 0};
     int64_t head = 0;   // of the outer side
     bool loaded = false;
+    bool one_by_one = false;  // full tiles are computed pair by pair
+    double unsaved = 0;       // what tiles that were took more than reading a state, since there was one
 
     Sweep(const LinearProblem& p, const Sizes& s, LinearSpace& w, const Place& at, int64_t b, Team outer, Team inner)
         : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
@@ -211,7 +213,8 @@ struct Sweep {
         }
     }
 
-    // The tiles that are full: through the state, or pair by pair.
+    // The tiles that are full: through the state, or pair by pair. A state that does not pay at once for any tile may pay for
+    // all of them: it is built when pairs have taken as much more than reading it would have.
     void see_full() {
         load_here();
         int64_t come = 0, go = 0;
@@ -222,7 +225,11 @@ struct Sweep {
         const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
         const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
         const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
-        if (by_pairs < by_state) {
+        if (head == outer.first) {  // the other heads of a team follow
+            one_by_one = by_pairs + unsaved < by_state;
+            unsaved = one_by_one ? unsaved + (by_pairs > D * DV * rows ? by_pairs - D * DV * rows : 0) : 0;
+        }
+        if (one_by_one) {
             for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
                 for (int64_t i = 0; i < next.count; ++i)
                     for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
