@@ -21,10 +21,9 @@ from attnspec.codegen.plan.plan import Pass, Plan
 from attnspec.relation.count import TooIrregular, runs
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes
-from attnspec.spec.contents import free, walk
+from attnspec.spec.contents import free
 from attnspec.spec.feature import size
-from attnspec.spec.real import RealRead
-from attnspec.spec.weights import MASS, Weights
+from attnspec.spec.weights import Weights
 
 _MOST_RUNS = 2_000_000
 """Runs of full tiles that are walked: a few seconds."""
@@ -91,10 +90,8 @@ def made_before(weights: Weights, dim: int) -> int:
     """How many features of a vector are tensors before kernels run: none where these work them out themselves."""
     assert weights.q is not None
     assert weights.k is not None
-    divide = () if weights.divide is None else walk(weights.divide)
-    mass = any(isinstance(part, RealRead) and part.name == MASS.name for part in divide)
     sides = weights.q, weights.k
-    if mass or any(entrywise(side) is None for side in sides):
+    if weights.reads_mass or any(entrywise(side) is None for side in sides):
         return max(size(side, dim) for side in sides)
     return 0
 
