@@ -24,6 +24,7 @@ from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.dense.linear import dense_linear
 from attnspec.runtime.dense.pairs import counted, past
 from attnspec.runtime.dense.rows import Scored
+from attnspec.runtime.flops import watched
 from attnspec.runtime.linear.operators import attended
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.inputs import check_vectors, prepare, read_by_rotations, read_by_rotations_only
@@ -176,6 +177,7 @@ def linear(
     for name, t in inputs.items():
         if not isinstance(t, Tensor):
             raise CallError(f"{spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
+    watched()
     out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs)
     if not return_lse:
         return out, EMPTY

@@ -11,22 +11,32 @@
 Forward is two products, 2 * (dim + dim_v) for each pair, backward five, 2 * (3 * dim + 2 * dim_v), as
 ``sdpa_flop_count`` and ``sdpa_backward_flop_count`` of ``torch.utils.flop_counter`` have it. Which pairs are counted
 where they depend on inputs: see :func:`attnspec.runtime.pairs.pairs`. Score lines, rotations and hashing are not
-counted, as PyTorch counts no other elementwise operations.
+counted, as PyTorch counts no other elementwise operations. Of weights that are products of features what their kernels
+compute is counted, states included: see ``attend.cost``.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attnspec.runtime.core.request import Call
 
 _MODULE = "torch.utils.flop_counter"
 _OPERATORS = ("attend", "attend_bare", "attend_turning", "attend_backward", "attend_bare_backward")
+_LINEAR = ("attend_linear", "attend_linear_backward")
 _PARTS = ("part", "part_into", "part_backward", "part_backward_into")
+
+
+def watched() -> None:
+    """Before an operator is called: who counts operations is to know of it."""
+    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
+        announce()
 
 
 def announce() -> None:
@@ -37,7 +47,9 @@ def announce() -> None:
     module = sys.modules.get(_MODULE)
     if module is None or not hasattr(module, "FlopCounterMode"):  # not imported, or not yet whole
         return
-    names = [name for name in (*_OPERATORS, *_PARTS) if hasattr(torch.ops.attnspec, name)]  # those defined so far
+    names = [
+        name for name in (*_OPERATORS, *_LINEAR, *_PARTS) if hasattr(torch.ops.attnspec, name)
+    ]  # those defined so far
     packets = [getattr(torch.ops.attnspec, name) for name in names]
     for name, packet in zip(names, packets, strict=True):
         if packet not in module.flop_registry:
@@ -55,6 +67,8 @@ def _operations(name: str, *arguments: Any, out_val: Any = None) -> int:
         raise NotImplementedError(
             "FlopCounterMode does not count parts of a score matrix (attend.part): attend.cost(n=...) counts the whole"
         )
+    if name in _LINEAR:
+        return _of_features(name.endswith("backward"), *arguments[:4])
     fields = list(arguments)
     if "bare" in name:
         fields.insert(3, ())
@@ -63,3 +77,17 @@ def _operations(name: str, *arguments: Any, out_val: Any = None) -> int:
     call = Call(*fields[: len(Call._fields) - len(Call._field_defaults)])
     dim, dim_v = call.q.shape[3], call.v.shape[3]
     return 2 * pairs(call) * (3 * dim + 2 * dim_v if name.endswith("backward") else dim + dim_v)
+
+
+def _of_features(backward: bool, tensors: Sequence[Tensor], names: Sequence[str], scale: Any, program: str) -> int:
+    from attnspec.runtime.core.visible import visible
+    from attnspec.runtime.linear.work import Work
+    from attnspec.runtime.pairs import cost_of, pairs
+
+    q, k, v, *given = tensors
+    inputs = Work.of(tensors, names, scale, program).given().call.inputs if visible(*given) else given
+    call = Call(q, k, v, inputs, None, None, 1.0, program)
+    found = cost_of(call)
+    if found is None:
+        return 2 * pairs(call) * (q.shape[3] + v.shape[3]) * (2 if backward else 1)
+    return found.backward_flops if backward else found.flops

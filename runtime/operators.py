@@ -52,7 +52,7 @@ def attended(call: Call, keep: bool) -> Result:
     if direct(q, k, v, *_given(call)):
         grows = keeps(q, k, v, call.sink, *inputs)
         return attended_at_once(call, keep or grows, grows).apart()
-    watched()
+    flops.watched()
     return Result(*(attend(*whole, keep) if inputs else attend_bare(q, k, v, *rest, keep)))
 
 
@@ -73,7 +73,7 @@ def attended_turning(call: Call, by: Angles, at_once: bool) -> tuple[Tensor, Ten
     turn = by.cos, by.sin, by.pairs
     if at_once:
         return cpp.forward(call, False, turn=Turn(*turn))[:2]
-    watched()
+    flops.watched()
     return attend_turning(*call.whole, *turn)  # type: ignore[no-any-return]
 
 
@@ -84,7 +84,7 @@ def attended_backward(
     q, k, v, inputs, *rest = whole = call.whole
     if not torch.is_grad_enabled() and direct(q, k, v, dout, *(() if dlse is None else (dlse,)), *_given(call)):
         return _attend_backward(*whole, *result, dout, dlse, wanted)
-    watched()
+    flops.watched()
     if inputs:
         return attend_backward(*whole, *result, dout, dlse, wanted)  # type: ignore[no-any-return]
     return *attend_bare_backward(q, k, v, *rest, *result, dout, dlse), ()
@@ -93,12 +93,6 @@ def attended_backward(
 def _given(call: Call) -> list[Tensor]:
     """The tensors of a call beside vectors."""
     return [t for t in (call.order, call.sink, *call.inputs) if t is not None]
-
-
-def watched() -> None:
-    """Before an operator is called: who counts operations is to know of it."""
-    if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
-        flops.announce()
 
 
 def keeps(*tensors: Tensor | None) -> bool:

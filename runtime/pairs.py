@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.codegen.cost.cost import cost
+from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.expressions.reads import names
 from attnspec.relation.relation import DependsOnInputs
@@ -28,28 +28,32 @@ def pairs(call: Call) -> int:
     it takes minutes (then there is a warning), it is what is possible whatever the inputs hold: every pair, if even
     that depends on them.
     """
-    program, needed, sizes = call.program, call.needed, call.sizes
-    checked = spec(program)
+    if (found := cost_of(call)) is not None:
+        return found.pairs
+    sizes = call.sizes
+    return sum(branch.times for branch in spec(call.program).branches) * sizes.batch * sizes.heads * sizes.n_q * sizes.n
+
+
+def cost_of(call: Call) -> Cost | None:
+    """What a call takes; None where not even what is possible is known without the values of its inputs."""
+    program, needed, sizes, dims = call.program, call.needed, call.sizes, (call.q.shape[3], call.v.shape[3])
     if visible(*call.inputs):
         sizes = replace(sizes, scalars=call.scalars())
-        exact = plan(program, needed).relation.exact
         try:
-            return _pairs(program, needed, sizes) if exact else _count(program, needed, sizes, _contents(call))
+            if plan(program, needed).relation.exact:
+                return _cost(program, needed, sizes, *dims)
+            return cost(plan(program, needed), sizes, *dims, 1, _contents(call))
         except TooMany as error:
-            warnings.warn(f"{checked.name}: {error}; FlopCounterMode counts what is possible", stacklevel=2)
+            warnings.warn(f"{spec(program).name}: {error}; FlopCounterMode counts what is possible", stacklevel=2)
     try:
-        return _pairs(program, needed, sizes)
+        return _cost(program, needed, sizes, *dims)
     except DependsOnInputs:
-        return sum(branch.times for branch in checked.branches) * sizes.batch * sizes.heads * sizes.n_q * sizes.n
+        return None
 
 
 @functools.lru_cache(maxsize=256)
-def _pairs(program: Program, needed: Needed, sizes: Sizes) -> int:
-    return _count(program, needed, sizes, None)
-
-
-def _count(program: Program, needed: Needed, sizes: Sizes, contents: Contents | None) -> int:
-    return cost(plan(program, needed), sizes, 1, 1, 1, contents).pairs
+def _cost(program: Program, needed: Needed, sizes: Sizes, dim: int, dim_v: int) -> Cost:
+    return cost(plan(program, needed), sizes, dim, dim_v, 1)
 
 
 def _contents(call: Call) -> Contents:

@@ -15,7 +15,7 @@ from attnspec.runtime.core.merge import merge
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
-from attnspec.runtime.operators import watched
+from attnspec.runtime.flops import watched
 from attnspec.runtime.parts import operators as operator
 from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of
 from attnspec.runtime.prepare.inputs import prepare

@@ -118,3 +118,17 @@ def test_a_counter_made_before_or_imported_late_counts() -> None:
         assert counter.get_total_flops() == 4 * 8 * 55, counter.get_total_flops()
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], check=True)
+
+
+def test_weights_by_features_are_counted_as_their_kernels_compute_them() -> None:
+    """States included; where inputs say which documents there are, those of the call."""
+    q, k, v = tensors(700, heads=2)
+    attend = attnspec.compile("linear")
+    found = attend.cost(n=700, heads=2, dim=16)
+    assert operations(lambda: attend(q, k, v).sum().backward()) == {
+        "attend_linear": found.flops,
+        "attend_linear_backward": found.backward_flops,
+    }
+    documents, doc = attnspec.compile("linear_documents"), torch.arange(700)[None] // 100
+    want = documents.cost(n=700, heads=2, dim=16, doc=doc).flops
+    assert operations(lambda: documents(q, k, v, doc=doc)) == {"attend_linear": want}
