@@ -18,6 +18,7 @@ from attnspec.runtime.core.arguments import CallError, autocast, check_call, che
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Facts, Program, decode, facts
 from attnspec.runtime.core.request import check_lists, sizes_of
+from attnspec.runtime.decayed import Decayed, program_of_scores
 from attnspec.runtime.ends import ends
 from attnspec.runtime.mixture import Mixture, check_lse
 from attnspec.runtime.paged import Paged
@@ -92,7 +93,12 @@ class Attention(Paged, Stages):
         self.__name__ = self._facts.name  # functions have one: torch.func asks at every call
         composed = self._facts.composed and target != "dense"
         self._mixture = Mixture.of(self.spec, self.program, self.branches) if composed else None
-        self._around = None if self._facts.bare or composed else around.Around.of(self.spec, self._encoded)
+        decays = self._facts.decays and target != "dense"
+        self._decayed: Decayed | None = None
+        if decays:
+            scores = Attention(program_of_scores(self.program), target)
+            self._decayed = Decayed.of(self.spec, self._encoded, scores)
+        self._around = None if self._facts.bare or composed or decays else around.Around.of(self.spec, self._encoded)
 
     @overload
     def __call__(
@@ -281,6 +287,8 @@ class Attention(Paged, Stages):
             out, lse = around.linear(self.spec, self._encoded, q, k, v, scale, inputs, return_lse)
         elif self._mixture is not None:
             out, lse, largest = self._mixture(q, k, v, scale, inputs, return_max)
+        elif self._decayed is not None:
+            out, lse, largest = self._decayed(q, k, v, scale, inputs, return_max)
         elif self._facts.bare and not inputs:
             out, lse, norm = around.bare(self._encoded, q, k, v, scale, return_max, known)
         else:

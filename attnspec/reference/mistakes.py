@@ -376,7 +376,8 @@ MISTAKES = {
         found="triton",
     ),
     "E409": Mistake(
-        "The target has no kernels for these lines about weights beyond softmax.",
+        "The target has no kernels for these lines about weights beyond softmax, or has them for whole calls only (not "
+        "for parts, pages or sums of columns).",
         "attend causal\nlinear x",
         'Compile it with `target="dense"`: plain PyTorch over all pairs.',
         "attend causal",

@@ -78,8 +78,9 @@ SECTION = Section(
             "decay x",
             "The logarithm of a factor for each step, at most 0: a weight is multiplied by `exp` of the sum over the "
             "positions `t` after the earlier of query and key up to the later one. It may read `h`, `b`, inputs, and "
-            "beside `linear` the number of a feature, `c`. Beside softmax the sum is added to the score. Several lines "
-            "add up. A step below -1000, minus infinity too, counts as -1000.",
+            "beside `linear` the number of a feature, `c`. Beside softmax the sum is added to the score; kernels do "
+            "so for keys that are not after their query. Several lines add up. A step below -1000, "
+            "minus infinity too, counts as -1000.",
             "attend causal\nlinear 1\ndecay log(0.5)",
             "the weights of query 2 sum to 1.75",
         ),

@@ -362,7 +362,7 @@ def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Predict
 def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
     """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
     known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
-    if not known or not made.relation.spec.softmax_only:  # weights beyond softmax have no kernels there
+    if not known or not made.relation.spec.softmax_only:  # what weights beyond softmax cost there is not known
         return ()
     found = _ask(
         lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from attnspec.analysis.past import ahead
-from attnspec.codegen.expressions.reads import has_linear_kernels
+from attnspec.codegen.expressions.reads import has_kernels
 from attnspec.relation.relation import Relation
 from attnspec.spec.spec import Spec
 
@@ -16,9 +16,9 @@ def served(relation: Relation) -> bool:
     spec = relation.spec
     if spec.softmax_only:
         return True
-    if not all(one.softmax_only or has_linear_kernels(one) for one in (spec.alone if spec.composed else (spec,))):
+    if not all(has_kernels(one) for one in (spec.alone if spec.composed else (spec,))):
         return False
-    return not any(one.weights.linear and decays(one) for one in (spec, *spec.alone)) or ahead(relation) is None
+    return not any(decays(one) for one in (spec, *spec.alone)) or ahead(relation) is None
 
 
 def decays(spec: Spec) -> bool:

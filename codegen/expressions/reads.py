@@ -7,6 +7,7 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.relations import no_kernels
 from attnspec.spec import contents
 from attnspec.spec import expr as e
+from attnspec.spec.decayed import decays_scores
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 
@@ -36,7 +37,22 @@ def read_by_kernels(spec: Spec) -> dict[str, tuple[str, int]]:
 def require_softmax(spec: Spec) -> None:
     """Raise SpecError for weights beyond softmax, for which there are no kernels."""
     if not spec.softmax_only:
-        raise SpecError([no_kernels(spec.span, spec.said_weights, has_linear_kernels(spec))])
+        raise SpecError([no_kernels(spec.span, spec.said_weights, _whole_calls(spec))])
+
+
+def has_kernels(spec: Spec, triton: bool = False) -> bool:
+    """Whether there are kernels for the weights of a pattern that is no composed mixture, of C++ or of Triton."""
+    return spec.softmax_only or scores_decay(spec) or (has_linear_kernels(spec) and not triton)
+
+
+def scores_decay(spec: Spec) -> bool:
+    """Whether softmax kernels compute a decay, as a score line over sums of steps."""
+    return decays_scores(spec) and spec.order is None and not spec.composed
+
+
+def _whole_calls(spec: Spec) -> str:
+    """Which kind of weights have kernels that serve whole calls only, if any."""
+    return "softmax" if scores_decay(spec) else "linear" if has_linear_kernels(spec) else ""
 
 
 def has_linear_kernels(spec: Spec) -> bool:

@@ -112,11 +112,11 @@ class Facts:
     ``needs`` are the sizes (heads, kv_heads, batch) for which kernels are specialised, ``align`` is where query row 0
     stands. ``separate`` is the number of branches that are kept apart because the weights of their mixture are
     detached, else 0. ``composed`` mixtures are computed branch by branch, ``shared`` ones by given shares, without a
-    log-sum-exp. ``linear``: weights are products of features; ``divides``: their sums are divided. ``bare`` patterns
-    have nothing around or beside q, k and v: no inputs, axes, order, rotations, sink or scale. ``lists`` says that a
-    list of reals is read by head, ``alike`` that no heads are told apart. ``arguments`` are the arguments of kernels
-    that follow from real parameters, by name; ``kernel`` is a hash of all else that a kernel depends on, their shapes
-    too.
+    log-sum-exp. ``linear``: weights are products of features; ``decays``: those of softmax decay; ``divides``: their
+    sums are divided. ``bare`` patterns have nothing around or beside q, k and v: no inputs, axes, order, rotations,
+    sink or scale. ``lists`` says that a list of reals is read by head, ``alike`` that no heads are told apart.
+    ``arguments`` are the arguments of kernels that follow from real parameters, by name; ``kernel`` is a hash of all
+    else that a kernel depends on, their shapes too.
     """
 
     name: str
@@ -126,6 +126,7 @@ class Facts:
     composed: bool
     shared: bool
     linear: bool
+    decays: bool
     divides: bool
     bare: bool
     lists: bool
@@ -142,7 +143,7 @@ def facts(program: Program) -> Facts:
     note = cache.note(key)
     if note is None or note.keys() != Facts.__dataclass_fields__.keys():
         from attnspec.codegen.expressions.arguments import arguments, beyond_kernels, computed
-        from attnspec.codegen.expressions.reads import has_linear_kernels, names
+        from attnspec.codegen.expressions.reads import has_kernels, names, scores_decay
         from attnspec.errors.diagnostic import SpecError
         from attnspec.errors.relations import no_kernels, real_too_large
         from attnspec.relation.lower import sizes_needed
@@ -150,8 +151,7 @@ def facts(program: Program) -> Facts:
 
         checked = spec(program)
         if program.target != "dense" and not all(
-            one.softmax_only or (has_linear_kernels(one) and program.target != "triton")
-            for one in (checked.alone if checked.composed else (checked,))
+            has_kernels(one, program.target == "triton") for one in (checked.alone if checked.composed else (checked,))
         ):
             raise SpecError([no_kernels(checked.span, checked.said_weights)])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
@@ -167,6 +167,7 @@ def facts(program: Program) -> Facts:
             "composed": composed,
             "shared": checked.shared,
             "linear": checked.weights.linear and not composed,
+            "decays": scores_decay(checked),
             "divides": checked.weights.divide is not None,
             "bare": not (names(checked) or any(around) or composed) and checked.scale is None and checked.softmax_only,
             "alike": alike(checked),

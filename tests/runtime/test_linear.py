@@ -197,7 +197,9 @@ def test_what_kernels_cannot_do_is_refused() -> None:
         attnspec.compile("attention a { linear q: x  linear k: [x, x] }")(q, k, v)
 
 
-@pytest.mark.parametrize("name", [slow("linear"), slow("performer_causal"), slow("mamba2"), "retention"])
+@pytest.mark.parametrize(
+    "name", [slow("linear"), slow("performer_causal"), slow("mamba2"), slow("forgetting"), "retention"]
+)
 def test_emit_shows_the_kernels_that_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Their whole text, of both passes: the head size is one that no other test has."""
     from click.testing import CliRunner

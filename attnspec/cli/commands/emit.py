@@ -67,6 +67,11 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, bran
         return
     from attnspec.relation.lower import lower
 
+    if stage == "cpp":
+        from attnspec.codegen.expressions.reads import scores_decay
+        from attnspec.spec.decayed import scored
+
+        pattern = scored(pattern) if scores_decay(pattern) else pattern
     sizes = call_sizes(pattern, options)
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
     if stage == "relation":
@@ -102,9 +107,12 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
 
 
 def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dict[str, Any]) -> str:
+    from attnspec.codegen.expressions.reads import scores_decay
     from attnspec.runtime.core.program import spec as spec_of
+    from attnspec.runtime.decayed import program_of_scores
     from attnspec.runtime.standalone import standalone
 
     program = program_of(spec, params, options, branch)
+    program = program_of_scores(program) if scores_decay(spec_of(program)) else program
     sizes = call_sizes(spec_of(program), {**options, "length": EXAMPLE, "queries": None})
     return standalone(program, sizes, options["dim"], options["dtype"])
