@@ -33,6 +33,13 @@ def check_lse(known: Facts, return_lse: bool) -> None:
         )
 
 
+def together(spec: Spec) -> str:
+    """How a caller puts together what the branches of such a mixture give, for errors."""
+    if spec.shared:
+        return "add up their outputs, each times its share"
+    return "attnspec.merge" + ", and then attend.add_sink: the sink is the whole's" * (spec.sink is not None)
+
+
 @dataclass(frozen=True, eq=False)
 class OfRows:
     """A number for each row of a call, differentiable in the float inputs that it reads."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives
 from attnspec.runtime.core.pages import by_length, check_pages
 from attnspec.runtime.ends import ends
+from attnspec.runtime.mixture import together
 from attnspec.runtime.paged_operator import attended
 from attnspec.runtime.parts.attention import Parts
 from attnspec.runtime.prepare.inputs import check, reads
@@ -107,7 +108,7 @@ class Paged(Parts):
             raise CallError(
                 f"{name}: branches of this mixture have kernels of their own, and keys in pages are turned for one. "
                 "Call attend.branches[i].paged(..., return_lse=True), each with keys that are turned for it, and put "
-                "together what they give: attnspec.merge"
+                f"together what they give: {together(spec)}"
             )
         (q,) = autocast(q)  # pages are never copied: they must have that dtype
         k, v = check_pages(name, self._target, self._kinds, q, k_pages, v_pages, table, lengths, layout)

@@ -24,6 +24,7 @@ from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Program, needed, relation
 from attnspec.runtime.core.request import Part
+from attnspec.runtime.mixture import together
 from attnspec.runtime.prepare.apart import turned_keys
 from attnspec.runtime.targets import kinds
 
@@ -90,7 +91,8 @@ class Cache:
         if attend.spec.composed:
             raise CallError(
                 f"{self._name}: branches of this mixture have kernels of their own, and see keys turned in their own "
-                "ways: make a cache for each of attend.branches, and put together what they give: attnspec.merge"
+                "ways: make a cache for each of attend.branches, and put together what they give: "
+                + together(attend.spec)
             )
         wanted = {"batch": batch, "kv_heads": kv_heads, "dim": dim, "dim_v": dim_v or dim, "heads": heads or kv_heads}
         for label, number in wanted.items():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.device import on_device
+from attnspec.runtime.core.device import lasting, on_device
 from attnspec.spec.feature import Favor, size
 
 
@@ -20,13 +20,13 @@ def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, 
     """
     shape = (size(of, dim), dim)
     if given is None:
-        return on_device(drawn, *shape, of.seed, of.scaling, device=device)
+        make = _kept if lasting() else drawn
+        return on_device(make, *shape, of.seed, of.scaling, device=device)
     if tuple(given.shape) != shape or not given.is_floating_point():
         raise CallError(f"{name}: projection must be (features, dim) = {shape} of reals, not {tuple(given.shape)}")
     return given
 
 
-@functools.lru_cache(maxsize=64)
 def drawn(features: int, dim: int, seed: int, scaling: str) -> Tensor:
     """Blocks of orthogonal rows, (features, dim), float64: the last one cut, rows scaled by ``scaling``.
 
@@ -40,11 +40,17 @@ def drawn(features: int, dim: int, seed: int, scaling: str) -> Tensor:
     ``"norm"`` gives each row the length of a Gaussian vector of ``dim`` entries, ``"sqrt"`` the root of ``dim``.
     """
     generator = torch.Generator().manual_seed(seed)
-    normal = functools.partial(torch.randn, generator=generator, dtype=torch.float64)
+    normal = functools.partial(torch.randn, generator=generator, dtype=torch.float64, device="cpu")
     blocks = [torch.linalg.qr(normal(dim, dim)).Q.T for _ in range(0, features, dim)]
     rows = torch.cat(blocks)[:features]
     lengths = normal(features, dim).norm(dim=-1, keepdim=True) if scaling == "norm" else math.sqrt(dim)
     return rows * lengths
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(features: int, dim: int, seed: int, scaling: str) -> Tensor:
+    with torch.inference_mode(False):  # what is kept may later be needed for gradients
+        return drawn(features, dim, seed, scaling)
 
 
 def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool) -> tuple[Tensor, Tensor | None]:

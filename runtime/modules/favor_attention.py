@@ -88,7 +88,7 @@ class FavorAttention(SpecAttention):
 
     def _draw(self) -> None:
         """The projection of the seed, in place of the old one: gradients of earlier calls still need that."""
-        rows = drawn.__wrapped__(self._features, self.projection.shape[1], int(self.seed), self._scaling)
+        rows = drawn(self._features, self.projection.shape[1], int(self.seed), self._scaling)
         self.projection = rows.to(self.projection)
 
     def extra_repr(self) -> str:

@@ -277,6 +277,21 @@ def test_a_running_maximum_changes_nothing_without_eps() -> None:
     torch.testing.assert_close(running(q, k, v)[:, :, :-1], running(q, other, v)[:, :, :-1], rtol=0, atol=0)
 
 
+def test_a_projection_that_is_kept_serves_calls_of_all_kinds() -> None:
+    """Those that want gradients too, after calls in inference mode and calls of tensors without values."""
+    attend = attnspec.compile("attention a { linear favor(x, features = 11)  divide total }", target="dense")
+    with torch._subclasses.FakeTensorMode():
+        attend(*(torch.empty(1, 2, 9, 8) for _ in range(3)))
+    q, k, v = torch.randn(3, 1, 2, 9, 8, dtype=torch.float64).unbind(0)
+    with torch.inference_mode():
+        want = attend(q, k, v)
+    q.requires_grad_()
+    out = attend(q, k, v)
+    (dq,) = torch.autograd.grad(out.sum(), q)
+    assert torch.equal(out, want)
+    assert dq.isfinite().all()
+
+
 def test_random_features() -> None:
     """Their products are the exponential on average over directions, and a call may bring directions of its own."""
     generator = torch.Generator().manual_seed(0)

@@ -209,14 +209,16 @@ def test_a_cache_for_each_branch() -> None:
     ("what", "said"),
     [
         ("paged", r"branches of this mixture have kernels of their own.*attend\.branches"),
-        ("cache", r"make a cache for each of attend\.branches"),
+        ("cache", r"make a cache for each of attend\.branches.*: attnspec\.merge, and then attend\.add_sink"),
+        ("cache of shares", r"make a cache for each of attend\.branches.*add up their outputs, each times its share$"),
+        ("pages of shares", r"attend\.branches\[i\]\.paged.*add up their outputs, each times its share$"),
         ("rotated", r"attend\.branches\[i\]\.rotated"),
         ("part of shares", r"branches have given shares"),
         ("gradients of detached", r"the weights of the mixture are detached"),
     ],
 )
 def test_what_is_for_branches_says_so(what: str, said: str) -> None:
-    name = {"part of shares": "shares", "gradients of detached": "detached"}.get(what, "a score and a rotation")
+    name = {"gradients of detached": "detached"}.get(what, "shares" if "shares" in what else "a score and a rotation")
     attend, (q, k, v), inputs = looked(name, 40, 40)
     ways: dict[str, Callable[[], object]] = {
         "paged": lambda: attend.paged(
@@ -227,4 +229,4 @@ def test_what_is_for_branches_says_so(what: str, said: str) -> None:
     }
     part = functools.partial(attend.part, q, k, v, q_start=0, k_start=0, n=40, inputs=inputs)
     with pytest.raises(attnspec.CallError, match=said):
-        ways.get(what, part)()
+        ways.get(what.removesuffix(" of shares").replace("pages", "paged"), part)()
