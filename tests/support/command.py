@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from subprocess import CompletedProcess
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -17,9 +19,7 @@ def run(*words: str, status: int = 0, stdin: str | None = "", **env: str) -> Com
     """Run the command and check its exit status; without ``stdin`` (None) standard input is closed."""
     streams = [io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8") for text in (stdin or "", "", "")]
     found: Any = 0
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ, env):  # what a command changes is undone
         for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
             patch.setattr(sys, name, None if name == "stdin" and stdin is None else stream)
         patch.setattr(sys, "argv", ["attnspec", *words])
