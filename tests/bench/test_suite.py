@@ -60,6 +60,7 @@ TRIED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", TRIED)
 def test_cases_are_checked_in_the_interpreter(number: int) -> None:
     dtype = ("float32", "float16")[number % 2]

@@ -109,6 +109,7 @@ def test_inspect_suggests_a_parameter_that_fits_tiles() -> None:
     assert read_json("inspect", "segments", "size=512", "-n", "8192")["suggestions"] == []
 
 
+@pytest.mark.slow
 def test_tile_and_layout_can_be_asked_for() -> None:
     found = read_json("inspect", "dilated", "-n", "4096", "--layout", "identity", "--tile", "64x32")
     assert found["decisions"][0]["passes"][0]["layout"] == "identity"

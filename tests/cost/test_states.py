@@ -138,6 +138,7 @@ def test_few_queries_do_not_build_states() -> None:
         assert (found.linear.tiles > 0) == (n_q == 130)
 
 
+@pytest.mark.slow
 def test_cost_grows_with_the_length() -> None:
     for name in ("causal", "window", "chunked", "dilated", "dense"):
         attend = attnspec.compile(PATTERNS[name])

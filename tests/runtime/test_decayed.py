@@ -46,6 +46,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 @pytest.mark.parametrize("name", [name if name == "window, sink, score" else slow(name) for name in CASES])
 def test_beside_other_lines(name: str, target: str) -> None:
@@ -62,6 +63,7 @@ def test_beside_other_lines(name: str, target: str) -> None:
         agree(attend, *tensors(13, n))
 
 
+@pytest.mark.slow
 def test_a_branch_of_its_own() -> None:
     text = GATED.replace("  decay gate[b, h, t]", "").format(
         "mix { branch { attend window(20)  decay gate[b, h, t] } branch { attend causal  score s * 0.5 } }"
@@ -73,6 +75,7 @@ def test_a_branch_of_its_own() -> None:
     torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "dtype"),
     [("cpp", torch.bfloat16), slow("cpp", torch.float16), slow("triton", torch.float16)],  # interpreted: no bfloat16
@@ -83,6 +86,7 @@ def test_short_dtypes(dtype: torch.dtype, target: str) -> None:
     agree(compiled(FORGETTING, target), *tensors(n, dtype=dtype), inputs={"gate": gate}, tolerance=5e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 def test_alibi_is_a_decay(target: str) -> None:
     q, k, v = tensors(N[target], heads=4)
@@ -162,6 +166,7 @@ def test_what_kernels_do_not_serve_is_refused() -> None:
             call()
 
 
+@pytest.mark.slow
 def test_an_input_of_the_name_of_the_sums() -> None:
     text = "attention a { input decay_high: float[heads]  attend causal  score s + decay_high[h]  decay decay_high[h] }"
     agree(attnspec.compile(text), *tensors(40), inputs={"decay_high": -torch.rand(2)})

@@ -120,6 +120,7 @@ def test_a_counter_made_before_or_imported_late_counts() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(lines)], check=True)
 
 
+@pytest.mark.slow
 def test_weights_by_features_are_counted_as_their_kernels_compute_them() -> None:
     """States included; where inputs say which documents there are, those of the call."""
     q, k, v = tensors(700, heads=2)

@@ -65,6 +65,7 @@ def test_token_statistics_are_the_published_layers(spec: str) -> None:
         assert want.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, slow(torch.bfloat16)])
 def test_token_statistics_of_kernels(dtype: torch.dtype) -> None:
     """As in float64, gradients too; sums are float32 whatever the tokens are, also under autocast."""

@@ -38,6 +38,7 @@ def test_lists_of_any_length(target: str) -> None:
         agree(attend, *tensors(64, heads=2, dim=8), inputs=chosen(64, most, near))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 def test_tables_and_documents_of_any_length(target: str) -> None:
     """Blocks and positions beyond what is given are false."""

@@ -64,6 +64,7 @@ def test_fewer_queries_and_more(target: str, name: str) -> None:
         agree(attend, *tensors(n, n_q, heads=HEADS), inputs=inputs(1, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpp", slow("triton")])
 def test_a_sink_of_each_row(target: str) -> None:
     attend = compiled("attention a { input far: float[heads, n_q]  attend causal  sink far[h, q] - q / 16 }", target)
@@ -125,6 +126,7 @@ def test_positions_that_would_overflow_are_refused() -> None:
         attend(q[:, :, :1], q, q)
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks() -> None:
     clauses = (
         "input doc: int[batch, n] sorted  input slope: float[heads]  attend causal and doc[q] == doc[k]"
@@ -142,6 +144,7 @@ def test_compiles_without_graph_breaks() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpp", slow("triton")])
 def test_many_scalar_inputs(target: str) -> None:
     """Each is a parameter of the sets, up to a dozen: tiles that they rule out are not visited, counts are exact."""

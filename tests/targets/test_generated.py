@@ -93,6 +93,7 @@ def check_layouts(target: str, case: Case, number: int, detached: bool, kv_heads
                 agree(attend, *tensors(n, n_q, 4, kv_heads, seed=n))
 
 
+@pytest.mark.slow
 @examples(3)
 @given(laid_cases(), st.integers(0, 12), st.booleans(), GROUPS)
 def test_layouts(case: Case, number: int, detached: bool, kv_heads: int) -> None:

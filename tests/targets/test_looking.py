@@ -181,6 +181,7 @@ def test_rows_that_are_not_there() -> None:
 REALS = "attention a(cap = 2.5) { mix w in [4, 8] { attend window(w) }  score softcap(s, cap)  rotate rope() }"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", [MIXTURES["overlapping, detached"], *map(slow, (MIXTURES["branches"], MIXTURES["longnet detached"], REALS))]
 )

@@ -93,12 +93,14 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
         close(what, one.nan_to_num(neginf=-99.0), other.nan_to_num(neginf=-99.0), 3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 def test_disjoint_branches_are_a_union(target: str) -> None:
     mixed = of("mix { branch { attend window(7) } branch { attend q - k >= 20 } }", target)
     same(mixed, of("attend window(7)  attend q - k >= 20", target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 def test_a_branch_that_counts_twice_is_two_branches(target: str) -> None:
     twice = of("mix { branch { attend causal } branch times 2 { attend window(9) } }", target)
@@ -123,6 +125,7 @@ def test_detached_weights_change_gradients_and_nothing_else(target: str) -> None
     close("dv", others[2], own[2].double(), 3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", MOSTLY_CPP)
 def test_detached_weights_with_one_branch_are_nothing_special(target: str) -> None:
     text = "mix w in [9]%s { attend window(w) }"

@@ -106,6 +106,7 @@ def looked(name: str, n: int = 40, n_q: int = 30) -> Asked:
     return attnspec.compile(text), tensors(n, n_q, 4, 2), inputs_of(text, 4, n_q, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OWN_LINES)
 def test_weights_and_largest_scores(name: str) -> None:
     attend, (q, k, v), inputs = looked(name)
@@ -117,6 +118,7 @@ def test_weights_and_largest_scores(name: str) -> None:
     close("largest", largest, exact(q, k, v, return_max=True, inputs=inputs)[1], 3e-5)
 
 
+@pytest.mark.slow
 def test_autocast_casts_for_each_branch() -> None:
     attend, (q, k, v), inputs = looked("shares")
     with torch.autocast("cpu", dtype=torch.bfloat16):

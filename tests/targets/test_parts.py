@@ -19,6 +19,7 @@ CUTS = Cuts((0.13, 0.14, 0.6), (0.0, 0.21, 0.22, 0.7), (0.5,), (0.4,))
 """Inside tiles and in one row of them; one part of the keys is empty, one part of each side nearly so."""
 
 
+@pytest.mark.slow
 def test_a_union() -> None:
     """Global rows and columns: parts that see a few keys, and parts that see none."""
     attend = compiled(PATTERNS["both"], "cpp")

@@ -45,6 +45,7 @@ def test_pairs_of_mixtures_count_as_often_as_branches_say(name: str) -> None:
 DOCUMENTS = "attention packed { input doc: int[batch, n] sorted  attend causal and doc[q] == doc[k] }"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [DOCUMENTS, slow("attention a { input far: bool[n]  attend causal and not far[k] }")])
 def test_inputs(text: str) -> None:
     attend = compiled(text, "cpp")

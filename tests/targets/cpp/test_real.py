@@ -139,6 +139,7 @@ extern "C" __attribute__((visibility("default"))) int width{0}() {{ return attns
 """
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, phases=NO_SHRINKING)
 @given(st.lists(PREDICATE, min_size=8, max_size=8), st.sampled_from([np.int32, np.int32, np.int64]))
 def test_predicates_that_read_inputs(tmp_path_factory: Any, preds: list[e.Pred], kind: type) -> None:

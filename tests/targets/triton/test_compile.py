@@ -101,6 +101,7 @@ def test_files_and_addresses(tmp_path: Path) -> None:
         assert not re.findall(r"arith\.muli .* : i32", text), "a scalar product in 32 bits"
 
 
+@pytest.mark.slow
 def test_wrong_input() -> None:
     assert compiled("window", "--arch", "sm_30").returncode == 2
     done = compiled("window", "widht=3")
@@ -108,6 +109,7 @@ def test_wrong_input() -> None:
     assert "did you mean `width`" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_triton(tmp_path: Path) -> None:
     """As with the CPU build of torch, which does not bring it."""
     (tmp_path / "triton.py").write_text("raise ImportError('No module named triton')\n", encoding="utf-8")

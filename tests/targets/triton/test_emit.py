@@ -72,6 +72,7 @@ def test_a_wrong_kernel_is_found_out(tmp_path: Path) -> None:
     assert "do not agree" in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_file_says_what_to_do(tmp_path: Path) -> None:
     path = emitted(tmp_path, "causal")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
