@@ -14,7 +14,7 @@ from attnspec.codegen.expressions.reads import names
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
-from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.arguments import CallError, check_tensors
 from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import EMPTY, Call, sizes_of
@@ -174,9 +174,7 @@ def linear(
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     """Output and, if asked for, the logarithm of the total weight, where weights are products of features."""
-    for name, t in inputs.items():
-        if not isinstance(t, Tensor):
-            raise CallError(f"{spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
+    check_tensors(spec.name, inputs)
     watched()
     out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs)
     if not return_lse:

@@ -25,6 +25,7 @@ from attnspec.runtime.paged import Paged
 from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.prepared import prepared
 from attnspec.runtime.stages import Stages
+from attnspec.runtime.states.call import Asked
 from attnspec.runtime.states.operator import attended_from
 from attnspec.runtime.targets import NAMES, kinds
 
@@ -270,8 +271,8 @@ class Attention(Paged, Stages):
             if sharding.distributed(q, k, v, *inputs.values()):
                 raise CallError(f"{self._facts.name}: calls with states take no distributed tensors")
             around.check_results(self.spec, scale, return_lse, return_max)
-            asked = state, q_start, return_state, self._target == "dense"
-            found = attended_from(self._encoded, q, k, v, scale, inputs, *asked)
+            asked = Asked(self._encoded, q, k, v, scale, inputs, state, q_start, return_state)
+            found = attended_from(asked, self._target == "dense")
             results = (found.out, *([found.lse] if return_lse else []), *([found.state] if return_state else []))
             return results if len(results) > 1 else found.out
         if not at_once and sharding.distributed(q, k, v, *inputs.values()):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.past import ahead
-from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.arguments import CallError, check_tensors
 from attnspec.runtime.core.program import Needed, Program, decode, needed, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import sizes_of
@@ -58,9 +58,7 @@ class Decayed:
 
         Raises CallError for inputs that do not fit, and where a query may see a later key.
         """
-        for name, t in inputs.items():
-            if not isinstance(t, Tensor):
-                raise CallError(f"{self.spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
+        check_tensors(self.spec.name, inputs)
         if traced(q, *inputs.values()):
             sums = decay_sums([q.detach(), k.detach(), *inputs.values()], list(inputs), self.program)
         else:

@@ -20,6 +20,7 @@ from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import EMPTY, Call, Result, Turn, check_lists
 from attnspec.runtime.cpp import run as cpp
 from attnspec.runtime.prepare.inputs import check_floats
+from attnspec.runtime.prepare.operator import refuse
 from attnspec.runtime.prepare.rotate import Angles
 from attnspec.runtime.targets import Target, target_of
 
@@ -301,14 +302,6 @@ _apply_at_once = super(torch.autograd.Function, _AtOnce).apply
 def _gradients_bare(ctx: Any, *given: Any) -> tuple[Any, ...]:
     dq, dk, dv, _, *rest = gradients(ctx, *given)
     return dq, dk, dv, *rest
-
-
-def refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-    """The backward pass of backward. Raises NotImplementedError."""
-    raise NotImplementedError(
-        "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
-        'target="dense" has them'
-    )
 
 
 def _refuse_turning(ctx: Any, *gradients: Any) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Call, Result
 from attnspec.runtime.core.visible import transforming
-from attnspec.runtime.prepare.operator import made_names, ready_operator
+from attnspec.runtime.prepare.operator import made_names, ready_operator, refuse
 from attnspec.runtime.sink import sink_operator
 from attnspec.spec.split import apart, own_dims
 
@@ -110,7 +110,7 @@ class _AttendBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *given: Any) -> tuple[Any, ...]:
-        return operator.refuse(ctx, *given)
+        return refuse(ctx, *given)
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, rest: Any, *tensors: Any) -> Any:

@@ -13,7 +13,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import EMPTY, Part
-from attnspec.runtime.states.call import going_on, piece, require_state
+from attnspec.runtime.states.call import Asked, going_on, piece, require_state
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
@@ -96,12 +96,13 @@ class Stream:
             q = torch.nn.functional.pad(q, (0, 0, count - q.shape[2], 0))
             merged = count // self._going.cut * self._going.cut
             whole = merged == count
-            found = going_on(self._program.encoded, q, k, v, scale, given, state, start, whole)
+            found = going_on(Asked(self._program.encoded, q, k, v, scale, given, state, start, whole))
             after = found.state
             if merged and not whole:
                 q, k, v = (t[:, :, :merged] for t in (q, k, v))
                 cut = self._cut(given, merged, count)
-                after = piece(self._program.encoded, q, k, v, scale, cut, state, start, True).after().to(after.dtype)
+                asked = Asked(self._program.encoded, q, k, v, scale, cut, state, start, True)
+                after = piece(asked).after().to(after.dtype)
         if merged:
             self._next = merged, after
         last = slice(count - part.n_q, None)

@@ -47,6 +47,13 @@ def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Ten
     check_heads(name, q, k, v)
 
 
+def check_tensors(name: str, inputs: Mapping[str, object]) -> None:
+    """Refuse inputs that are no tensors. Raises CallError."""
+    for label, t in inputs.items():
+        if not isinstance(t, Tensor):
+            raise CallError(f"{name}: input `{label}` must be a tensor, not {type(t).__name__}")
+
+
 def check_vectors(
     name: str, target: str, kinds: tuple[str, ...], label: str, t: Tensor, shape: str = "(batch, heads, length, dim)"
 ) -> None:

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import Steps, steps
-from attnspec.runtime.linear.features import axes, mapped
+from attnspec.runtime.linear.features import axes, mapped, together
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS
 
@@ -87,10 +86,7 @@ class Made:
     ) -> Made:
         """Of vectors by query head. Raises CallError where the features of both sides do not fit each other."""
         a, b = (mapped(spec, side, x, inputs, sizes, projection) for side, x in (("q", q), ("k", k)))
-        numbers = a.values.shape[-1], b.values.shape[-1]
-        if len({*numbers} - {1}) > 1:
-            raise CallError(f"{spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
-        features = max(numbers)
+        features = together(spec, a.values.shape[-1], b.values.shape[-1])
         of_q, of_k = (x.values.expand(*x.values.shape[:-1], features) for x in (a, b))
         return cls(spec, inputs, sizes, of_q, of_k, steps(spec, inputs, sizes, q.device, features, b.gates))
 

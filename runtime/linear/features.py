@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.expressions.real import Differentiable, tables
 from attnspec.runtime.linear.favor import favor, projection
 from attnspec.spec import expr as e
@@ -61,6 +62,13 @@ def mapped(
         else:
             found.append(Mapped(_entries(part, env, x)))
     return found[0] if len(found) == 1 else _joined(found)
+
+
+def together(spec: Spec, of_q: int, of_k: int) -> int:
+    """The number of features of both sides; one feature stands for as many. Raises CallError where they do not fit."""
+    if len({of_q, of_k} - {1}) > 1:
+        raise CallError(f"{spec.name}: `linear q:` gives {of_q} features and `linear k:` {of_k}")
+    return max(of_q, of_k)
 
 
 def axes(sizes: Sizes, dims: int) -> dict[str, Any]:

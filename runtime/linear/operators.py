@@ -15,18 +15,10 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode, facts
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.linear.work import Work
+from attnspec.runtime.prepare.operator import LIBRARY, define, in_places, refuse
 
 _GIVEN = "Tensor[] tensors, str[] names, float? scale, str program"
 _OF_RESULT = "Tensor out, Tensor total, Tensor dout, Tensor? dtotal, str[] wanted"
-_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _schema in (
-    f"attend_linear({_GIVEN}) -> (Tensor, Tensor)",
-    f"attend_linear_backward({_GIVEN}, {_OF_RESULT}) -> Tensor[]",
-):
-    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-
-attend_linear = torch.ops.attnspec.attend_linear.default
-attend_linear_backward = torch.ops.attnspec.attend_linear_backward.default
 
 
 def attended(
@@ -72,10 +64,10 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     return [t.new_empty(t.shape) for t in (*tensors[:3], *(by_name[name] for name in wanted))]
 
 
-_LIBRARY.impl("attend_linear", _attend, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("attend_linear_backward", _attend_backward, "CPU")  # type: ignore[no-untyped-call]
-torch.library.register_fake("attnspec::attend_linear", _fake, lib=_LIBRARY)
-torch.library.register_fake("attnspec::attend_linear_backward", _fake_backward, lib=_LIBRARY)
+define("attend_linear", f"({_GIVEN}) -> (Tensor, Tensor)", _attend, _fake, ("CPU",))
+define("attend_linear_backward", f"({_GIVEN}, {_OF_RESULT}) -> Tensor[]", _attend_backward, _fake_backward, ("CPU",))
+attend_linear = torch.ops.attnspec.attend_linear.default
+attend_linear_backward = torch.ops.attnspec.attend_linear_backward.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -92,18 +84,9 @@ def _gradients(ctx: Any, dout: Tensor | None, dtotal: Tensor | None) -> tuple[An
         dout = torch.zeros_like(out) if dout is None else dout
         given = tensors, ctx.names, ctx.scale, ctx.program
         made = attend_linear_backward(*given, out, total, dout, dtotal, ctx.wanted)
-        found[:3] = made[:3]
-        for name, d in zip(ctx.wanted, made[3:], strict=True):
-            found[3 + ctx.names.index(name)] = d
+        found = in_places(made, ctx.names, ctx.wanted)
     return found, None if ctx.names else [], None, None
 
 
-def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-    raise NotImplementedError(
-        "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
-        'target="dense" has them'
-    )
-
-
-torch.library.register_autograd("attnspec::attend_linear", _gradients, setup_context=_save, lib=_LIBRARY)
-torch.library.register_autograd("attnspec::attend_linear_backward", _refuse, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend_linear", _gradients, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("attnspec::attend_linear_backward", refuse, lib=LIBRARY)

@@ -20,7 +20,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import steps
-from attnspec.runtime.linear.features import axes, mapped
+from attnspec.runtime.linear.features import axes, mapped, together
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
@@ -127,10 +127,8 @@ class Work:
             (x, None) if made or feature == Vector() else self._mapped(side, x)
             for side, x, made, feature in (("q", q, of_q, weights.q), ("k", k, of_k, weights.k))
         )
-        numbers = a.shape[-1], b.shape[-1]
-        if len({*numbers} - {1}) > 1:
-            raise CallError(f"{self.spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
-        a, b = (t.expand(*t.shape[:-1], max(numbers)) for t in (a, b))
+        features = together(self.spec, a.shape[-1], b.shape[-1])
+        a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
         inputs = [self.inputs[name] for name in known.reads]
         call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
         return Given(call, of_q, of_k, *self._steps(gates))

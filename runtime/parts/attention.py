@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from attnspec.runtime import sharding
-from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives
+from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives, check_tensors
 from attnspec.runtime.core.merge import merge
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
@@ -282,9 +282,7 @@ class Parts(Rotations):
         watched()
         check_call(name, self._target, self._kinds, q, k, v)
         check_derivatives(name, scale, q, k, v, *given.values())
-        for label, t in given.items():
-            if not isinstance(t, Tensor):
-                raise CallError(f"{name}: input `{label}` must be a tensor, not {type(t).__name__}")
+        check_tensors(name, given)
         if sharding.distributed(q, k, v, *given.values()):
             raise CallError(
                 f"{name}: parts are of plain tensors, not of DTensors: give what is here, with where it lies"

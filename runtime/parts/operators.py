@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attnspec.runtime.core.request import Result
 from attnspec.runtime.parts.work import Work
+from attnspec.runtime.prepare.operator import in_places
 
 _GIVEN = "Tensor[] tensors, str[] names, float? scale, str program, SymInt[] where"
 _OF_RESULT = "Tensor out, Tensor lse, Tensor norm, Tensor dout, Tensor? dlse"
@@ -104,9 +105,7 @@ def _gradients(ctx: Any, dout: Tensor | None, dlse: Tensor | None, _: None) -> t
         given: Given = (tensors, ctx.names, ctx.scale, ctx.program, ctx.where)
         dout = torch.zeros_like(out) if dout is None else dout
         made = part_backward(*given, out, lse, norm, dout, dlse, ctx.wanted)
-        found[:3] = made[:3]
-        for name, d in zip(ctx.wanted, made[3:], strict=True):
-            found[3 + ctx.names.index(name)] = d
+        found = in_places(made, ctx.names, ctx.wanted)
     return found, None if ctx.names else [], None, None, None, None  # an empty list may be one of tensors
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.arguments import CallError, check_tensors
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import is_wide, sizes_of
@@ -53,12 +53,32 @@ class Given(NamedTuple):
         return cls(spec_of(decode(program)), q, k, dict(zip(names, rest, strict=True)))
 
 
-def define(name: str, schema: str, implementation: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """An operator ``attnspec::name`` for tensors on the CPU and on a GPU, and what traces see of its results."""
+def define(
+    name: str,
+    schema: str,
+    implementation: Callable[..., Any],
+    fake: Callable[..., Any],
+    devices: tuple[str, ...] = ("CPU", "CUDA"),  # CUDA serves ROCm too
+) -> None:
+    """An operator ``attnspec::name`` for tensors on these devices, and what traces see of its results."""
     LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
-    for device in ("CPU", "CUDA"):  # CUDA serves ROCm too
+    for device in devices:
         LIBRARY.impl(name, implementation, device)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"attnspec::{name}", fake, lib=LIBRARY)
+
+
+def refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+    """The backward pass of backward. Raises NotImplementedError."""
+    raise NotImplementedError(
+        "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
+        'target="dense" has them'
+    )
+
+
+def in_places(made: Sequence[Tensor], names: Sequence[str], wanted: Sequence[str]) -> list[Tensor | None]:
+    """Gradients of q, k, v and of the inputs that are ``wanted``, in the places of all inputs of these names."""
+    by_name = dict(zip(wanted, made[3:], strict=True))
+    return [*made[:3], *(by_name.get(name) for name in names)]
 
 
 def ready(
@@ -80,9 +100,7 @@ def ready(
         if not transforming():
             return _all(spec, sizes, q, inputs, is_wide(q, k))
         check(spec, sizes, inputs, q.device)
-    for name, t in inputs.items():
-        if not isinstance(t, Tensor):
-            raise CallError(f"{spec.name}: input `{name}` must be a tensor, not {type(t).__name__}")
+    check_tensors(spec.name, inputs)
     found: dict[str, Tensor] = {}
     if made or inputs:
         tensors = [t.detach() for t in (q, k, *inputs.values())]

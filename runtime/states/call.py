@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.expressions.real import tables
 from attnspec.runtime.linear.decay import logarithms
-from attnspec.runtime.linear.features import axes, mapped
+from attnspec.runtime.linear.features import axes, mapped, together
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
@@ -88,39 +88,34 @@ def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Ca
     raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {reason}")
 
 
-def going_on(
-    program: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: Any,
-    inputs: Mapping[str, Tensor],
-    state: Tensor | None,
-    q_start: int | None,
-    return_state: bool,
-) -> Results:
+class Asked(NamedTuple):
+    """A call of a program with all that states add to it, as :class:`attnspec.runtime.attention.Attention` takes it."""
+
+    program: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: Any
+    inputs: Mapping[str, Tensor]
+    state: Tensor | None
+    q_start: int | None
+    return_state: bool
+
+
+def going_on(asked: Asked) -> Results:
     """A call that takes or gives a state: the output of q's dtype, totals and state float32 (or float64 as q is).
 
     Raises CallError where it cannot.
     """
-    found = piece(program, q, k, v, scale, inputs, state, q_start, return_state).run()
-    rest = torch.float64 if q.dtype == torch.float64 else torch.float32
+    found, dtype = piece(asked).run(), asked.q.dtype
+    rest = torch.float64 if dtype == torch.float64 else torch.float32
     total = None if found.total is None else found.total.to(rest)
-    return Results(found.out.to(q.dtype), total, found.state.to(rest))
+    return Results(found.out.to(dtype), total, found.state.to(rest))
 
 
-def piece(
-    program: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: Any,
-    inputs: Mapping[str, Tensor],
-    state: Tensor | None,
-    q_start: int | None,
-    return_state: bool,
-) -> Piece:
+def piece(asked: Asked) -> Piece:
     """A call that takes or gives a state. Raises CallError where it cannot."""
+    program, q, k, v, scale, inputs, state, q_start, return_state = asked
     known = decode(program)
     spec, dense = spec_of(known), known.target == "dense"
     (batch, heads, n, _), kv_heads = q.shape, k.shape[1]
@@ -135,12 +130,10 @@ def piece(
     found = _wanted(known).at(sizes, real=dtype)(given, q.device)
     if found:
         check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
-    weights, features = spec.weights, vector_sizes(spec, q, v)["features"]
+    weights = spec.weights
     assert weights.q is not None
     assert weights.k is not None
-    numbers = size(weights.q, q.shape[3]), size(weights.k, q.shape[3])
-    if len({*numbers} - {1}) > 1:
-        raise CallError(f"{spec.name}: `linear q:` gives {numbers[0]} features and `linear k:` {numbers[1]}")
+    features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
     by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None)
     q, k, v = (t.to(dtype) for t in (q, k, v))
     whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))

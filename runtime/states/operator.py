@@ -5,7 +5,7 @@ Its backward pass computes the call again. (Where nothing traces, operations of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,43 +16,27 @@ from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.visible import traced
 from attnspec.runtime.linear.work import vector_sizes
-from attnspec.runtime.states.call import going_on, state_shape
+from attnspec.runtime.prepare.operator import LIBRARY, define, in_places, refuse
+from attnspec.runtime.states.call import Asked, going_on, state_shape
 from attnspec.runtime.states.piece import Results
 
 _GIVEN = "Tensor[] tensors, str[] names, Tensor? state, float? scale, SymInt? q_start, bool return_state, str program"
-_LIBRARY = torch.library.Library("attnspec", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _schema in (
-    f"attend_from({_GIVEN}) -> (Tensor, Tensor, Tensor)",
-    f"attend_from_backward({_GIVEN}, Tensor? dout, Tensor? dtotal, Tensor? dstate, str[] wanted) -> Tensor[]",
-):
-    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+_RESULTS = "(Tensor, Tensor, Tensor)"
+_UPSTREAM = "Tensor? dout, Tensor? dtotal, Tensor? dstate, str[] wanted"
 
-attend_from = torch.ops.attnspec.attend_from.default
-attend_from_backward = torch.ops.attnspec.attend_from_backward.default
 _untraced = _disable_dynamo(going_on)  # masks are evaluated in Python: the graph breaks there
 
 
-def attended_from(
-    program: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: Any,
-    inputs: Mapping[str, Tensor],
-    state: Tensor | None,
-    q_start: int | None,
-    return_state: bool,
-    dense: bool,
-) -> Results:
+def attended_from(asked: Asked, dense: bool) -> Results:
     """As :func:`attnspec.runtime.states.call.going_on` has it, as one operator where tensors are traced.
 
     ``dense`` is whether that is the program's target.
     """
     if dense:
-        run = _untraced if torch.compiler.is_compiling() else going_on
-        return run(program, q, k, v, scale, inputs, state, q_start, return_state)
+        return (_untraced if torch.compiler.is_compiling() else going_on)(asked)
+    program, q, k, v, scale, inputs, state, q_start, return_state = asked
     if not traced(q, *inputs.values()):
-        return going_on(program, q, k, v, scale, inputs, state, q_start, return_state)
+        return going_on(asked)
     factor = None if scale is None else float(scale)
     out, total, new = attend_from(
         [q, k, v, *inputs.values()], list(inputs), state, factor, q_start, return_state, program
@@ -60,7 +44,7 @@ def attended_from(
     return Results(out, total, new)
 
 
-def _run(
+def _asked(
     tensors: Sequence[Tensor],
     names: Sequence[str],
     state: Tensor | None,
@@ -68,12 +52,17 @@ def _run(
     q_start: int | None,
     return_state: bool,
     program: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Asked:
+    """From the arguments of a schema."""
     q, k, v, *rest = tensors
-    inputs = dict(zip(names, rest, strict=True))
-    found = going_on(program, q, k, v, scale, inputs, state, q_start, return_state)
+    return Asked(program, q, k, v, scale, dict(zip(names, rest, strict=True)), state, q_start, return_state)
+
+
+def _run(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    asked = _asked(*given)
+    found = going_on(asked)
     total = (
-        v.new_empty(0, dtype=torch.float32)
+        asked.v.new_empty(0, dtype=torch.float32)
         if found.total is None
         else found.total.clone(memory_format=torch.contiguous_format)
     )
@@ -104,16 +93,9 @@ def _backward(*arguments: Any) -> list[Tensor]:
     return [d.contiguous() for d in found]
 
 
-def _fake(
-    tensors: Sequence[Tensor],
-    names: Sequence[str],
-    state: Tensor | None,
-    scale: float | None,
-    q_start: int | None,
-    return_state: bool,
-    program: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    (q, k, v), spec = tensors[:3], spec_of(decode(program))
+def _fake(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    program, q, k, v, *_, return_state = _asked(*given)
+    spec = spec_of(decode(program))
     whole = spec.weights.divide is not None and not spec.weights.each
     features = vector_sizes(spec, q, v)["features"]
     total = v.new_empty(q.shape[:3] if whole else 0, dtype=torch.float32)
@@ -129,10 +111,10 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     return [t.new_empty(t.shape) for t in sources]
 
 
-_LIBRARY.impl("attend_from", _forward, "CPU")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("attend_from_backward", _backward, "CPU")  # type: ignore[no-untyped-call]
-torch.library.register_fake("attnspec::attend_from", _fake, lib=_LIBRARY)
-torch.library.register_fake("attnspec::attend_from_backward", _fake_backward, lib=_LIBRARY)
+define("attend_from", f"({_GIVEN}) -> {_RESULTS}", _forward, _fake, ("CPU",))
+define("attend_from_backward", f"({_GIVEN}, {_UPSTREAM}) -> Tensor[]", _backward, _fake_backward, ("CPU",))
+attend_from = torch.ops.attnspec.attend_from.default
+attend_from_backward = torch.ops.attnspec.attend_from_backward.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -150,20 +132,11 @@ def _gradients(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
     dstate = None
     if any(d is not None for d in upstream):
         made = attend_from_backward(saved, ctx.names, state, *ctx.rest, *upstream, ctx.wanted)
-        found[:3], rest = made[:3], made[3:]
         if state is not None:
-            dstate, *rest = rest
-        for name, d in zip(ctx.wanted, rest, strict=True):
-            found[3 + ctx.names.index(name)] = d
+            dstate = made.pop(3)
+        found = in_places(made, ctx.names, ctx.wanted)
     return found, None if ctx.names else [], dstate, None, None, None, None
 
 
-def _refuse(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
-    raise NotImplementedError(
-        "attnspec has no second derivatives (create_graph=True): there is no backward of the backward kernel. "
-        'target="dense" has them'
-    )
-
-
-torch.library.register_autograd("attnspec::attend_from", _gradients, setup_context=_save, lib=_LIBRARY)
-torch.library.register_autograd("attnspec::attend_from_backward", _refuse, lib=_LIBRARY)
+torch.library.register_autograd("attnspec::attend_from", _gradients, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("attnspec::attend_from_backward", refuse, lib=LIBRARY)
