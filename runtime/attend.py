@@ -16,6 +16,7 @@ from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError, check_tensors
 from attnspec.runtime.core.merge import mixed
+from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import EMPTY, Call, sizes_of
 from attnspec.runtime.core.visible import array, traced, transforming, visible
@@ -179,8 +180,7 @@ def linear(
     out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs)
     if not return_lse:
         return out, EMPTY
-    empty = total == 0
-    return out, total.masked_fill(empty, 1.0).log().masked_fill(empty, -math.inf)
+    return out, log_of_totals(total)
 
 
 def dense(

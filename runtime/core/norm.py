@@ -17,6 +17,12 @@ from torch import Tensor
 _LOG2E = log2(2.718281828459045)
 
 
+def log_of_totals(total: Tensor) -> Tensor:
+    """The logarithm of sums of weights: minus infinity where they are 0, with gradients that are 0 there too."""
+    empty = total == 0
+    return total.masked_fill(empty, 1.0).log().masked_fill(empty, float("-inf"))
+
+
 def begin(lse: Tensor, norm: Tensor, sink: Tensor | None, natural: bool) -> None:
     """Make them those of rows that saw nothing but their sink, a logit: (batch, heads), or (batch, heads, n_q)."""
     top = norm.select(-4, 0)

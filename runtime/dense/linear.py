@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import Steps, steps
@@ -52,13 +53,7 @@ def dense_linear(
         values = made.corrected(values, recalled)
     factor = scale if scale is not None else 1.0 if spec.scale is None else spec.scale
     weights, total = made.weights(made.q, np.arange(sizes.n_q) + sizes.first, counts, factor)
-    return weights @ values, logarithm(total)
-
-
-def logarithm(total: Tensor) -> Tensor:
-    """The logarithms of totals, with a gradient of zero (not NaN) where they are 0."""
-    empty = total == 0
-    return torch.log(total.masked_fill(empty, 1.0)).masked_fill(empty, float("-inf"))
+    return weights @ values, log_of_totals(total)
 
 
 def _clean(x: Tensor, seen: Tensor) -> Tensor:

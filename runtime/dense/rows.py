@@ -13,9 +13,10 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.merge import mixed
+from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.core.visible import array
 from attnspec.runtime.dense.counts import Rows
-from attnspec.runtime.dense.linear import Made, logarithm
+from attnspec.runtime.dense.linear import Made
 from attnspec.runtime.dense.pairs import past
 from attnspec.runtime.dense.softmax import Block, of_rows, per_head, scores_block, together, weigh
 from attnspec.runtime.prepare.inputs import prepare
@@ -96,7 +97,7 @@ class Scored:
             a = self.made.q[:, :, torch.from_numpy(rows).to(self.q.device)]
             weights, total = self.made.weights(a, rows + self.sizes.first, self._counts(rows), self.scale)
             weights = weights if self.correction is None else weights @ self.correction
-            return weights.to(self.q.dtype), logarithm(total).to(self.q.dtype)
+            return weights.to(self.q.dtype), log_of_totals(total).to(self.q.dtype)
         if not self.branches:
             scores, sink, counts = self._scores(rows)
             return weigh(scores, counts, sink)

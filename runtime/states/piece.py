@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
+from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.linear.operators import attended
@@ -34,8 +35,7 @@ class Results(NamedTuple):
     def lse(self) -> Tensor:
         """The logarithm of the totals, minus infinity where a row sees nothing."""
         assert self.total is not None
-        empty = self.total == 0
-        return self.total.masked_fill(empty, 1.0).log().masked_fill(empty, float("-inf"))
+        return log_of_totals(self.total)
 
 
 @dataclass(frozen=True, eq=False)
