@@ -239,9 +239,11 @@ class Attention(Paged, Stages):
         A state is (batch, heads, features, dim_v), one more for sums of weights where these are divided by, float32 (of
         float64 tensors float64), and as differentiable as q, k and v; its heads are those of the keys unless lines read
         ``h``. ``q_start`` says after how many tokens of the sequence a call begins: it is needed where vectors turn by
-        positions, and where a pattern can be cut only after multiples of some number of tokens. In a pattern of
-        documents the first token goes on with the document that the state is of (zero the state of a batch entry that
-        begins a new one).
+        positions, and where a pattern can be cut only after multiples of some number of tokens. Where documents are
+        given by offsets each has a state, (batch * documents, ..): document d of a call goes on from its own, wherever
+        it lies and however many tokens of it come, and leaves its own. Where their numbers are given (``sorted``) the
+        state is that of the last token's document, and the first token goes on with it (zero the state of a batch entry
+        that begins a new one).
 
         Raises CallError for tensors that do not fit, and where a pattern has no state, or not here: with the reason.
         """

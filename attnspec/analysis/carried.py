@@ -11,21 +11,22 @@ after 4,096 tokens 0 states and 63 keys are to be kept
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from math import lcm
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.analysis.states import Futures, same_document, states
+from attnspec.analysis.states import Futures, Remembered, same_document, states
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec.evaluate import holds
+from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
 
 Truth = NDArray[np.bool_]
@@ -33,55 +34,95 @@ Truth = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class Carried:
-    """How a sequence goes on after a cut: from one state, and otherwise as if it began there.
+class Crossing:
+    """What crosses the cuts of some heads (None: of all), of a batch entry (None: of all).
 
-    It may be cut after multiples of ``cut`` tokens. Positions are counted from ``cut`` tokens before the cut on:
-    ``key`` stands for all keys before it that are seen after it, and ``query`` is a query that sees them, both None
-    where nothing is. ``pred`` is the pattern inside a document, for calls of ``sizes``, ``alike`` what says that two
-    positions are in one document: then the state is that of the document of the last token before the cut, and the
-    first token after it goes on with that document.
+    ``key`` stands for all keys before a cut that are seen after it, and ``query`` is a query that sees them, both None
+    where nothing is.
+    """
+
+    heads: tuple[int, ...] | None
+    b: int | None
+    key: int | None
+    query: int | None
+    futures: Futures
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """How a sequence goes on after a cut: each head from one state, and otherwise as if it began there.
+
+    It may be cut after multiples of ``cut`` tokens. Positions are counted from ``cut`` tokens before the cut on, as
+    those of ``ways`` are. ``pred`` is the pattern inside a document, for calls of ``sizes``, ``alike`` what says that
+    two positions are in one document: then the state is that of the document of the last token before the cut, and the
+    first token after it goes on with that document. ``packed`` is the input of offsets that says it, where one does:
+    each document of a call then has a state, goes on from it, and leaves one, whichever it is.
     """
 
     cut: int
-    key: int | None
-    query: int | None
+    ways: tuple[Crossing, ...]
     pred: e.Pred
     sizes: Sizes
     alike: tuple[e.Pred, ...]
-    futures: Futures
+    packed: str | None = None
 
     def seen(self, tokens: int, env: Mapping[str, Any]) -> Truth:
         """Which of the tokens after a cut see what was before it. ``env`` has the sizes and inputs of documents."""
-        if self.key is None:
-            return np.zeros(tokens, dtype=bool)
         at = np.arange(tokens)
-        return self._alike(env, at, 0) & self._holds(self.cut + at, self.key)
+        return self._alike(env, at, 0) & self.crosses(at)
 
     def kept(self, tokens: int, env: Mapping[str, Any]) -> Truth:
         """Which of the keys of the tokens after a cut are seen after the next one, which comes after them."""
-        if self.query is None or not tokens:
-            return np.zeros(tokens, dtype=bool)
         at = np.arange(tokens)
-        return self._alike(env, tokens - 1, at) & self._holds(tokens + self.query, self.cut + at)
+        return self._alike(env, tokens - 1, at) & self.leaves(tokens, at) if tokens else np.zeros(0, dtype=bool)
 
     def stays(self, tokens: int, env: Mapping[str, Any]) -> Truth:
         """Whether what was before a cut is seen after the next one too, so many tokens later."""
-        if self.query is None or self.key is None:
-            return np.zeros(1, dtype=bool)
         same = self._alike(env, tokens - 1, 0) if tokens else np.ones(1, dtype=bool)
-        return same & self._holds(tokens + self.query, self.key)
+        return same & self.lasts(np.array([tokens]))
 
-    @cached_property
-    def itself(self) -> bool:
+    def crosses(self, at: Any) -> Truth:
+        """Which of the tokens, so many after a cut, see what was before it, inside a document."""
+        return self._of_heads(at, lambda way: None if way.key is None else (self.cut + at, way.key))
+
+    def leaves(self, tokens: Any, at: Any) -> Truth:
+        """Which of the keys, so many after a cut, are seen after the next one, which comes ``tokens`` later."""
+        return self._of_heads(at, lambda way: None if way.query is None else (tokens + way.query, self.cut + at))
+
+    def lasts(self, tokens: Any) -> Truth:
+        """Whether what was before a cut is seen after the next one too, inside a document."""
+        return self._of_heads(
+            tokens, lambda way: None if way.query is None or way.key is None else (tokens + way.query, way.key)
+        )
+
+    def itself(self) -> Truth:
         """Whether the first token after a cut sees itself."""
-        return bool(self._holds(self.cut, self.cut)[0])
+        return self._of_heads(np.zeros(1), lambda way: (self.cut, self.cut))
 
-    def _holds(self, q: Any, k: Any) -> Truth:
-        """Whether the pattern has pairs, of which one side is an array or both are numbers."""
-        pairs = np.broadcast_arrays(np.atleast_1d(q), k)
-        known = {**self.sizes.parameters(0, 0), "q": pairs[0], "k": pairs[1]}
-        return np.broadcast_to(holds(self.pred, known), pairs[0].shape)
+    def left(self, tokens: int) -> tuple[int, int]:
+        """How many states, and how many keys beside them, a head keeps after so many tokens, at most."""
+        return max((way.futures.kept(tokens) for way in self.ways), key=sum)
+
+    def _of_heads(self, like: Any, pair: Callable[[Crossing], tuple[Any, Any] | None]) -> Truth:
+        """Whether the pattern has the pairs that stand for a crossing, of the shape of ``like``, if not by head."""
+        (batch, heads), shape = (self.sizes.batch, self.sizes.heads), like.shape
+        by_head = len(self.ways) > 1
+        found = np.zeros((batch, heads, shape[-1]) if by_head else shape, dtype=bool)
+        for way in self.ways:
+            if (of := pair(way)) is None:
+                continue
+            q, k = np.broadcast_arrays(*of)
+            known = {**self.sizes.parameters((way.heads or (0,))[0], way.b or 0), "q": q, "k": k}
+            held = np.broadcast_to(holds(self.pred, known), shape)
+            if not by_head:
+                return held
+            held = np.broadcast_to(held, (batch, heads, shape[-1]))
+            some = slice(None) if way.heads is None else list(way.heads)
+            if way.b is None:
+                found[:, some] = held[:, some]
+            else:
+                found[way.b, some] = held[way.b, some]
+        return found
 
     def _alike(self, env: Mapping[str, Any], q: Any, k: Any) -> Truth:
         pairs = np.broadcast_arrays(np.atleast_1d(q), k)
@@ -93,7 +134,7 @@ class Carried:
 
 
 def carried(relation: Relation, sizes: Sizes) -> Carried | str:
-    """How sequences of a pattern go on, or in a few words why not from one state.
+    """How sequences of a pattern go on, or in a few words why not from one state for each head.
 
     Of ``sizes`` only heads and batch matter. Raises as :func:`attnspec.analysis.states.states` does.
     """
@@ -101,23 +142,54 @@ def carried(relation: Relation, sizes: Sizes) -> Carried | str:
     if spec.mixture:
         return "branches of a mixture have states of their own: take attend.branches"
     found = states(relation, sizes)
-    if len(found) != 1:
-        return "heads, or batch entries, see different keys, so that there is not one state of all"
-    futures = found[0].futures
     alike, pred = _inside_documents(spec)
     if names := sorted(contents.varies(pred) - e.POSITIONS, key=lambda name: (name in e.SIZES, name)):
         return f"the pattern depends on `{names[0]}`, which is not the same before and after a cut"
-    if futures.cut is None:
-        return _why(futures)
-    cut, sees = futures.cut, futures.sees
-    with budget(sees, patient=True):
-        ahead = sees.intersection(Pairs.read(f"floor(x / {cut}) < floor(y / {cut})")).first()
-        first = futures.first.intersection(Pairs.read(f"x = {cut}")).first()
-        key = None if first is None else first[1]
-        later = None if key is None else sees.intersection(Pairs.read(f"x >= {cut} and y = {key}")).first()
-    if ahead is not None:
-        return f"query {ahead[0]} sees key {ahead[1]}, and the tokens before a cut see none after it"
-    return Carried(cut, key, None if later is None else later[0], pred, sizes, alike, futures)
+    for item in found:
+        if item.futures.cut is None:
+            return _of(item, found) + _why(item.futures)
+    read = {name for atom in alike for name in contents.varies(atom)}
+    cut, ways = lcm(*(item.futures.cut or 1 for item in found)), []
+    for item in found:
+        sees = item.futures.sees
+        with budget(sees, patient=True):
+            ahead = sees.intersection(Pairs.read(f"floor(x / {cut}) < floor(y / {cut})")).first()
+            first = item.futures.first.intersection(Pairs.read(f"x = {cut}")).first()
+            key = None if first is None else first[1]
+            later = None if key is None else sees.intersection(Pairs.read(f"x >= {cut} and y = {key}")).first()
+        if ahead is not None:
+            return _of(item, found) + (
+                f"query {ahead[0]} sees key {ahead[1]}, and the tokens before a cut see none after it"
+            )
+        ways.append(Crossing(item.heads, item.b, key, None if later is None else later[0], item.futures))
+    packed = [declared for declared in spec.inputs if declared.form == "offsets" and declared.name in read]
+    if packed and (why := _why_not_packed(spec, packed[0], alike, cut)):
+        return why
+    return Carried(cut, tuple(ways), pred, sizes, alike, packed[0].name if packed else None)
+
+
+def _why_not_packed(spec: Spec, by: Input, alike: tuple[e.Pred, ...], cut: int) -> str:
+    """Why documents by offsets do not go on from states of their own; nothing where they do."""
+    if len(alike) > 1 or by.sizes[:-1] not in ((), (e.Var("batch"),)):
+        return "documents by offsets have a state each only where one input says what they are, by batch entry at most"
+    if cut > 1:
+        return (
+            f"documents by offsets go on wherever they begin, and this pattern only after multiples of {cut:,} tokens"
+        )
+    if spec.rotations:
+        return (
+            "vectors turn by their positions in the call, which are not those in their documents: turn them before the "
+            "call, and leave the line out"
+        )
+    return ""
+
+
+def _of(item: Remembered, all_of_them: Sequence[Remembered]) -> str:
+    """Whose pattern it is, where heads or batch entries are told apart."""
+    if len(all_of_them) == 1:
+        return ""
+    entry = "" if item.b is None else f", batch entry {item.b}"
+    return f"head {item.heads[0] if item.heads else 0}{entry}: "
 
 
 def by_head(spec: Spec) -> bool:

@@ -13,7 +13,9 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import EMPTY, Part
+from attnspec.runtime.prepare.inputs import check_offsets
 from attnspec.runtime.states.call import Asked, going_on, piece, require_state
+from attnspec.runtime.states.documents import Documents
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
@@ -42,13 +44,16 @@ class Stream:
 
     def _check_declared(self, declared: Input) -> None:
         read = [size for size in declared.sizes if contents.free(size) & {"n", "n_q"}]
-        odd = any(size not in _LENGTHS for size in read) or declared.form == "offsets"
-        if odd or (
-            declared.name in self._documents and len(declared.sizes) > 1 + (declared.sizes[0] == e.Var("batch"))
-        ):
+        odd = any(size not in _LENGTHS for size in read)
+        by = declared.sizes[0] == e.Var("batch") if declared.sizes else False
+        if declared.name in self._documents:
+            odd = odd or len(declared.sizes) > 1 + by
+        elif declared.form == "offsets":
+            odd = True
+        if odd:
             raise CallError(
                 f"{self._spec.name}: a cache of states takes no `{declared}`: inputs by position have one entry for "
-                "each of the n positions, and documents are `sorted` numbers, int[n] or int[batch, n]"
+                "each of the n positions, and documents are `sorted` numbers or `offsets`, int[n] or int[batch, n]"
             )
 
     @property
@@ -93,6 +98,9 @@ class Stream:
         count = k.shape[2]
         with torch.no_grad():
             given, state = self._own(inputs, start, count)
+            packed = self._packed(given, start)
+            if packed is not None and state is not None:
+                state = packed.from_first(state)
             q = torch.nn.functional.pad(q, (0, 0, count - q.shape[2], 0))
             merged = count // self._going.cut * self._going.cut
             whole = merged == count
@@ -104,6 +112,7 @@ class Stream:
                 asked = Asked(self._program.encoded, q, k, v, scale, cut, state, start, True)
                 after = piece(asked).after().to(after.dtype)
         if merged:
+            after = after if packed is None else packed.at_last(after)
             self._next = merged, after
         last = slice(count - part.n_q, None)
         lse = found.lse[:, :, last] if found.total is not None else EMPTY
@@ -117,7 +126,7 @@ class Stream:
         given, state = dict(inputs), self._state
         for declared in self._spec.inputs:
             name, t = declared.name, inputs.get(declared.name)
-            if not isinstance(t, Tensor) or t.dim() != len(declared.sizes):
+            if not isinstance(t, Tensor) or t.dim() != len(declared.sizes) or declared.form == "offsets":
                 continue  # a call says what is wrong with it
             for axis, size in enumerate(declared.sizes):
                 long = t.shape[axis]
@@ -133,6 +142,17 @@ class Stream:
                     state = state * same.reshape(-1, 1, 1, 1)
                 given[name] = given[name].narrow(axis, start, count)
         return given, state
+
+    def _packed(self, given: dict[str, Tensor], start: int) -> Documents | None:
+        """Documents by offsets of the tokens that wait: these take the place of those of the whole sequence."""
+        name = self._going.packed
+        offsets = None if name is None else given.get(name)
+        if name is None or not isinstance(offsets, Tensor) or offsets.dtype.is_floating_point or not offsets.numel():
+            return None
+        check_offsets(f"{self._spec.name}: input `{name}`", offsets, self.tokens)
+        found = Documents.last(offsets, start, self.tokens)
+        given[name] = found.offsets.reshape(*offsets.shape[:-1], -1)
+        return found
 
     def _cut(self, given: Mapping[str, Tensor], merged: int, count: int) -> dict[str, Tensor]:
         """The inputs of the first of the tokens that wait."""

@@ -96,7 +96,7 @@ class _Step:
             return t.contiguous().long() if self.wide else t.contiguous().int()
         if self.declared.form == "offsets":
             positions = sizes.parameters(0, 0)["m"]
-            _check_offsets(self.where, t, positions)
+            check_offsets(self.where, t, positions)
             return numbers(t, positions, torch.int64 if self.wide else torch.int32)
         if kind == "int":
             _check_values(self.where, self.declared, t)
@@ -387,7 +387,7 @@ def _check_limits(where: str, low: int, high: int) -> None:
         raise CallError(f"{where} holds integers from {low:,} to {high:,}; they must lie between -2**30 and 2**30")
 
 
-def _check_offsets(where: str, offsets: Tensor, n: int) -> None:
+def check_offsets(where: str, offsets: Tensor, n: int) -> None:
     """Refuse offsets that do not begin at 0, end at n, or that decrease."""
     if capturing():
         return

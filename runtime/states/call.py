@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnspec.analysis.carried import Carried, by_head, carried
+from attnspec.analysis.carried import Carried, Truth, by_head, carried
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode, needed, relation
@@ -23,6 +23,8 @@ from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.rotate import turned
+from attnspec.runtime.states.documents import Documents
+from attnspec.runtime.states.packed import PackedPiece, packed_masks
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -133,6 +135,7 @@ def piece(asked: Asked) -> Piece:
     weights = spec.weights
     assert weights.q is not None
     assert weights.k is not None
+    packed = None if going.packed is None else Documents.of(given[going.packed], n)
     features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
     by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None)
     q, k, v = (t.to(dtype) for t in (q, k, v))
@@ -148,15 +151,22 @@ def piece(asked: Asked) -> Piece:
     )
     steps = logarithms(spec, found, sizes, np.arange(n), q.device, features) if any(needed) else None
     if state is not None:
-        _check_state(spec, state, state_shape(spec, batch, heads, kv_heads, features, v.shape[3]), q.device)
-    masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
-    seen, kept, stays = (None if mask is None else mask.to(q.device) for mask in masks)
+        many, of = (batch, "batch") if packed is None else (batch * packed.count, "batch * documents")
+        _check_state(spec, state, state_shape(spec, many, heads, kv_heads, features, v.shape[3]), of, q.device)
+    if packed is not None:
+        masks = packed_masks(going, packed, batch)
+    else:
+        masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
+    seen, kept, stays, itself = (
+        None if mask is None else mask.to(q.device) for mask in (*masks, _mask(going.itself()))
+    )
     if scale is None:
         scale = 1.0 if spec.scale is None else spec.scale
-    return Piece(
+    made = Piece(
         spec, program, sizes, found, dict(inputs), vectors, a, b, v, scale, steps, state, seen, kept, stays,
-        going.itself, return_state,
+        itself, return_state,
     )  # fmt: skip
+    return made if packed is None else PackedPiece(**vars(made), documents=packed)
 
 
 Masks = tuple[Tensor | None, ...]
@@ -164,9 +174,11 @@ Masks = tuple[Tensor | None, ...]
 
 
 def _masks(going: Carried, tokens: int, env: Mapping[str, Any]) -> Masks:
-    truths = going.seen(tokens, env), going.kept(tokens, env), going.stays(tokens, env)
-    whole = (truth.reshape(*(1,) * (3 - truth.ndim), *truth.shape) for truth in truths)
-    return tuple(None if truth.all() else torch.from_numpy(truth.copy()) for truth in whole)
+    return tuple(map(_mask, (going.seen(tokens, env), going.kept(tokens, env), going.stays(tokens, env))))
+
+
+def _mask(truth: Truth) -> Tensor | None:
+    return None if truth.all() else torch.from_numpy(truth.reshape(*(1,) * (3 - truth.ndim), *truth.shape).copy())
 
 
 @functools.lru_cache(maxsize=64)
@@ -193,7 +205,7 @@ def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: in
         raise CallError(f"{spec.name}: q_start is a whole number from 0 on, not {q_start!r}")
     for tokens in (q_start, *([q_start + n] if return_state else [])):
         if tokens % cut:
-            states, keys = going.futures.kept(tokens)
+            states, keys = going.left(tokens)
             kept = f"{states:,} state{'s' * (states != 1)}{f' and {keys:,} keys' if keys else ''}"
             raise CallError(
                 f"{spec.name}: after {tokens:,} tokens the sequence cannot be cut: {kept} are to be kept there, or "
@@ -202,17 +214,17 @@ def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: in
     return q_start
 
 
-def state_shape(spec: Spec, batch: int, heads: int, kv_heads: int, features: int, dim_v: int) -> tuple[int, ...]:
-    """(batch, heads, features, dim_v), one more where weights are divided; key heads where heads do not differ."""
-    return batch, heads if by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
+def state_shape(spec: Spec, states: int, heads: int, kv_heads: int, features: int, dim_v: int) -> tuple[int, ...]:
+    """(states, heads, features, dim_v), one more where weights are divided; key heads where heads do not differ."""
+    return states, heads if by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
 
 
-def _check_state(spec: Spec, state: object, shape: tuple[int, ...], device: torch.device) -> None:
+def _check_state(spec: Spec, state: object, shape: tuple[int, ...], of: str, device: torch.device) -> None:
     if not isinstance(state, Tensor):
         raise CallError(f"{spec.name}: state must be a tensor, not {type(state).__name__}")
     if tuple(state.shape) != shape or state.dtype not in (torch.float32, torch.float64):
         raise CallError(
-            f"{spec.name}: state must be (batch, heads, features, dim_v{' + 1' * (spec.weights.divide is not None)}) "
+            f"{spec.name}: state must be ({of}, heads, features, dim_v{' + 1' * (spec.weights.divide is not None)}) "
             f"= {shape}, float32, as return_state=True gives it; this one is {tuple(state.shape)}, {state.dtype}"
         )
     if state.device != device:

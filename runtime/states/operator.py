@@ -17,7 +17,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.visible import traced
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.operator import LIBRARY, define, in_places, refuse
-from attnspec.runtime.states.call import Asked, going_on, state_shape
+from attnspec.runtime.states.call import Asked, going_on, require_state, state_shape
 from attnspec.runtime.states.piece import Results
 
 _GIVEN = "Tensor[] tensors, str[] names, Tensor? state, float? scale, SymInt? q_start, bool return_state, str program"
@@ -94,12 +94,14 @@ def _backward(*arguments: Any) -> list[Tensor]:
 
 
 def _fake(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    program, q, k, v, *_, return_state = _asked(*given)
-    spec = spec_of(decode(program))
+    program, q, k, v, _, inputs, *_, return_state = _asked(*given)
+    spec, batch, heads, kv_heads = spec_of(decode(program)), *q.shape[:2], k.shape[1]
+    packed = require_state(decode(program), heads, kv_heads, batch).packed
+    many = batch * (1 if packed is None else inputs[packed].shape[-1] - 1)
     whole = spec.weights.divide is not None and not spec.weights.each
     features = vector_sizes(spec, q, v)["features"]
     total = v.new_empty(q.shape[:3] if whole else 0, dtype=torch.float32)
-    shape = state_shape(spec, q.shape[0], q.shape[1], k.shape[1], features, v.shape[3])
+    shape = state_shape(spec, many, heads, kv_heads, features, v.shape[3])
     state = v.new_empty(shape if return_state else 0, dtype=torch.float32)
     return q.new_empty((*q.shape[:3], v.shape[3])), total, state
 

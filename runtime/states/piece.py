@@ -45,8 +45,8 @@ class Piece:
     Features and values are float64 for the target dense, else float32; what is by key has as many heads as the state.
     ``steps`` are the logarithms of steps, float64; ``seen`` says which rows see the state, ``kept`` which keys are in
     the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1), or None: all are.
-    ``itself``: a token that comes alone sees itself; ``returns``: a new state is wanted. With ``vectors``, q, k and
-    v, turned, kernels map these by themselves, and features of rows or keys are there only if needed.
+    ``itself`` says where a token that comes alone sees itself; ``returns``: a new state is wanted. With ``vectors``, q,
+    k and v, turned, kernels map these by themselves, and features of rows or keys are there only if needed.
     """
 
     spec: Spec
@@ -64,7 +64,7 @@ class Piece:
     seen: Tensor | None
     kept: Tensor | None
     stays: Tensor | None
-    itself: bool
+    itself: Tensor | None
     returns: bool
 
     def run(self) -> Results:
@@ -116,43 +116,67 @@ class Piece:
     def _own(self, a: Tensor, b: Tensor, v: Tensor, past: bool) -> Tensor:
         """The same over this call. ``past``: without the pairs of a position with itself."""
         if a.shape[2] == 1:  # a token that comes alone: there is no pair but its own, and no step in it
-            if past or not self.itself:
+            if past:
                 return v.new_zeros((*a.shape[:3], v.shape[3]))
             groups = a.reshape(a.shape[0], b.shape[1], -1, a.shape[3])
-            return ((groups @ b.mT) * v).reshape(*a.shape[:3], v.shape[3])
+            return _masked(((groups @ b.mT) * v).reshape(*a.shape[:3], v.shape[3]), self.itself)
         gates = None if self.steps is None else self.steps[:, : a.shape[1]].to(a.dtype)
         return CoreSums.of(self.program, 0 if gates is None else gates.dim(), past)(a, b, v, gates, self.given)
 
     def _before(self, a: Tensor) -> Tensor:
         """What rows find in the state, (batch, heads, n, dim_v or one more)."""
         assert self.state is not None
-        a = _masked(a * self._since(a), self.seen)
-        batch, heads = self.state.shape[:2]
-        groups = a.reshape(batch, heads, a.shape[1] // heads, *a.shape[2:])
-        found: Tensor = groups @ self.state.to(a.dtype)[:, :, None]
-        return found.flatten(1, 2)
+        a, heads = _masked(a * self._since(a), self.seen), self.state.shape[1]
+        groups = a.reshape(a.shape[0], heads, a.shape[1] // heads, *a.shape[2:])
+        return self._read(groups, self.state.to(a.dtype)).flatten(1, 2)
 
     def _since(self, a: Tensor) -> Tensor | float:
         """What is left at each row of what was before, (batch, heads, n, 1 or features)."""
-        return 1.0 if self.steps is None else _factors(self.steps[:, : a.shape[1]].cumsum(2), a)
+        return 1.0 if self.steps is None else _factors(self._logs_since(self.steps[:, : a.shape[1]]), a)
+
+    def _read(self, groups: Tensor, state: Tensor) -> Tensor:
+        """Rows (batch, heads of keys, group, n, features) times the states that they see."""
+        return groups @ state[:, :, None]
+
+    def _last(self, state: Tensor) -> Tensor:
+        """The sums of features that rows see, (batch, heads of keys, n or 1, features)."""
+        return state[..., None, :, -1]
+
+    def _summed(self, b: Tensor, v: Tensor) -> Tensor:
+        """What features and values of keys add to states."""
+        return b.mT @ v
+
+    def _logs_since(self, steps: Tensor) -> Tensor:
+        """The sums of steps from what was before up to each row."""
+        return steps.cumsum(2)
+
+    def _logs_behind(self, steps: Tensor) -> Tensor:
+        """The sums of steps after each key."""
+        behind = torch.nn.functional.pad(steps[:, :, 1:].transpose(2, -1), (0, 1)).transpose(2, -1)
+        return behind.flip(2).cumsum(2).flip(2)  # from the end on: nothing is subtracted
+
+    def _logs_over(self, steps: Tensor) -> Tensor:
+        """The sums of all steps that a state goes through, (its batch, heads, 1 or features)."""
+        return steps.sum(2, keepdim=True)
 
     def _after(self, v: Tensor) -> Tensor:
         """The new state."""
         b = self.b
         assert b is not None
         heads = b.shape[1]
-        if self.steps is not None:  # what follows each key is summed from the end on: nothing is subtracted
-            behind = torch.nn.functional.pad(self.steps[:, :heads, 1:].transpose(2, -1), (0, 1)).transpose(2, -1)
-            b = b * _factors(behind.flip(2).cumsum(2).flip(2), b)
+        steps = None if self.steps is None else self.steps[:, :heads]
+        if steps is not None:
+            b = b * _factors(self._logs_behind(steps), b)
         b = _masked(b, self.kept)
-        state = b.mT @ _masked(v, self.kept)
+        v = _masked(v, self.kept)
         if self.spec.weights.divide is not None:
-            state = torch.cat([state, b.sum(2)[..., None]], -1)
+            v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
+        state = self._summed(b, v)
         if self.state is None:
             return state
         old = self.state.to(state.dtype)
-        if self.steps is not None:
-            old = old * _factors(self.steps[:, :heads].sum(2, keepdim=True), b).mT
+        if steps is not None:
+            old = old * _factors(self._logs_over(steps), b).mT
         return state + _masked(old, self.stays)
 
     def _chosen(self, a: Tensor, past: bool) -> Tensor:
@@ -163,7 +187,7 @@ class Piece:
         one = a.new_ones(()).expand(*a.shape[:3], 1)
         total = self._own(one, one[:, : self.b.shape[1]], self.b, past)
         if self.state is not None:
-            last = self.state[..., None, :, -1].to(a.dtype)
+            last = self._last(self.state.to(a.dtype))
             last = last.repeat_interleave(a.shape[1] // last.shape[1], 1) * self._since(a)
             total = total + _masked(last, self.seen)
         return self._divided(a, total, a, past)

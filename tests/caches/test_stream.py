@@ -25,6 +25,11 @@ GATED = """attention gated {
     attend causal and k // 4 <= q // 4
     linear elu(x) + 1  decay g[b, h, t]  divide total + 0.5
 }"""
+PACKED = """attention packed {
+    input cu: int[batch, n] offsets  input g: float[batch, heads, n]
+    attend causal and cu[b, q] == cu[b, k]
+    linear relu(x)  decay g[b, h, t]  divide total + 0.5
+}"""
 CASES: dict[str, dict[str, Tensor]] = {
     "linear": {},
     "latte": {},
@@ -35,8 +40,9 @@ CASES: dict[str, dict[str, Tensor]] = {
     "linear_documents": {"doc": DOCUMENTS},
     CHUNKED: {},
     GATED: {"g": -torch.rand(BATCH, HEADS, N)},
+    PACKED: {"g": -torch.rand(BATCH, HEADS, N), "cu": torch.tensor([[0, 3, 3, 8, N, N, N], [0, 7, 8, 9, 10, 13, N]])},
 }
-QUICK = ("linear", "gla", "gated_delta", "linear_documents", CHUNKED, GATED)
+QUICK = ("linear", "gla", "gated_delta", "linear_documents", CHUNKED, GATED, PACKED)
 
 
 def new(attend: Attention, **more: Any) -> Cache:
@@ -51,6 +57,14 @@ def vectors(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]
     return q, k, v
 
 
+def cut(inputs: dict[str, Tensor], first: int, end: int) -> dict[str, Tensor]:
+    """Those of some tokens; documents by offsets are those of all up to them."""
+    return {
+        name: t.clamp(max=end) if name == "cu" else t[:, first:end] if name == "doc" else t[:, :, first:end]
+        for name, t in inputs.items()
+    }
+
+
 def agree(text: str, inputs: dict[str, Tensor], target: str, own: bool, dtype: torch.dtype = torch.float32) -> Cache:
     """Write a sequence in chunks; rows are those of the whole. ``own``: inputs are those of tokens not in the state."""
     attend = attnspec.compile(text, target=target)
@@ -59,10 +73,10 @@ def agree(text: str, inputs: dict[str, Tensor], target: str, own: bool, dtype: t
         end = at + count
         cache.append(k[:, :, at:end], v[:, :, at:end])
         first = cache.positions[0][0].start if own and count else 0
-        given = {name: t[:, first:end] if name == "doc" else t[:, :, first:end] for name, t in inputs.items()}
+        given = cut(inputs, first, end)
         out = cache.attend(q[:, :, at:end], inputs=given)
         assert (out.dtype, cache.n) == (dtype, end)
-        whole = {name: t[:, :end] if name == "doc" else t[:, :, :end] for name, t in inputs.items()}
+        whole = cut(inputs, 0, end)
         vectors_so_far = (t[:, :, :end].double() for t in (q, k, v))
         exact = {name: t.double() if t.is_floating_point() else t for name, t in whole.items()}
         want = attnspec.compile(text, target="dense")(*vectors_so_far, inputs=exact)[:, :, at:]
@@ -124,10 +138,15 @@ def test_what_cannot_be_kept_is_refused() -> None:
     for text, why in (("linear_window", "1,023 keys"), ("performer_causal", "stable = none"), ("delta", "dense")):
         with pytest.raises((CallError, attnspec.SpecError), match=why):
             new(attnspec.compile(text, target="cpp" if text == "delta" else "dense"))
-    offsets = "attention a { input doc: int[batch, n] offsets  attend causal and doc[q] == doc[k]  linear x }"
-    with pytest.raises(CallError, match="documents are `sorted` numbers"):
-        new(attnspec.compile(offsets, target="dense"))
-    q, k, v = vectors()
+    plain = (
+        "attention a { input doc: int[batch, n, n] sorted  attend causal and doc[b, 0, q] == doc[b, 0, k]  linear x }"
+    )
+    with pytest.raises(CallError, match="documents are `sorted` numbers or `offsets`"):
+        new(attnspec.compile(plain, target="dense"))
+    cache, (q, k, v) = new(attnspec.compile(PACKED, target="dense")), vectors()
+    cache.append(k[:, :, :4], v[:, :, :4])
+    with pytest.raises(CallError, match=f"`cu` must end with offset 4, not {N}"):
+        cache.attend(q[:, :, :4], g=CASES[PACKED]["g"][:, :, :4], cu=CASES[PACKED]["cu"])
     cache = new(attnspec.compile("gla", target="dense"))
     with pytest.raises(CallError, match="the cache is empty"):
         cache.attend(q)

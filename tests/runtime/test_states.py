@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,44 +10,12 @@ import torch
 from torch import Tensor
 
 import attnspec
-from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.states.operator import attend_from
 from tests.support.linear import TOLERANCE
 from tests.support.marks import slow
 from tests.support.oracle import close, tensors
-
-N, HEADS, KV_HEADS, BATCH, DIM = 45, 4, 2, 2, 6
-Given = Mapping[str, Tensor]
-REGIMES = {
-    "random": lambda shape: -torch.rand(shape),
-    "zeros": torch.zeros,
-    "small": lambda shape: torch.full(shape, -1e-3),
-    "large": lambda shape: torch.full(shape, -60.0),
-    "resets": lambda shape: torch.where(torch.rand(shape) < 0.2, -torch.inf, -torch.rand(shape)),
-    "mixed": lambda shape: torch.where(torch.rand(shape) < 0.3, -60.0, 0.0),
-}
-
-
-@dataclass
-class Case:
-    """A spec, after multiples of how many tokens its sequences can be cut, its inputs and what sizes their parts."""
-
-    text: str
-    cut: int = 1
-    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    documents: bool = False
-
-    def given(self, regime: str = "random", n: int = N) -> dict[str, Tensor]:
-        """Its inputs, for a sequence of n."""
-        torch.manual_seed(5)
-        found = {name: REGIMES[regime]((BATCH, HEADS, n, *more)) for name, more in self.inputs.items()}
-        if "beta" in found:
-            found["beta"] = torch.rand(BATCH, HEADS, n)
-        if self.documents:
-            found["doc"] = torch.stack([torch.arange(n) // 7 * 3, torch.arange(n) // 20])
-        return found
-
+from tests.support.states import BATCH, DIM, HEADS, KV_HEADS, REGIMES, Case, N, cut_anywhere, pieces
 
 CASES = {
     "linear": Case("linear"),
@@ -75,6 +40,10 @@ CASES = {
         "  divide each total + 1.0 }",
         inputs={"g": ()},
     ),
+    "heads apart": Case("attention a { attend causal and (h % 2 == 0 or k == q)  linear exp(x)  divide total }"),
+    "blocks by head": Case(
+        "attention a { attend k // (2 + h % 2) < q // (2 + h % 2)  linear relu(x)  decay -0.1 * (h + 1) }", 6
+    ),
     "all lines": Case(
         """attention a {
             input g: float[batch, heads, n]
@@ -88,7 +57,7 @@ CASES = {
         documents=True,
     ),
 }
-QUICK = ["linear", "retention", "gated_delta", "chunks", "all lines"]
+QUICK = ["linear", "retention", "gated_delta", "chunks", "blocks by head", "all lines"]
 KERNELS = [
     "linear",
     "retention",
@@ -101,64 +70,9 @@ KERNELS = [
     "blocks",
     "favor",
     "by head",
+    "heads apart",
+    "blocks by head",
 ]
-
-
-def near(name: str, got: Tensor, want: Tensor, tolerance: float) -> None:
-    """Assert that two results agree, of the largest entry: what strong decay leaves is small.
-
-    (Gradients of steps that the dense formula gives are differences of larger numbers: those below 1e-12 are noise.)
-    """
-    largest = float(want.detach().abs().max()) if want.numel() else 0.0
-    assert got.shape == want.shape
-    assert got.isfinite().all(), name
-    if want.numel():
-        error = float((got - want).detach().abs().max())
-        assert error <= tolerance * max(largest, 1e-12 if want.dtype == torch.float64 else 1e-37), (
-            f"{name}: error {error:.2e} of {largest:.2e}"
-        )
-
-
-def pieces(attend: Attention, vectors: Sequence[Tensor], inputs: Given, cuts: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The outputs and the last state of a sequence that is cut; where a new document begins the state begins anew."""
-    ends, outs, state = [0, *cuts, vectors[0].shape[2]], [], None
-    for start, end in itertools.pairwise(ends):
-        now = slice(start, end)
-        own = {name: t[:, now] if name == "doc" else t[:, :, now] for name, t in inputs.items()}
-        if state is not None and "doc" in inputs:
-            same = inputs["doc"][:, start] == inputs["doc"][:, start - 1]
-            state = state * same[:, None, None, None]
-        out, state = attend(*(x[:, :, now] for x in vectors), inputs=own, state=state, q_start=start, return_state=True)
-        outs.append(out)
-    assert state is not None
-    return torch.cat(outs, 2), state
-
-
-def cut_anywhere(case: Case, target: str, dtype: torch.dtype, tolerance: tuple[float, float], regime: str) -> None:
-    """Assert that a sequence in pieces gives what it gives whole: outputs, state, all gradients."""
-    attend = attnspec.compile(case.text, target=target)
-    vectors = [t.detach().to(dtype).requires_grad_() for t in tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5)]
-    inputs = {
-        name: t.to(dtype).requires_grad_() if t.is_floating_point() else t for name, t in case.given(regime).items()
-    }
-    floats = [t for t in inputs.values() if t.is_floating_point()]
-    places = range(case.cut, N, case.cut)
-    cuts = [sorted(random.Random(seed).sample(places, min(len(places), seed + 1))) for seed in range(4)]
-    ends = N // case.cut * case.cut  # where a state is left
-    vectors = [t[:, :, :ends] for t in vectors]
-    inputs = {name: t[:, :ends] if name == "doc" else t[:, :, :ends] for name, t in inputs.items()}
-    whole = attend(*vectors, inputs=inputs, return_state=True)
-    near("plain", attend(*vectors, inputs=inputs), whole[0], tolerance[0])
-    up = [torch.randn(x.shape).to(x.dtype) for x in whole]
-    sources = [*vectors, *floats]
-    want = torch.autograd.grad(whole, sources, up, retain_graph=True, materialize_grads=True)
-    for at in cuts:
-        found = pieces(attend, vectors, inputs, [c for c in at if c < ends])
-        for name, x, y in zip(("out", "state"), found, whole, strict=True):
-            near(name, x, y, tolerance[0])
-        got = torch.autograd.grad(found, sources, up, materialize_grads=True)
-        for number, (x, y) in enumerate(zip(got, want, strict=True)):
-            near(f"gradient {number}", x, y, tolerance[1])
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
@@ -266,7 +180,11 @@ def test_compiled_without_breaks() -> None:
         ("attention a { attend causal  linear x  rotate xpos() }", "turn by more than"),
         ("attention a { attend causal  linear x  decay -0.1 * t }", "positions are counted from a cut on"),
         ("attention a { attend causal  linear x  divide n }", "the length of the call"),
-        ("attention a { attend causal and (h == 0 or k == q)  linear x }", "see different keys"),
+        (
+            "attention a { attend causal and (h == 0 or q - k < 9)  linear x }",
+            "head 1: after 4,096 tokens 0 states and 8",
+        ),
+        ("attention a { attend causal or h == 1  linear x }", "head 1: query 0 sees key 1"),
         ("attention a { input keep: bool[n]  attend causal and keep[k]  linear x }", "`keep`"),
         ("attention a { input doc: int[n]  attend causal and doc[q] == doc[k]  linear x }", "`doc`"),
         ("attention a { align start  attend causal  linear x }", "align start"),
