@@ -10,6 +10,7 @@ from attnspec.check.clauses.attend import Part, group, let, line, out_of_place, 
 from attnspec.check.clauses.axes import Axes, arrow, axis, no_attend, no_within
 from attnspec.check.clauses.beside import beside
 from attnspec.check.clauses.lines import WEIGHING, Lines
+from attnspec.check.clauses.segments import Segments
 from attnspec.check.expressions.elaborator import Elaborator
 from attnspec.check.expressions.scope import HOLE, UNKNOWN, Entry, InputRef, Scope
 from attnspec.errors.catalogue import did_you_mean
@@ -19,6 +20,7 @@ from attnspec.errors.source import Span
 from attnspec.language import tree as t
 from attnspec.spec.parts import Axis, Clause, Input, Order
 from attnspec.spec.real import RealExpr
+from attnspec.spec.recurrence import Recurrence
 from attnspec.spec.weights import Weights
 
 
@@ -37,6 +39,8 @@ class Body:
     lines: Lines = field(default_factory=Lines)
     sink: RealExpr | None = None
     weighs: weights.Lines = field(default_factory=weights.Lines)
+    segments: Segments = field(default_factory=Segments)
+    recurrence: Recurrence | None = None
     first: dict[str, Span] = field(default_factory=dict)
     """Where clauses that stand at most once stand."""
     pairs: list[tuple[t.Clause, Span]] = field(default_factory=list)
@@ -62,6 +66,7 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in whole)
     _lines(el, clauses, scope, seen, out)
     _together(el, out, seen)
+    out.recurrence = out.segments.together(el, out.axes)
     rotations.disjoint(el, out.lines.rotations)
     for part in out.mixture:
         part.lines.beside(el, out.lines, part.place)
@@ -151,6 +156,8 @@ def _clause(el: Elaborator, clause: t.Clause, scope: Scope, seen: dict[str, Span
             out.weighs.add(el, clause, scope, seen)
         case t.Sink():
             out.sink = scores.sink(el, clause, scope, seen.get("s"))
+        case t.Recur() | t.Carry() | t.Recall() | t.Horizon():
+            out.segments.add(el, clause, scope)
         case t.Include():
             return _include(el, clause, scope, seen, out)
         case _ if isinstance(clause, WEIGHING):

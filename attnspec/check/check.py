@@ -192,6 +192,7 @@ def _attention(
         rotations=tuple(rotation for rotation, _ in parts.lines.rotations),
         normalized=parts.lines.normalized,
         weights=parts.weights,
+        recurrence=parts.recurrence,
     )
 
 

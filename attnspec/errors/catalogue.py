@@ -52,6 +52,7 @@ CODES = {
     "E047": "a mistake about axes",
     "E048": "a mistake about the order of positions",
     "E049": "a mistake about weights beyond softmax",
+    "E050": "a mistake about segments that follow one another",
     "E401": "a size that the relation depends on is not known",
     "E402": "a list that does not cover the heads of a call",
     "E403": "a line that is not affine",

@@ -186,6 +186,23 @@ def order_mistake(span: Span, title: str, label: str, *also: tuple[Span, str], h
     return diagnose("E048", title, (span, label), *also, help=help)
 
 
+# Segments
+
+
+def segments_mistake(
+    span: Span, title: str, label: str, *also: tuple[Span, str], note: str = "", help: str = ""
+) -> Diagnostic:
+    """A mistake about what is carried from segment to segment."""
+    return diagnose("E050", title, (span, label), *also, note=note, help=help)
+
+
+def unknown_carried(span: Span, name: str, known: Sequence[str], help: str = "") -> Diagnostic:
+    """A carry or a recall from or to an axis that there is not."""
+    has = f"the axes are {', '.join(f'`{k}`' for k in known)}" if known else "there are no axes"
+    help = "; ".join(filter(None, (did_you_mean(name, known), help)))
+    return diagnose("E050", f"there is no axis `{name}`", (span, has), help=help)
+
+
 # Weights
 
 

@@ -20,6 +20,11 @@ _SMALL = {
     "SHARE": ("share",),
     "WEIGHTS": ("weights detached",),
     "EACH": ("each",),
+    "RAGGED": ("ragged",),
+    "LAST": ("last",),
+    "LAYER": ("layer",),
+    "FROM": ("from",),
+    "DETACHED": ("detached",),
 }
 """The words inside clauses, by the names that the grammar has for them."""
 

@@ -188,6 +188,20 @@ def _linear(at: _Context, parts: list[Piece]) -> t.Linear:
     return t.Linear(at.span, parts[1] if len(parts) > 2 else None, parts[-1])
 
 
+def _recur(at: _Context, parts: list[Piece]) -> t.Recur:
+    return t.Recur(at.span, at.name(parts[1]), parts[3], parts[4] if len(parts) > 4 else None)
+
+
+def _carry(at: _Context, parts: list[Piece]) -> t.Carry:
+    options = {key: value for part in parts[3:] for key, value in part.items()}
+    layered, detached = "layer" in options, "detached" in options
+    return t.Carry(at.span, at.name(parts[1]), parts[2], options.get("last"), layered, detached)
+
+
+def _recall(at: _Context, parts: list[Piece]) -> t.Recall:
+    return t.Recall(at.span, parts[1], at.name(parts[3]), parts[5])
+
+
 def _bars(at: _Context, parts: list[Piece]) -> t.Bars:
     work: list[Piece] = [parts[0]]
     while work:  # stop at anything that has brackets of its own
@@ -265,6 +279,15 @@ _RULES: dict[str, Rule] = {
     "divide": lambda at, p: t.Divide(at.span, len(p) > 2, p[-1]),
     "decay": lambda at, p: t.Decay(at.span, p[1]),
     "delta": lambda at, p: t.Delta(at.span, p[1]),
+    "recur": _recur,
+    "ragged": lambda at, p: at.name(p[1]),
+    "carry": _carry,
+    "targets": lambda at, p: tuple(at.name(x) for x in p),
+    "last": lambda at, p: {"last": p[1]},
+    "layered": lambda at, p: {"layer": True},
+    "cut": lambda at, p: {"detached": True},
+    "recall": _recall,
+    "horizon": lambda at, p: t.Horizon(at.span, p[1]),
     "if_": lambda at, p: t.If(at.span, p[1], p[3], p[5]),
     "or_": lambda at, p: t.Or(at.span, tuple(p[::2])),
     "and_": lambda at, p: t.And(at.span, tuple(p[::2])),

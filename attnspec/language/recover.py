@@ -20,7 +20,9 @@ from attnspec.language.scan import Token, scan
 
 _CLOSER = {"(": ")", "[": "]", "{": "}"}
 _BEFORE_NAMES = (
-    words.HEADINGS | {"let", "for", "align", "axis", "input", "normalize", "rotate"} | {"any", "all", "sum", "->"}
+    words.HEADINGS
+    | {"let", "for", "align", "axis", "input", "normalize", "rotate", "recur", "carry", "recall", "from", "ragged"}
+    | {"any", "all", "sum", "->"}
 )
 """What stands before a name; before anything else that is unfinished, an expression is meant."""
 
@@ -222,6 +224,8 @@ class Outline:
         for word, name in pairwise(cut):
             if word.text in {"let", "pattern", "input", "axis"} and name.kind == "name":
                 names.add(name.text)
+        if cut and cut[0].text == "recur":  # without which other lines have no meaning
+            names.add("recur")
         if cut and cut[0].text in ("mix", "branch"):
             names |= {token.text for token in cut if token.kind == "name"}
         return names

@@ -11,6 +11,8 @@ from attnspec.language.scan import Token
 WIDTH = 100
 INDENT = 4
 _STARTERS = words.CLAUSES | words.HEADINGS
+_INNER = {"recur": "by", "carry": "last"}
+"""Words inside clauses before an expression, which stand behind a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ def _leads(tokens: list[Token], i: int) -> bool:
     """Whether the token at i is a word before an expression because of its place, and not because it is reserved."""
     if i == 0:
         return tokens[0].text in _STARTERS
+    if tokens[0].text in _INNER:
+        return i > 1 and tokens[i].text == _INNER[tokens[0].text] and tokens[i - 1].kind == "name"
     if tokens[0].text != "branch" or (i == 1 and tokens[1].text == "for"):
         return tokens[0].text == "branch"
     before = tokens[i - 1]  # a name called `times` or `share` does not stand directly behind another operand

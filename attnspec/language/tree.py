@@ -210,13 +210,52 @@ class Delta(Node):
     value: Expr
 
 
+@dataclass(frozen=True, slots=True)
+class Recur(Node):
+    """``recur axis by size [ragged first|last]``: the sequence on an axis comes in segments."""
+
+    axis: Name
+    size: Expr
+    ragged: Name | None
+
+
+@dataclass(frozen=True, slots=True)
+class Carry(Node):
+    """``carry source -> targets [last count] [by layer] [detached]``: what stands there in the next segment."""
+
+    source: Name
+    targets: tuple[Name, ...]
+    last: Expr | None
+    by_layer: bool
+    detached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Recall(Node):
+    """``recall targets from store by summary(...)``: what a segment asks of what is stored."""
+
+    targets: tuple[Name, ...]
+    store: Name
+    by: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon(Node):
+    """``horizon count``: after so many segments no gradient flows back."""
+
+    count: Expr
+
+
 Group = Heads | Mix | Branch
 """Clauses that have clauses inside."""
 
 Weighing = Score | Rotate | Sink | Scale | Normalize | Linear | Divide | Decay | Delta
 """Clauses that say how much a pair weighs."""
 
-Line = Attend | Within | Let | Align | Axis | Arrow | Input | Order | Include | Weighing
+Following = Recur | Carry | Recall | Horizon
+"""Clauses that say how segments follow one another."""
+
+Line = Attend | Within | Let | Align | Axis | Arrow | Input | Order | Include | Weighing | Following
 Clause = Line | Group
 
 

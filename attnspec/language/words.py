@@ -22,13 +22,13 @@ RESERVED = VARIABLES | BUILTINS | SYNTAX
 CLAUSES = frozenset(
     {"attend", "within", "let", "align", "for", "mix", "branch", "axis", "input"}
     | {"order", "score", "rotate", "sink", "scale", "normalize", "include"}
-    | {"linear", "divide", "decay", "delta"}
+    | {"linear", "divide", "decay", "delta", "recur", "carry", "recall", "horizon"}
 )
 """Words that begin a clause, and only there mean anything."""
 
 PARTICLES = frozenset(
     {"by", "detached", "int", "bool", "float", "keys", "offsets", "queries", "random", "share", "sorted", "times"}
-    | {"each", "weights"}
+    | {"each", "weights", "ragged", "layer", "from"}
 )
 """Words inside clauses: names elsewhere."""
 

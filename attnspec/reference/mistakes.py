@@ -311,6 +311,13 @@ MISTAKES = {
         "What lessens weights with the distance is `decay`; `attnspec help weights` has all lines.",
         "linear x\ndecay -1.0",
     ),
+    "E050": Mistake(
+        "A line about segments that means nothing: an axis that there is not, sizes that differ, a recall without a "
+        "store, a second recurring axis, `carry` without `recur`, ...",
+        "axis read[2]   axis token[n]\ntoken -> read: true\nrecur token by 4\ncarry token -> read",
+        "As many positions are carried as the target has; `attnspec help segments` has all lines.",
+        "axis read[2]   axis token[n]\ntoken -> read: true\nrecur token by 4\ncarry token -> read last 2",
+    ),
     "E401": Mistake(
         "`h` or `heads` is a factor, a divisor or an index: the sets of pairs differ by head, and the number of "
         "heads is not known.",

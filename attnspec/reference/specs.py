@@ -40,7 +40,7 @@ GROUPS = {
     "images": ("axial", "neighborhood_2d", "neighborhood_2d_shifted", "swin"),
     "positions and biases": (
         "alibi", "alibi_window", "rope", "llama3", "yarn", "longrope", "mrope", "rope_2d", "xpos",
-        "t5_bias", "softcap", "transformer_xl",
+        "t5_bias", "softcap", "transformer_xl_positions",
     ),
     "without softmax": (
         "linear", "linear_documents", "linear_window", "linear_dilated", "performer", "performer_causal",
@@ -48,6 +48,7 @@ GROUPS = {
         "gated_delta", "forgetting", "infini", "lolcats",
     ),
     "axes and memory": ("etc", "hierarchical", "longformer_axes", "memory"),
+    "segment by segment": ("rmt", "rmt_both_ways", "hmt", "transformer_xl", "memory_layers"),
 }  # fmt: skip
 """The shipped specs by what they are for; each is in one group."""
 

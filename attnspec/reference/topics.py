@@ -16,6 +16,7 @@ from importlib.resources import files
 
 from attnspec.check.clauses.orders import ORDERS
 from attnspec.check.clauses.rotations import NAMES, ROTATIONS
+from attnspec.check.clauses.segments import RECALLS
 from attnspec.check.expressions.fields import FIELDS
 from attnspec.check.expressions.library import FAVOR
 from attnspec.check.expressions.options import Option
@@ -25,7 +26,7 @@ from attnspec.errors.source import Source
 from attnspec.language import words
 from attnspec.language.load import shipped
 from attnspec.language.parse import parse
-from attnspec.reference import clauses, expressions, inputs, meaning, patterns, scores, specs, weights
+from attnspec.reference import clauses, expressions, inputs, meaning, patterns, scores, segments, specs, weights
 from attnspec.reference.api import api
 from attnspec.reference.elsewhere import elsewhere
 from attnspec.reference.entry import Section, fenced, table, wrap
@@ -39,6 +40,7 @@ SECTIONS = (
     inputs.SECTION,
     scores.SECTION,
     weights.SECTION,
+    segments.SECTION,
 )
 """What is written by hand: every construct has an entry in one of them."""
 
@@ -101,7 +103,7 @@ WORDS = (
     | words.PARTICLES
     | words.RESERVED
     | words.LIBRARY
-    | {*FIELDS, *ROTATIONS, *ORDERS, *NAMES}
+    | {*FIELDS, *ROTATIONS, *ORDERS, *RECALLS, *NAMES}
 )
 """The words of the language, wherever they are words."""
 
@@ -164,6 +166,7 @@ TOPICS: Mapping[str, Callable[[], str]] = {
     "inputs": lambda: _section(inputs.SECTION),
     "scores": _scores,
     "weights": lambda: _section(weights.SECTION),
+    "segments": lambda: _section(segments.SECTION),
     "errors": _errors,
     "specs": _specs,
     "python": lambda: f"## In Python\n\n{api()}",
@@ -179,6 +182,7 @@ SAID = {
     "inputs": "tensors of the call: sorted, offsets, random, blocks",
     "scores": "score, sink, scale, normalize, rotate, and their options",
     "weights": "linear, divide, decay, delta: attention without softmax",
+    "segments": "recur, carry, recall, horizon: what one segment leaves to the next",
     "errors": "all codes",
     "specs": "the shipped specs",
     "python": "attnspec.compile and what it gives",
@@ -210,8 +214,10 @@ OPTIONS = {
     "scaling": "the lengths of the directions: those of Gaussian vectors (`norm`), or the root of their size (`sqrt`)",
     "stable": "of what keys the exponent is lessened by the largest: of `all`, of those so far (`running`), or `none`",
     "through_max": "whether gradients go through it",
+    "part": "how much of a segment its summary reads, above 0 and at most 1",
+    "dim": "how many numbers a summary and what is stored are compared by",
 }
-"""What each option of a rotation, an order or favor is."""
+"""What each option of a rotation, an order, favor or a recall is."""
 
 _INTRODUCTION = """\
 What there is to write, what it means, and two lines that show it. This text is `attnspec help`, topic by topic

@@ -26,6 +26,7 @@ from attnspec.spec.axes import solve
 from attnspec.spec.lines import Writer
 from attnspec.spec.parts import Axis, Branch, Clause, Input, Order, Rotation, Value
 from attnspec.spec.real import Item, Parameter, RealExpr, Reals, Score, valued
+from attnspec.spec.recurrence import Recurrence
 from attnspec.spec.weights import SOFTMAX, Weights
 from attnspec.spec.writing import Shown
 
@@ -61,6 +62,8 @@ class Spec(Shown):
     normalized: frozenset[str] = frozenset()
     """Which of ``q`` and ``k`` are scaled to unit length."""
     weights: Weights = SOFTMAX
+    recurrence: Recurrence | None = None
+    """How segments follow one another, each with this pattern; None: the pattern is that of a whole sequence."""
 
     @property
     def branches(self) -> tuple[Branch, ...]:
@@ -245,3 +248,5 @@ def _lines(spec: Spec) -> Iterator[str]:
     yield from write.weights(spec)
     if spec.sink is not None:
         yield f"sink {write.node(spec.sink)}"
+    if spec.recurrence is not None:
+        yield from spec.recurrence.lines()

@@ -20,7 +20,7 @@ from attnspec.relation.sizes import Sizes
 from tests.support.command import run
 
 SOLID = {"dense", "rope_2d", "t5_bias"}
-CAUSAL = {"alibi", "causal", "llama3", "longrope", "memory", "mrope", "rope", "transformer_xl", "yarn"}
+CAUSAL = {"alibi", "causal", "llama3", "longrope", "memory", "mrope", "rope", "transformer_xl_positions", "yarn"}
 
 
 def test_files(tmp_path: Path) -> None:

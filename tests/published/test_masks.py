@@ -104,9 +104,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Formula]] = {
     "hierarchical": ({"segment": 8, "slots": 3}, {}, hierarchical),
     "memory": ({"slots": 5}, {}, lambda b, h, i, j: j <= i),
     "memory both ways": ({"slots": 5, "both_ways": True}, {}, both_ways),
+    "rmt": ({"slots": 5}, {}, lambda b, h, i, j: j <= i),
+    "rmt_both_ways": ({"slots": 5}, {}, both_ways),
+    "hmt": ({"before": 3}, {}, lambda b, h, i, j: j <= i),
+    "transformer_xl": ({"length": 9}, {}, lambda b, h, i, j: j <= i + 9),
+    "transformer_xl same length": ({"length": 9, "same_length": True}, {}, lambda b, h, i, j: 0 <= i + 9 - j < 9),
+    "memory_layers": ({"length": 9}, {}, lambda b, h, i, j: j <= i + 9),
     "etc": ({"globals": 6, "radius": 5}, {}, etc),
     "longformer_axes": ({"width": 6, "globals": 4}, {}, longformer_axes),
-    "transformer_xl": ({}, {"position": np.zeros((2, 4, N, N))}, lambda b, h, i, j: j <= i),
+    "transformer_xl_positions": ({}, {"position": np.zeros((2, 4, N, N))}, lambda b, h, i, j: j <= i),
     "alibi": ({}, {}, lambda b, h, i, j: j <= i),
     "alibi_window": ({"width": 5}, {}, lambda b, h, i, j: 0 <= i - j < 5),
     "softcap": ({"width": 5}, {}, lambda b, h, i, j: 0 <= i - j < 5),
@@ -121,6 +127,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Formula]] = {
     "streaming": ({"start": 2, "recent": 5}, {}, lambda b, h, i, j: j <= i and (j < 2 or i - j < 5)),
 }
 SIZES = {"hierarchical": (39, 39), "longformer_axes": (38, 23)}
+SIZES |= dict.fromkeys(("transformer_xl", "transformer_xl same length", "memory_layers"), (N, N - 9))
 
 
 @pytest.mark.parametrize("case", CASES)

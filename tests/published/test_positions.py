@@ -113,7 +113,7 @@ def test_xpos() -> None:
 def test_transformer_xl() -> None:
     """As the published code: the term of distances, computed from far to near, shifted row by row."""
     rows, heads = 60, 2
-    attend = attnspec.compile("transformer_xl")
+    attend = attnspec.compile("transformer_xl_positions")
     q, u, w = random(2, heads, rows, DIM), random(heads, 1, DIM, seed=1), random(heads, 1, DIM, seed=2)
     k, v, r = random(2, heads, N, DIM, seed=3), random(2, heads, N, DIM, seed=4), random(heads, N, DIM, seed=5)
 

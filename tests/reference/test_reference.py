@@ -102,7 +102,7 @@ def test_every_word_and_sign_has_an_entry() -> None:
 def test_every_option_is_said() -> None:
     options = {
         option
-        for of in (topics.ROTATIONS, topics.ORDERS, {"": topics.FAVOR})
+        for of in (topics.ROTATIONS, topics.ORDERS, topics.RECALLS, {"": topics.FAVOR})
         for table in of.values()
         for option in table
     }

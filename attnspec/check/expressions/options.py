@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Option:
     kind: str
     default: Setting | None = None
     low: float = 0
+    high: float = math.inf
     above: bool = False
     """Whether ``low`` itself is excluded."""
     even: bool = False
@@ -51,6 +53,7 @@ class Option:
         if self.kind == "ints":
             return f"an even integer or a list of even integers, at least {self.low:g}"
         limit = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        limit += f" and at most {self.high:g}" if self.high < math.inf else ""
         noun = "a number" if self.kind == "real" else "an even integer" if self.even else "an integer"
         return f"{noun}{',' if self.even else ''} {limit}"
 
@@ -170,6 +173,6 @@ def _number(el: Elaborator, value: make.Number, tree: t.Expr) -> float | int | N
 
 def _fits(option: Option, value: Setting | None) -> bool:
     assert isinstance(value, (int, float))
-    if value < option.low or (option.above and value == option.low):
+    if not option.low <= value <= option.high or (option.above and value == option.low):
         return False
     return not (option.even or option.kind == "ints") or value % 2 == 0
