@@ -17,7 +17,7 @@ from attnspec.runtime.cached import Cached, by_cache
 from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives, check_tile
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Facts, Program, decode, facts
-from attnspec.runtime.core.request import check_lists, sizes_of
+from attnspec.runtime.core.request import EMPTY, check_lists, sizes_of
 from attnspec.runtime.decayed import Decayed, program_of_scores
 from attnspec.runtime.ends import ends
 from attnspec.runtime.mixture import Mixture, check_lse
@@ -26,6 +26,7 @@ from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.prepared import prepared
 from attnspec.runtime.stages import Stages
 from attnspec.runtime.states.call import Asked
+from attnspec.runtime.states.mixture import AskedMixed, attended_in_branches
 from attnspec.runtime.states.operator import attended_from
 from attnspec.runtime.targets import NAMES, kinds
 
@@ -78,6 +79,7 @@ def compile(
     return Attention(Program.of(text, filename, name, given, tile, layout, target), target)
 
 
+_in_branches = _disable_dynamo(attended_in_branches)
 _untraced = _disable_dynamo(around.dense)  # masks are evaluated in Python: the graph breaks there
 
 
@@ -178,7 +180,7 @@ class Attention(Paged, Stages):
         v: Tensor,
         *,
         return_state: bool,
-        state: Tensor | None = None,
+        state: Tensor | tuple[Tensor | None, ...] | None = None,
         q_start: int | None = None,
         cache: None = None,
         scale: float | None = None,
@@ -245,6 +247,9 @@ class Attention(Paged, Stages):
         state is that of the last token's document, and the first token goes on with it (zero the state of a batch entry
         that begins a new one).
 
+        Of a mixture whose branches have lines of their own it is a tuple, a state for each branch of features and None
+        for each of softmax: it may be cut where no later query sees keys of these (``infini`` after whole segments).
+
         Raises CallError for tensors that do not fit, and where a pattern has no state, or not here: with the reason.
         """
         if q is None:
@@ -273,10 +278,16 @@ class Attention(Paged, Stages):
             if sharding.distributed(q, k, v, *inputs.values()):
                 raise CallError(f"{self._facts.name}: calls with states take no distributed tensors")
             around.check_results(self.spec, scale, return_lse, return_max)
-            asked = Asked(self._encoded, q, k, v, scale, inputs, state, q_start, return_state)
-            found = attended_from(asked, self._target == "dense")
-            results = (found.out, *([found.lse] if return_lse else []), *([found.state] if return_state else []))
-            return results if len(results) > 1 else found.out
+            if self._facts.composed:
+                of_mixture = AskedMixed(q, k, v, scale, inputs, state, q_start, return_state)
+                after: Any
+                out, lse, after = _in_branches(self.spec, self.branches, of_mixture)
+            else:
+                asked = Asked(self._encoded, q, k, v, scale, inputs, state, q_start, return_state)
+                found = attended_from(asked, self._target == "dense")
+                out, lse, after = found.out, found.lse if return_lse else EMPTY, found.state
+            results = (out, *([lse] if return_lse else []), *([after] if return_state else []))
+            return results if len(results) > 1 else out
         if not at_once and sharding.distributed(q, k, v, *inputs.values()):
             check(self.spec, sizes_of(self.spec, q, k), inputs, q.device)
             options = {"scale": scale, "return_lse": return_lse, "return_max": return_max}

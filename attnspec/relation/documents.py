@@ -108,11 +108,12 @@ def _edges(fact: e.Pred) -> Iterator[tuple[e.Node, e.Node]]:
 
 def _cancelled(node: e.Pred) -> e.Pred:
     """The same with sums collected: ``x + y - x`` is ``y``."""
-    return _collect(node)  # type: ignore[return-value]
+    return collected(node)  # type: ignore[return-value]
 
 
-def _collect(node: e.Node) -> e.Node:
-    inner = node.map(_collect)
+def collected(node: e.Node) -> e.Node:
+    """The same with the terms of sums of integers put together."""
+    inner = node.map(collected)
     if not isinstance(inner, e.Add):
         return inner
     terms = [make.multiply(e.Int(f), part) for part, f in _factors(inner).items() if f]

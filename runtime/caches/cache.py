@@ -16,6 +16,7 @@ from attnspec.analysis.retention import retention
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.attend import check_results
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.caches.branches import Branches
 from attnspec.runtime.caches.kept import Kept
 from attnspec.runtime.caches.paged import InPages
 from attnspec.runtime.caches.rows import Rows
@@ -24,7 +25,6 @@ from attnspec.runtime.core.arguments import DTYPES, CallError, check_call, check
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import Program, needed, relation
 from attnspec.runtime.core.request import Part
-from attnspec.runtime.mixture import together
 from attnspec.runtime.prepare.apart import turned_keys
 from attnspec.runtime.targets import kinds
 
@@ -70,7 +70,7 @@ class Cache:
     ``batch``, ``kv_heads``, ``dim`` and ``dim_v`` (``dim`` if left out) are those of the keys and values, ``heads``
     those of the queries, for patterns that tell heads apart (``kv_heads`` if left out). Raises CallError for a wrong
     size or dtype, and for ``target="dense"`` of softmax; SpecError where a computed order or several axes leave no
-    sequence to cache.
+    sequence to cache. Where branches of a mixture have lines of their own each has a cache of its own.
     """
 
     def __init__(
@@ -88,17 +88,11 @@ class Cache:
         if not isinstance(attend, Attention):
             raise CallError(f"a cache is for what attnspec.compile returns, not for {type(attend).__name__}")
         self._of, self._name = attend, attend.spec.name
-        if attend.spec.composed:
-            raise CallError(
-                f"{self._name}: branches of this mixture have kernels of their own, and see keys turned in their own "
-                "ways: make a cache for each of attend.branches, and put together what they give: "
-                + together(attend.spec)
-            )
         wanted = {"batch": batch, "kv_heads": kv_heads, "dim": dim, "dim_v": dim_v or dim, "heads": heads or kv_heads}
         for label, number in wanted.items():
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise CallError(f"{self._name}: {label} of a cache is a whole number from 1 on, not {number!r}")
-        linear = attend.spec.weights.linear
+        linear, composed = attend.spec.weights.linear and not attend.spec.composed, attend.spec.composed
         if attend.program.target == "dense" and not linear:
             raise CallError(f'{self._name}: target="dense" has no caches of keys: it evaluates the whole mask')
         if dtype not in DTYPES:
@@ -113,8 +107,16 @@ class Cache:
         self._fit_keys: tuple[Any, ...] = ()
         self._fit_queries: tuple[Any, ...] = ()
         self._rows = Rows.of(attend.spec, attend.program)
-        self._turns = self._rows.turns and self._rows.once and not linear
-        self._kept: list[Kept | InPages | Stream]
+        self._turns = self._rows.turns and self._rows.once and not linear and not composed
+        self._kept: list[Kept | InPages | Stream | Branches]
+        self._by_heads: bool
+        self._by_batch: bool
+        if attend._mixture is not None:
+            given = {**wanted, "dtype": dtype, "device": device}
+            own = [Cache(branch, **given) for branch in attend.branches]  # type: ignore[arg-type]
+            self._kept = [Branches(own, attend._mixture, kv_heads)]
+            self._by_heads, self._by_batch = any(one._by_heads for one in own), any(one._by_batch for one in own)
+            return
         if linear:
             self._kept = [Stream(attend.program, Sizes(1, 1, self._heads, kv_heads, batch))]
             self._by_heads, self._by_batch = by_head(attend.spec), False
@@ -136,12 +138,26 @@ class Cache:
 
         Nothing where a state takes the place of keys.
         """
-        return tuple(item.of for item in self._kept if not isinstance(item, Stream))
+        found: list[KeyHeads] = []
+        for item in self._kept:
+            if isinstance(item, Branches):
+                found += (of for cache in item.caches for of in cache.kept)
+            elif not isinstance(item, Stream):
+                found.append(item.of)
+        return tuple(found)
 
     @property
     def positions(self) -> tuple[tuple[range, ...], ...]:
         """The positions whose keys are there, in runs, for each of :attr:`kept`."""
-        return tuple(item.positions for item in self._kept)
+        found: list[tuple[range, ...]] = []
+        for item in self._kept:
+            found += item.positions if isinstance(item, Branches) else [item.positions]
+        return tuple(found)
+
+    @property
+    def first_query(self) -> int:
+        """The first position whose query can attend: keys that those before it see may have been dropped."""
+        return max(item.first_query for item in self._kept)
 
     @property
     def bytes(self) -> int:
@@ -204,6 +220,8 @@ class Cache:
         queries so early that keys which they may see were dropped.
         """
         given = named(self._name, inputs, more)
+        if return_lse and self._of.spec.shared:
+            raise CallError(f"{self._name}: a mixture by given shares has no log-sum-exp")
         check_results(self._of.spec, scale, return_lse, False)
         q, n = self._cast(q), self.n
         self._check_queries(q)
@@ -224,7 +242,7 @@ class Cache:
             part = Part(first, 0, own.start, 0, n, rows_, heads, kv_heads, batch)
             found.append(item.attend(self._rows, _some(q, own), part, scale, given))
         out, lse = (torch.cat(parts, 1) if len(parts) > 1 else parts[0] for parts in zip(*found, strict=True))
-        if self._of.spec.sink is not None:
+        if self._of.spec.sink is not None and not self._of.spec.composed:
             sizes = {"n_q": rows_, "heads": heads, "kv_heads": kv_heads, "batch": batch}
             out, lse = self._of.add_sink(out, lse, q_start=first, n=n, inputs=given, **sizes)  # type: ignore[arg-type]
         for item in self._kept:
@@ -268,8 +286,12 @@ class Cache:
             )
 
     def __repr__(self) -> str:
-        said = dict.fromkeys(str(item if isinstance(item, Stream) else item.of.retention) for item in self._kept)
-        return f"Cache({self._name}: {self.n:,} tokens, {', '.join(said)}, {self.bytes} bytes)"
+        return f"Cache({self._name}: {self.n:,} tokens, {self.said()}, {self.bytes} bytes)"
+
+    def said(self) -> str:
+        """What is kept, in a few words."""
+        kinds_ = (item if isinstance(item, Stream | Branches) else item.of.retention for item in self._kept)
+        return ", ".join(dict.fromkeys(map(str, kinds_)))
 
     def _has_gaps(self, plan: _Plan) -> bool:
         """Whether pages save what stands between keys that stay: C++ kernels read them, where nothing comes beside."""
@@ -326,7 +348,7 @@ class Cache:
         """Refuse queries from position ``first`` on, if keys that they may see are not there."""
         if not self.n:
             raise CallError(f"{self._name}: the cache is empty: append keys and values first")
-        least = max(item.first_query for item in self._kept)
+        least = self.first_query
         if count and least and first < least:
             raise CallError(
                 f"{self._name}: {count} queries stand at positions {first} to {first + count - 1}, but keys that "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.carried import Carried, Truth, by_head, carried
+from attnspec.relation.documents import collected
 from attnspec.relation.sizes import Held, Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode, needed, relation
@@ -26,7 +27,7 @@ from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.states.documents import Documents
 from attnspec.runtime.states.packed import PackedPiece, packed_masks
 from attnspec.runtime.states.piece import Piece, Results
-from attnspec.spec import contents
+from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec.feature import size
 from attnspec.spec.real import RealRead
@@ -37,10 +38,13 @@ from attnspec.spec.weights import STEP
 def why_not(spec: Spec, target: str) -> str:
     """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may."""
     weights = spec.weights
-    if spec.composed or spec.mixture:
-        return "branches of a mixture have states of their own: take attend.branches, and put together what they give"
     if not weights.linear:
         return "softmax keeps keys and values, not a state: that is what attnspec.Cache is for"
+    if spec.mixture:
+        return (
+            "its branches, summed up in one kernel, would have a state each: take attend.branches, and put together "
+            "what they give"
+        )
     if weights.delta is not None and target != "dense":
         return 'a `delta` line goes on from a state with target="dense" only'
     if weights.each and weights.by_channel:
@@ -53,7 +57,7 @@ def why_not(spec: Spec, target: str) -> str:
                 f"with `stable = {found.stable}` the features of favor are relative to the largest key of each call: "
                 "`stable = none` has a state"
             )
-    if not keys_turn_once(spec) or any(rotation.q != e.Var("q") for rotation in spec.rotations):
+    if _turn_otherwise(spec):
         return "vectors turn by more than their own positions, so that keys of one call do not fit the next"
     lengths = {"n", "n_q"}
     for word, var, line in (("decay", STEP, weights.decay), ("delta", e.Var("k"), weights.delta)):
@@ -74,6 +78,33 @@ def _moves(node: e.Node, position: e.Var) -> bool:
         reads = isinstance(part, (RealRead, e.Read, e.Flag))
         work += [child for child in part.children() if not (reads and child == position)]
     return False
+
+
+def why_softmax_does_not_restart(spec: Spec) -> str:
+    """Why a softmax is not the same when positions are counted from a cut on, as far as its lines say."""
+    if _turn_otherwise(spec):
+        return "vectors turn by more than their own positions"
+    if contents.free(spec.score) & {"n", "n_q"}:
+        return "its score reads the length of the call"
+    ahead, decay = e.Var("moved by"), spec.weights.decay
+    places: dict[e.Node, e.Node] = {e.Var("q"): e.Add((e.Var("q"), ahead)), e.Var("k"): e.Add((e.Var("k"), ahead))}
+    own = {node: node.map(lambda child: e.Int(0) if child in places else child) for node in _reads(spec.score)}
+    if ahead.name in contents.free(collected(rewrite.replace(rewrite.replace(spec.score, own), places))):
+        return "its score depends on more than how far a key is from a query"
+    if decay is not None and _moves(decay, STEP):
+        return f"`decay {decay}` is not the same when positions are counted from a cut on"
+    if spec.sink is not None and (_moves(spec.sink, e.Var("q")) or contents.free(spec.sink) & {"n", "n_q"}):
+        return "its sink depends on positions"
+    return ""
+
+
+def _turn_otherwise(spec: Spec) -> bool:
+    """Whether vectors turn by more than their own positions."""
+    return not keys_turn_once(spec) or any(rotation.q != e.Var("q") for rotation in spec.rotations)
+
+
+def _reads(node: e.Node) -> list[e.Node]:
+    return [part for part in contents.walk(node) if isinstance(part, (RealRead, e.Read, e.Flag))]
 
 
 @functools.lru_cache(maxsize=64)
@@ -125,7 +156,7 @@ def piece(asked: Asked) -> Piece:
         raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n} and {k.shape[2]}")
     going = require_state(known, heads, kv_heads, batch)
     check_lists(known, heads, kv_heads, batch)
-    start = _start(spec, going, n, state, q_start, return_state)
+    start = begins(spec, going, n, state is not None, q_start, return_state)
     sizes, given = sizes_of(spec, q, k), dict(inputs)
     projection = given.pop("projection", None) if spec.weights.favors else None
     dtype = torch.float64 if dense else torch.float32
@@ -191,11 +222,11 @@ def _wanted(program: Program) -> Wanted:
     return Wanted.of(spec_of(program))
 
 
-def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: int | None, return_state: bool) -> int:
-    """After how many tokens of the sequence the call begins."""
+def begins(spec: Spec, going: Carried, n: int, resumes: bool, q_start: int | None, return_state: bool) -> int:
+    """After how many tokens of the sequence a call begins, which ``resumes`` if it has a state. Raises CallError."""
     cut = going.cut
     if q_start is None:
-        if state is not None and (cut != 1 or spec.rotations):
+        if resumes and (cut != 1 or spec.rotations):
             why = "vectors turn by their positions" if spec.rotations else f"it may be cut after multiples of {cut}"
             raise CallError(
                 f"{spec.name}: q_start must say after how many tokens of the sequence a call with a state begins: {why}"
@@ -208,7 +239,7 @@ def _start(spec: Spec, going: Carried, n: int, state: Tensor | None, q_start: in
             states, keys = going.left(tokens)
             kept = f"{states:,} state{'s' * (states != 1)}{f' and {keys:,} keys' if keys else ''}"
             raise CallError(
-                f"{spec.name}: after {tokens:,} tokens the sequence cannot be cut: {kept} are to be kept there, or "
+                f"{spec.name}: after {tokens:,} tokens the sequence cannot be cut: it would have to keep {kept}, or "
                 f"what follows depends on its position; it can be cut after multiples of {cut:,} tokens"
             )
     return q_start

@@ -206,7 +206,7 @@ def test_places_where_a_sequence_cannot_be_cut() -> None:
     attend = attnspec.compile(CASES["chunks"].text, target="dense")
     q, k, v = tensors(12)
     state = torch.zeros(1, 2, 16, 17)
-    with pytest.raises(CallError, match=r"after 10 tokens .* 2 states are to be kept .* multiples of 4"):
+    with pytest.raises(CallError, match=r"after 10 tokens .* keep 2 states, .* multiples of 4"):
         attend(q[:, :, :10], k[:, :, :10], v[:, :, :10], return_state=True)
     with pytest.raises(CallError, match="q_start must say"):
         attend(q, k, v, state=state)

@@ -191,28 +191,10 @@ def test_parts(target: str) -> None:
         close("gradient of a part", got, wanted, 3e-5)
 
 
-@pytest.mark.slow
-def test_a_cache_for_each_branch() -> None:
-    """As the error says: StreamingLLM's positions while it decodes, each branch with what it sees."""
-    attend = attnspec.compile("streaming_cache", start=2, recent=6)
-    q, k, v = (t.detach() for t in tensors(30, heads=4, kv_heads=2))
-    whole = attend(q, k, v)
-    caches = [attnspec.Cache(branch, batch=1, kv_heads=2, dim=16, heads=4) for branch in attend.branches]
-    for at in range(0, 30, 3):
-        steps, parts = slice(at, at + 3), []
-        for cache in caches:
-            cache.append(k[:, :, steps], v[:, :, steps])
-            parts.append(cache.attend(q[:, :, steps], return_lse=True))
-        close("step", attnspec.merge(parts)[0], whole[:, :, steps], 3e-5)
-    assert [sum(map(len, runs)) for cache in caches for runs in cache.positions] < [30, 30]
-
-
 @pytest.mark.parametrize(
     ("what", "said"),
     [
         ("paged", r"branches of this mixture have kernels of their own.*attend\.branches"),
-        ("cache", r"make a cache for each of attend\.branches.*: attnspec\.merge, and then attend\.add_sink"),
-        ("cache of shares", r"make a cache for each of attend\.branches.*add up their outputs, each times its share$"),
         ("pages of shares", r"attend\.branches\[i\]\.paged.*add up their outputs, each times its share$"),
         ("rotated", r"attend\.branches\[i\]\.rotated"),
         ("part of shares", r"branches have given shares"),
@@ -226,7 +208,6 @@ def test_what_is_for_branches_says_so(what: str, said: str) -> None:
         "paged": lambda: attend.paged(
             q, k, v, table=torch.zeros(1, 1).int(), lengths=torch.tensor([40]), inputs=inputs
         ),
-        "cache": lambda: attnspec.Cache(attend, batch=1, kv_heads=2, dim=16),
         "rotated": lambda: attend.rotated(q, k, inputs=inputs),
     }
     part = functools.partial(attend.part, q, k, v, q_start=0, k_start=0, n=40, inputs=inputs)
