@@ -190,7 +190,7 @@ class _Side:
             return whole.without("m").intersection(other.lengths().without("m")).shift_rows(first)
 
     def lengths(self) -> Pairs:
-        """The calls that the axes admit: those for which one number gives these lengths."""
+        """The calls that the axes admit: those for which one number gives these lengths, that of a segment at most."""
         axes = self.relation.spec.axes
         if not axes:
             return Pairs.read("true")
@@ -201,7 +201,9 @@ class _Side:
         neighbours = (replace(fits, {e.Var("m"): e.Add((e.Var("m"), e.Int(by)))}) for by in (-1, 1))
         below, above = (condition(other).text for other in neighbours)
         text = condition(e.And((fits, *sizes))).text
-        return Pairs.read(f"m >= 0 and {text} and not ({above}) and not (m >= 1 and ({below}))")
+        recurrence = self.relation.spec.recurrence
+        most = "" if recurrence is None else f" and m <= {recurrence.recur.size}"
+        return Pairs.read(f"m >= 0{most} and {text} and not ({above}) and not (m >= 1 and ({below}))")
 
 
 _Declared = tuple[str, tuple[e.IntExpr, ...]]

@@ -22,7 +22,7 @@ def telling_length(spec: Spec) -> int:
 
     Four times the largest number that positions are compared with, and four times the largest block (sixteen times,
     where blocks are small): longer, and a window becomes a line; shorter, and it is all there is. Half of that where
-    fine strides would be lost.
+    fine strides would be lost, and no more than a segment where the pattern is that of one.
 
     >>> from attnspec.check.check import check_text
     >>> telling_length(check_text("attention a { attend 0 <= q - k < 512 }"))
@@ -38,7 +38,9 @@ def telling_length(spec: Spec) -> int:
         found.append(_INPUTS)
     length = 1 << (min(max(found), _MOST) - 1).bit_length()
     strides = [node.right.value for node in nodes if isinstance(node, e.Mod) and isinstance(node.right, e.Int)]
-    return length // 2 if strides and length > _CELLS * min(strides) > _CELLS * _LEAST_STRIDE else length
+    if strides and length > _CELLS * min(strides) > _CELLS * _LEAST_STRIDE:
+        length //= 2
+    return length if spec.recurrence is None else min(length, spec.recurrence.recur.size)
 
 
 def _of(node: e.Node) -> Iterator[int]:

@@ -1,5 +1,7 @@
 """What two patterns say of the weights of their pairs: scores, sinks, rotations, and what else is no question of sets.
 
+What they carry from segment to segment is among it.
+
 It is compared as it is written once names are resolved and parameters bound: texts that differ may mean the same.
 """
 
@@ -23,9 +25,10 @@ _WORDS: Mapping[str, str] = MappingProxyType(
         "divide": "divisors",
         "decay": "decays",
         "delta": "corrections",
+        **dict.fromkeys(("recur", "carry", "recall", "horizon"), "segments"),
     }
 )
-"""The first words of lines that say how pairs weigh, and what a difference in them is called."""
+"""The first words of lines that say how pairs weigh, or segments follow, and what a difference in them is called."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Difference:
 
 
 def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
-    """In which lines about weights two patterns differ.
+    """In which lines about weights, or about segments, two patterns differ.
 
     >>> from attnspec.check.check import check_text
     >>> a, b = (check_text(f"attention a {{ score s + {slope} * (k - q) }}") for slope in (0.5, 0.25))

@@ -66,7 +66,8 @@ def body(el: Elaborator, clauses: tuple[t.Clause, ...], scope: Scope, seen: dict
     el.from_start = has_axes or any(isinstance(c, t.Align) and c.where.name == "start" for c in whole)
     _lines(el, clauses, scope, seen, out)
     _together(el, out, seen)
-    out.recurrence = out.segments.together(el, out.axes)
+    if not (el.shallow and any(isinstance(c, t.Include) for c in clauses)):  # whose lines are not written out
+        out.recurrence = out.segments.together(el, out.axes)
     rotations.disjoint(el, out.lines.rotations)
     for part in out.mixture:
         part.lines.beside(el, out.lines, part.place)

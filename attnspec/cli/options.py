@@ -312,8 +312,12 @@ def program_of(spec: str, params: tuple[str, ...], options: dict[str, Any], bran
     return program if branch is None else program_of_branch(program, branch)
 
 
-def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
-    """The sizes of the call that the options describe. Beside axes the length is the pattern's own ``n``."""
+def call_sizes(pattern: Spec, options: dict[str, Any], whole: bool = False) -> Sizes:
+    """The sizes of the call that the options describe. Beside axes the length is the pattern's own ``n``.
+
+    Of a pattern of segments a call is one of them: the length is then at most theirs, and if it was asked for and is
+    longer, a usage error, unless it is that of the ``whole`` sequence.
+    """
     from attnspec.relation.lower import listed_heads
     from attnspec.relation.sizes import Sizes
     from attnspec.spec.axes import lengths
@@ -327,6 +331,14 @@ def call_sizes(pattern: Spec, options: dict[str, Any]) -> Sizes:
         if options["queries"]:
             raise click.UsageError(f"the axes of {pattern.name} say how many queries there are: leave out --queries")
         m = n
+        if (recurrence := pattern.recurrence) is not None:
+            m = min(n, recurrence.recur.size)
+            source = click.get_current_context().get_parameter_source("length")
+            if n > m and not whole and source is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    f"{pattern.name} is the pattern of one segment, of at most {m:,} positions on the axis "
+                    f"`{recurrence.recur.axis}`: give a smaller -n; `attnspec inspect` tells of whole sequences"
+                )
         n, n_q = lengths(pattern.axes, m)
     elif pattern.order is not None and n_q != n:
         raise click.UsageError(f"{pattern.name} orders positions: there are as many queries as keys")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def figures(cost: Cost, found: Insight, console: Console) -> None:
     """Pairs, tiles, operations, bytes."""
     s = cost.sizes
-    what = f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
+    what = "one segment, " if found.spec.recurrence is not None else ""
+    what += f"n = {s.n:,}" + (f", {s.n_q:,} queries" if s.n_q != s.n else "")
     groups = f" ({s.kv_heads} for keys)" if s.kv_heads != s.heads else ""
     most = "" if found.exact else "at most "
     inputs = f", {said_inputs(found, cost.inputs)}" if found.exact and (cost.inputs or found.examples) else ""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 
+from attnspec.analysis.segments import segmented
 from attnspec.codegen.cost.cost import cost
 from attnspec.codegen.cost.counted import TooMany
 from attnspec.codegen.plan.plan import Plan
 from attnspec.relation.count import TooIrregular
+from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import MOST, Sizes, resized
 from attnspec.spec.axes import lengths
 
@@ -46,6 +48,13 @@ def growth(made: Plan, sizes: Sizes, dim: int, itemsize: int, by_example: bool) 
                 raise
             rows.append((n, found.pairs, found.flops))
     return tuple(rows)
+
+
+def of_segments(relation: Relation, n: int, sizes: Sizes, dim: int) -> Growth:
+    """The same of whole sequences that are run segment by segment, from a sixteenth of ``n`` tokens to 16 times it."""
+    lengths = [length for factor in (1, 4, 16, 64, 256) if 1 <= (length := n * factor // _GROWTH) <= MOST]
+    pairs = [segmented(relation, length, sizes).pairs for length in lengths]
+    return tuple((length, found, 4 * dim * found) for length, found in zip(lengths, pairs, strict=True))
 
 
 def exponent(growth: Growth) -> float | None:

@@ -29,7 +29,8 @@ from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.report.examples import Look, look
-from attnspec.report.growth import Growth, exponent, growth
+from attnspec.report.growth import Growth, exponent, growth, of_segments
+from attnspec.report.segments import Following, following
 from attnspec.report.suggest import Suggestion, reason, suggest
 from attnspec.report.weighing import weighing
 from attnspec.runtime.bench.ceilings import remembered
@@ -89,6 +90,8 @@ class Insight:
     suggestions: tuple[Suggestion, ...]
     weights: str
     """Weights beyond softmax in words; empty where there are none, or each branch has its own."""
+    segments: Following | str | None = None
+    """How segments follow one another; None where the pattern is that of a whole sequence."""
 
     @property
     def exact(self) -> bool:
@@ -137,6 +140,7 @@ class Insight:
             "states": asdict(self.states) if isinstance(self.states, StateSize) else self.states,
             "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
             "predictions": _plain(self.predictions),
+            "segments": self.segments.to_dict() if isinstance(self.segments, Following) else self.segments,
             "measured": self.measured and asdict(self.measured),
             "measured_on": {name: asdict(found) for name, found in self.measured_on},
         }
@@ -201,11 +205,13 @@ def insight(
     layout: str = "auto",
     inputs: Mapping[str, Any] | None = None,
     sheet: Device | None = None,
+    whole: int | None = None,
 ) -> Insight:
     """Ask everything of a pattern. Raises SpecError where it has no relation, CallError where inputs do not fit.
 
     ``given`` are the parameters that the user gave: what :class:`Suggestion` varies. ``inputs`` are values of inputs in
-    place of examples; ``sheet`` is a further device that is predicted for.
+    place of examples; ``sheet`` is a further device that is predicted for. Of a pattern of segments ``whole`` is how
+    many tokens follow one another in them, while ``sizes`` are those of one call.
     """
     relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
     made = plan(relation, tile, layout)
@@ -231,7 +237,10 @@ def insight(
     if found_cost is None:
         by_example = False
         found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, itemsize, contents))
-    grown = _ask(lambda: growth(made, sizes, dim, itemsize, by_example))
+    segments, grown = None, _ask(lambda: growth(made, sizes, dim, itemsize, by_example))
+    if whole is not None and spec.recurrence is not None:
+        segments = _ask(lambda: following(relation, whole, call, dim, itemsize))
+        grown = _ask(lambda: of_segments(relation, whole, call, dim))
     suggestions: tuple[Suggestion, ...] = ()
     if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str) and spec.softmax_only:
         suggestions = suggest(spec, found_cost, sizes, given or {}, tile, layout)
@@ -266,6 +275,7 @@ def insight(
         ),
         suggestions,
         "" if spec.softmax_only or spec.composed else weighing(spec.weights, dim),
+        segments,
     )
 
 

@@ -10,6 +10,8 @@ from attnspec.analysis.cache_size import CacheSize
 from attnspec.analysis.state_size import StateNeed, StateSize
 from attnspec.report.figures import clauses, figures, said_inputs, show_table, table
 from attnspec.report.insight import Insight
+from attnspec.report.segments import Following, in_all
+from attnspec.report.segments import show as show_segments
 from attnspec.report.suggest import reason
 from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
 
@@ -25,10 +27,15 @@ def show(found: Insight, console: Console, plan: bool = False) -> None:
     summary(found, console)
     if not isinstance(found.cost, str):
         predictions(found, console)
-    growth(found, console)
-    rows(found, console)
-    (decode if found.states is None else states)(found, console)
-    reach(found, console)
+    if found.segments is None:
+        growth(found, console)
+        rows(found, console)
+        (decode if found.states is None else states)(found, console)
+        reach(found, console)
+    else:
+        segments(found.segments, console)
+        growth(found, console)
+        rows(found, console)
     decisions(found, console)
     if plan:
         loops(found, console)
@@ -55,6 +62,8 @@ def verdict(found: Insight) -> str:
     cost = found.cost
     if not cost.pairs and found.exact:
         return f"{found.spec.name} allows no pair in such a call: the output is zero"
+    if isinstance(found.segments, Following):
+        return in_all(found.segments)
     fewer = 4 * cost.dim * cost.dense / cost.flops if cost.flops else math.inf
     least, most = ("", "") if found.exact else ("at least ", "at most ")
     said = [f"{least}{_ratio(fewer)} fewer operations than all pairs take", f"{most}{cost.density:.1%} of pairs"]
@@ -152,6 +161,14 @@ def growth(found: Insight, console: Console) -> None:
         grid.add_row(f"n = {n:,}", f"{count(pairs)} pairs", f"{quantity(flops, 'FLOP')} forward")
     show_table(grid, console)
     console.print()
+
+
+def segments(found: Following | str, console: Console) -> None:
+    """How segments follow one another."""
+    if isinstance(found, str):
+        console.print(f"segments: {found}\n")
+    else:
+        show_segments(found, console)
 
 
 def rows(found: Insight, console: Console) -> None:

@@ -123,6 +123,15 @@ class Recurrence:
         """The axes whose vectors before the first segment are a learned parameter of their name."""
         return tuple(dict.fromkeys(carry.source for carry in self.carries if not self.grows(carry)))
 
+    def require_segment(self, length: int) -> None:
+        """Raises ValueError where so many tokens are more than one segment."""
+        axis, most = self.recur.axis, self.recur.size
+        if length > most:
+            raise ValueError(
+                f"one call is one segment, of at most {most:,} positions on the axis `{axis}`, not {length:,}: "
+                "`attnspec.recurrent(model, spec)` runs a model over a whole sequence, segment by segment"
+            )
+
     def segments(self, n: int) -> tuple[int, ...]:
         """The lengths of the segments of n tokens.
 

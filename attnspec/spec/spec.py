@@ -170,10 +170,12 @@ class Spec(Shown):
     ) -> dict[str, int]:
         """The sizes of a call by name, with what is solved for beside axes.
 
-        Raises ValueError where axes cannot have these lengths.
+        Raises ValueError where axes cannot have these lengths, or that of a segment is longer than segments are.
         """
         n_q = n if n_q is None else n_q
         m = solve(self.axes, n, n_q) if self.axes else n
+        if self.recurrence is not None:
+            self.recurrence.require_segment(m)
         kv_heads = heads if kv_heads is None else kv_heads
         return {"n": n, "n_q": n_q, "heads": heads, "kv_heads": kv_heads, "batch": batch, "m": m}
 

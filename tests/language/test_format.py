@@ -149,6 +149,8 @@ input doc:int[ batch,n ]sorted input p : int
 input blocks:int[heads,n//64,3]random(0 .. n//64,7)
 attend keep[ b,h,q//64 ]and k.slot<q . slot
 order by lsh(buckets=64)
+recur by by(s-1)ragged  first carry last->last,by last(1)by layer detached
+carry a->b last -x recall a,b from from by summary(part=1/2,dim=8)horizon -4
 score(s+1)/2 score-s score if q==k then -1e5 else s/2
 rotate rope(theta=10000)at(q-first(doc,q),k)
 sink -logit[h] scale(1.0)/8 normalize k
@@ -190,6 +192,11 @@ attention hierarchical(segment = 2048) {
     input blocks: int[heads, n // 64, 3] random(0..n // 64, 7)
     attend keep[b, h, q // 64] and k.slot < q.slot
     order by lsh(buckets = 64)
+    recur by by (s - 1) ragged first
+    carry last -> last, by last (1) by layer detached
+    carry a -> b last -x
+    recall a, b from from by summary(part = 1 / 2, dim = 8)
+    horizon -4
     score (s + 1) / 2
     score -s
     score if q == k then -1e5 else s / 2

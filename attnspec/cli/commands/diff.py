@@ -43,8 +43,8 @@ def command(
     """Compare two patterns, exactly, for every length at once; with --input in one call with these inputs.
 
     Compared are which pairs there are, how often branches count them, and as they are written (names resolved,
-    parameters put in) scores, sinks, rotations, scales, normalization and orders. Parameters apply to both; with
-    1:name=value or 2:name=value to one of them. Status 0 if they are equal, 1 if not.
+    parameters put in) scores, sinks, rotations, scales, normalization, orders and segments. Parameters apply to both;
+    with 1:name=value or 2:name=value to one of them. Status 0 if they are equal, 1 if not.
     """
     from attnspec.analysis.compare import compare, compare_counts
     from attnspec.analysis.weights import differences

@@ -66,7 +66,7 @@ def command(
     pattern = checked(spec, params)
     found = insight(
         pattern,
-        call_sizes(pattern, options),
+        call_sizes(pattern, options, whole=True),
         options["dim"],
         options["dtype"],
         cells,
@@ -75,6 +75,7 @@ def command(
         options["layout"],
         read_inputs(given),
         SHEETS[gpu] if gpu else None,
+        None if pattern.recurrence is None else options["length"],
     )
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2))
