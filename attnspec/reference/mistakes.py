@@ -312,8 +312,7 @@ MISTAKES = {
         "linear x\ndecay -1.0",
     ),
     "E050": Mistake(
-        "A line about segments that means nothing: an axis that there is not, sizes that differ, a recall without a "
-        "store, a second recurring axis, `carry` without `recur`, ...",
+        "A line about segments means nothing: no such axis, sizes that differ, a recall without a store, ...",
         "axis read[2]   axis token[n]\ntoken -> read: true\nrecur token by 4\ncarry token -> read",
         "As many positions are carried as the target has; `attnspec help segments` has all lines.",
         "axis read[2]   axis token[n]\ntoken -> read: true\nrecur token by 4\ncarry token -> read last 2",

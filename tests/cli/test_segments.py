@@ -1,0 +1,68 @@
+"""The command line on patterns of segments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.command import read_json, run
+
+
+def test_inspect_tells_of_segments_and_of_the_whole() -> None:
+    text = run("inspect", "rmt", "-n", "1e6", COLUMNS="100").stdout
+    rows = [line.split() for line in text.splitlines()]
+    assert ["1", "to", "1,953,", "each", "512", "532", "1,134,224", "290", "MFLOP"] in rows
+    assert ["segment", "1,954", "64", "84", "28,560", "7.31", "MFLOP"] in rows
+    assert ["whole", "1,000,000", "1,039,080", "2.22", "G", "567", "GFLOP"] in rows
+    assert "carry written -> read, written: 10 positions, vectors of the model, 20.5 kB\n" in text
+    assert "reach  all earlier segments; gradients as far\n" in text
+    assert "plain causal: the attention of any decoder serves\n" in text
+    assert "cost  one segment, n = 532, 8 heads" in text
+    assert "operations grow as n^1.00" in text
+    assert "\ndecode" not in text
+    verdict = "1,000,000 tokens in 1,954 segments: 1,039,080 positions run; 3,611x fewer operations than all pairs"
+    assert text.splitlines()[-1].startswith(verdict)
+
+
+def test_what_is_kept_of_layers_is_said_and_rows_are_few() -> None:
+    text = run("inspect", "memory_layers", "-n", "1e6", "--batch", "2", "--dtype", "bfloat16", COLUMNS="150").stdout
+    kept = "last 8192 by layer detached: 8,192 positions, keys and values of each layer, 33.6 MB a layer"
+    assert kept in text
+    assert "3 to 16" in text
+    assert "reach  16 segments back for each layer; gradients stay within a segment" in text
+    table = text[text.index("segments  ") : text.index("kept between")].splitlines()
+    assert len(table) == 9
+    own = run("inspect", "rmt_both_ways").stdout
+    assert "not plain causal: position 0 of `read` sees position 1 of `read`, which comes after it" in own
+
+
+def test_inspect_as_data() -> None:
+    found = read_json("inspect", "hmt", "-n", "2500", "--heads", "2")["segments"]
+    assert {key: found[key] for key in ("n", "segments", "positions", "exact", "plain_causal")} == {
+        "n": 2500, "segments": 3, "positions": 1026 + 1572 + (452 + 34 + 2 + 226), "exact": True, "plain_causal": True
+    }  # fmt: skip
+    assert found["runs"][0]["present"] == {"recalled": 1, "sensory": 0, "token": 1024, "written": 1}
+    assert [kept["bytes"] for kept in found["kept"]] == [4 * 128 * 32, 4 * 128 * 300]
+    assert found["reach"]["information"] == {"segments": None, "by_layer": 0}
+    assert read_json("inspect", "causal", "-n", "64")["segments"] is None
+
+
+def test_other_commands_take_one_segment(tmp_path: Path) -> None:
+    said = "rmt is the pattern of one segment, of at most 512 positions on the axis `token`: give a smaller -n"
+    for words in (("draw", "rmt", "-o", str(tmp_path / "mask.svg")), ("run", "rmt"), ("bench", "rmt")):
+        assert said in run(*words, "-n", "513", status=2).stderr
+    assert run("draw", "rmt", "slots=20", "-o", str(tmp_path / "mask.svg"), "-n", "100").stdout.endswith(
+        "rmt, n = 140, head 0, 140 x 140 cells\n"
+    )
+
+
+def test_what_is_carried_is_a_difference() -> None:
+    text = run("diff", "rmt", "memory", "1:segment=64", status=1).stdout
+    assert text.splitlines()[:4] == [
+        "the same pairs; segments differ",
+        "segments:",
+        "    rmt (the first): recur token by 64",
+        "    rmt (the first): carry written -> read, written",
+    ]
+    assert run("diff", "rmt", "memory", "--pairs").stdout == "the same pairs for every length\n"
+    assert "the same pairs; segments differ" in run("diff", "rmt", "rmt", "1:segment=9", status=1).stdout
+    assert run("diff", "rmt", "rmt").stdout == "equal for every length\n"
