@@ -10,8 +10,9 @@ from attnspec.analysis.cache_size import CacheSize
 from attnspec.analysis.state_size import StateNeed, StateSize
 from attnspec.report.figures import clauses, figures, said_inputs, show_table, table
 from attnspec.report.insight import Insight
-from attnspec.report.segments import Following, in_all
-from attnspec.report.segments import show as show_segments
+from attnspec.report.segments import Following
+from attnspec.report.segments_text import in_all
+from attnspec.report.segments_text import show as show_segments
 from attnspec.report.suggest import reason
 from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
 
