@@ -11,6 +11,7 @@ from torch._compile import _disable_dynamo
 
 from attnspec.runtime import sharding
 from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives, check_tensors
+from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.merge import merge
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
@@ -19,6 +20,7 @@ from attnspec.runtime.flops import watched
 from attnspec.runtime.parts import operators as operator
 from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of
 from attnspec.runtime.prepare.inputs import prepare
+from attnspec.runtime.prepared import prepared
 from attnspec.runtime.rotated import Rotations
 from attnspec.runtime.sink import sink
 from attnspec.spec.spec import Spec
@@ -109,14 +111,15 @@ class Parts(Rotations):
             options = {**numbers, "out": out, "lse": lse, "scale": scale, "inputs": given}
             parts = [branch.part(q, k, v, **options) for branch in self.branches]  # type: ignore[arg-type]
             return merge(parts) if out is None else parts[0]
-        q, k, v = self._part_vectors(scale, q, k, v, given)
+        into = [t for t in (out, lse) if t is not None]
+        q, k, v, at_once = self._part_vectors(scale, q, k, v, given, into)
         where = Asked.of(self._facts.name, **numbers)
         call = ((q, k, v, *given.values()), list(given), scale, self._encoded, where)
         wants = torch.is_grad_enabled() and any(t.requires_grad for t in call[0])
         if wants:
             self._refuse_detached()
-        if out is None and lse is None:
-            found = operator.part(*call, wants)
+        if not into:
+            found = operator.part_at_once(*call) if at_once and not wants else operator.part(*call, wants)
             return found[0], found[1]
         if out is None or lse is None:
             there, missing = ("lse", "out") if out is None else ("out", "lse")
@@ -128,7 +131,7 @@ class Parts(Rotations):
                 f"{self._facts.name}: a part that is merged into out and lse has no gradients, but they are asked for. "
                 "Leave out and lse out and use attnspec.merge, or call it under torch.no_grad() and use part_backward"
             )
-        operator.part_into(*call, out, lse)
+        (operator.part_into_at_once if at_once else operator.part_into)(*call, out, lse)
         return out, lse
 
     def part_backward(
@@ -205,7 +208,7 @@ class Parts(Rotations):
                 branch.part_backward(q, k, v, out, lse, dout, dlse, **options)  # type: ignore[arg-type]
             return dq, dk, dv
         with torch.no_grad():
-            q, k, v = self._part_vectors(scale, q, k, v, given)
+            q, k, v, _ = self._part_vectors(scale, q, k, v, given)
             where = Asked.of(self._facts.name, **numbers)
             shape, wanted = (*q.shape[:3], v.shape[3]), dict(dinputs or {})
             self._check_results({"out": (out, shape), "dout": (dout, shape)}, q, None)
@@ -272,10 +275,22 @@ class Parts(Rotations):
         return merge([(out, lse), (torch.zeros_like(out), logit.expand(lse.shape))])
 
     def _part_vectors(
-        self, scale: float | None, q: Tensor, k: Tensor, v: Tensor, given: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The vectors of a part, checked and cast as autocast wants."""
+        self,
+        scale: float | None,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        given: Mapping[str, Tensor],
+        into: Sequence[Any] = (),
+    ) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """The vectors of a part, checked and cast as autocast wants, and whether nobody else is to know of the call."""
         name = self._facts.name
+        alone = self._target != "dense" and not self._facts.lists and not torch._C._is_any_autocast_enabled()
+        if alone and direct(q, k, v, *given.values(), *into):
+            prepared(self._encoded, q.shape, q.dtype, k.shape, k.dtype, v.shape, v.dtype)  # checked once for a form
+            if scale is not None:
+                check_derivatives(name, scale)
+            return q, k, v, True
         if self._target == "dense":
             raise CallError(f'{name}: target="dense" has no parts: it evaluates the whole mask (attend.mask)')
         q, k, v = autocast(q, k, v)
@@ -289,7 +304,7 @@ class Parts(Rotations):
             )
         if not torch.compiler.is_compiling() and transforming():
             raise NotImplementedError(f"{name}: parts have no rules for torch.func (vmap, grad): use torch.autograd")
-        return q, k, v
+        return q, k, v, False
 
     def _refuse_shares(self) -> None:
         if self._facts.shared:
@@ -327,7 +342,9 @@ class Parts(Rotations):
         """The same of what is written to: float32, each element by itself."""
         self._check_results(tensors, q, torch.float32)
         for label, (t, _) in tensors.items():
-            if not torch.compiler.is_compiling() and any(
-                stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True)
+            if (
+                not torch.compiler.is_compiling()
+                and 0 in t.stride()
+                and any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True))
             ):
                 raise CallError(f"{self._facts.name}: {label} is expanded: its elements share memory. Give a clone")

@@ -33,6 +33,20 @@ def _part_into(*arguments: Any) -> None:
     Work.of(*given).forward(False, (out, lse))
 
 
+def part_at_once(*given: Any) -> Result:
+    """A part without gradients past the dispatcher.
+
+    It is for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass, as is :func:`part_into_at_once`.
+    """
+    return Work.of(*given).forward(False)
+
+
+def part_into_at_once(*arguments: Any) -> None:
+    """A part that is added in place; what is written to is marked as changed, as operators do."""
+    _part_into(*arguments)
+    torch.autograd.graph.increment_version(arguments[-2:])
+
+
 def _part_backward(*arguments: Any) -> list[Tensor]:
     """Gradients of q, k, v and of the float inputs that are wanted, in one list."""
     *given, out, lse, norm, dout, dlse, wanted = arguments

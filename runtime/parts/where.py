@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import MOST
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.form import Form
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Part
 from attnspec.runtime.prepare.inputs import reads, roots
@@ -45,19 +46,21 @@ class Asked(NamedTuple):
         for label, number in given.items():
             if number is None:
                 continue
-            if isinstance(number, Tensor) and number.numel() == 1 and not number.is_floating_point():
-                number = number.item()
-            if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
-                raise CallError(f"{name}: {label} is a number of positions, heads or batch entries, not {number!r}")
-            if label != "q_start" and number < 0:
-                raise CallError(f"{name}: {label} must not be negative; it is {number}")
-            numbers[label] = number  # type: ignore[assignment]
+            whole = number if type(number) is int else _whole(name, label, number)
+            if whole < 0 and label != "q_start":
+                raise CallError(f"{name}: {label} must not be negative; it is {whole}")
+            numbers[label] = whole
         return cls(**numbers)
 
 
 def part_of(program: str, q: Tensor, k: Tensor, asked: Asked) -> Part:
     """The part that these tensors are. Raises CallError where it lies outside the whole, or where that is not known."""
-    (batch, heads, rows, _), (_, kv_heads, keys, _) = q.shape, k.shape
+    return _part_of(program, q.shape, k.shape, asked)
+
+
+@functools.lru_cache(maxsize=512)
+def _part_of(program: str, q_shape: Form, k_shape: Form, asked: Asked) -> Part:
+    (batch, heads, rows, _), (_, kv_heads, keys, _) = q_shape, k_shape
     n, known_of, read = asked.n, facts(decode(program)), _read(program)
     name, align = known_of.name, known_of.align
     if not 0 <= n <= MOST:
@@ -92,6 +95,14 @@ def part_of(program: str, q: Tensor, k: Tensor, asked: Asked) -> Part:
                 raise CallError(f"{name}: there are {count} {what} from {own} on, which is beyond {label} = {whole}")
             known[label] = whole
     return Part(**known)
+
+
+def _whole(name: str, label: str, number: object) -> int:
+    if isinstance(number, Tensor) and number.numel() == 1 and not number.is_floating_point():
+        number = number.item()
+    if isinstance(number, bool) or not isinstance(number, int | torch.SymInt):
+        raise CallError(f"{name}: {label} is a number of positions, heads or batch entries, not {number!r}")
+    return number  # type: ignore[return-value]
 
 
 def _unknown(name: str, label: str, what: str) -> str:

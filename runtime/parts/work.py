@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,36 @@ from torch import Tensor
 
 from attnspec.codegen.expressions.reads import names
 from attnspec.codegen.plan.lengths import NARROW_LENGTH
-from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode, facts
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, Result, check_lists, sizes_of
 from attnspec.runtime.parts.where import Asked, part_of
-from attnspec.runtime.prepare.inputs import prepare, read_by_rotations
+from attnspec.runtime.prepare.inputs import Wanted, read_by_rotations
 from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.targets import Target, target_of
 from attnspec.spec.spec import Spec
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """A pattern with what follows from its text: ``names`` are the inputs of its kernel, ``wanted`` what is made ready."""
+
+    spec: Spec
+    names: tuple[str, ...]
+    wanted: Wanted
+
+
+@functools.lru_cache(maxsize=256)
+def _text(program: str) -> _Text:
+    """Found once. Raises CallError for a pattern with a computed order."""
+    spec = spec_of(decode(program))
+    if spec.order is not None:
+        raise CallError(
+            f"{spec.name}: the order is computed from all queries and keys, so a part of them has none. "
+            "Compute the whole, attend(q, k, v)"
+        )
+    return _Text(spec, tuple(names(spec)), Wanted.of(spec))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +51,6 @@ class Work:
     call: Call
     q: Tensor
     k: Tensor
-    sizes: Sizes
     inputs: Mapping[str, Tensor]
 
     @classmethod
@@ -48,20 +68,16 @@ class Work:
             call = Call(
                 q, k, v, (), None, None, 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale, program, part
             )
-            return cls(call, q, k, call.sizes, {})
-        spec = spec_of(decode(program))
-        if spec.order is not None:
-            raise CallError(
-                f"{spec.name}: the order is computed from all queries and keys, so a part of them has none. "
-                "Compute the whole, attend(q, k, v)"
-            )
+            return cls(call, q, k, {})
+        text = _text(program)
+        spec = text.spec
         if scale is None:
             scale = 1.0 / math.sqrt(q.shape[-1]) if spec.scale is None else spec.scale
         sizes = sizes_of(spec, q, k, part)
-        found = prepare(spec, sizes, inputs, wide=max(part.n, part.n_q) > NARROW_LENGTH, device=q.device)
+        found = text.wanted.at(sizes, wide=max(part.n, part.n_q) > NARROW_LENGTH)(inputs, q.device)
         by_q, by_k = turned(spec, q, k, sizes, found, compiled=True)
-        call = Call(by_q, by_k, v, [found[name] for name in names(spec)], None, None, scale, program, part)
-        return cls(call, q, k, sizes, found)
+        call = Call(by_q, by_k, v, [found[name] for name in text.names], None, None, scale, program, part)
+        return cls(call, q, k, found)
 
     @property
     def spec(self) -> Spec:
@@ -109,10 +125,11 @@ class Work:
     ) -> tuple[Tensor, Tensor]:
         """From gradients of rotated vectors to those of vectors; those of the inputs that rotations read are added."""
         angles = [name for name in wanted if name in read_by_rotations(self.spec)]
+        sizes = sizes_of(self.spec, self.q, self.k, self.call.part)
         with torch.inference_mode(False), torch.enable_grad():
             q, k = (t.detach().to(torch.float32, copy=True).requires_grad_() for t in (self.q, self.k))
             inputs = {name: self.inputs[name].detach().clone().requires_grad_() for name in angles}
-            made = turned(self.spec, q, k, self.sizes, {**self.inputs, **inputs})
+            made = turned(self.spec, q, k, sizes, {**self.inputs, **inputs})
             by = [dq.to(torch.float32, copy=True), dk.to(torch.float32, copy=True)]
             dq, dk, *more = torch.autograd.grad(made, [q, k, *inputs.values()], by, allow_unused=True)
         for name, d in zip(angles, more, strict=True):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import attnspec
 from attnspec.runtime.core.arguments import CallError
@@ -139,6 +140,30 @@ def test_a_sink_is_added_once() -> None:
     want = torch.autograd.grad(want_lse.sum(), logit)[0]
     torch.testing.assert_close(torch.autograd.grad(got_lse.sum(), logit)[0], want)
     assert CAUSAL.add_sink(out, lse, q_start=0, n=9)[0] is out
+
+
+def test_past_the_dispatcher_and_through_it() -> None:
+    """The same results, and what is added to in place counts as changed: autograd refuses what was saved of it."""
+    q, k, v = vectors()
+    names: list[str] = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    at_once, into = CAUSAL.part(q, k, v, **AT), sums()
+    CAUSAL.part(q, k, v, **AT, **into)
+    with Seen():
+        through, other = CAUSAL.part(q, k, v, **AT), sums()
+        CAUSAL.part(q, k, v, **AT, **other)
+    assert {"attnspec::part", "attnspec::part_into"} <= set(names)
+    for a, b in zip((*at_once, *into.values()), (*through, *other.values()), strict=True):
+        assert torch.equal(a, b)
+    kept = torch.ones((), requires_grad=True) * into["out"]
+    CAUSAL.part(q, k, v, **AT, **into)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
 
 
 @pytest.mark.slow

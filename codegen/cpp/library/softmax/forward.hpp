@@ -83,25 +83,25 @@ struct ForwardTile {
     // Goes on from what earlier passes have summed up: an output and its norm are a sum with one term.
     ATTNSPEC_NOINLINE void carry(int g, int64_t slot, Range live) {
         const Results done = results();
-        float* rows = (float*)w.rows;
-        memset(rows, 0, sizeof(float) * LANES * OT);
+        bool nothing = true;
         for (int l = 0; l < LANES; ++l) w.sum[g][l] = -INF;
         for (int l = live.begin; l < live.end; ++l) {
-            const int64_t row = at.queries(slot + l);
-            const Norm before = done.norm(line() + row);
-            w.top[g][l] = before.top, w.sum[g][l] = before.top == -INF ? -INF : before.sum;
-            if (before.top == -INF) continue;
-            rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(done.out, b, h, row), done.out.stride[2], done.out.stride[3], 1, 1, 1.f);
+            const Norm before = done.norm(line() + at.queries(slot + l));
+            w.top[g][l] = before.top;
+            if (before.top != -INF) w.sum[g][l] = before.sum, nothing = false;
         }
-        transpose<LANES, OT, LANES, OT>(w.out[g], rows);
         for (int c = 0; c < C; ++c) {
             const vfloat sum = exp2<true>(load(w.sum[g] + c * W));
             store(w.sum[g] + c * W, sum), store(w.rounded_sum[g] + c * W, sum);
-            for (int d = 0; d < OT; ++d) {
-                float* at = w.out[g] + d * LANES + c * W;
-                store(at, load(at) * sum);
-            }
         }
+        if (nothing) return (void)memset(w.out[g], 0, sizeof(w.out[g]));
+        float* rows = (float*)w.rows;
+        memset(rows, 0, sizeof(float) * LANES * OT);
+        for (int l = live.begin; l < live.end; ++l)
+            if (w.top[g][l] != -INF)
+                rows_to_float<DV, OT>(rows + l * OT, row_of<Sum>(done.out, b, h, at.queries(slot + l)), done.out.stride[2],
+                                      done.out.stride[3], 1, 1, w.sum[g][l]);
+        transpose<LANES, OT, LANES, OT>(w.out[g], rows);
     }
 
     template <class Pass>
@@ -268,7 +268,10 @@ struct ForwardTile {
         for (int64_t slot = live.begin; slot < live.end; ++slot) {
             const int64_t row = at.queries(slot);
             Sum* out = row_of<Sum>(to.out, b, h, row);
-            for (int c = 0; c < DV; ++c) out[c * to.out.stride[3]] = Sum{};
+            if (to.out.stride[3] == 1)
+                memset(out, 0, sizeof(Sum) * DV);
+            else
+                for (int c = 0; c < DV; ++c) out[c * to.out.stride[3]] = Sum{};
             to.put(line() + row, {-INF, 0.f}, -INF);
         }
     }
