@@ -25,7 +25,7 @@ from attnspec.spec.spec import Spec
 
 @dataclass(frozen=True, eq=False)
 class _Text:
-    """A pattern with what follows from its text: ``names`` are the inputs of its kernel, ``wanted`` what is made ready."""
+    """A pattern with what follows from its text: the inputs of its kernel by ``names``, and what is made ready."""
 
     spec: Spec
     names: tuple[str, ...]
