@@ -85,7 +85,7 @@ def _of_features(backward: bool, tensors: Sequence[Tensor], names: Sequence[str]
     from attnspec.runtime.pairs import cost_of, pairs
 
     q, k, v, *given = tensors
-    inputs = Work.of(tensors, names, scale, program).given().call.inputs if visible(*given) else given
+    inputs = Work.of(tensors, names, scale, program).kernel_inputs if visible(*given) else given
     call = Call(q, k, v, inputs, None, None, 1.0, program)
     found = cost_of(call)
     if found is None:

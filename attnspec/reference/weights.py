@@ -65,7 +65,8 @@ SECTION = Section(
         Entry(
             "divide each x",
             "Each feature has its own `total`, the sum of that feature over the keys of the row, and its part of the "
-            "output is divided by its own divisor (Latte).",
+            "output is divided by its own divisor (Latte). Where features of keys are `exp(...)` or `favor` their "
+            "logarithms are what is computed with: keys may be of any size.",
             "attend causal\nlinear q: softmax(x)   linear k: exp(x)   divide each total",
             "the weights of query 5 sum to 1.0",
         ),

@@ -98,6 +98,22 @@ def size(feature: r.RealExpr, dim: int) -> int:
     return 1 if is_constant(feature) else dim
 
 
+def parts(feature: r.RealExpr) -> tuple[r.RealExpr, ...]:
+    """The maps whose features stand one behind the other."""
+    return feature.parts if isinstance(feature, Joined) else (feature,)
+
+
+def is_exponential(part: r.RealExpr) -> bool:
+    """Whether a map gives exponentials, whose logarithms are at hand: they may be larger than numbers are.
+
+    >>> is_exponential(r.Apply("exp", Vector())), is_exponential(Vector()), is_exponential(Favor(Vector()))
+    (True, False, True)
+    """
+    if isinstance(part, Favor):
+        return part.kernel == "softmax"
+    return isinstance(part, r.Apply) and part.function == "exp" and not is_constant(part)
+
+
 def favors(feature: r.RealExpr) -> tuple[Favor, ...]:
     """The random features in it."""
     return tuple(part for part in contents.walk(feature) if isinstance(part, Favor))

@@ -280,9 +280,9 @@ def _together(found: Cost, each: list[Cost], itemsize: int) -> Cost:
 def _through_states(found: Cost, plan: Plan, groups: list[_Group]) -> Cost:
     """With the operations of the sweeps of linear attention."""
     weights, sizes, sums = plan.relation.spec.weights, found.sizes, []
-    order = sweeps(weights, found.dim, found.dim_v)
+    forward, backward = sweeps(weights, found.dim, found.dim_v)
     through = tiles = 0
-    for number, sweep in enumerate(order):
+    for number, sweep in enumerate((*forward, *backward)):
         total = 0
         for group in groups:
             h = group.head.heads[0]
@@ -295,12 +295,12 @@ def _through_states(found: Cost, plan: Plan, groups: list[_Group]) -> Cost:
                     through += pass_.times * done.through * group.times // team
                     tiles += done.tiles * group.times // team
         sums.append(total)
-    one = 2 * (order[0].features + order[0].values)
+    one = 2 * sum(sweep.features + sweep.values for sweep in forward)
     return replace(
         found,
-        flops=sums[0],
+        flops=sum(sums[: len(forward)]),
         useful=one * found.pairs,
-        backward_flops=sum(sums[1:]),
+        backward_flops=sum(sums[len(forward) :]),
         linear=Through(through, tiles, one * found.computed),
     )
 

@@ -22,7 +22,7 @@ from attnspec.relation.count import TooIrregular, runs
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import free
-from attnspec.spec.feature import size
+from attnspec.spec.feature import is_exponential, parts, size
 from attnspec.spec.weights import Weights
 
 _MOST_RUNS = 2_000_000
@@ -73,17 +73,24 @@ class Sweep:
         return 2 * ((f + v) * of.pairs + f * v * (of.reads + of.moves))
 
 
-def sweeps(weights: Weights, dim: int, dim_v: int) -> tuple[Sweep, ...]:
-    """That of the output, and those of the gradients of q, k (none where features are constant) and v.
+def sweeps(weights: Weights, dim: int, dim_v: int) -> tuple[tuple[Sweep, ...], tuple[Sweep, ...]]:
+    """Those of a forward pass, that of the output first, and of a backward pass.
 
-    With a divisor the sum of weights goes along, as one more value or feature.
+    With a divisor the sum of weights goes along, as one more value or feature; where each feature has one of its own
+    the sums are a sweep by themselves, whose values are the features of keys, and what they count from another.
     """
     assert weights.q is not None
     assert weights.k is not None
-    m, one = max(size(side, dim) for side in (weights.q, weights.k)), int(weights.divide is not None)
+    m = max(size(side, dim) for side in (weights.q, weights.k))
+    if weights.each:
+        logs = any(map(is_exponential, parts(weights.k)))
+        before = (Sweep(1, m),) * (2 if logs else 1)
+        of_keys = Sweep(1, m, keys=True), Sweep(dim_v, m, keys=True), Sweep(m, dim_v, keys=True)
+        return (Sweep(m, dim_v), *before), (*before, Sweep(dim_v, m), *of_keys)
+    one = int(weights.divide is not None)
     of_v = Sweep(m, dim_v, keys=True)
     of_q_k = () if weights.constant else (Sweep(dim_v + one, m), Sweep(dim_v + one, m, keys=True))
-    return (Sweep(m, dim_v + one), of_v, *of_q_k)
+    return (Sweep(m, dim_v + one),), (of_v, *of_q_k)
 
 
 def made_before(weights: Weights, dim: int) -> int:
@@ -91,7 +98,7 @@ def made_before(weights: Weights, dim: int) -> int:
     assert weights.q is not None
     assert weights.k is not None
     sides = weights.q, weights.k
-    if weights.reads_mass or any(entrywise(side) is None for side in sides):
+    if weights.each or weights.reads_mass or any(entrywise(side) is None for side in sides):
         return max(size(side, dim) for side in sides)
     return 0
 

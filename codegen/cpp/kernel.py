@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from attnspec.codegen.cpp import scalars as cxx
 from attnspec.codegen.cpp import score as cxx_real
 from attnspec.codegen.cpp.passes import pass_struct
-from attnspec.codegen.cpp.unit import DTYPES, KernelKey, LinearKey, boolean, define, read, without_plan
+from attnspec.codegen.cpp.unit import DTYPES, LOGS, KernelKey, LinearKey, boolean, define, read, without_plan
 from attnspec.codegen.expressions.arguments import comment
 from attnspec.codegen.expressions.entrywise import entrywise
 from attnspec.codegen.expressions.reads import names, places, require_softmax
@@ -19,11 +19,13 @@ from attnspec.spec.spec import Spec
 
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
+_LINEAR = (*_SHARED[:-1], "linear/tile", "linear/runs")
 _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),
     "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
-    "linear": (*_SHARED[:-1], "linear/tile", "linear/runs", "linear/sweep", "linear/segments"),
+    "linear": (*_LINEAR, "linear/sweep", "linear/segments"),
+    "logs": (*_LINEAR, "linear/logs", "linear/segments"),
 }
 
 
@@ -52,7 +54,7 @@ def kernel(plan: Plan, key: KernelKey | LinearKey) -> str:
             cxx_real.score(spec.score, reads),
             *(_features(spec) if isinstance(key, LinearKey) else ()),
             "}  // namespace attnspec\n",
-            *map(read, _LIBRARY[key.direction]),
+            *map(read, _LIBRARY["logs" if isinstance(key, LinearKey) and key.logs else key.direction]),
             "namespace attnspec {\n",
             *passes,
             _pattern(plan),
@@ -98,7 +100,7 @@ def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
         names = (f"ATTNSPEC_{name}_MAP" for name in ("X", "Y", "Z", "OUT"))
         maps = {name: " qk".index(side or " ") for name, side in zip(names, key.maps, strict=True)}
         places = {f"ATTNSPEC_{what}": " xyz".index(of or " ") for what, of in (("ONE", key.one), ("UP", key.up))}
-        flags = {"KEYS": key.keys, "DECAY": key.decay, "CROSSING": key.crossing}
+        flags = {"KEYS": key.keys, "DECAY": key.decay, "CROSSING": key.crossing, "LOGS": LOGS.index(key.logs)}
         values |= {**types, **maps, **places, **{f"ATTNSPEC_{name}": int(flag) for name, flag in flags.items()}}
     elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}

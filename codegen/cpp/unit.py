@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 
+LOGS = ("", "xy", "z", "max")
+"""Which channels of a kernel of linear attention have logarithms of their own, by ``ATTNSPEC_LOGS``."""
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 FEW = {"float32": 24, "bfloat16": 12, "float16": 24}
 """Up to how many queries of a call the kernel for few of them (``"decode"``) takes less time: measured with AVX-512."""
@@ -45,7 +47,9 @@ class LinearKey:
     ``maps`` of the sum and ``up`` of x need beside; ``dim`` and ``dim_v`` are the number of features and of values. One
     of ``"xyz"`` as ``one`` says whose last column is ones that no memory holds, as ``up`` which of them is the gradient
     of an output; ``maps`` are the sides (``"q"``, ``"k"``) whose features x, y and z are, and whose vectors the sum is
-    the gradient of (``""``: tensors as they are). ``wide`` and ``carry`` are as for ``KernelKey``.
+    the gradient of (``""``: tensors as they are). With ``logs`` channels weigh pairs by logarithms of their own: those
+    that x and y share (``"xy"``), or those of z (``"z"``); ``"max"``: the sum is the largest of them. ``wide`` and
+    ``carry`` are as for ``KernelKey``.
     """
 
     keys: bool
@@ -57,6 +61,7 @@ class LinearKey:
     maps: tuple[str, ...] = ("", "", "", "")
     decay: bool = False
     crossing: bool = False
+    logs: str = ""
     wide: bool = False
     carry: bool = False
 
@@ -72,6 +77,7 @@ class LinearKey:
         maps = "".join(f", {name} of {side}" for name, side in sides if side)
         sizes = f"{self.dim} features, {self.dim_v} values"
         fades = ", with decay" * self.decay + " and its gradient" * self.crossing
+        fades += f", logarithms of {self.logs}" if self.logs else ""
         return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}{fades}"
 
 

@@ -8,6 +8,7 @@ from attnspec.errors.relations import no_kernels
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.decayed import decays_scores
+from attnspec.spec.feature import is_exponential, parts
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 
@@ -58,8 +59,10 @@ def _whole_calls(spec: Spec) -> str:
 def has_linear_kernels(spec: Spec) -> bool:
     """Whether there are kernels, of the C++ target, for weights that are products of features."""
     weights = spec.weights
-    plain = not (weights.each or weights.by_channel or weights.delta or spec.sink or spec.detached)
+    plain = not (weights.by_channel or weights.delta or spec.sink or spec.detached)
     running = [found for found in weights.favors if found.stable == "running"]
+    if weights.each and weights.k is not None:  # logarithms of steps, too, would go into those of exponentials
+        plain = plain and not running and not (weights.decay and any(map(is_exponential, parts(weights.k))))
     return weights.linear and plain and all(found in (weights.q, weights.k) for found in running)
 
 

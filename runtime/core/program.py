@@ -168,7 +168,7 @@ def facts(program: Program) -> Facts:
             "shared": checked.shared,
             "linear": checked.weights.linear and not composed,
             "decays": scores_decay(checked),
-            "divides": checked.weights.divide is not None,
+            "divides": checked.weights.divide is not None and not checked.weights.each,
             "bare": not (names(checked) or any(around) or composed) and checked.scale is None and checked.softmax_only,
             "alike": alike(checked),
             "lists": any(True for _ in lists_by_head(checked)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
-_TENSORS = ("x", "y", "z", "out", "source", "result")
+_TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there")
 _ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "crossing")
 
 
@@ -50,6 +51,7 @@ class Sweep:
     maps: tuple[str, str, str, str] = ("", "", "", "")
     decay: bool = False
     crossing: bool = False
+    logs: str = ""
 
 
 class Beside(NamedTuple):
@@ -59,7 +61,8 @@ class Beside(NamedTuple):
     ``total`` and ``extra`` (batch, heads, n_q) are the totals and what is worked out for them, ``dtotal`` their own
     gradients; all three are contiguous and float32. ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n)
     are the sums of the logarithms of steps up to each position, float64; to ``crossing``, of one of these shapes,
-    float32, is added what each position has in the gradients of steps.
+    float32, is added what each position has in the gradients of steps. ``here`` and ``there`` are the logarithms of
+    channels, by which the channels of a pair weigh exp of their sum, of x and of y or z, float32.
     """
 
     source: Tensor = EMPTY
@@ -70,6 +73,8 @@ class Beside(NamedTuple):
     decay_q: Tensor = EMPTY
     decay_k: Tensor = EMPTY
     crossing: Tensor = EMPTY
+    here: Tensor = EMPTY
+    there: Tensor = EMPTY
 
 
 def sweep(
@@ -82,14 +87,16 @@ def sweep(
     with any tensors of its sizes for q and k.
     """
     beside = beside or Beside()
-    made = _prepared(call.encoded, of, dtype, *map(_typed, (x, y, z, beside.source, beside.result)))
+    tensors = beside.source, beside.result, beside.here, beside.there
+    made = _prepared(call.encoded, of, dtype, *map(_typed, (x, y, z, *tensors)))
     carry, shape = made.kernel.carry, (*x.shape[:3], z.shape[3])
-    out = torch.zeros(shape) if carry else torch.empty(shape, dtype=dtype)
+    begin = -math.inf if of.logs == "max" else 0.0
+    out = torch.full(shape, begin) if carry else torch.empty(shape, dtype=dtype)
     total = beside.total
     if of.one == "z":
         total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
-    arrays = total, *beside[3:]
-    made.run(call, [t.data_ptr() for t in (x, y, z, out, beside.source, beside.result, *arrays)])
+    arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, beside.crossing
+    made.run(call, [t.data_ptr() for t in (x, y, z, out, *tensors, *arrays)])
     if carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]
     return out.to(dtype), total if of.one == "z" else EMPTY
@@ -104,13 +111,13 @@ def _typed(t: Tensor) -> _Typed:
 
 @functools.lru_cache(maxsize=512)
 def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> prepared.Prepared:
-    outer, inner, values, source, result = (like(shape, strides, kind) for kind, shape, strides in forms)
+    outer, inner, values, source, result, here, there = (like(shape, strides, kind) for kind, shape, strides in forms)
     q, k = (inner, outer) if of.keys else (outer, inner)
     call = Call(q, k, values, (), None, None, 0.0, program)
     kinds = [kind for kind, _, _ in forms]
     key = LinearKey(
         of.keys,
-        tuple([str(kind).removeprefix("torch.") for kind in (*kinds[:3], dtype, *kinds[3:])]),
+        tuple([str(kind).removeprefix("torch.") for kind in (*kinds[:3], dtype, *kinds[3:5])]),
         dim=outer.shape[3] + ("x" in (of.one, of.up)),
         dim_v=values.shape[3] + (of.one == "z"),
         one=of.one,
@@ -118,12 +125,13 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> pr
         maps=of.maps,
         decay=of.decay,
         crossing=of.crossing,
+        logs=of.logs,
         wide=call.wide,
         carry=of.keys and q.shape[1] != k.shape[1],
     )
     kernel = prepared.native_of(call, key)
     out = like(*room((*outer.shape[:3], values.shape[3]))[:2])
-    tensors = map(problem.tensor_of, (outer, inner, values, out, source, result))
+    tensors = map(problem.tensor_of, (outer, inner, values, out, source, result, here, there))
     # The output is divided here only if one pass sees all of a row.
     divide = of.divide and not (kernel.carry and of.one == "z")
     whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, *[0] * len(_ARRAYS), 0.0, 0, int(divide))

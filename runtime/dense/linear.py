@@ -19,7 +19,8 @@ from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import Steps, steps
-from attnspec.runtime.linear.features import axes, mapped, together
+from attnspec.runtime.linear.each import Divisor
+from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import MASS
 
@@ -66,7 +67,10 @@ def _clean(x: Tensor, seen: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What the weights of a call are made of: features (batch, heads, .., features) and steps, in float64."""
+    """What the weights of a call are made of: features (batch, heads, .., features) and steps, in float64.
+
+    With a divisor for each feature, features of keys that are exponentials (``by_log``) are there as logarithms too.
+    """
 
     spec: Spec
     inputs: Mapping[str, Tensor]
@@ -74,6 +78,8 @@ class Made:
     q: Tensor
     k: Tensor
     steps: Steps | None
+    logs: Tensor | None = None
+    by_log: tuple[bool, ...] = ()
 
     @classmethod
     def of(
@@ -83,7 +89,14 @@ class Made:
         a, b = (mapped(spec, side, x, inputs, sizes, projection) for side, x in (("q", q), ("k", k)))
         features = together(spec, a.values.shape[-1], b.values.shape[-1])
         of_q, of_k = (x.values.expand(*x.values.shape[:-1], features) for x in (a, b))
-        return cls(spec, inputs, sizes, of_q, of_k, steps(spec, inputs, sizes, q.device, features, b.gates))
+        logs: Tensor | None = None
+        by_log: tuple[bool, ...] = ()
+        if spec.weights.each:
+            parts = apart(spec, k, inputs, sizes, projection, features)
+            logs = torch.cat([part.values for part in parts], -1)
+            by_log = tuple(part.logs for part in parts for _ in range(part.values.shape[-1]))
+        made = steps(spec, inputs, sizes, q.device, features, b.gates)
+        return cls(spec, inputs, sizes, of_q, of_k, made, logs, by_log)
 
     def weights(self, a: Tensor, at: NDArray[np.int64], counts: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """What values are multiplied by, (batch, heads, rows, n), and the total before it is divided by.
@@ -91,15 +104,17 @@ class Made:
         ``a`` are the features of rows (batch, heads, rows, features), ``at`` their positions.
         """
         times, b = counts.to(a.device, torch.float64), self.k
-        if self.steps is None or not self.steps.by_channel:
-            kept = times * self._kept(at, None)
-            if self.spec.weights.each:
-                a = self._divided(a, kept @ b, times)
-            weights = (a @ b.mT) * kept * factor
+        if not self.spec.weights.each and (self.steps is None or not self.steps.by_channel):
+            weights = (a @ b.mT) * (times * self._kept(at, None)) * factor
         else:
             parts = []
             for channel in range(b.shape[-1]):
-                kept, a_c, b_c = times * self._kept(at, channel), a[..., channel, None], b[..., channel, None]
+                a_c, b_c = a[..., channel, None], b[..., channel, None]
+                if self.by_log and self.by_log[channel]:
+                    kept, most = self._relative(at, channel, times)
+                    parts.append(self._divided(a_c, kept.sum(-1, keepdim=True), times, most=most) * kept * factor)
+                    continue
+                kept = times * self._kept(at, channel)
                 if self.spec.weights.each:
                     a_c = self._divided(a_c, kept @ b_c, times)
                 parts.append(a_c * b_c.mT * kept * factor)
@@ -116,11 +131,31 @@ class Made:
         """What is left of the weight of each pair, after all steps between them."""
         return 1.0 if self.steps is None else torch.exp(self.steps.between(at, np.arange(self.sizes.n), channel))
 
-    def _divided(self, x: Tensor, total: Tensor, times: Tensor, mass: Tensor | None = None) -> Tensor:
-        """``x`` over the divisor of totals, (batch, heads, rows, 1 or features); 0 where it is 0 or nothing is seen."""
+    def _relative(self, at: NDArray[np.int64], channel: int, times: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights of a feature, (batch, heads, rows, n), over their largest of a row, and its logarithm."""
+        assert self.logs is not None
+        logs = self.logs[..., channel][..., None, :]
+        if self.steps is not None:
+            logs = logs + self.steps.between(at, np.arange(self.sizes.n), channel)
+        logs = torch.where(times > 0, logs, -torch.inf)
+        most = (
+            logs.detach().amax(-1, keepdim=True) if logs.shape[-1] else logs.new_full((*logs.shape[:-1], 1), -torch.inf)
+        )
+        return times * torch.exp(logs - most.clamp(min=-1e300)), most
+
+    def _divided(
+        self, x: Tensor, total: Tensor, times: Tensor, mass: Tensor | None = None, most: Tensor | None = None
+    ) -> Tensor:
+        """``x`` over the divisor of totals, (batch, heads, rows, 1 or features); 0 where it is 0 or nothing is seen.
+
+        With ``most`` totals are ``exp(most) * total``, and x is multiplied by ``exp(most)``.
+        """
         line = self.spec.weights.divide
         if line is None:
             return x
+        if most is not None:
+            seen = (times > 0).any(-1, keepdim=True)
+            return Divisor(self.spec, self.sizes, self.inputs).divided(x, total, most, seen)
         some = (times > 0).any(-1, keepdim=True) | (self.spec.sink is not None)
         env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(total.shape[2])[:, None]}
         inputs = self.inputs if mass is None else {**self.inputs, MASS.name: mass}

@@ -53,7 +53,7 @@ def _kept(features: int, dim: int, seed: int, scaling: str) -> Tensor:
         return drawn(features, dim, seed, scaling)
 
 
-def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool) -> tuple[Tensor, Tensor | None]:
+def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False) -> tuple[Tensor, Tensor | None]:
     """The features of vectors (.., n, dim), (.., n, features), and the gates of a running maximum, (.., n), or None.
 
     ``x`` is scaled by ``dim ** -0.25``, then with ``kernel = softmax``
@@ -61,7 +61,8 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool) -> tuple[Tensor, Tenso
     c is the largest entry of ``W x`` of the row. For keys it is, with ``stable = all``, that of all positions of the
     head (as published: with eps above 0 the future then has a part in the past); with ``running`` that of the positions
     so far: what is weighed later is less by ``exp`` of the sum of the gates, which are 0 or negative. With ``none`` c
-    is 0 on both sides. No gradient goes through c, unless ``through_max``.
+    is 0 on both sides. No gradient goes through c, unless ``through_max``. ``logs``: the logarithms of the features,
+    with ``kernel = softmax``.
     """
     projected = (x * x.shape[-1] ** -0.25) @ rows.to(x.dtype).T
     if of.kernel == "relu":
@@ -81,4 +82,8 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool) -> tuple[Tensor, Tenso
         largest = so_far[..., None]
     if not of.through_max:
         largest = largest.detach()
-    return rows.shape[0] ** -0.5 * (torch.exp(projected - half - largest) + of.eps), gates
+    exponents = projected - half - largest
+    if logs:
+        least = exponents.new_tensor(of.eps).log()
+        return torch.logaddexp(exponents, least) - 0.5 * math.log(rows.shape[0]), gates
+    return rows.shape[0] ** -0.5 * (torch.exp(exponents) + of.eps), gates

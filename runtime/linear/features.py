@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,12 @@ class Mapped:
     """Features (batch, heads, rows, features), and what a running maximum adds to the logarithms of steps.
 
     ``gates`` are None where there is none, else (batch, heads, n), or (batch, heads, n, features) where features
-    differ in it.
+    differ in it. With ``logs`` the values are logarithms of features.
     """
 
     values: Tensor
     gates: Tensor | None = None
+    logs: bool = False
 
 
 def mapped(
@@ -50,18 +51,39 @@ def mapped(
     A feature that is the same number for all vectors is one feature. Raises CallError where the projection does not
     fit.
     """
+    found = _parts(spec, side, x, inputs, sizes, given, False)
+    return found[0] if len(found) == 1 else _joined(found)
+
+
+def apart(
+    spec: Spec, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None, features: int
+) -> list[Mapped]:
+    """The features of keys, map by map, as logarithms where they are exponentials; ``features`` are those of all."""
+    found = _parts(spec, "k", x, inputs, sizes, given, True)
+    if len(found) > 1:
+        return found
+    return [replace(found[0], values=found[0].values.expand(*x.shape[:-1], features))]
+
+
+def _parts(
+    spec: Spec, side: str, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None, logs: bool
+) -> list[Mapped]:
     feature = spec.weights.q if side == "q" else spec.weights.k
     assert feature is not None
     floats = {table(name): t.to(x.dtype) for name, t in inputs.items() if t.is_floating_point()}
     env = {**axes(sizes, 4), **tables(inputs), **floats, f.CHANNEL.name: np.arange(x.shape[-1])}
     found = []
-    for part in feature.parts if isinstance(feature, f.Joined) else (feature,):
+    for part in f.parts(feature):
+        own = logs and f.is_exponential(part)
         if isinstance(part, f.Favor):
             rows = projection(part, x.shape[-1], given, x.device, spec.name)
-            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k")))
+            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k", own), own))
+        elif own:
+            assert isinstance(part, r.Apply)
+            found.append(Mapped(_entries(part.arg, env, x), logs=True))
         else:
             found.append(Mapped(_entries(part, env, x)))
-    return found[0] if len(found) == 1 else _joined(found)
+    return found
 
 
 def together(spec: Spec, of_q: int, of_k: int) -> int:

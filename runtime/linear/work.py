@@ -20,7 +20,8 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import steps
-from attnspec.runtime.linear.features import axes, mapped, together
+from attnspec.runtime.linear.each import Divisor, each, seen
+from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
@@ -117,11 +118,7 @@ class Work:
 
     def given(self) -> Given:
         """The features of queries and keys and the values that go with them, as kernels take them."""
-        known, q, k, v = _Known.of(self.program), self.q, self.k, self.v
-        if self.spec.rotations or self.spec.normalized:
-            q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
-        if q.shape[1] != k.shape[1] and known.by_head:
-            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        known, (q, k, v) = _Known.of(self.program), self._vectors()
         weights, (of_q, of_k) = self.spec.weights, known.in_kernels
         (a, _), (b, gates) = (
             (x, None) if made or feature == Vector() else self._mapped(side, x)
@@ -129,9 +126,34 @@ class Work:
         )
         features = together(self.spec, a.shape[-1], b.shape[-1])
         a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
-        inputs = [self.inputs[name] for name in known.reads]
-        call = Call(a, b, v, inputs, self.inputs.get(ORDER), None, self.scale, self.program)
-        return Given(call, of_q, of_k, *self._steps(gates))
+        return Given(self._call(a, b, v), of_q, of_k, *self._steps(gates))
+
+    def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All normalized and turned, keys and values by query head where the features of keys differ by it."""
+        q, k, v = self.q, self.k, self.v
+        if self.spec.rotations or self.spec.normalized:
+            q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
+        if q.shape[1] != k.shape[1] and _Known.of(self.program).by_head:
+            k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+        return q, k, v
+
+    @property
+    def kernel_inputs(self) -> list[Tensor]:
+        """The inputs that kernels read."""
+        return [self.inputs[name] for name in _Known.of(self.program).reads]
+
+    def _call(self, a: Tensor, b: Tensor, v: Tensor) -> Call:
+        return Call(a, b, v, self.kernel_inputs, self.inputs.get(ORDER), None, self.scale, self.program)
+
+    def _each(self, for_gradients: bool = False) -> Tensor:
+        """The output where each feature has a divisor of its own, differentiable; or no number, for gradients alone."""
+        q, k, v = self._vectors()
+        a, _ = self._mapped("q", q)
+        features = together(self.spec, a.shape[-1], size(self.spec.weights.k, k.shape[-1]))  # type: ignore[arg-type]
+        parts = apart(self.spec, k.float(), self.inputs, self.sizes, self.projection, features)
+        call = self._call(a.expand(*a.shape[:-1], features), k, v)
+        divisor = Divisor(self.spec, self.sizes, self.inputs)
+        return each(call, parts, self._steps(None), divisor, None if divisor.plain else seen(call), for_gradients)
 
     def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         found = mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection)
@@ -154,8 +176,10 @@ class Work:
         return found.sums[..., sizes.first - first :][..., : sizes.n_q], found.sums[..., -first:][..., : sizes.n]
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where nothing is divided."""
+        """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where rows have no total."""
         with torch.no_grad():
+            if self.spec.weights.each:
+                return self._each(), self.v.new_empty(0, dtype=torch.float32)
             given = self.given().cut()
             line = self.spec.weights.divide
             found = sums(given, line is not None, self.divides)
@@ -164,14 +188,7 @@ class Work:
             if self.divides or self.plain:
                 return found.out, found.total
             over = self.divisor(given, found.total)
-            return self.divided(found.out, over, self.seen(given.call)).to(self.v.dtype), found.total
-
-    def seen(self, call: Call) -> Tensor:
-        """Which rows see keys, (batch, heads, n_q, 1)."""
-        ones = torch.ones(()).expand(*self.q.shape[:3], 1), torch.ones(()).expand(*call.k.shape[:3], 1)
-        _, total = sums(Given(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0)), True, False)
-        assert total is not None
-        return total[..., None] > 0
+            return self.divided(found.out, over, seen(given.call)).to(self.v.dtype), found.total
 
     def divisor(self, given: Given, total: Tensor) -> Tensor:
         """What the sums are divided by, (batch, heads, n_q, 1), differentiable."""
@@ -199,6 +216,11 @@ class Work:
             projection = leaves.get("projection", self.projection)
             inputs = {**self.inputs, **{name: t for name, t in leaves.items() if name != "projection"}}
             own = replace(self, q=q, k=k, v=v, inputs=inputs, projection=projection)
+            sources = [q, k, v, *leaves.values()]
+            if self.spec.weights.each:
+                made_of = own._each(True)
+                found_of = torch.autograd.grad(made_of, sources, dout, allow_unused=True, materialize_grads=True)
+                return [d.contiguous() for d in found_of]
             given = own.given()
             call = given.call
             steps = [x for x in (given.decay_q, given.decay_k) if x is not None]
@@ -208,8 +230,8 @@ class Work:
             upstream: list[Tensor] = []
             if not (self.plain or self.divides):
                 leaf = total.detach().requires_grad_()
-                over, seen = own.divisor(given, leaf), self.seen(cut.call)
-                dout = self.divided(dout.float(), over.detach(), seen)
+                over = own.divisor(given, leaf)
+                dout = self.divided(dout.float(), over.detach(), seen(cut.call))
                 upstream = [-(dout * out).sum(-1, keepdim=True)]
                 if over.requires_grad:
                     (dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
@@ -217,7 +239,6 @@ class Work:
         of_v_alone = not any(x.requires_grad for x in (call.q, call.k, *steps))  # features are constant
         by = gradients(cut, found, self.divides, dout, dtotal, of_v_alone)
         arrived = [*by[: 3 + len(steps)], *upstream][: len(made)]
-        sources = [q, k, v, *leaves.values()]
         reached = [(x, d) for x, d in zip(made, arrived, strict=True) if d is not None and x.requires_grad]
         results = torch.autograd.grad(
             [x for x, _ in reached],

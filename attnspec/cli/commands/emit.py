@@ -96,8 +96,15 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
     q, k, decay = spec.weights.q, spec.weights.k, spec.weights.decay is not None
     if q is None or k is None or not has_linear_kernels(spec):
         return KernelKey("backward" if backward else "forward", dtype, dim, dim)
-    from attnspec.spec.feature import size
+    from attnspec.spec.feature import is_exponential, parts, size
 
+    if spec.weights.each:  # of the first features of keys
+        first, plain = parts(k)[0], "float32"
+        features = size(first, dim) if len(parts(k)) > 1 else max(size(q, dim), size(k, dim))
+        logs = ("z" if backward else "xy") if is_exponential(first) else ""
+        if backward:
+            return LinearKey(True, (dtype, dtype, *[plain] * 4), dim, features, decay=decay, crossing=decay, logs=logs)
+        return LinearKey(False, (plain, plain, dtype, dtype, plain, plain), features, dim, decay=decay, logs=logs)
     maps, divided = in_kernels(spec.weights), spec.weights.divide is not None
     features, types = max(size(q, dim), size(k, dim)), (*[dtype] * 4, "float32", "float32")
     if backward:

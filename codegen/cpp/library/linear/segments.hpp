@@ -37,7 +37,7 @@ static int64_t most_residues(const Sizes& s, int number) {
 // Calls f(sweep, query head) for the sweeps of one task: of a unit, which is a query head (`apart`) or a key head, and a
 // residue. `step` heads go together.
 template <class Pattern, class F>
-static void each_sweep(const LinearProblem& p, LinearSpace& w, int number, int64_t b, int64_t unit, int64_t c, bool apart, int64_t step,
+static void each_sweep(const LinearProblem& p, Space& w, int number, int64_t b, int64_t unit, int64_t c, bool apart, int64_t step,
                        F&& f) {
     const Sizes& s = p.sizes;
     const int64_t group = s.query_heads / s.key_heads, first = apart ? unit : unit * group, end = first + (apart ? 1 : group);
@@ -68,7 +68,7 @@ static int linear(const LinearProblem& p) {
         const int64_t most = (KEYS ? s.keys / BN : s.rows / BM) / residues / 8;  // shorter ones do not pay
         segments = segments > most ? most : segments;
         segments = segments < 1 ? 1 : segments;
-        const auto sweeps = [&](int64_t task, LinearSpace& w, auto&& f) {
+        const auto sweeps = [&](int64_t task, Space& w, auto&& f) {
             const int64_t unit = task / residues % units, b = task / residues / units;
             for (int64_t c = mixed ? 0 : task % residues; c < (mixed ? all_residues : task % residues + 1); ++c)
                 each_sweep<Pattern>(p, w, number, b, unit, c, apart, step, f);
@@ -83,7 +83,7 @@ static int linear(const LinearProblem& p) {
         };
         if (segments > 1) {
             int64_t first = 0, all = 1;  // tiles that a segment has to begin with, and all of them
-            if (!for_tasks<LinearSpace>(1, 1, [&](int64_t, LinearSpace& w) {
+            if (!for_tasks<Space>(1, 1, [&](int64_t, Space& w) {
                     sweeps(0, w, [&](auto& sweep, int64_t) {
                         const Span there = sweep.tiles_there();
                         all = there.end - there.begin;
@@ -96,7 +96,7 @@ static int linear(const LinearProblem& p) {
                 const int64_t room = s.entries * s.query_heads * residues * parts.count;
                 parts.sums = allocate<double>(room * STATE), parts.frames = allocate<double>(room);
                 complete = parts.sums && parts.frames &&
-                           for_tasks<LinearSpace>(tasks * parts.count, p.threads, [&](int64_t task, LinearSpace& w) {
+                           for_tasks<Space>(tasks * parts.count, p.threads, [&](int64_t task, Space& w) {
                                const int64_t i = task % parts.count, of = task / parts.count;
                                sweeps(of, w, [&](auto& sweep, int64_t h) {
                                    own(sweep, of / residues / units, h, of % residues);
@@ -105,7 +105,7 @@ static int linear(const LinearProblem& p) {
                            });
             }
         }
-        const bool started = complete && for_tasks<LinearSpace>(tasks * segments, p.threads, [&](int64_t task, LinearSpace& w) {
+        const bool started = complete && for_tasks<Space>(tasks * segments, p.threads, [&](int64_t task, Space& w) {
             const int64_t of = task / segments;
             sweeps(of, w, [&](auto& sweep, int64_t h) {
                 if (parts.count) own(sweep, of / residues / units, h, of % residues);

@@ -4,14 +4,7 @@
 
 namespace attnspec {
 
-struct Team { int64_t first, count; };  // of heads
-
-// Sums over runs of `size` tiles of the inner side, the first of which begins with tile `first`: what a state that starts in
-// the middle of a sequence is put together from. frames: what each counts from (see Sweep::frame).
-struct Parts {
-    double *sums, *frames;
-    int64_t first, size, count;
-};
+using Space = LinearSpace;
 
 template <class Pass>
 struct Sweep {

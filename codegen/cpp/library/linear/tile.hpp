@@ -14,6 +14,7 @@ struct LinearProblem {
     Tensor x, y, z, out;
     Tensor source;        // with OUT_MAP: what features were made of, of the shape of the output, which becomes its gradient
     Tensor result;        // with X_UP and `divide`: the output of the forward pass
+    Tensor here, there;   // with LOGS: logarithms of channels, fp32, for each of the outer and of the inner side
     float* total;         // (batch, heads, rows), contiguous: the sums over the column of ones of z. Of UP: what was divided by
     const float* dtotal;  // of X_UP: the gradient of the totals themselves, or null
     float* extra;         // of X_UP and Y_UP, (batch, heads, rows): the one more column, which X_UP writes and Y_UP reads
@@ -49,9 +50,13 @@ constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
 constexpr int KEPT = 2;  // tiles of the inner side: one that was partial is often full for the next outer tile
 constexpr float UNIT_WEIGHT = 1.f;
 
-// The state is sum of y_j z_j^T: a row for each value with features on the lanes, or the other way round, as they fit them.
-constexpr bool BY_VALUE = Z_ONE || (!Y_ONE && YC % W == 0);
-constexpr int STATE = BY_VALUE ? DV * YS : D * ZS;
+// Channels with logarithms of their own: see logs.hpp.
+constexpr int LOGS = ATTNSPEC_LOGS, CHANNELS = LOGS == 1 ? D : DV, CS = round_up(CHANNELS, W);
+
+// The state is sum of y_j z_j^T: a row for each value with features on the lanes, or the other way round, as they fit them,
+// or a row for each channel and what these count from.
+constexpr bool BY_VALUE = LOGS ? LOGS > 1 : Z_ONE || (!Y_ONE && YC % W == 0);
+constexpr int STATE = (BY_VALUE ? DV * YS : D * ZS) + (LOGS ? 3 * CS : 0);
 
 struct alignas(64) LinearSpace {  // one per thread
     double sums[STATE];

@@ -1,0 +1,447 @@
+// The sweep where each channel of a pair has a weight of its own, exp(here_ic + there_jc): a softmax over the keys of a row for
+// each feature. Channels are those that x and y share (LOGS 1), or those of z (LOGS 2); with LOGS 3 the output is the largest of
+// `there` that a row sees, which is what the other two count from: -here.
+//
+// For pairs of the pattern no weight is above 1, but logarithms may be of any size, so nothing is exponentiated by itself. A
+// tile of the inner side counts from the largest of each channel in it (`top`), a state from the largest of what it holds. A
+// partial tile holds pairs that the pattern has not, whose weights overflow: where the two sides of one lie too far apart for
+// products of factors, weights are worked out pair by pair and channel by channel.
+
+namespace attnspec {
+
+constexpr float FAR = 40.f;        // what is lost of a pair with factors up to exp of it is below exp(FAR - 87)
+constexpr float LOWEST = -1e37f;   // in place of minus infinity, which has no differences
+constexpr double VANISHED = 1e-7;  // of the most that a state held: what is left of less is rounding
+
+struct LogSpace : LinearSpace {
+    float logs_here[GROUPS][CS * LANES], most_here[GROUPS][CS];
+    float logs_there[KEPT][ROWS * CS], faded[KEPT][ROWS * CS], top[KEPT][CS], mass[KEPT][CS];
+    float moved[CS * LANES], frame[CS];
+    double keep[CS], come[CS];
+};
+using Space = LogSpace;
+
+ATTNSPEC_INLINE vfloat finite(vfloat x) { return x < INF ? x : all(-INF); }  // NaN is not
+ATTNSPEC_INLINE vfloat weight(vfloat here, vfloat there) { return exp(smaller(vfloat{}, here + there)); }
+
+// sums[m][x] = keep[m] * sums[m][x] + come[m] * sum over t of A[t * S + m] B[t * COLS + x], for M channels; `rounded` the same.
+template <int M, int S, int COLS, int VECTORS>
+ATTNSPEC_INLINE void faded_block(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums,
+                                 float* rounded) {
+    float c[M * VECTORS * W] __attribute__((aligned(64)));
+    block<Floats, M, VECTORS, 1, S, COLS, VECTORS * W, false>(a, b, steps, c);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; ++v) {
+            vdouble* to = (vdouble*)(sums + m * COLS + v * W);
+            *to = *to * keep[m] + __builtin_convertvector(load(c + (m * VECTORS + v) * W), vdouble) * come[m];
+            *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(*to, vfloat);
+        }
+}
+template <int M, int S, int COLS, int VECTORS>
+static void faded_rows(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums, float* rounded) {
+    for (int m = 0; m + R <= M; m += R)
+        faded_block<R, S, COLS, VECTORS>(a + m, b, steps, keep + m, come + m, sums + m * COLS, rounded + m * COLS);
+    constexpr int w = M / R * R;
+    if constexpr (w < M) faded_block<M - w, S, COLS, VECTORS>(a + w, b, steps, keep + w, come + w, sums + w * COLS, rounded + w * COLS);
+}
+
+template <class Pass>
+struct Sweep {
+    static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
+    static constexpr int OTHER = LOGS == 1 ? ZS : YS;  // the columns of a state, which has a row for each channel
+
+    const LinearProblem& p;
+    const Sizes& s;
+    LogSpace& w;
+    const Place& at;
+    int64_t b;
+    Team outer, inner;
+    Runs held, next;
+    // `faded` is y or z times exp of `logs` less `top`, `mass` the sum of these exponentials.
+    struct Tile { int64_t tile, head; Inner inner; const float *logs, *faded, *top, *mass; };
+    Tile kept[KEPT];
+    int next_kept = 0;
+    Parts parts = {nullptr, nullptr, 0, 1, 0};
+    int64_t first = 0;
+    Span live = {0, 0};
+    int64_t head = 0;
+    bool loaded = false, one_by_one = false;
+    double unsaved = 0;
+    // Behind the matrix in w.sums: what channels of the state count from, the sum of its exponentials, and the most of that.
+    double *const frames = w.sums + CHANNELS * OTHER, *const mass = frames + CS, *const most = mass + CS;
+
+    Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, const Place& at, int64_t b, Team outer, Team inner)
+        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
+        for (Tile& one : kept) one.tile = INT64_MIN;
+    }
+
+    const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
+    const Rows& rows_there() const { return KEYS ? at.queries : at.keys; }
+    Span slots_here() const { return KEYS ? at.key_slots : at.query_slots; }
+    Span slots_there() const { return KEYS ? at.query_slots : at.key_slots; }
+    Span tiles_here() const { return tiles_of(slots_here(), HERE); }
+    Span tiles_there() const { return tiles_of(slots_there(), THERE); }
+    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
+
+    const Tile& inner_tile(int64_t j, int64_t h, Span slots) {
+        for (const Tile& one : kept)
+            if (one.tile == j && one.head == h) return one;
+        const int n = next_kept, count = (int)(slots.end - slots.begin), rows = round_up(count, R);
+        next_kept = (n + 1) % KEPT;
+        const float* logs = rows_of<CHANNELS, CS, 0, false, false, float>(p, w.logs_there[n], w.scratch, p.there, b, h, 0, rows_there(),
+                                                                          slots.begin, count, rows);
+        kept[n] = {j, h, load_inner(p, w, n, b, h, 0, rows_there(), slots), logs, w.faded[n], w.top[n], w.mass[n]};
+        const float* from = LOGS == 1 ? kept[n].inner.y : kept[n].inner.z;
+        float* to = w.faded[n];
+        for (int c = 0; c < CS; c += W) {
+            vfloat top = all(LOWEST), sum = vfloat{};
+            for (int r = 0; r < count; ++r) top = larger(finite(load_any(logs + r * CS + c)), top);
+            if (LOGS < 3)
+                for (int r = 0; r < count; ++r) {
+                    const vfloat part = exp(load_any(logs + r * CS + c) - top);
+                    sum += part;
+                    store(to + r * CS + c, load_any(from + r * CS + c) * part);
+                }
+            store(w.top[n] + c, top), store(w.mass[n] + c, sum);
+        }
+        memset(to + count * CS, 0, sizeof(float) * (rows - count) * CS);
+        return kept[n];
+    }
+
+    // The outer tiles of one of `segments` pieces of the sequence.
+    bool run(int64_t segment, int64_t segments) {
+        const Span all = tiles_here();
+        const int64_t length = all.end - all.begin;
+        const Span tiles = {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
+        for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
+            const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
+            live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
+            if (live.begin >= live.end) continue;
+            for (head = outer.first; head < outer.first + outer.count; ++head) {
+                loaded = false, next.count = 0;
+                for (auto& group : w.out)
+                    for (int i = 0; i < OS * LANES; i += W) store(group + i, all_begin());
+                for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+                    look(o, h, [&](int64_t j) { pairs<true>(j, h, KEYS ? h : head); });
+                next.order();
+                if (next.count) see_full();
+                if (loaded || !CARRY) store_here();
+            }
+        }
+        return held.complete && next.complete;
+    }
+    static vfloat all_begin() { return all(LOGS == 3 ? -INF : 0.f); }
+
+    void load_here() {
+        if (loaded) return;
+        loaded = true;
+        for (int g = 0; g < GROUPS && LOGS < 3; ++g) {
+            const Range on = lanes(g);
+            if (on.begin >= on.end) continue;
+            const int64_t slot = first + g * LANES;
+            load_outer(p, w, g, b, head, 0, rows_here(), slot, on, p.scale * Pass::COUNT);
+            const int count = on.end - on.begin;
+            const View<float> x = view<CHANNELS, float>(w.scratch, p.here, b, head, rows_here(), slot + on.begin, count);
+            if (on.begin) memset(w.rows, 0, sizeof(float) * on.begin * CS);
+            rows_to_float<CHANNELS, CS>(w.rows + on.begin * CS, x.from, x.row, x.element, count, LANES - on.begin, 1.f);
+            for (int c = 0; c < CS; c += W) {
+                vfloat most = all(-INF);
+                for (int l = on.begin; l < on.end; ++l) most = larger(load(w.rows + l * CS + c), most);
+                store(w.most_here[g] + c, most);
+            }
+            transpose<LANES, CS, LANES, CS>(w.logs_here[g], w.rows);
+        }
+    }
+
+    template <class Partial>
+    void look(int64_t o, int64_t h, Partial&& partial) {
+        const int64_t query_head = KEYS ? h : head;
+        const Span all = tiles_of(slots_there(), THERE);
+        struct Full {
+            Runs& runs;
+            Span all;
+            bool noted;
+            void operator()(int64_t j) const { (*this)(j, j); }
+            void operator()(int64_t lo, int64_t hi) const {
+                if (!noted) runs.add(lo < all.begin ? all.begin : lo, hi >= all.end ? all.end - 1 : hi);
+            }
+        };
+        const Full full = {next, all, h != inner.first};
+        if constexpr (KEYS)
+            Pass::backward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
+        else
+            Pass::forward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
+    }
+
+    // Whether factors relative to the top of a tile stay within what floats hold.
+    bool are_near(int g, const float* top) const {
+        vint far = vint{};
+        for (int c = 0; c < CS; c += W) far |= (vint)(load(w.most_here[g] + c) + load_any(top + c) > FAR);
+        return !any(far);
+    }
+
+    template <bool PARTIAL>
+    ATTNSPEC_NOINLINE void pairs(int64_t j, int64_t h, int64_t query_head) {
+        const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+        if (slots.begin >= slots.end) return;
+        load_here();
+        const Tile& tile = inner_tile(j, h, slots);
+        w.unfit.begin();
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin >= on.end) continue;
+            Range range = {0, tile.inner.rows};
+            if (PARTIAL) {
+                range = mask_tile<Pass, !KEYS>(w.mask, at, first + g * LANES, on, slots.begin, tile.inner.count, s.h_start + query_head,
+                                               s.b_start + b, s);
+                if (range.begin >= range.end) continue;
+            }
+            const int end = range.end < tile.inner.count ? range.end : tile.inner.count;
+            if constexpr (LOGS == 3) {
+                find_largest<PARTIAL>(g, tile, {range.begin, end});
+                continue;
+            }
+            const bool near = are_near(g, tile.top);
+            if (LOGS == 1 && near) {
+                fade(g, w.x[g], tile.top);
+                for (int r = range.begin; r < range.end; r += R)
+                    block<Floats, R, C, CS, 1, LANES, LANES, false>(tile.faded + r * CS, w.moved, YC, w.s + r * LANES);
+            } else if (LOGS == 1)
+                score_far(g, tile, {range.begin, end});
+            else
+                score_pairs(w, g, tile.inner, range);
+            if (PARTIAL)
+                for (int i = range.begin * LANES; i < range.end * LANES; i += W)
+                    store(w.s + i, *(const vint*)(w.mask + i) != 0 ? load(w.s + i) : vfloat{});
+            if (LOGS == 2 && !near) {
+                add_far<PARTIAL>(g, tile, {range.begin, end});
+                continue;
+            }
+            const float *from = LOGS == 1 ? tile.inner.z : tile.faded, *z = from;
+            if (PARTIAL) {
+                w.unfit.template find<ZS>(from, range);
+                z = w.unfit.template without<ZS>(from, (uint32_t*)w.fit, tile.inner.rows);
+            }
+            const float *each = z + range.begin * ZS, *weights = w.s + range.begin * LANES;
+            if constexpr (LOGS == 1)
+                product<ZC, 1, ZS, true>(each, weights, end - range.begin, w.out[g]);
+            else {
+                product<ZC, 1, ZS, false>(each, weights, end - range.begin, w.moved);
+                add_moved(g, tile.top);
+            }
+            for (int i = 0; PARTIAL && i < w.unfit.count; ++i) {
+                const int r = w.unfit.at[i];
+                for (int l = 0; l < LANES; ++l)
+                    if (r >= range.begin && r < range.end && w.mask[r * LANES + l])
+                        for (int d = 0; d < ZC; ++d) w.out[g][d * LANES + l] += w.s[r * LANES + l] * from[r * ZS + d];
+            }
+        }
+    }
+
+    // moved = x * exp(here + frame), for channels on rows.
+    void fade(int g, const float* x, const float* frame) {
+        for (int d = 0; d < CHANNELS; ++d)
+            for (int c = 0; c < LANES; c += W)
+                store(w.moved + d * LANES + c, load(x + d * LANES + c) * exp(load(w.logs_here[g] + d * LANES + c) + frame[d]));
+    }
+
+    // out += moved * exp(here + frame)
+    void add_moved(int g, const float* frame) {
+        for (int d = 0; d < CHANNELS; ++d)
+            for (int c = d * LANES; c < d * LANES + LANES; c += W)
+                store(w.out[g] + c, load(w.out[g] + c) + load(w.moved + c) * exp(load(w.logs_here[g] + c) + frame[d]));
+    }
+
+    ATTNSPEC_NOINLINE void score_far(int g, const Tile& tile, Range range) {
+        for (int r = range.begin; r < range.end; ++r)
+            for (int c = 0; c < LANES; c += W) {
+                vfloat sum = vfloat{};
+                for (int d = 0; d < CHANNELS; ++d)
+                    sum += load(w.x[g] + d * LANES + c) * tile.inner.y[r * YS + d] *
+                           weight(load(w.logs_here[g] + d * LANES + c), all(tile.logs[r * CS + d]));
+                store(w.s + r * LANES + c, sum);
+            }
+        const int padding = round_up(range.end, R) - range.end;
+        memset(w.s + range.end * LANES, 0, sizeof(float) * padding * LANES);
+    }
+
+    template <bool PARTIAL>
+    ATTNSPEC_NOINLINE void add_far(int g, const Tile& tile, Range range) {
+        for (int d = 0; d < CHANNELS; ++d)
+            for (int c = 0; c < LANES; c += W) {
+                const vfloat here = load(w.logs_here[g] + d * LANES + c);
+                vfloat sum = load(w.out[g] + d * LANES + c);
+                for (int r = range.begin; r < range.end; ++r) {
+                    const vfloat more = load(w.s + r * LANES + c) * tile.inner.z[r * ZS + d] * weight(here, all(tile.logs[r * CS + d]));
+                    sum += PARTIAL ? (*(const vint*)(w.mask + r * LANES + c) != 0 ? more : vfloat{}) : more;
+                }
+                store(w.out[g] + d * LANES + c, sum);
+            }
+    }
+
+    template <bool PARTIAL>
+    void find_largest(int g, const Tile& tile, Range range) {
+        for (int d = 0; d < CHANNELS; ++d)
+            for (int c = 0; c < LANES; c += W) {
+                vfloat most = load(w.out[g] + d * LANES + c);
+                for (int r = range.begin; r < range.end; ++r) {
+                    const vfloat x = finite(all(tile.logs[r * CS + d]));
+                    most = larger(PARTIAL ? (*(const vint*)(w.mask + r * LANES + c) != 0 ? x : all(-INF)) : x, most);
+                }
+                store(w.out[g] + d * LANES + c, most);
+            }
+    }
+
+    // As in sweep.hpp; a state that hardly anything is left of starts afresh too.
+    void see_full() {
+        load_here();
+        int64_t come = 0, go = 0;
+        const int64_t all = next.tiles();
+        next.without(held, [&](int64_t lo, int64_t hi) { come += hi - lo + 1; });
+        held.without(next, [&](int64_t lo, int64_t hi) { go += hi - lo + 1; });
+        bool afresh = come + go >= all || (go && (LOGS == 3 || !are_finite<1>(w.state, {0, CHANNELS * OTHER})));
+        const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
+        const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
+        const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
+        if (head == outer.first) {
+            one_by_one = LOGS < 3 && by_pairs + unsaved < by_state;
+            unsaved = one_by_one ? unsaved + (by_pairs > D * DV * rows ? by_pairs - D * DV * rows : 0) : 0;
+        }
+        if (one_by_one) {
+            for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+                for (int64_t i = 0; i < next.count; ++i)
+                    for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
+            return;
+        }
+        if (!afresh) {
+            held.without(next, [&](int64_t lo, int64_t hi) { move(lo, hi, -1.0); });
+            afresh = go && has_vanished();
+        }
+        if (afresh) begin_state();
+        next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.0); });
+        held.swap(next);
+        for (int c = 0; c < CHANNELS; ++c) w.frame[c] = (float)frames[c];
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin < on.end) read_state(g);
+        }
+    }
+
+    void read_state(int g) {
+        if constexpr (LOGS == 1) {
+            fade(g, w.x[g], w.frame);
+            product<DV, 1, ZS, true>(w.state, w.moved, D, w.out[g]);
+        } else if constexpr (LOGS == 2) {
+            product<DV, YS, 1, false>(w.state, w.x[g], D, w.moved);
+            add_moved(g, w.frame);
+        } else
+            for (int d = 0; d < CHANNELS; ++d)
+                for (int c = d * LANES; c < d * LANES + LANES; c += W)
+                    store(w.out[g] + c, larger(all(w.frame[d] > LOWEST ? w.frame[d] : -INF), load(w.out[g] + c)));
+    }
+
+    bool has_vanished() const {
+        for (int c = 0; c < CHANNELS; ++c)
+            if (mass[c] < VANISHED * most[c]) return true;
+        return false;
+    }
+
+    void begin_state() {
+        memset(w.sums, 0, sizeof(w.sums));
+        memset(w.state, 0, sizeof(w.state));
+        for (int c = 0; c < CHANNELS; ++c) frames[c] = LOWEST;
+        held.count = 0;
+    }
+
+    void move(int64_t lo, int64_t hi, double sign) {
+        for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+            for (int64_t step = 0; step <= hi - lo; ++step) {
+                const int64_t j = KEYS ? hi - step : lo + step;
+                const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+                if (slots.begin >= slots.end) continue;
+                const Tile& tile = inner_tile(j, h, slots);
+                for (int c = 0; c < CHANNELS; ++c) approach(c, tile.top[c], tile.mass[c], sign);
+                if (LOGS == 3) continue;
+                const float *a = tile.faded, *by = LOGS == 1 ? tile.inner.z : tile.inner.y;
+                constexpr int whole = OTHER / LANES * LANES;
+                for (int x = 0; x < whole; x += LANES)
+                    faded_rows<CHANNELS, CS, OTHER, C>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
+                for (int x = whole; x < OTHER; x += W)
+                    faded_rows<CHANNELS, CS, OTHER, 1>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
+            }
+    }
+
+    // A channel of the state counts from the largest that came, so that no factor is above 1. Factors are of fp64: a tile
+    // leaves as it came.
+    void approach(int c, double top, double sum, double sign) {
+        const double to = top > frames[c] ? top : frames[c];
+        w.keep[c] = to == frames[c] ? 1.0 : __builtin_exp(frames[c] - to);
+        w.come[c] = sign * __builtin_exp(top - to);
+        frames[c] = to;
+        mass[c] = mass[c] * w.keep[c] + sum * w.come[c];
+        most[c] = most[c] * w.keep[c] > mass[c] ? most[c] * w.keep[c] : mass[c];
+    }
+
+    // Part i of the inner side, summed up.
+    void sum_part(int64_t i) {
+        begin_state();
+        const int64_t from = parts.first + i * parts.size, end = tiles_there().end;
+        if (from < end) move(from, (from + parts.size < end ? from + parts.size : end) - 1, 1.0);
+        memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
+    }
+
+    // A run of tiles enters the state: parts where it holds all of them.
+    void add_parts(int64_t lo, int64_t hi) {
+        const int64_t begin = -floor_div(parts.first - lo, parts.size), end = floor_div(hi + 1 - parts.first, parts.size);
+        if (begin >= end) {
+            move(lo, hi, 1.0);
+            return;
+        }
+        for (int64_t i = begin; i < end; ++i) {
+            const double *from = parts.sums + i * STATE, *own = from + CHANNELS * OTHER;
+            for (int c = 0; c < CHANNELS; ++c) {
+                approach(c, own[c], own[CS + c], 1.0);
+                for (int x = c * OTHER; x < c * OTHER + OTHER; ++x) w.sums[x] = w.sums[x] * w.keep[c] + from[x] * w.come[c];
+            }
+        }
+        for (int x = 0; x < CHANNELS * OTHER; ++x) w.state[x] = (float)w.sums[x];
+        move(lo, parts.first + begin * parts.size - 1, 1.0);
+        move(parts.first + end * parts.size, hi, 1.0);
+    }
+
+    // How many tiles the first outer tile of a segment sees in full.
+    int64_t tiles_at(int64_t segment, int64_t segments) {
+        const Span all = tiles_here();
+        const int64_t o = KEYS ? all.begin + (all.end - all.begin) * (segment + 1) / segments - 1
+                               : all.begin + (all.end - all.begin) * segment / segments;
+        if (o < all.begin || o >= all.end) return 0;
+        next.count = 0, head = outer.first;
+        look(o, inner.first, [](int64_t) {});
+        return next.tiles();
+    }
+
+    ATTNSPEC_NOINLINE void store_here() {
+        for (int g = 0; g < GROUPS; ++g) {
+            const Range on = lanes(g);
+            if (on.begin >= on.end) continue;
+            const int64_t slot = first + g * LANES + on.begin;
+            const int count = on.end - on.begin;
+            transpose<ZS, LANES, ZS, LANES>(w.rows, w.out[g]);
+            float* rows = w.rows + on.begin * ZS;
+            if (CARRY)
+                for (int r = 0; r < count; ++r) {
+                    const OutElem* before = row_of<OutElem>(p.out, b, head, rows_here()(slot + r));
+                    for (int d = 0; d < ZC; ++d) {
+                        const float old = to_float(before[d * p.out.stride[3]]);
+                        float& to = rows[r * ZS + d];
+                        to = LOGS < 3 ? to + old : old > to ? old : to;
+                    }
+                }
+            put_rows<ZC, ZS, OutElem>(p.out, b, head, rows_here(), slot, count, rows);
+        }
+    }
+};
+
+}  // namespace attnspec
