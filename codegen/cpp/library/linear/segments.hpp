@@ -58,6 +58,10 @@ template <class Pattern>
 static int linear(const LinearProblem& p) {
     const Sizes& s = p.sizes;
     if (s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0 || (KEYS ? s.keys : s.rows) <= 0) return 0;
+    const int64_t last[] = {s.entries - 1, (KEYS ? s.key_heads : s.query_heads) - 1, (KEYS ? s.keys : s.rows) - 1, ZC - 1};
+    int64_t end = 1;
+    for (int i = 0; i < 4; ++i) end += last[i] * p.out.stride[i];
+    if (!CARRY) expect_writes((void*)p.out.data, sizeof(OutElem) * end);
     for (int number = 0; number < Pattern::PASSES; ++number) {
         const bool alike = are_alike<Pattern>(s, number), apart = !KEYS && !alike;
         const bool mixed = KEYS && !are_cut_alike<Pattern>(s);  // heads add to the same keys in other tiles: one task for all

@@ -32,6 +32,7 @@ struct Sweep {
     Sweep(const LinearProblem& p, const Sizes& s, LinearSpace& w, const Place& at, int64_t b, Team outer, Team inner)
         : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
         for (Kept& one : kept) one = {INT64_MIN, 0, {}};
+        w.ahead.clear();
     }
 
     const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
@@ -59,6 +60,11 @@ struct Sweep {
             for (int r = 0; r < to.inner.count; ++r) w.there[next_kept][r] = logarithm(!KEYS, rows_there()(slots.begin + r));
         to.inner.logs = w.there[next_kept];
         next_kept = (next_kept + 1) % KEPT;
+        const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
+        const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
+        const Span soon = slots_of(rows_there(), slots_there(), beyond, THERE);
+        w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
+        w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
         return to.inner;
     }
 
@@ -105,6 +111,9 @@ struct Sweep {
                 }
             if (CROSSING) memset(w.itself[g], 0, sizeof(w.itself[g]));
         }
+        const Span soon = slots_of(rows_here(), slots_here(), first / HERE + (KEYS ? -1 : 1), HERE);
+        w.ahead.add(p.out, sizeof(OutElem), ZC, b, head, rows_here(), live);
+        w.ahead.add(p.x, sizeof(XElem), XT, b, head, rows_here(), soon);
     }
 
     // What the pattern names of inner head h: full tiles are noted, partial ones computed.
@@ -151,10 +160,11 @@ struct Sweep {
                 w.unfit.template find<ZS>(tile.z, range);
                 z = w.unfit.template without<ZS>(tile.z, (uint32_t*)w.fit, tile.rows);
             }
-            score_pairs(w, g, tile, range);
+            const Seen seen = PARTIAL ? Seen(range, w.mask, tile.count) : Seen(range);
+            score_pairs(w, g, tile, seen);
             if (PARTIAL || DECAY) finish<PARTIAL>(g, tile, range);
             if (CROSSING && PARTIAL) set_apart(g, tile, range, slots.begin);
-            add_pairs(w, g, z, range);
+            add_pairs(w, g, z, seen);
             if (PARTIAL && w.unfit.count) add_unfit(g, tile, range);
         }
     }

@@ -58,6 +58,34 @@ constexpr int LOGS = ATTNSPEC_LOGS, CHANNELS = LOGS == 1 ? D : DV, CS = round_up
 constexpr bool BY_VALUE = LOGS ? LOGS > 1 : Z_ONE || (!Y_ONE && YC % W == 0);
 constexpr int STATE = (BY_VALUE ? DV * YS : D * ZS) + (LOGS ? 3 * CS : 0);
 
+// Rows that are read or written soon, asked for a few at a time while others are computed: between two tiles so much is
+// computed that the processor does not foresee the next one, and rows of a residue lie too far apart for it.
+struct Ahead {
+    struct Piece { const char* from; int64_t step; int rows, bytes; };
+    static constexpr int MOST = 8, EACH = 32;  // cycles of work for one line: many at once would have to wait
+    Piece pieces[MOST];
+    int begin, end, at;
+
+    void clear() { begin = end = at = 0; }
+    void add(const Tensor& t, size_t element, int columns, int64_t b, int64_t h, const Rows& rows, Span slots) {
+        if (slots.begin >= slots.end || !t.data || t.stride[3] != 1 || rows.list || rows.table || end == MOST) return;
+        const int64_t first = b * t.stride[0] + h * t.stride[1] + rows(slots.begin) * t.stride[2];
+        pieces[end++] = {(const char*)t.data + first * (int64_t)element, t.stride[2] * rows.step * (int64_t)element,
+                         (int)(slots.end - slots.begin), columns * (int)element};
+    }
+    // While about so many vectors are multiplied.
+    ATTNSPEC_INLINE void ask(int64_t work) {
+        for (; begin < end && work > 0; work -= EACH) {
+            Piece& one = pieces[begin];
+            __builtin_prefetch(one.from + at);
+            at += 64;
+            if (at < one.bytes) continue;
+            one.from += one.step, at = 0, begin += --one.rows == 0;
+        }
+        if (begin == end) begin = end = 0;
+    }
+};
+
 struct alignas(64) LinearSpace {  // one per thread
     double sums[STATE];
     float state[STATE];
@@ -72,14 +100,19 @@ struct alignas(64) LinearSpace {  // one per thread
     float rows[LANES * (XS > ZS ? XS : ZS)];
     float scratch[round_up((ROWS > LANES ? ROWS : LANES) * (D > DV ? D : DV), W)];
     Unfit<ROWS> unfit;
+    Ahead ahead;
 };
 
-// C[m][lane] (+)= sum over t of A[m * SM + t * ST] B[t][lane], for M rows.
-template <int M, int SM, int ST, bool ADD>
-static void product(const float* a, const float* b, int64_t steps, float* c) {
-    for (int m = 0; m + R <= M; m += R) block<Floats, R, C, SM, ST, LANES, LANES, ADD>(a + m * SM, b, steps, c + m * LANES);
-    constexpr int whole = M / R * R;
-    if constexpr (whole < M) block<Floats, M - whole, C, SM, ST, LANES, LANES, ADD>(a + whole * SM, b, steps, c + whole * LANES);
+// C[m][lane] (+)= sum over t of A[m * SM + t * ST] B[t][lane], for M rows of V vectors. What is left of M beyond blocks of R
+// rows goes with the last of them, where registers suffice: alone it would wait for its own sums.
+template <int M, int SM, int ST, bool ADD, int V = C>
+static void product(const float* a, const float* b, int64_t steps, float* c, Ahead& ahead) {
+    constexpr int rest = M % R, last = M > R && rest && rest <= R / 2 ? R + rest : rest, whole = M - last;
+    for (int m = 0; m < whole; m += R) {
+        ahead.ask(R * V * steps);
+        block<Floats, R, V, SM, ST, LANES, LANES, ADD>(a + m * SM, b, steps, c + m * LANES);
+    }
+    if constexpr (last > 0) block<Floats, last, V, SM, ST, LANES, LANES, ADD>(a + whole * SM, b, steps, c + whole * LANES);
 }
 
 // What a state is in: fp32 as it is read, fp64 as it is summed up.
@@ -110,23 +143,25 @@ ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, 
         }
 }
 template <int M, int S, int COLS, int VECTORS>
-static void state_rows(const float* a, const float* b, int64_t steps, Change by, State to) {
-    for (int m = 0; m + R <= M; m += R)
+static void state_rows(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
+    for (int m = 0; m + R <= M; m += R, ahead.ask(R * VECTORS * steps))
         state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, by, to.sums + m * COLS, to.rounded + m * COLS);
     constexpr int w = M / R * R;
     if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, by, to.sums + w * COLS, to.rounded + w * COLS);
 }
 template <int M, int S, int COLS>
-static void add_products(const float* a, const float* b, int64_t steps, Change by, State to) {
+static void add_products(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
     constexpr int whole = COLS / LANES * LANES;
-    for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, by, {to.sums + x, to.rounded + x});
-    for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, by, {to.sums + x, to.rounded + x});
+    for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
+    for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
 }
 
 // sums[x] = keep * sums[x] + sign * sum over t of A[t] B[t][x]; A are ones where ST is 0.
 template <int ST, int COLS>
 static void add_rows(const float* a, const float* b, int64_t steps, Change by, State to) {
-    for (int x = 0; x < COLS; x += W) state_block<1, 0, ST, COLS, 1>(a, b + x, steps, by, to.sums + x, to.rounded + x);
+    constexpr int wide = 4, whole = COLS / (wide * W) * (wide * W);  // so many sums do not wait for one another
+    for (int x = 0; x < whole; x += wide * W) state_block<1, 0, ST, COLS, wide>(a, b + x, steps, by, to.sums + x, to.rounded + x);
+    for (int x = whole; x < COLS; x += W) state_block<1, 0, ST, COLS, 1>(a, b + x, steps, by, to.sums + x, to.rounded + x);
 }
 
 // What is left after steps whose logarithms, of base 2, add up to so much. Differences are taken in fp64, of sums over a
@@ -234,22 +269,74 @@ static void load_outer(const LinearProblem& p, LinearSpace& w, int g, int64_t b,
     }
 }
 
-// s[row][lane] = x . y, for the rows of a range.
-static void score_pairs(LinearSpace& w, int g, const Inner& tile, Range range) {
-    for (int r = range.begin; r < range.end; r += R) {
-        float* s = w.s + r * LANES;
+// The rows of a tile that LANES positions see: each vector of them, and all of them in common.
+struct Seen {
+    Range all, each[C], common;
+
+    explicit Seen(Range range) : all(range), common(range) {
+        for (Range& one : each) one = range;
+    }
+    // By a mask: near a diagonal the vectors of a group see less than the group does.
+    Seen(Range range, const int32_t* mask, int count) : all(range), common(range) {
+        for (int c = 0; c < C; ++c) {
+            int begin = range.begin, end = range.end < count ? range.end : count;
+            while (begin < end && !any(*(const vint*)(mask + begin * LANES + c * W))) ++begin;
+            while (begin < end && !any(*(const vint*)(mask + (end - 1) * LANES + c * W))) --end;
+            each[c] = begin < end ? Range{begin / R * R, round_up(end, R)} : Range{range.begin, range.begin};
+            common.begin = each[c].begin > common.begin ? each[c].begin : common.begin;
+            common.end = each[c].end < common.end ? each[c].end : common.end;
+        }
+        if (common.begin >= common.end) common = {range.end, range.end};
+    }
+    // Calls f(range) for what a vector sees besides what all see.
+    template <class F>
+    ATTNSPEC_INLINE void besides(int c, F&& f) const {
+        const Range before = {each[c].begin, each[c].end < common.begin ? each[c].end : common.begin};
+        const Range behind = {each[c].begin > common.end ? each[c].begin : common.end, each[c].end};
+        if (before.begin < before.end) f(before);
+        if (behind.begin < behind.end) f(behind);
+    }
+};
+
+// s[row][lane] = x . y.
+template <int V>
+static void score_rows(LinearSpace& w, const float* x, const float* y, Range range, float* s) {
+    for (int r = range.begin; r < range.end; r += R, w.ahead.ask(R * V * YC)) {
+        float* to = s + r * LANES;
         if (Y_ONE)
-            for (int i = 0; i < R; ++i) memcpy(s + i * LANES, w.x[g] + YC * LANES, sizeof(float) * LANES);
-        block<Floats, R, C, YS, 1, LANES, LANES, Y_ONE>(tile.y + r * YS, w.x[g], YC, s);
+            for (int i = 0; i < R; ++i) memcpy(to + i * LANES, x + YC * LANES, sizeof(float) * V * W);
+        block<Floats, R, V, YS, 1, LANES, LANES, Y_ONE>(y + r * YS, x, YC, to);
     }
 }
+static void score_pairs(LinearSpace& w, int g, const Inner& tile, const Seen& seen) {
+    score_rows<C>(w, w.x[g], tile.y, seen.common, w.s);
+    for (int c = 0; c < C; ++c)
+        seen.besides(c, [&](Range range) { score_rows<1>(w, w.x[g] + c * W, tile.y, range, w.s + c * W); });
+}
 
-// out += s z, for the rows of a range of which none past the end of the tile has a weight.
-static void add_pairs(LinearSpace& w, int g, const float* z, Range range) {
-    const float* s = w.s + range.begin * LANES;
-    const int steps = range.end - range.begin;
-    product<ZC, 1, ZS, true>(z + range.begin * ZS, s, steps, w.out[g]);
-    if constexpr (Z_ONE) block<Floats, 1, C, 0, 0, LANES, LANES, true>(&UNIT_WEIGHT, s, steps, w.out[g] + ZC * LANES);
+// out += s z, for rows of which none past the end of the tile has a weight.
+template <int V>
+static void add_pair_rows(LinearSpace& w, const float* s, const float* z, Range range, float* out) {
+    s += range.begin * LANES;
+    product<ZC, 1, ZS, true, V>(z + range.begin * ZS, s, range.end - range.begin, out, w.ahead);
+    if constexpr (Z_ONE) {
+        vfloat sum[R][V] = {};
+        for (int r = 0; r < range.end - range.begin; r += R)
+#pragma GCC unroll 16
+            for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) sum[i][v] += load(s + (r + i) * LANES + v * W);
+        for (int v = 0; v < V; ++v) {
+            vfloat all = load(out + ZC * LANES + v * W);
+            for (int i = 0; i < R; ++i) all += sum[i][v];
+            store(out + ZC * LANES + v * W, all);
+        }
+    }
+}
+static void add_pairs(LinearSpace& w, int g, const float* z, const Seen& seen) {
+    if (seen.common.begin < seen.common.end) add_pair_rows<C>(w, w.s, z, seen.common, w.out[g]);
+    for (int c = 0; c < C; ++c)
+        seen.besides(c, [&](Range range) { add_pair_rows<1>(w, w.s + c * W, z, range, w.out[g] + c * W); });
 }
 
 // A tile enters the state (sign 1), or leaves it (-1). Its sum is in fp32, that of tiles in fp64: what enters and later
@@ -263,10 +350,10 @@ static void move_tile(LinearSpace& w, const Inner& tile, Change by) {
         y = w.faded_y;
     }
     if constexpr (BY_VALUE) {
-        add_products<ZC, ZS, YS>(tile.z, y, tile.count, by, all);
+        add_products<ZC, ZS, YS>(tile.z, y, tile.count, by, all, w.ahead);
         if constexpr (Z_ONE) add_rows<0, YS>(&UNIT_WEIGHT, y, tile.count, by, {w.sums + ZC * YS, w.state + ZC * YS});
     } else {
-        add_products<YC, YS, ZS>(y, tile.z, tile.count, by, all);
+        add_products<YC, YS, ZS>(y, tile.z, tile.count, by, all, w.ahead);
         if constexpr (Y_ONE) add_rows<DECAY, ZS>(each, tile.z, tile.count, by, {w.sums + YC * ZS, w.state + YC * ZS});
     }
 }
@@ -281,7 +368,7 @@ static void read_state(LinearSpace& w, int g, double frame) {
         }
         x = w.faded_x;
     }
-    product<DV, BY_VALUE ? YS : 1, BY_VALUE ? 1 : ZS, true>(w.state, x, D, w.out[g]);
+    product<DV, BY_VALUE ? YS : 1, BY_VALUE ? 1 : ZS, true>(w.state, x, D, w.out[g], w.ahead);
 }
 
 }  // namespace attnspec
