@@ -178,7 +178,10 @@ def _step(recurrence: Recurrence, spec: Spec, tokens: int, before: int, index: i
     if recall is not None:
         (store,) = (carry for carry in recurrence.carries if recurrence.store(carry))
         if _there(recurrence, spec, store, before, index):
-            read = {recurrence.recur.axis: recall.tokens(tokens), **dict.fromkeys(of_tokens, 0)}
+            read = {
+                recurrence.recur.axis: min(tokens, recall.tokens(recurrence.recur.size)),
+                **dict.fromkeys(of_tokens, 0),
+            }
             asks = tuple({**present, **read}.items())
     return _Step(tokens, tuple(present.items()), asks)
 

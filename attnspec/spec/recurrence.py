@@ -65,10 +65,10 @@ class Carry:
 class Recall:
     """``recall targets from store by summary(part = E, dim = E)``: what a segment asks a store, before it is run.
 
-    The model runs once with a learned prompt at the targets and the first ``part`` of the segment's tokens, without
-    what is carried from tokens; its last hidden states at the last target ask the store (queries and keys by learned
-    maps to ``dim`` numbers, the vectors of the store as values, scale ``dim ** -0.5``), and the answer stands at all
-    targets. Of an empty store nothing is asked: there a learned parameter stands.
+    The model runs once with a learned prompt at the targets and the tokens that are the first ``part`` of a whole
+    segment, without what is carried from tokens; its last hidden states at the last target ask the store (queries and
+    keys by learned maps to ``dim`` numbers, the vectors of the store as values, scale ``dim ** -0.5``), and the answer
+    stands at all targets. Of an empty store nothing is asked: there a learned parameter stands.
     """
 
     targets: tuple[str, ...]
@@ -76,13 +76,13 @@ class Recall:
     part: float
     dim: int
 
+    def tokens(self, size: int) -> int:
+        """How many tokens the summary reads where segments have so many; all of one that has fewer."""
+        return round(size * self.part)
+
     def __str__(self) -> str:
         asked = f"summary(part = {self.part!r}, dim = {self.dim})"
         return f"recall {', '.join(self.targets)} from {self.store} by {asked}"
-
-    def tokens(self, length: int) -> int:
-        """How many tokens of a segment of so many the summary reads."""
-        return round(length * self.part)
 
 
 @dataclass(frozen=True)

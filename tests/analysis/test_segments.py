@@ -85,7 +85,7 @@ def loop(spec: Spec, n: int, heads: int) -> list[tuple[int, int, int, int]]:
                 present[target] = min(present[target], kept[i])
             if recurrence.store(carry) and kept[i]:
                 assert recurrence.recall is not None
-                asked = {token: recurrence.recall.tokens(tokens)}
+                asked = {token: min(tokens, round(recurrence.recur.size * recurrence.recall.part))}
         if asked:
             inputs = [c for c in recurrence.carries if c.source == token and not c.by_layer]
             asked = {**present, **asked, **dict.fromkeys([name for c in inputs for name in c.targets], 0)}

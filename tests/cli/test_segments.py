@@ -38,7 +38,7 @@ def test_what_is_kept_of_layers_is_said_and_rows_are_few() -> None:
 def test_inspect_as_data() -> None:
     found = read_json("inspect", "hmt", "-n", "2500", "--heads", "2")["segments"]
     assert {key: found[key] for key in ("n", "segments", "positions", "exact", "plain_causal")} == {
-        "n": 2500, "segments": 3, "positions": 1026 + 1572 + (452 + 34 + 2 + 226), "exact": True, "plain_causal": True
+        "n": 2500, "segments": 3, "positions": 1026 + 1572 + (452 + 34 + 2 + 452), "exact": True, "plain_causal": True
     }  # fmt: skip
     assert found["runs"][0]["present"] == {"recalled": 1, "sensory": 0, "token": 1024, "written": 1}
     assert [kept["bytes"] for kept in found["kept"]] == [4 * 128 * 32, 4 * 128 * 300]

@@ -95,7 +95,7 @@ def test_segments_add_up(ragged: str) -> None:
 
 def test_a_summary_reads_the_rounded_part() -> None:
     half = Recall(("a",), "b", 0.5, 1)
-    assert [half.tokens(length) for length in (0, 1, 2, 3, 10, 11)] == [0, 0, 1, 2, 5, 6]
+    assert [half.tokens(size) for size in (0, 1, 2, 3, 10, 11)] == [0, 0, 1, 2, 5, 6]
 
 
 def test_one_call_is_one_segment() -> None:
