@@ -24,6 +24,7 @@ __all__ = [
     "compile",
     "merge",
     "read",
+    "recurrent",
     "shipped",
 ]
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.core.merge import merge
     from attnspec.runtime.modules.token_statistics import TokenStatistics
+    from attnspec.runtime.recurrent.recurrent import recurrent
     from attnspec.spec.spec import Spec
 
 
@@ -51,6 +53,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 _HOMES = {
     "compile": "attnspec.runtime.attention",
     "merge": "attnspec.runtime.core.merge",
+    "recurrent": "attnspec.runtime.recurrent.recurrent",
     "Attention": "attnspec.runtime.attention",
     "Cache": "attnspec.runtime.caches.cache",
     "CallError": "attnspec.runtime.core.arguments",

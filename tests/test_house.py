@@ -20,8 +20,8 @@ ORDER = """
     codegen | codegen.expressions | codegen.layouts | codegen.plan | codegen.cpp | codegen.triton codegen.triton.softmax
     codegen.cost
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.linear
-    runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.bench | runtime.modules
-    report | cli | cli.bench | cli.commands | attnspec
+    runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.recurrent | runtime.bench
+    runtime.modules | report | cli | cli.bench | cli.commands | attnspec
 """
 PLACES = {
     room: place for place, rooms in enumerate(ORDER.strip().replace("\n", "|").split("|")) for room in rooms.split()
@@ -34,6 +34,7 @@ DOORS = {
     "rich": ("report", "cli"),
     "click": ("cli",),
     "torch": ("runtime", "report", "cli"),
+    "transformers": ("runtime.recurrent.huggingface",),
     "triton": ("runtime.triton",),
 }
 

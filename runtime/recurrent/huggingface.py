@@ -1,0 +1,207 @@
+"""Models of Hugging Face's: imported where one is wrapped, as this imports transformers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.recurrent.decoder import Shape
+from attnspec.runtime.recurrent.pattern import Bound
+
+NAME = "attnspec-recurrent"
+"""What our attention is called in transformers' registry."""
+
+_SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+"""Settings by which logits are more than the output embeddings give."""
+
+
+class HuggingFace:
+    """A decoder of transformers, by ``get_input_embeddings``, ``base_model`` and ``get_output_embeddings``."""
+
+    def __init__(self, model: PreTrainedModel, head: Any, layered: bool) -> None:
+        self.model, self._head, self.layered = model, head, layered
+        config = model.config
+        name = type(model).__name__
+        if config.is_encoder_decoder:
+            raise CallError(f"{name} is an encoder with a decoder: segments are run by one stack of layers")
+        if model.get_input_embeddings() is None:
+            raise CallError(
+                f"{name} has no input embeddings: give the function, attnspec.recurrent(step, ..., embed=...)"
+            )
+        if head is None:
+            if model.get_output_embeddings() is None:
+                raise CallError(f"{name} has no output embeddings: give head=, from last hidden states to logits")
+            scaled = [setting for setting in _SCALED if getattr(config, setting, None) not in (None, 1, 1.0)]
+            if scaled:
+                raise CallError(
+                    f"{name}'s logits are more than its output embeddings give ({', '.join(scaled)}): give head=, from "
+                    "last hidden states to logits"
+                )
+        self.table, self.many = (
+            model.get_input_embeddings(),
+            getattr(model.get_input_embeddings(), "num_embeddings", None),
+        )
+        taken = inspect.signature(model.base_model.forward).parameters
+        self._cache = "cache" if "cache" in taken else "past_key_values"
+        if "inputs_embeds" not in taken:
+            raise CallError(f"{name}.base_model takes no inputs_embeds")
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """By the model's input embeddings."""
+        found: Tensor = self.model.get_input_embeddings()(ids)
+        return found
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """By the model's output embeddings, or the function that was given."""
+        found: Tensor = (self.model.get_output_embeddings() if self._head is None else self._head)(hidden)
+        return found
+
+    def run(
+        self, vectors: Tensor, kept: tuple[Tensor, ...], start: int, bound: Bound
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The base model over the vectors; by layer its keys and values of these rows."""
+        if not self.layered:
+            return self._run(vectors, bound, use_cache=False), ()
+        hidden, cache = self.opened(vectors, kept, start, bound)
+        rows = vectors.shape[1]
+        return hidden, tuple(t[..., -rows:, :] for layer in cache.layers for t in (layer.keys, layer.values))
+
+    def goes_on(self, bound: Bound) -> bool:
+        """In its own causal attention."""
+        return self.own(bound)
+
+    def opened(
+        self, vectors: Tensor, kept: tuple[Tensor, ...], start: int, bound: Bound
+    ) -> tuple[Tensor, DynamicCache]:
+        """The same with the cache that it leaves, which :meth:`go_on` goes on from."""
+        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.base_model.modules())
+        if self.model.training and checkpointed:
+            raise CallError(
+                f"{bound.pattern.spec.name}: with gradient checkpointing {type(self.model).__name__} drops the keys "
+                "that layers keep: call model.gradient_checkpointing_disable() (remat runs segments again anyway)"
+            )
+        layers = self.model.config.num_hidden_layers
+        if kept and len(kept) != 2 * layers:
+            raise CallError(
+                f"{bound.pattern.spec.name}: the state is of a model of {len(kept) // 2} layers; this one has {layers}"
+            )
+        cache = DynamicCache()
+        for layer, (k, v) in enumerate(zip(kept[::2], kept[1::2], strict=True)):
+            cache.update(k, v, layer)
+        more: dict[str, Any] = {self._cache: cache, "use_cache": True}
+        if start:
+            more["position_ids"] = torch.arange(start, start + vectors.shape[1], device=vectors.device)[None]
+        return self._run(vectors, bound, **more), cache
+
+    def go_on(self, vectors: Tensor, cache: DynamicCache, start: int) -> Tensor:
+        """Last hidden states of more vectors, in the model's own causal attention."""
+        at = torch.arange(start, start + vectors.shape[1], device=vectors.device)[None]
+        found = self.model.base_model(inputs_embeds=vectors, position_ids=at, use_cache=True, **{self._cache: cache})
+        hidden: Tensor = found.last_hidden_state
+        return hidden
+
+    def _run(self, vectors: Tensor, bound: Bound, **more: Any) -> Tensor:
+        own = self.own(bound)
+        if not own:
+            if self.model.config._attn_implementation != NAME:
+                _take_ours(self.model)
+            more["attention_mask"] = bound.mask
+        found = self.model.base_model(inputs_embeds=vectors, **more)
+        hidden: Tensor = found.last_hidden_state
+        return hidden
+
+    def most(self) -> int | None:
+        """The size of a table of learned positions."""
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is None:
+            return None
+        inputs = self.model.get_input_embeddings()
+        tables = [m for m in self.model.base_model.modules() if isinstance(m, nn.Embedding) and m is not inputs]
+        return most if any(m.num_embeddings in (most, most + 2) for m in tables) else None
+
+    def shape(self) -> Shape:
+        """By the parameters and the config."""
+        base, config = self.model.base_model, self.model.config
+        tables = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+        numbers = sum(p.numel() for p in base.parameters() if p.dim() > 1 and id(p) not in tables)
+        head = self.model.get_output_embeddings() if self._head is None else self._head
+        heads = config.num_attention_heads
+        dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kept = getattr(config, "num_key_value_heads", None) or heads
+        layers = config.num_hidden_layers
+        of_head = sum(p.numel() for p in head.parameters() if p.dim() > 1) if isinstance(head, nn.Module) else 0
+        return Shape(numbers, of_head, layers * heads * dim, 2 * layers * kept * dim)
+
+    def own(self, bound: Bound) -> bool:
+        """Whether the model's own attention has the mask of a run."""
+        return not self._why_not(bound)
+
+    def _why_not(self, bound: Bound) -> str:
+        """Why it has not; empty where it has."""
+        said = [m.is_causal for m in self.model.base_model.modules() if isinstance(getattr(m, "is_causal", None), bool)]
+        if not (all(said) and getattr(self.model.config, "is_causal", True)):
+            return f"{type(self.model).__name__} is not causal"
+        return bound.pattern.why_not_causal
+
+    def check(self, bound: Bound) -> str:
+        """Its own where the relation says so, and ours where not."""
+        name, model = bound.pattern.spec.name, type(self.model).__name__
+        positions = sum(bound.pattern.sizes(bound.length).values())
+        window = self._window()
+        if window is not None and window < positions:
+            raise CallError(
+                f"{name}: layers of {model} see the last {window} positions only (sliding_window, attention_chunk_size), "
+                f"and a segment has {positions}: the spec says what is seen. Take smaller segments, or a config without "
+                "that"
+            )
+        if self.own(bound):
+            return f"{model}'s own: the mask of a segment is plain causal"
+        if not self.model._can_set_attn_implementation():
+            raise CallError(
+                f"{name}: {model} takes no attention but its own, which has not the mask of a segment: "
+                f"{self._why_not(bound)}"
+            )
+        return f"attnspec's, of {name}, as {self._why_not(bound)}"
+
+    def _window(self) -> int | None:
+        """The least number of positions that layers see, where they say so."""
+        config = self.model.config
+        kinds = getattr(config, "layer_types", None)
+        found = []
+        for setting, kind in (("sliding_window", "sliding"), ("attention_chunk_size", "chunked")):
+            if kinds is None or any(one.startswith(kind) for one in kinds):
+                found.append(getattr(config, setting, None))
+        return min((window for window in found if isinstance(window, int)), default=None)
+
+
+def _take_ours(model: PreTrainedModel) -> None:
+    """Let a model take its attention from here; without numbers that stand for a pattern it is SDPA's, as before."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, Tensor | None]:
+    if attention_mask is None or attention_mask.dtype != torch.int64:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)  # type: ignore[no-any-return]
+    bound = Bound.of(attention_mask)
+    name = bound.pattern.spec.name
+    for setting in ("softcap", "s_aux", "position_bias"):
+        if more.get(setting) is not None:
+            raise CallError(f"{name}: the mask of a segment comes from attnspec, where layers cannot have `{setting}`")
+    if more.get("dropout"):
+        raise CallError(
+            f"{name}: the mask of a segment comes from attnspec, which has no dropout of weights, here "
+            f"{more['dropout']}: set attn_pdrop or attention_dropout to 0 in the config of the model"
+        )
+    out = bound(query, key, value, scale=more.get("scaling"))
+    return out.transpose(1, 2).contiguous(), None
