@@ -18,6 +18,7 @@ __all__ = [
     "Attention",
     "Cache",
     "CallError",
+    "Recurrent",
     "Spec",
     "SpecError",
     "TokenStatistics",
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.core.merge import merge
     from attnspec.runtime.modules.token_statistics import TokenStatistics
-    from attnspec.runtime.recurrent.recurrent import recurrent
+    from attnspec.runtime.recurrent.recurrent import Recurrent, recurrent
     from attnspec.spec.spec import Spec
 
 
@@ -53,6 +54,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 _HOMES = {
     "compile": "attnspec.runtime.attention",
     "merge": "attnspec.runtime.core.merge",
+    "Recurrent": "attnspec.runtime.recurrent.recurrent",
     "recurrent": "attnspec.runtime.recurrent.recurrent",
     "Attention": "attnspec.runtime.attention",
     "Cache": "attnspec.runtime.caches.cache",

@@ -18,6 +18,8 @@ PUBLIC = {
     "Attention": "runtime.attention",
     "Cache": "runtime.caches.cache",
     "merge": "runtime.core.merge",
+    "recurrent": "runtime.recurrent.recurrent",
+    "Recurrent": "runtime.recurrent.recurrent",
     "read": "",
     "shipped": "language.load",
     "nn.SpecAttention": "runtime.modules.spec_attention",

@@ -157,9 +157,9 @@ class HuggingFace:
         window = self._window()
         if window is not None and window < positions:
             raise CallError(
-                f"{name}: layers of {model} see the last {window} positions only (sliding_window, attention_chunk_size), "
-                f"and a segment has {positions}: the spec says what is seen. Take smaller segments, or a config without "
-                "that"
+                f"{name}: layers of {model} see the last {window} positions only (sliding_window, "
+                f"attention_chunk_size), and a segment has {positions}: the spec says what is seen. Take smaller "
+                "segments, or a config without that"
             )
         if self.own(bound):
             return f"{model}'s own: the mask of a segment is plain causal"

@@ -257,20 +257,20 @@ def recurrent(
     >>> rmt.generate(ids, max_new_tokens=5).shape
     torch.Size([3, 35])
 
-    ``model`` is a decoder of Hugging Face's transformers::
-
-        rmt = attnspec.recurrent(AutoModelForCausalLM.from_pretrained(name), "rmt", slots=10, segment=512)
-
+    ``model`` is a decoder of Hugging Face's transformers, ``attnspec.recurrent(model, "rmt", slots=10, segment=512)``,
     or any function ``hidden = step(vectors)`` from input vectors, (batch, positions, width), to last hidden states of
-    the same shape, with ``embed`` from ids to vectors and ``head`` from hidden states to logits (also for a model whose
-    logits are more than its output embeddings give). Where the mask of a segment is plain causal the model's own
-    attention serves; where it is not, the attention of each layer is ours: a model of Hugging Face's is set so, and a
-    function takes it, ``hidden = step(vectors, attend=attend)`` with ``attend(q, k, v, scale=None)``. The attribute
-    ``attention`` says which. What is carried ``by layer`` is a model's cache of keys and values, cut to the length that
-    is kept (so that, detached, the projections to keys and values get no gradient from memory; Transformer-XL projects
-    its memory again), its positions going on through the sequence. A function takes and gives it,
-    ``hidden, layers = step(vectors, memory=memory)``: tuples with a tensor (batch, positions, ...) for each layer, of
-    what it keeps, and of all rows now; ``memory`` is empty before the first segment.
+    the same shape, with ``embed`` from ids to vectors and ``head`` from hidden states to logits (which also serves
+    models of transformers whose logits are more than their output embeddings give).
+
+    Where the mask of a segment is proven to be plain causal the model's own attention serves. Where it is not, the
+    attention of each layer is ours: a model of transformers is set so, and a function takes it, ``hidden =
+    step(vectors, attend=attend)`` with ``attend(q, k, v, scale=None)``. The attribute ``attention`` says which.
+
+    What is carried ``by layer`` is a model's cache of keys and values, cut to the length that is kept, whose positions
+    go on through the sequence. (Detached, memory then gives no gradient to the projections to keys and values;
+    Transformer-XL projects the vectors of its memory again.) A function takes and gives what it likes, ``hidden, layers
+    = step(vectors, memory=memory)``: tuples with a tensor (batch, positions, ...) for each layer, ``memory`` of what is
+    kept, empty before the first segment, ``layers`` of all rows now.
 
     ``spec`` is what :func:`attnspec.compile` takes, with its parameters (in ``params`` where a name collides with an
     argument) and ``target``, or an attention that is compiled. It has a line ``recur``: ``rmt``, ``rmt_both_ways``,

@@ -95,14 +95,14 @@ class Segments:
         return self.pattern.sizes(self.recurrence.recur.size)[carry.source]
 
     def _asking(self) -> int:
-        """How many tokens of a segment the run that asks a store has, at most."""
-        recall = self.recurrence.recall
-        return 0 if recall is None else recall.tokens(self.recurrence.recur.size)
+        """How many tokens of a whole segment the run that asks a store has."""
+        recall, size = self.recurrence.recall, self.recurrence.recur.size
+        return 0 if recall is None else recall.tokens(size)
 
     def _asks_with(self, number: int) -> bool:
         """Whether what a line carries, by its number, is there in the run that asks a store."""
         carry = self.recurrence.carries[number]
-        return carry.source != self.recurrence.recur.axis and not carry.by_layer
+        return carry.source != self.recurrence.recur.axis or carry.by_layer
 
     def _store(self, state: State) -> bool:
         """Whether there is something in the store."""
@@ -131,7 +131,8 @@ class Segments:
         prompt = self.own.recall.prompt.expand(vectors.shape[0], -1, -1).to(vectors.dtype)
         asking |= dict.fromkeys(recall.targets, prompt)
         standing = {axis: asking[axis] for axis in self.pattern.rows if axis in asking}
-        hidden, _ = self.decoder.run(torch.cat(list(standing.values()), 1), (), 0, self.bind(state, read, whole=False))
+        asked, bound = torch.cat(list(standing.values()), 1), self.bind(state, read, whole=False)
+        hidden, _ = self.decoder.run(asked, self.kept(state), state.positions, bound)
         store = state.joined(self.stored)[0].to(hidden.dtype)
         answer: Tensor = self.own.recall(hidden[:, places(standing)[recall.targets[-1]]], store)
         return answer

@@ -96,6 +96,34 @@ def compressors(model: Recurrent, ids: Tensor) -> tuple[Tensor, dict[str, Tensor
     return torch.cat(logits, 1), {"summary": memory}
 
 
+def remembering(model: Recurrent, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """HMT whose layers remember: in the run that asks, too."""
+    recall, first = model.own.recall, model.own.initial["recalled"]
+    store: list[Tensor] = []
+    memory: tuple[Tensor, ...] = ()
+    logits = []
+    for piece in ids.split(SEGMENT, 1):
+        x, recalled = model.embed(piece), first.expand(len(ids), -1, -1)
+        if store:
+            asks = recall.query(model.step(torch.cat([x[:, :6], recall.prompt.expand(len(ids), -1, -1)], 1), memory)[0])
+            memories = torch.cat(store, 1)
+            recalled = (asks[:, -1:] @ recall.key(memories).mT / 2.0).softmax(-1) @ memories
+        hidden, (own,) = model.step(torch.cat([x, recalled], 1), memory)
+        logits.append(model.head(hidden[:, :-1]))
+        store.append(hidden[:, -1:])
+        memory = (torch.cat([*memory, own[:, :-1]], 1)[:, -5:],)
+    return torch.cat(logits, 1), {"recalled": torch.cat(store, 1)}
+
+
+REMEMBERING = f"""attention remembering {{
+    axis memory[5] keys  axis token[n]  axis recalled[1]
+    token -> memory: true  token -> token: causal
+    recalled -> memory: true  recalled -> token: true  recalled -> recalled: true
+    recur token by {SEGMENT}
+    carry token -> memory last 5 by layer
+    carry recalled -> store last 9
+    recall recalled from store by summary(part = 3 / 4, dim = 4)
+}}"""
 COMPRESSORS = f"""attention compressors {{
     axis read[3]  axis token[n]  axis summary[2]
     read -> read: causal  token -> read: true  token -> token: causal
@@ -109,13 +137,14 @@ CASES: dict[str, tuple[Callable[[], Small], str, Loop, dict[str, object]]] = {
     "hmt": (Small, "hmt", hmt, {"before": 3, "store": 2, "dim": 5}),
     "transformer_xl": (Layered, "transformer_xl", transformer_xl, {"length": 11}),
     "compressors": (Small, COMPRESSORS, compressors, {}),
+    "remembering": (Layered, REMEMBERING, remembering, {}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_call_is_a_loop_over_segments(name: str) -> None:
     step, spec, loop, options = CASES[name]
-    model = wrapped(step(), spec, **(options if spec is COMPRESSORS else {**options, "segment": SEGMENT}))
+    model = wrapped(step(), spec, **(options if "{" in spec else {**options, "segment": SEGMENT}))
     ids = tokens(3, LENGTH)
     labels = ids.masked_fill(tokens(3, LENGTH, seed=1) < 5, -100)
     logits, states = loop(model, ids)
@@ -132,7 +161,7 @@ def test_a_call_is_a_loop_over_segments(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_stream_is_one_sequence(name: str) -> None:
     step, spec, _, options = CASES[name]
-    model = wrapped(step(), spec, **(options if spec is COMPRESSORS else {**options, "segment": SEGMENT}))
+    model = wrapped(step(), spec, **(options if "{" in spec else {**options, "segment": SEGMENT}))
     ids = tokens(2, LENGTH)
     whole = model(ids, logits=True)
     first = model(ids[:, : 2 * SEGMENT], logits=True)
