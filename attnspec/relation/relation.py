@@ -235,7 +235,7 @@ class Relation(Shown):
         names = ("q", "k") if self.spec.order is None else ("q_slot", "k_slot")
         for item in self.classes:
             who = "all heads" if item.heads is None else f"heads {', '.join(map(str, item.heads))}"
-            for number, part in enumerate(item.parts, 1):
+            for number, part in enumerate(item.parts):
                 branch = f", branch {number}" if self.spec.mixture else ""
                 times = f" times {part.times}" if part.times > 1 else ""
                 most = "" if part.exact else " at most"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from attnspec.analysis.cache_need import CacheNeed, cache_need
-from attnspec.analysis.cache_size import CacheSize, cache_size
 from attnspec.analysis.empty_rows import EmptyRows, empty_rows
 from attnspec.analysis.picture import cells, text
 from attnspec.analysis.reach import Reach, reach
-from attnspec.analysis.retention import retention
-from attnspec.analysis.state_size import StateSize, state_size
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.cost.counted import Contents, TooMany
 from attnspec.codegen.cost.gpu_time import costs
 from attnspec.codegen.cost.gpu_time import predict as predict_on_gpu
 from attnspec.codegen.cost.roofline import DEVICES, Device, Prediction, predict
+from attnspec.codegen.expressions.reads import has_kernels
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.plan.plan import Plan
 from attnspec.codegen.tiles import LINEAR, LINEAR_REASON, REASON, TILE, Tile
@@ -28,6 +25,7 @@ from attnspec.relation.lower import lower
 from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
+from attnspec.report.decode import Decode, by_branch, decoded
 from attnspec.report.examples import Look, look
 from attnspec.report.growth import Growth, exponent, growth, of_segments
 from attnspec.report.segments import Following, following
@@ -64,7 +62,8 @@ class Insight:
     unless ``given`` says that they were asked for. ``looked``
     is what was found pair by pair where the sets of pairs depend on inputs: the cost then counts pairs and tiles that
     are possible, and is an upper bound. ``measured`` is the time on this machine's processor, ``measured_on`` that on
-    its GPUs, by name. ``states`` are what weights that are products of features leave of the keys: None for softmax.
+    its GPUs, by name. Where branches are calls of their own ``branch_decode`` says what each keeps, and ``calls`` after
+    multiples of how many tokens calls hand on states, or why they do not.
     """
 
     spec: Spec
@@ -80,9 +79,9 @@ class Insight:
     growth: Growth | str
     exponent: float | None
     empty: tuple[EmptyRows, ...] | str
-    decode: tuple[CacheNeed, ...] | str
-    cache: CacheSize | str
-    states: StateSize | str | None
+    decode: Decode
+    branch_decode: tuple[Decode, ...]
+    calls: int | str
     reach: Reach | str
     predictions: tuple[Prediction, ...]
     measured: Measured | None
@@ -135,9 +134,9 @@ class Insight:
             else [{"n": n, "pairs": pairs, "flops": flops} for n, pairs, flops in growth],
             "exponent": self.exponent,
             "empty_rows": _plain(self.empty),
-            "decode": _plain(self.decode),
-            "cache": self.cache if isinstance(self.cache, str) else _cache(self.cache),
-            "states": asdict(self.states) if isinstance(self.states, StateSize) else self.states,
+            **self.decode.to_dict(),
+            "branch_decode": [one.to_dict() for one in self.branch_decode],
+            "calls": self.calls,
             "reach": self.reach if isinstance(self.reach, str) else asdict(self.reach),
             "predictions": _plain(self.predictions),
             "segments": self.segments.to_dict() if isinstance(self.segments, Following) else self.segments,
@@ -177,14 +176,6 @@ def _decisions(made: Plan) -> list[dict[str, Any]]:
         ]
         found.append({"heads": item.heads, "branches": choices, "passes": passes})
     return found
-
-
-def _cache(size: CacheSize) -> dict[str, Any]:
-    kept = [
-        {"kv_heads": [*k.heads], "kept": str(k.retention), "bound": k.retention.bound, "exact": k.retention.exact}
-        for k in size.kept
-    ]
-    return {"kept": kept, "lengths": size.lengths, "bytes": size.bytes}
 
 
 def _looked(found: Look | str | None) -> Any:
@@ -232,7 +223,7 @@ def insight(
         looked = _ask(lambda: look(spec, sizes, size, most_cells, own))
         if isinstance(looked, Look) and contents is None:
             text = looked.example.text
-    itemsize = ITEMSIZE[dtype]
+    itemsize, lengths = ITEMSIZE[dtype], _lengths(sizes.n)
     found_cost: Cost | str | None = _by_example(made, sizes, dim, itemsize) if by_example else None
     if found_cost is None:
         by_example = False
@@ -258,11 +249,8 @@ def insight(
         grown,
         None if isinstance(grown, str) else exponent(grown),
         _ask(lambda: tuple(empty_rows(relation, sizes))),
-        _ask(lambda: cache_need(relation, _lengths(sizes.n), sizes)),
-        "each branch has a cache of its own: attnspec.Cache(attend.branches[i])"
-        if spec.composed
-        else _ask(lambda: cache_size(retention(relation, sizes), sizes, _lengths(sizes.n), 2 * dim * itemsize)),
-        _states(relation, sizes, dim, itemsize),
+        decoded(relation, sizes, lengths, dim, itemsize, _ask),
+        *by_branch(spec, sizes, lengths, dim, itemsize, _ask),
         _ask(lambda: reach((relation, sizes))),
         ()
         if isinstance(found_cost, str) or not found_cost.kernel
@@ -277,20 +265,6 @@ def insight(
         "" if spec.softmax_only or spec.composed else weighing(spec.weights, dim),
         segments,
     )
-
-
-def _states(relation: Relation, sizes: Sizes, dim: int, itemsize: int) -> StateSize | str | None:
-    """What is kept of keys where weights are products of features; None where they are not."""
-    spec = relation.spec
-    if not spec.weights.linear or spec.composed:
-        return None
-    if spec.mixture:
-        return "each branch has states of its own: attend.branches"
-    from attnspec.runtime.states.call import why_not  # with torch
-
-    found = _ask(lambda: state_size(relation, sizes, _lengths(sizes.n), dim, itemsize))
-    reason = why_not(spec, "dense")
-    return replace(found, cut=reason) if reason and isinstance(found, StateSize) else found
 
 
 def _shown(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any] | None) -> Given | str:
@@ -369,10 +343,15 @@ def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Predict
     return tuple(p for device in devices if (p := predict(found, device, dtype)) is not None)
 
 
+def _has_gpu_kernels(spec: Spec) -> bool:
+    """Whether kernels of Triton compute the weights: softmax, beside a decay too."""
+    return all(has_kernels(one, triton=True) for one in (spec.alone if spec.composed else (spec,)))
+
+
 def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
     """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
     known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
-    if not known or not made.relation.spec.softmax_only:  # what weights beyond softmax cost there is not known
+    if not known or not _has_gpu_kernels(made.relation.spec):
         return ()
     found = _ask(
         lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)

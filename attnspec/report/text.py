@@ -6,8 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from attnspec.analysis.cache_size import CacheSize
-from attnspec.analysis.state_size import StateNeed, StateSize
+from attnspec.report.decode_text import show as show_decode
 from attnspec.report.figures import clauses, figures, said_inputs, show_table, table
 from attnspec.report.insight import Insight
 from attnspec.report.segments import Following
@@ -19,7 +18,6 @@ from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from attnspec.analysis.cache_need import CacheNeed
     from attnspec.codegen.plan.plan import Choice
 
 
@@ -31,7 +29,7 @@ def show(found: Insight, console: Console, plan: bool = False) -> None:
     if found.segments is None:
         growth(found, console)
         rows(found, console)
-        (decode if found.states is None else states)(found, console)
+        decode(found, console)
         reach(found, console)
     else:
         segments(found.segments, console)
@@ -187,46 +185,21 @@ def rows(found: Insight, console: Console) -> None:
 
 
 def decode(found: Insight, console: Console) -> None:
-    """The size of a key cache that loses nothing, and what it keeps."""
-    console.print("decode  keys that must stay in the cache after so many tokens", style="bold")
-    size = found.cache if isinstance(found.cache, CacheSize) else None
-    if isinstance(found.decode, str):
-        console.print(f"  {found.decode}")
+    """What must stay of keys, branch by branch where each is a call of its own."""
+    s = found.sizes
+    layer = f"{plural(s.kv_heads, 'key head')}, batch {s.batch}, {found.dtype}"
+    for number, one in enumerate(found.branch_decode):
+        show_decode(one, layer, console, f", branch {number}")
+    if found.branch_decode:
+        said = "" if any(one.weights.linear for one in found.spec.alone) else "."
+        if not said and isinstance(found.calls, str):
+            said = f"; calls hand on no states: {found.calls}"
+        elif not said:
+            where = "anywhere" if found.calls == 1 else f"after multiples of {found.calls:,} tokens"
+            said = f"; calls hand on the states of branches {where}"
+        console.print(f"  attnspec.Cache holds a cache of each branch{said}\n", soft_wrap=True)
     else:
-        grid = table()
-        if len(found.decode) > 1:
-            grid.add_row("", *map(_who, found.decode))
-        for i, length in enumerate(found.decode[0].lengths if found.decode else ()):
-            keys = (f"{'' if need.exact else 'at most '}{plural(need.keys[i], 'key')}" for need in found.decode)
-            grid.add_row(plural(length, "token"), *keys, *([f"{quantity(size.bytes[i])}B"] if size else []))
-        show_table(grid, console)
-    if size is not None:
-        kept: dict[str, list[int]] = {}
-        for item in size.kept:
-            kept.setdefault(str(item.retention), []).extend(item.heads)
-        for said, heads in kept.items():
-            who = "" if len(kept) == 1 else f"key heads {ranges(tuple(heads))}: "
-            console.print(f"  kept by attnspec.Cache: {who}{said}", soft_wrap=True)
-        s = found.sizes
-        layer = f"{plural(s.kv_heads, 'key head')}, batch {s.batch}, {found.dtype}"
-        console.print(f"  bytes: keys and values of a layer, {layer}", soft_wrap=True)
-    elif found.spec.composed:
-        console.print(f"  {found.cache}", soft_wrap=True)
-    console.print()
-
-
-def states(found: Insight, console: Console) -> None:
-    """What is left of keys where weights are products of features."""
-    console.print("decode  states and keys that must stay for a head after so many tokens", style="bold")
-    if isinstance(size := found.states, StateSize):
-        grid = table()
-        if len(size.needs) > 1:
-            grid.add_row("", *map(_who, size.needs))
-        for i, length in enumerate(size.lengths):
-            kept = (f"{plural(need.states[i], 'state')}, {plural(need.keys[i], 'key')}" for need in size.needs)
-            grid.add_row(plural(length, "token"), *kept, f"{quantity(size.bytes[i])}B")
-        show_table(grid, console)
-    console.print(f"  {size}\n", soft_wrap=True)
+        show_decode(found.decode, layer, console)
 
 
 def reach(found: Insight, console: Console) -> None:
@@ -290,11 +263,6 @@ def _candidates(choice: Choice, console: Console) -> None:
             f"{item.cost:.3g}",
         )
     show_table(table, console)
-
-
-def _who(need: CacheNeed | StateNeed) -> str:
-    heads = "all heads" if need.heads is None else f"heads {ranges(need.heads)}"
-    return heads if need.b is None else f"{heads}, entry {need.b}"
 
 
 def _value(value: object) -> str:

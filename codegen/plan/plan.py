@@ -162,13 +162,13 @@ class Plan(Shown):
             for choice in filter(None, head_class.choices):
                 lines += [f"    {line}" for line in str(choice).splitlines()]
             for number, pass_ in enumerate(head_class.passes):
-                lines += [f"    {line}" for line in _lines(pass_, number)]
+                lines += [f"    {line}" for line in _lines(pass_, number, bool(self.relation.spec.mixture))]
         return "\n".join(lines)
 
 
-def _lines(pass_: Pass, number: int) -> Iterator[str]:
+def _lines(pass_: Pass, number: int, mixed: bool) -> Iterator[str]:
     layout = "" if pass_.layout == IDENTITY else f", layout {pass_.layout}"
-    branch = f", branch {pass_.branch}" if pass_.branch else ""
+    branch = f", branch {pass_.branch}" if mixed else ""
     often = f", counted {pass_.times} times" if pass_.times > 1 else ""
     yield f"pass {number}{branch}{often}: {pass_.title}; tiles of {pass_.tile} (queries x keys){layout}"
     if not pass_.cut.proven:

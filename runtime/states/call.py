@@ -34,12 +34,15 @@ from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import STEP
 
+ONLY_KEYS = "softmax keeps keys and values, not a state: that is what attnspec.Cache is for"
+"""Why softmax alone hands on no state."""
+
 
 def why_not(spec: Spec, target: str) -> str:
     """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may."""
     weights = spec.weights
     if not weights.linear:
-        return "softmax keeps keys and values, not a state: that is what attnspec.Cache is for"
+        return ONLY_KEYS
     if spec.mixture:
         return (
             "its branches, summed up in one kernel, would have a state each: take attend.branches, and put together "
@@ -110,15 +113,11 @@ def _reads(node: e.Node) -> list[e.Node]:
 @functools.lru_cache(maxsize=64)
 def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
     """How sequences of a program go on from a state. Raises CallError where they do not, with the reason."""
-    spec = spec_of(program)
-    reason = why_not(spec, program.target)
-    if not reason:
-        sizes = Sizes(1, 1, heads, kv_heads, batch)
-        found = carried(relation(program, needed(program, heads, kv_heads, batch)), sizes)
-        if isinstance(found, Carried):
-            return found
-        reason = found
-    raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {reason}")
+    spec, of = spec_of(program), needed(program, heads, kv_heads, batch)
+    found = why_not(spec, program.target) or carried(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
+    if isinstance(found, Carried):
+        return found
+    raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {found}")
 
 
 class Asked(NamedTuple):

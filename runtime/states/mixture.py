@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from math import lcm
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from attnspec.analysis.carried import Carried, carried
+from attnspec.relation.lower import lower
+from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.merge import mixed
@@ -24,7 +27,7 @@ from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.prepare.inputs import prepare
-from attnspec.runtime.states.call import begins, require_state, why_softmax_does_not_restart
+from attnspec.runtime.states.call import ONLY_KEYS, begins, require_state, why_not, why_softmax_does_not_restart
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr, RealRead
@@ -94,10 +97,7 @@ def _start(spec: Spec, branches: Sequence[Any], asked: AskedMixed) -> int:
     """After how many tokens of the sequence the call begins; all branches can be cut there, and where it ends."""
     (batch, heads, n, _), kv_heads = asked.q.shape, asked.k.shape[1]
     if not any(one.weights.linear for one in spec.alone):
-        raise CallError(
-            f"{spec.name}: a call of this pattern takes and gives no state: softmax keeps keys and values, not a "
-            "state: that is what attnspec.Cache is for"
-        )
+        raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {ONLY_KEYS}")
     going = []
     for number, branch in enumerate(branches):
         try:
@@ -117,15 +117,38 @@ def _start(spec: Spec, branches: Sequence[Any], asked: AskedMixed) -> int:
 @functools.lru_cache(maxsize=64)
 def _require_restart(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
     """Where a sequence of a softmax can be cut so that it begins anew. Raises CallError where it cannot."""
-    spec, sizes = spec_of(program), Sizes(1, 1, heads, kv_heads, batch)
-    reason: Carried | str = why_softmax_does_not_restart(spec)
-    if not reason:
-        reason = carried(relation(program, needed(program, heads, kv_heads, batch)), sizes)
-        if isinstance(reason, Carried):
-            if all(way.key is None for way in reason.ways):
-                return reason
-            reason = "keys of its softmax are seen after every cut: attnspec.Cache keeps them"
-    raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {reason}")
+    spec, of = spec_of(program), needed(program, heads, kv_heads, batch)
+    found = restarts(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
+    if isinstance(found, Carried):
+        return found
+    raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {found}")
+
+
+def restarts(of: Relation, sizes: Sizes) -> Carried | str:
+    """Where a sequence of a softmax can be cut so that it begins anew, or why it cannot."""
+    found = why_softmax_does_not_restart(of.spec) or carried(of, sizes)
+    if isinstance(found, Carried) and any(way.key is not None for way in found.ways):
+        return "keys of its softmax are seen after every cut: attnspec.Cache keeps them"
+    return found
+
+
+def cut_of_mixture(spec: Spec, sizes: Sizes, target: str) -> int | str:
+    """After multiples of how many tokens calls of a mixture hand on states, or why they do not.
+
+    >>> import attnspec
+    >>> cut_of_mixture(attnspec.read("infini"), Sizes(1, 1, 8, 8), "dense")
+    2048
+    """
+    if not any(one.weights.linear for one in spec.alone):
+        return ONLY_KEYS
+    cut = 1
+    for number, one in enumerate(spec.parts):
+        of = lower(one, sizes.heads, sizes.kv_heads, sizes.batch)
+        found = (why_not(one, target) or carried(of, sizes)) if one.weights.linear else restarts(of, sizes)
+        if not isinstance(found, Carried):
+            return f"{found} (branch {number} of the mixture)"
+        cut = lcm(cut, found.cut)
+    return cut
 
 
 def _reads_positions(spec: Spec) -> bool:

@@ -113,6 +113,7 @@ def test_branches_with_lines_of_their_own(tmp_path: Path) -> None:
         "attention two {\n    attend q == k\n    normalize k\n}\n"
     )
     assert "pass 1, branch 1" in run("emit", str(path)).stdout
+    assert "pass 0, branch 0" in run("emit", str(path)).stdout
     assert "branch" not in run("emit", str(path), "--branch", "1").stdout
     for stage in ("cpp", "triton"):
         assert "say --branch 0 to 1" in run("emit", str(path), "--stage", stage, status=2).stderr
@@ -124,7 +125,8 @@ def test_branches_with_lines_of_their_own(tmp_path: Path) -> None:
     text = run("inspect", str(path), "-n", "256").stdout
     assert "branches  each is a call of its own; mixed by their denominators" in text
     assert "branch 0     times 2; score s * 2" in text
-    assert "attnspec.Cache(attend.branches[i])" in text
+    assert "decode, branch 1" in text
+    assert "attnspec.Cache holds a cache of each branch" in text
     assert read_json("inspect", str(path), "-n", "256")["branches"] == ["times 2; score s * 2", "normalize k"]
 
 
