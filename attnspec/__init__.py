@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.attention import Attention, compile
     from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
-    from attnspec.runtime.core.merge import merge
+    from attnspec.runtime.cpp.merge import merge
     from attnspec.runtime.modules.token_statistics import TokenStatistics
     from attnspec.runtime.recurrent.recurrent import Recurrent, recurrent
     from attnspec.spec.spec import Spec
@@ -53,7 +53,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 
 _HOMES = {
     "compile": "attnspec.runtime.attention",
-    "merge": "attnspec.runtime.core.merge",
+    "merge": "attnspec.runtime.cpp.merge",
     "Recurrent": "attnspec.runtime.recurrent.recurrent",
     "recurrent": "attnspec.runtime.recurrent.recurrent",
     "Attention": "attnspec.runtime.attention",

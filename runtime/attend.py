@@ -15,11 +15,11 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime import operators as operator
 from attnspec.runtime import transforms
 from attnspec.runtime.core.arguments import CallError, check_tensors
-from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import EMPTY, Call, sizes_of
 from attnspec.runtime.core.visible import array, traced, transforming, visible
+from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.cpp.turn import turns
 from attnspec.runtime.dense import softmax as oracle
 from attnspec.runtime.dense.linear import dense_linear

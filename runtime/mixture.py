@@ -15,10 +15,10 @@ from torch import Tensor
 
 from attnspec.runtime.attend import Around
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.program import Facts, Program, facts
 from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.cpp.merge import mixed
 from attnspec.spec import contents
 from attnspec.spec.real import RealExpr, RealRead
 from attnspec.spec.spec import Spec

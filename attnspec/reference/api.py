@@ -17,7 +17,7 @@ PUBLIC = {
     "compile": "runtime.attention",
     "Attention": "runtime.attention",
     "Cache": "runtime.caches.cache",
-    "merge": "runtime.core.merge",
+    "merge": "runtime.cpp.merge",
     "recurrent": "runtime.recurrent.recurrent",
     "Recurrent": "runtime.recurrent.recurrent",
     "read": "",

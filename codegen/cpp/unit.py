@@ -109,3 +109,8 @@ def without_plan(dtype: str, *names: str) -> str:
 def rotate_kernel(dtype: str) -> str:
     """A unit that turns the vectors of tensors of an element type by rotary position embeddings (``attnspec_turn``)."""
     return without_plan(dtype, "vector", "tensor", "turn", "rotate")
+
+
+def merge_kernel(dtype: str) -> str:
+    """A unit that merges outputs of an element type by their log-sum-exps (``attnspec_merge``)."""
+    return without_plan(dtype, "vector", "tensor", "parallel", "merge")

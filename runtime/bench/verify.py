@@ -13,7 +13,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.bench.exact import Exact
-from attnspec.runtime.core.merge import mixed
+from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.dense.softmax import Block, dense_block, of_rows
 from attnspec.runtime.prepare.inputs import prepare

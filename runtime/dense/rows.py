@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.core.visible import array
+from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.dense.linear import Made
 from attnspec.runtime.dense.pairs import past

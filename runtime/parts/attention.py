@@ -12,10 +12,10 @@ from torch._compile import _disable_dynamo
 from attnspec.runtime import sharding
 from attnspec.runtime.core.arguments import CallError, autocast, check_call, check_derivatives, check_tensors
 from attnspec.runtime.core.direct import direct
-from attnspec.runtime.core.merge import merge
 from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.core.visible import transforming
+from attnspec.runtime.cpp.merge import merge
 from attnspec.runtime.flops import watched
 from attnspec.runtime.parts import operators as operator
 from attnspec.runtime.parts.where import UNKNOWN, Asked, part_of

@@ -20,10 +20,10 @@ from attnspec.relation.lower import lower
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.core.merge import mixed
 from attnspec.runtime.core.program import Program, needed, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import sizes_of
+from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.prepare.inputs import prepare

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import attnspec
+from attnspec.runtime.cpp import merge
 from tests.support.marks import slow
 from tests.support.oracle import close, tensors
 
@@ -150,3 +151,21 @@ HALF, ONE, TWO = torch.zeros(1, 2, 3, 4, dtype=torch.float16), torch.zeros(1, 2,
 def test_parts_that_do_not_fit(parts: list[tuple[Tensor, Tensor]], message: str) -> None:
     with pytest.raises(attnspec.CallError, match=message):
         attnspec.merge(parts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_routine_is_the_operations(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any strides and head size, with rows of no number and of infinite scores; without a compiler it is these."""
+    generator = torch.Generator().manual_seed(0)
+    outs = [torch.randn(3, 70, 2, 300, generator=generator).transpose(1, 2).to(dtype) for _ in range(3)]
+    lses = [torch.randn(3, 70, 2, generator=generator).transpose(1, 2) * 9 for _ in range(3)]
+    lses[0][0, 0, :9], lses[1][0, 0, :5], lses[2][0, 0, :3] = -torch.inf, -torch.inf, -torch.inf
+    lses[2][1, 0, 0], lses[2][1, 0, 1], outs[1][2, 1, 5] = torch.nan, torch.inf, torch.nan
+    parts = list(zip(outs, lses, strict=True))
+    at_once = attnspec.merge(parts)
+    monkeypatch.setattr(merge, "_function", lambda _: None)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for a, b in zip(at_once, attnspec.merge(parts), strict=True):
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance, equal_nan=True)
+    assert at_once[0].is_contiguous()
