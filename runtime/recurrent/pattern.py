@@ -16,8 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from attnspec.analysis.causal import why_not_causal
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.cpp.merge import merge
 from attnspec.runtime.core.program import decode
+from attnspec.runtime.cpp.merge import merge
 from attnspec.spec.axes import lengths, sizes
 from attnspec.spec.real import Score
 
