@@ -10,11 +10,18 @@ import click
 from attnspec.cli.console import console
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
+    from rich.console import Console
 
     from attnspec.runtime.attention import Attention
+    from attnspec.runtime.modules.byte_model import Step
+    from attnspec.spec.spec import Spec
 
 LENGTH = 1024
+SEGMENTS = 4
+"""How many segments a step has, unless it is said otherwise."""
 HEADS = 4
 
 
@@ -27,32 +34,62 @@ def train_on(
     device: torch.device,
 ) -> None:
     """Train with a progress bar and print how the loss fell."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from attnspec.runtime.modules.byte_model import train
-
     given = {name: context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT for name in options}
     for name in ("queries", "kv_heads", "batch", "dim", "dtype"):
         if given[name]:
             raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with --text")
-    if attend.spec.axes or attend.spec.order is not None:
-        what = "axes" if attend.spec.axes else "a computed order, which may look ahead"
-        raise click.UsageError(f"--text trains on one sequence from left to right: {attend.spec.name} has {what}")
-    length = options["length"] if given["length"] else LENGTH
+    spec = attend.spec
+    if spec.recurrence is None and (spec.axes or spec.order is not None):
+        what = "axes" if spec.axes else "a computed order, which may look ahead"
+        raise click.UsageError(f"--text trains on one sequence from left to right: {spec.name} has {what}")
     heads = options["heads"] or _heads(attend)
     if 128 % heads:
         raise click.UsageError(f"the model's width, 128, cannot be divided among {heads} heads")
-    out = console()
-    restricted = restrict(attend, heads)
-    if restricted is not attend:
-        out.print(f"{attend.spec.name} looks ahead; to predict the next byte it is restricted to k <= q")
+    default = LENGTH if spec.recurrence is None else SEGMENTS * spec.recurrence.recur.size
+    length = options["length"] if given["length"] else default
     data = path.read_bytes()
     if len(data) < length + 1:
         raise click.UsageError(f"{path} has {len(data):,} bytes; at least {length + 1:,} are needed (or a smaller -n)")
+    out = console()
+    train = _over_segments if spec.recurrence is not None else _at_once
+    taken, how = train(data, attend, length, steps, heads, device)
     out.print(
         f"a byte-level language model, 2 layers of width 128 with {heads} heads, trains on {path.name} "
-        f"({len(data):,} bytes), {steps} steps of {length:,} bytes"
+        f"({len(data):,} bytes), {steps} steps of {length:,} bytes{how}"
     )
+    _show(taken, steps, out)
+
+
+Train = tuple["Iterator[Step]", str]
+"""Steps of training, and how they are taken, in words."""
+
+
+def _at_once(data: bytes, attend: Attention, length: int, steps: int, heads: int, device: torch.device) -> Train:
+    """On whole sequences."""
+    from attnspec.runtime.modules.byte_model import train
+
+    restricted = restrict(attend, heads)
+    if restricted is not attend:
+        console().print(f"{attend.spec.name} looks ahead; to predict the next byte it is restricted to k <= q")
+    return train(data, restricted, length, steps, heads, device=device), ""
+
+
+def _over_segments(data: bytes, attend: Attention, length: int, steps: int, heads: int, device: torch.device) -> Train:
+    """Segment by segment."""
+    from attnspec.runtime.modules.segment_model import train_segments
+
+    recurrence = attend.spec.recurrence
+    assert recurrence is not None
+    taken = train_segments(data, attend, length, steps, heads, device=device)
+    if ahead := knows_ahead(attend.spec, heads):
+        raise click.UsageError(f"--text trains to predict the next byte, and in {attend.spec.name} {ahead}")
+    return taken, f", segment by segment of {recurrence.recur.size:,}"
+
+
+def _show(taken: Iterator[Step], steps: int, out: Console) -> None:
+    """Print steps as they are taken, and how the loss fell."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
     bits: list[float] = []
     columns = (
         TextColumn("{task.description}"),
@@ -64,7 +101,7 @@ def train_on(
     every = max(1, steps // 10)
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("training", total=steps)
-        for step in train(data, restricted, length, steps, heads, device=device):
+        for step in taken:
             bits.append(step.bits)
             bar.update(task, advance=1, description=f"{step.bits:.3f} bits per byte")
             if step.number % every == 0 or step.number == 1:
@@ -95,3 +132,36 @@ def restrict(attend: Attention, heads: int) -> Attention:
     text = str(attend.spec)
     program = attend.program
     return compile(f"{text[:-1]}    within k <= q\n}}", tile=program.tile, layout=program.layout)
+
+
+_MOST = 1024
+"""Tokens of a segment in which is looked for what knows ahead."""
+
+
+def knows_ahead(spec: Spec, heads: int) -> str:
+    """Which token of a segment knows of one after it, through as many layers as it takes; empty if none does."""
+    import numpy as np
+
+    from attnspec.spec.axes import lengths, slices
+
+    recurrence = spec.recurrence
+    assert recurrence is not None
+    tokens = min(recurrence.recur.size, _MOST)
+    n, n_q = lengths(spec.axes, tokens)
+    seen = spec.mask(n, n_q, heads)[0].any(axis=0)
+    known = np.eye(n_q, dtype=np.float32)
+    for rows, columns in slices(spec.axes, tokens).values():
+        if rows is not None and columns is not None:
+            known[:, rows] += seen[:, columns]
+    while True:
+        further = np.minimum(known @ known, 1)
+        if (further > 0).sum() == (known > 0).sum():
+            break
+        known = further
+    rows, _ = slices(spec.axes, tokens)[recurrence.recur.axis]
+    assert rows is not None
+    ahead = np.argwhere(np.triu(known[rows, rows], 1))
+    if not len(ahead):
+        return ""
+    row, other = ahead[0]
+    return f"position {row} of `{recurrence.recur.axis}` knows of position {other}, after it"

@@ -83,20 +83,39 @@ def train(
     ``attend`` must not look ahead; its integer and boolean inputs are examples, its float inputs learned. Raises
     ValueError if the data is shorter than one stretch.
     """
-    if len(data) < length + 1:
-        raise ValueError(f"the text has {len(data):,} bytes; at least {length + 1:,} are needed")
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ByteModel(attend, length, heads=heads).to(device)
+
+    def loss(piece: Tensor) -> Tensor:
+        return cross_entropy(model(piece[:, :-1]).flatten(0, 1), piece[0, 1:])
+
+    return steps_on(data, length, steps, model, loss, seed, device)
+
+
+def steps_on(
+    data: bytes,
+    length: int,
+    steps: int,
+    model: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    seed: int,
+    device: torch.device | None,
+) -> Iterator[Step]:
+    """Steps on random stretches of ``length + 1`` bytes: ``loss`` is that of one, (1, length + 1).
+
+    Raises ValueError if the data is shorter than one stretch.
+    """
+    if len(data) < length + 1:
+        raise ValueError(f"the text has {len(data):,} bytes; at least {length + 1:,} are needed")
+    generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     text = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     start = time.perf_counter()
     for number in range(1, steps + 1):
         at = int(torch.randint(len(data) - length, (), generator=generator))
-        piece = text[at : at + length + 1].long()[None].to(device)
-        loss = cross_entropy(model(piece[:, :-1]).flatten(0, 1), piece[0, 1:])
+        found = loss(text[at : at + length + 1].long()[None].to(device))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        found.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        yield Step(number, loss.item() / 0.6931471805599453, time.perf_counter() - start)
+        yield Step(number, found.item() / 0.6931471805599453, time.perf_counter() - start)

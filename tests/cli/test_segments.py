@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+
+import attnspec
+from attnspec.cli.training import knows_ahead
 from tests.support.command import read_json, run
 
 
@@ -66,3 +71,42 @@ def test_what_is_carried_is_a_difference() -> None:
     assert run("diff", "rmt", "memory", "--pairs").stdout == "the same pairs for every length\n"
     assert "the same pairs; segments differ" in run("diff", "rmt", "rmt", "1:segment=9", status=1).stdout
     assert run("diff", "rmt", "rmt").stdout == "equal for every length\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "steps"),
+    [
+        (("rmt", "segment=32", "slots=4"), 60),
+        (("hmt", "segment=32", "before=8", "store=3", "dim=16"), 3),
+        (("transformer_xl", "segment=32", "length=50", "same_length=true"), 3),
+    ],
+)
+def test_a_small_model_trains_over_segments(spec: tuple[str, ...], steps: int, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
+    said = run("run", *spec, "--text", str(text), "--steps", str(steps), "--heads", "2").stdout
+    assert f"{steps} steps of 128 bytes, segment by segment of 32" in " ".join(said.split())
+    first, last = (float(x) for x in re.findall(r"([\d.]+) (?:bits per byte )?over the", said))
+    assert last < (0.4 if steps > 3 else 1.0) * first
+
+
+@pytest.mark.parametrize(
+    ("seen", "ahead"),
+    [
+        ("false", ""),
+        ("k == 1", "position 0 of `token` knows of position 1, after it"),
+        ("q == 3 and k == 0", "position 3 of `token` knows of position 4, after it"),
+    ],
+)
+def test_what_knows_ahead_is_found(seen: str, ahead: str) -> None:
+    lines = f"token -> token: causal slot -> token: true token -> slot: {seen} recur token by 8 carry slot -> slot"
+    assert knows_ahead(attnspec.read(f"attention a {{ axis token[n] axis slot[2] {lines} }}"), 2) == ahead
+
+
+def test_what_knows_ahead_is_not_trained(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("text " * 100)
+    spec = "attention a { axis token[n] token -> token: true recur token by 8 }"
+    said = run("run", spec, "--text", str(text), status=2).stderr
+    assert "in a position 0 of `token` knows of position 1, after it" in " ".join(said.split())
