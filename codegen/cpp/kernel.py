@@ -19,12 +19,13 @@ from attnspec.spec.spec import Spec
 
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
-_LINEAR = (*_SHARED[:-1], "linear/tile", "linear/runs")
+_LINEAR = (*_SHARED[:-1], "linear/tile", "linear/runs", "linear/steps")
+_CHANNEL = ("linear/crossing", "linear/channel", "linear/channel_pairs", "linear/channel_sweep")
 _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),
     "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
-    "linear": (*_LINEAR, "linear/sweep", "linear/segments"),
+    "linear": (*_LINEAR, *_CHANNEL, "linear/sweep", "linear/segments"),
     "logs": (*_LINEAR, "linear/logs", "linear/segments"),
 }
 
@@ -100,7 +101,8 @@ def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
         names = (f"ATTNSPEC_{name}_MAP" for name in ("X", "Y", "Z", "OUT"))
         maps = {name: " qk".index(side or " ") for name, side in zip(names, key.maps, strict=True)}
         places = {f"ATTNSPEC_{what}": " xyz".index(of or " ") for what, of in (("ONE", key.one), ("UP", key.up))}
-        flags = {"KEYS": key.keys, "DECAY": key.decay, "CROSSING": key.crossing, "LOGS": LOGS.index(key.logs)}
+        decay = key.decay + " yz".index(key.channels or " ")
+        flags = {"KEYS": key.keys, "DECAY": decay, "CROSSING": key.crossing, "LOGS": LOGS.index(key.logs)}
         values |= {**types, **maps, **places, **{f"ATTNSPEC_{name}": int(flag) for name, flag in flags.items()}}
     elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}

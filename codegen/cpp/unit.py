@@ -47,9 +47,10 @@ class LinearKey:
     ``maps`` of the sum and ``up`` of x need beside; ``dim`` and ``dim_v`` are the number of features and of values. One
     of ``"xyz"`` as ``one`` says whose last column is ones that no memory holds, as ``up`` which of them is the gradient
     of an output; ``maps`` are the sides (``"q"``, ``"k"``) whose features x, y and z are, and whose vectors the sum is
-    the gradient of (``""``: tensors as they are). With ``logs`` channels weigh pairs by logarithms of their own: those
-    that x and y share (``"xy"``), or those of z (``"z"``); ``"max"``: the sum is the largest of them. ``wide`` and
-    ``carry`` are as for ``KernelKey``.
+    the gradient of (``""``: tensors as they are). With ``decay`` weights fade; ``channels`` says if features do so each
+    by itself: those that x and y have (``"y"``), or those of z and the sum (``"z"``). With ``logs`` channels weigh
+    pairs by logarithms of their own: those that x and y share (``"xy"``), or those of z (``"z"``); ``"max"``: the sum
+    is the largest of them. ``wide`` and ``carry`` are as for ``KernelKey``.
     """
 
     keys: bool
@@ -60,6 +61,7 @@ class LinearKey:
     up: str = ""
     maps: tuple[str, ...] = ("", "", "", "")
     decay: bool = False
+    channels: str = ""
     crossing: bool = False
     logs: str = ""
     wide: bool = False
@@ -76,7 +78,7 @@ class LinearKey:
         sides = zip("xyzo", self.maps, strict=True)
         maps = "".join(f", {name} of {side}" for name, side in sides if side)
         sizes = f"{self.dim} features, {self.dim_v} values"
-        fades = ", with decay" * self.decay + " and its gradient" * self.crossing
+        fades = ", with decay" * self.decay + " by channel" * bool(self.channels) + " and its gradient" * self.crossing
         fades += f", logarithms of {self.logs}" if self.logs else ""
         return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}{fades}"
 

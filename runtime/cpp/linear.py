@@ -20,8 +20,10 @@ from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
-_TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there")
-_ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "crossing")
+_TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there", "steps")
+_ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing")
+_BLOCK = 32
+"""Positions for which a kernel keeps the sums of all steps before: BLOCK of steps.hpp."""
 
 
 class LinearProblem(ctypes.Structure):
@@ -31,6 +33,7 @@ class LinearProblem(ctypes.Structure):
         ("sizes", problem.Sizes),
         *((name, problem.Tensor) for name in _TENSORS),
         *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, ctypes.c_int64) for name in ("step_count", "at_q", "at_k")),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("threads", "divide")),
     ]
@@ -50,6 +53,7 @@ class Sweep:
     divide: bool = False
     maps: tuple[str, str, str, str] = ("", "", "", "")
     decay: bool = False
+    channels: str = ""
     crossing: bool = False
     logs: str = ""
 
@@ -61,8 +65,10 @@ class Beside(NamedTuple):
     ``total`` and ``extra`` (batch, heads, n_q) are the totals and what is worked out for them, ``dtotal`` their own
     gradients; all three are contiguous and float32. ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n)
     are the sums of the logarithms of steps up to each position, float64; to ``crossing``, of one of these shapes,
-    float32, is added what each position has in the gradients of steps. ``here`` and ``there`` are the logarithms of
-    channels, by which the channels of a pair weigh exp of their sum, of x and of y or z, float32.
+    float32, is added what each position has in the gradients of steps. Where features decay each by itself ``steps``
+    (batch, heads, positions, features) are the logarithms, float32, the first query and key at positions ``at``, and
+    ``crossing`` has one dimension more. ``here`` and ``there`` are the logarithms of channels, by which the channels of
+    a pair weigh exp of their sum, of x and of y or z, float32.
     """
 
     source: Tensor = EMPTY
@@ -75,6 +81,8 @@ class Beside(NamedTuple):
     crossing: Tensor = EMPTY
     here: Tensor = EMPTY
     there: Tensor = EMPTY
+    steps: Tensor = EMPTY
+    at: tuple[int, int] = (0, 0)
 
 
 def sweep(
@@ -87,19 +95,26 @@ def sweep(
     with any tensors of its sizes for q and k.
     """
     beside = beside or Beside()
-    tensors = beside.source, beside.result, beside.here, beside.there
-    made = _prepared(call.encoded, of, dtype, *map(_typed, (x, y, z, *tensors)))
+    tensors = x, y, z, beside.source, beside.result, beside.here, beside.there, beside.steps
+    made = _prepared(call.encoded, of, dtype, beside.at, *map(_typed, tensors))
     carry, shape = made.kernel.carry, (*x.shape[:3], z.shape[3])
     begin = -math.inf if of.logs == "max" else 0.0
     out = torch.full(shape, begin) if carry else torch.empty(shape, dtype=dtype)
     total = beside.total
     if of.one == "z":
         total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
-    arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, beside.crossing
-    made.run(call, [t.data_ptr() for t in (x, y, z, out, *tensors, *arrays)])
+    sums = torch.empty(_room_for_sums(beside.steps), dtype=torch.float64) if of.channels else EMPTY
+    arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, sums, beside.crossing
+    made.run(call, [t.data_ptr() for t in (*tensors[:3], out, *tensors[3:], *arrays)])
     if carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]
     return out.to(dtype), total if of.one == "z" else EMPTY
+
+
+def _room_for_sums(steps: Tensor) -> int:
+    """Of all steps before each block of positions, for kernels that pad features to whole vectors."""
+    batch, heads, positions, features = steps.shape
+    return batch * heads * -(-positions // _BLOCK) * -(-features // 16) * 16
 
 
 _Typed = tuple[torch.dtype, Form, Form]
@@ -110,8 +125,9 @@ def _typed(t: Tensor) -> _Typed:
 
 
 @functools.lru_cache(maxsize=512)
-def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> prepared.Prepared:
-    outer, inner, values, source, result, here, there = (like(shape, strides, kind) for kind, shape, strides in forms)
+def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], *forms: _Typed) -> prepared.Prepared:
+    given = [like(shape, strides, kind) for kind, shape, strides in forms]
+    (outer, inner, values, *others), steps = given, given[-1]
     q, k = (inner, outer) if of.keys else (outer, inner)
     call = Call(q, k, values, (), None, None, 0.0, program)
     kinds = [kind for kind, _, _ in forms]
@@ -124,6 +140,7 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> pr
         up=of.up,
         maps=of.maps,
         decay=of.decay,
+        channels=of.channels,
         crossing=of.crossing,
         logs=of.logs,
         wide=call.wide,
@@ -131,10 +148,12 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, *forms: _Typed) -> pr
     )
     kernel = prepared.native_of(call, key)
     out = like(*room((*outer.shape[:3], values.shape[3]))[:2])
-    tensors = map(problem.tensor_of, (outer, inner, values, out, source, result, here, there))
+    tensors = map(problem.tensor_of, (outer, inner, values, out, *others))
     # The output is divided here only if one pass sees all of a row.
     divide = of.divide and not (kernel.carry and of.one == "z")
-    whole = LinearProblem(problem.sizes_of(call.sizes), *tensors, *[0] * len(_ARRAYS), 0.0, 0, int(divide))
+    whole = LinearProblem(
+        problem.sizes_of(call.sizes), *tensors, *[0] * len(_ARRAYS), steps.shape[2], *at, 0.0, 0, int(divide)
+    )
     names = [*_TENSORS, *_ARRAYS, "scale", "threads"]
     argument = prepared.packed(whole, names)
     return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)

@@ -115,7 +115,8 @@ class _Weighed(torch.autograd.Function):
         """Of features, values and sums of steps."""
         a, b, v, *steps = ctx.saved_tensors
         of_v_alone = not any(ctx.needs_input_grad[i] for i in (2, 3, 5, 6))
-        return None, None, *gradients(_given(ctx.call, a, b, v, *steps), Sums(d, None), False, d, None, of_v_alone)
+        found = gradients(_given(ctx.call, a, b, v, *steps), Sums(d, None), False, d, None, of_v_alone)
+        return None, None, *found[:3], *(found.steps or (None, None))
 
 
 def _nothing(a: Tensor, v: Tensor) -> Tensor:

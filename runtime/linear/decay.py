@@ -16,7 +16,9 @@ from attnspec.runtime.core.device import capturing
 from attnspec.runtime.core.visible import everything
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.features import axes
+from attnspec.spec import expr as e
 from attnspec.spec.feature import CHANNEL
+from attnspec.spec.real import RealExpr, RealRead
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import LOWEST_STEP, STEP
 
@@ -78,18 +80,65 @@ def logarithms(
     logs = torch.zeros(shape, dtype=torch.float64, device=device)
     if line is not None:
         logs = logs + _line(spec, inputs, sizes, device, positions, features, by_channel)
-        if not capturing() and bool((everything(logs) > 0).any()):
-            largest = float(everything(logs).max())
-            raise CallError(
-                f"{spec.name}: a step of `decay {line}` is {largest:g}; it is the logarithm of a factor of at most 1, "
-                "so it must be 0 or negative"
-            )
+        _check(spec, logs)
     if more is not None:
         wide = more if more.dim() == 4 or not by_channel else more[..., None]
         before = -int(positions[0]) if len(positions) else 0
         behind = len(positions) - before - sizes.n
         logs = logs + torch.nn.functional.pad(wide, (*([0, 0] if by_channel else []), before, behind))
     return logs.clamp(min=LOWEST_STEP)
+
+
+def by_channel(
+    spec: Spec, inputs: Mapping[str, Tensor], sizes: Sizes, features: int, more: Tensor | None
+) -> tuple[int, Tensor]:
+    """The first position, and the logarithms of the steps of each feature as kernels take them.
+
+    These are (batch, heads, positions, features), float32; they may be below LOWEST_STEP. The rest is as for
+    :func:`logarithms`.
+    """
+    first, end = min(0, sizes.first), max(sizes.n, sizes.first + sizes.n_q)
+    line, shape = spec.weights.decay, (sizes.batch, sizes.heads, end - first, features)
+    found = None if more is not None else _entries(line, inputs, shape, first)
+    if found is not None:
+        _check(spec, found)
+        return first, found.expand(shape)
+    logs = logarithms(spec, inputs, sizes, np.arange(first, end), torch.device("cpu"), features, more)
+    assert logs is not None
+    return first, logs.float()
+
+
+def _entries(line: RealExpr | None, inputs: Mapping[str, Tensor], shape: tuple[int, ...], first: int) -> Tensor | None:
+    """A line that is an entry of an input, as a view of that; None where it is more, or that is not whole."""
+    axes = (e.Var("b"), e.Var("h"), STEP, CHANNEL)
+    if not isinstance(line, RealRead) or line.indices != tuple(axis for axis in axes if axis in line.indices):
+        return None
+    found = inputs[line.name]
+    for at, axis in enumerate(axes):
+        if axis not in line.indices:
+            found = found.unsqueeze(at)
+        elif axis == STEP:
+            before = -first
+            found = found[:, :, : shape[at] - before]
+            behind = shape[at] - before - found.shape[at]
+            if before or behind:  # past the input steps are 0
+                found = torch.nn.functional.pad(found, (0, 0) * (found.dim() - 1 - at) + (before, behind))
+        elif found.shape[at] < shape[at]:
+            return None
+        else:
+            found = found.narrow(at, 0, shape[at])
+    return found
+
+
+def _check(spec: Spec, logs: Tensor) -> None:
+    if capturing() or not logs.numel():
+        return
+    largest = float(everything(logs.detach()).max())
+    if largest > 0:
+        raise CallError(
+            f"{spec.name}: a step of `decay {spec.weights.decay}` is {largest:g}; it is the logarithm of a factor of "
+            "at most 1, so it must be 0 or negative"
+        )
 
 
 def _line(

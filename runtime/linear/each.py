@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,14 +65,14 @@ class Divisor:
 def each(
     call: Call,
     parts: list[Mapped],
-    steps: tuple[Tensor, ...],
+    steps: Mapping[str, Any],
     divisor: Divisor,
     seen: Tensor | None,
     for_gradients: bool = False,
 ) -> Tensor:
     """The output, of v's dtype, differentiable. ``call`` has features of queries as q, of any width as k, and v.
 
-    ``parts`` are the features of keys, ``steps`` the sums of logarithms of steps of queries and of keys, if any.
+    ``parts`` are the features of keys, ``steps`` what of ``Given`` says how they decay.
     ``for_gradients``: only gradients are wanted, the result is no number.
     """
     outs, first = [], 0
@@ -86,9 +87,9 @@ def each(
         else:
             one = part.values.new_ones(())
             rows, keys = one.expand(*a.shape[:3], 1), one.expand(*part.values.shape[:3], 1)
-            total = weighed(Given(own._replace(q=rows, k=keys, v=part.values), "", "", *steps))
+            total = weighed(Given(own._replace(q=rows, k=keys, v=part.values), "", "", **steps))
             a = divisor.divided(a, total, None, seen)
-            outs.append(weighed(Given(own._replace(q=a), "", "", *steps), for_gradients))
+            outs.append(weighed(Given(own._replace(q=a), "", "", **steps), for_gradients))
     return outs[0] if len(outs) == 1 else torch.stack([out.float() for out in outs]).sum(0).to(call.v.dtype)
 
 

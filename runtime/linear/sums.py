@@ -22,6 +22,17 @@ from torch import Tensor
 
 from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
+from attnspec.spec.weights import LOWEST_STEP
+
+
+class Channels(NamedTuple):
+    """The logarithms of the steps of each feature, (batch, heads, positions, features), float32.
+
+    The first query and key of the call are at the positions ``at`` of them.
+    """
+
+    steps: Tensor
+    at: tuple[int, int]
 
 
 class Given(NamedTuple):
@@ -30,7 +41,8 @@ class Given(NamedTuple):
     a is (batch, heads, n_q, features), b (batch, kv_heads, n, features), v (batch, kv_heads, n, dim_v). ``of_q`` is
     ``"q"`` where the call has queries, ``of_k`` ``"k"`` where it has keys, and ``""`` where it has features.
     ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n) are the sums of the logarithms of all steps up to
-    a position, float64, where pairs decay: a pattern then sees no keys that come later.
+    a position, float64, where pairs decay, and ``channels`` the steps where features do so each by itself: a pattern
+    then sees no keys that come later.
     """
 
     call: Call
@@ -38,16 +50,35 @@ class Given(NamedTuple):
     of_k: str = ""
     decay_q: Tensor | None = None
     decay_k: Tensor | None = None
+    channels: Channels | None = None
 
     def cut(self) -> Given:
         """The same numbers as kernels read them, past autograd."""
         q, k, v, *_ = (t.detach() for t in self.call[:3])
-        steps = (None if t is None else t.detach().contiguous() for t in (self.decay_q, self.decay_k))
-        return Given(self.call._replace(q=q, k=k, v=v), self.of_q, self.of_k, *steps)
+        decay_q, decay_k = (None if t is None else t.detach().contiguous() for t in (self.decay_q, self.decay_k))
+        channels = self.channels
+        if channels is not None:
+            steps = channels.steps.detach()
+            channels = channels._replace(steps=steps if steps.stride(3) == 1 else steps.contiguous())
+        return Given(self.call._replace(q=q, k=k, v=v), self.of_q, self.of_k, decay_q, decay_k, channels)
+
+    @property
+    def decays(self) -> bool:
+        """Whether pairs decay."""
+        return self.decay_q is not None or self.channels is not None
+
+    @property
+    def steps(self) -> tuple[Tensor, ...]:
+        """The tensors that say how."""
+        if self.channels is not None:
+            return (self.channels.steps,)
+        return () if self.decay_q is None or self.decay_k is None else (self.decay_q, self.decay_k)
 
     @property
     def beside(self) -> Beside:
         """What all sweeps read."""
+        if self.channels is not None:
+            return Beside(steps=self.channels.steps, at=self.channels.at)
         if self.decay_q is None or self.decay_k is None:
             return Beside()
         return Beside(decay_q=self.decay_q, decay_k=self.decay_k)
@@ -61,13 +92,12 @@ class Sums(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Those of what is q, k and v of a call, of their dtypes, and of the sums of steps, float32, where there are."""
+    """Those of what is q, k and v of a call, of their dtypes, and of what is ``steps`` of it, float32."""
 
     q: Tensor | None
     k: Tensor | None
     v: Tensor
-    decay_q: Tensor | None = None
-    decay_k: Tensor | None = None
+    steps: tuple[Tensor, ...] = ()
 
 
 def sums(given: Given, total: bool, divide: bool) -> Sums:
@@ -77,7 +107,8 @@ def sums(given: Given, total: bool, divide: bool) -> Sums:
     """
     assert total or not divide
     call, of_q, of_k, *_ = given
-    of = Sweep(one="z" if total else "", divide=divide, maps=(of_q, of_k, "", ""), decay=given.decay_q is not None)
+    maps, channels = (of_q, of_k, "", ""), "y" if given.channels else ""
+    of = Sweep(one="z" if total else "", divide=divide, maps=maps, decay=given.decays, channels=channels)
     out, found = sweep(call, of, *call[:3], call.v.dtype, given.beside)
     return Sums(out, found if total else None)
 
@@ -88,10 +119,10 @@ def gradients(
     """The gradients from those of the sums and of the totals (None: zero). ``of_v_alone`` leaves out all others."""
     call, of_q, of_k, *_ = given
     a, b, v = call[:3]
-    decay, shape = given.decay_q is not None, (*a.shape[:3],)
-    to_q = Sweep(divide=divided, maps=("", "", of_k, of_q), decay=decay, crossing=decay)
-    to_k = Sweep(True, divide=divided, maps=("", "", of_q, of_k), decay=decay, crossing=decay)
-    to_v = Sweep(True, divide=divided, maps=(of_k, of_q, "", ""), decay=decay)
+    decay, shape, by_channel = given.decays, (*a.shape[:3],), given.channels is not None
+    to_q = Sweep(divide=divided, maps=("", "", of_k, of_q), decay=decay, crossing=decay, channels="z" * by_channel)
+    to_k = replace(to_q, keys=True, maps=("", "", of_q, of_k))
+    to_v = Sweep(True, divide=divided, maps=(of_k, of_q, "", ""), decay=decay, channels="y" * by_channel)
     beside = given.beside
     if of.total is not None:
         to_q, to_k = replace(to_q, one="y", up="x"), replace(to_k, one="x", up="y")
@@ -101,11 +132,23 @@ def gradients(
     dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)
     if of_v_alone:
         return Gradients(None, None, dv)
-    by_q = torch.zeros(shape) if decay else EMPTY
-    by_k = torch.zeros((*shape[:2], b.shape[2])) if decay else EMPTY
+    own = a.shape[3:] if by_channel else ()
+    by_q = torch.zeros((*shape, *own)) if decay else EMPTY
+    by_k = torch.zeros((*shape[:2], b.shape[2], *own)) if decay else EMPTY
     sources = a if of_q or decay else EMPTY, b if of_k or decay else EMPTY
     at_q = beside._replace(source=sources[0], result=of.out if divided else EMPTY, crossing=by_q)
     da, _ = sweep(call, to_q, dout, v, b, a.dtype, at_q)
     at_k = beside._replace(source=sources[1], crossing=by_k)
     db, _ = sweep(call, to_k, v, dout, a, b.dtype, at_k)
-    return Gradients(da, db, dv, by_q, -by_k) if decay else Gradients(da, db, dv)
+    if given.channels is not None:
+        return Gradients(da, db, dv, (_of_steps(given.channels, by_q, by_k),))
+    return Gradients(da, db, dv, (by_q, -by_k) if decay else ())
+
+
+def _of_steps(of: Channels, by_q: Tensor, by_k: Tensor) -> Tensor:
+    """The gradient of steps, from the sums over the pairs of each query and each key."""
+    at_q, at_k = of.at
+    sums = torch.zeros(of.steps.shape, dtype=torch.float64)
+    sums[:, :, at_q : at_q + by_q.shape[2]] += by_q
+    sums[:, :, at_k : at_k + by_k.shape[2]] -= by_k
+    return sums.flip(2).cumsum(2).flip(2).float().masked_fill(of.steps < LOWEST_STEP, 0.0)

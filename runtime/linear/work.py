@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from attnspec.runtime.core.program import Needed, decode, facts, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
-from attnspec.runtime.linear.decay import steps
+from attnspec.runtime.linear.decay import by_channel, steps
 from attnspec.runtime.linear.each import Divisor, each, seen
 from attnspec.runtime.linear.features import apart, axes, mapped, together
-from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
+from attnspec.runtime.linear.sums import Channels, Given, Sums, gradients, sums
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
@@ -126,7 +127,7 @@ class Work:
         )
         features = together(self.spec, a.shape[-1], b.shape[-1])
         a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
-        return Given(self._call(a, b, v), of_q, of_k, *self._steps(gates))
+        return Given(self._call(a, b, v), of_q, of_k, **self._steps(gates, features))
 
     def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
         """All normalized and turned, keys and values by query head where the features of keys differ by it."""
@@ -153,27 +154,34 @@ class Work:
         parts = apart(self.spec, k.float(), self.inputs, self.sizes, self.projection, features)
         call = self._call(a.expand(*a.shape[:-1], features), k, v)
         divisor = Divisor(self.spec, self.sizes, self.inputs)
-        return each(call, parts, self._steps(None), divisor, None if divisor.plain else seen(call), for_gradients)
+        return each(
+            call, parts, self._steps(None, features), divisor, None if divisor.plain else seen(call), for_gradients
+        )
 
     def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         found = mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection)
         return found.values, found.gates
 
-    def _steps(self, gates: Tensor | None) -> tuple[Tensor, Tensor] | tuple[()]:
-        """The sums of the logarithms of all steps up to each query and each key, differentiable; or nothing."""
-        if gates is not None:
-            gates = gates.double().repeat_interleave(self.sizes.heads // gates.shape[1], 1)
-        found = steps(self.spec, self.inputs, self.sizes, self.q.device, more=gates)
-        if found is None:
-            return ()
+    def _steps(self, gates: Tensor | None, features: int) -> Mapping[str, Any]:
+        """What decays, as fields of ``Given``, differentiable: sums of steps, or by channel the steps themselves."""
+        if self.spec.weights.decay is None and gates is None:
+            return {}
         needed = Call(self.q, self.k, self.v, (), None, None, 1.0, self.program).needed
         if looks_ahead(self.program, needed):
             raise CallError(
                 f"{self.spec.name}: kernels of weights that decay are for patterns whose keys are never later than "
                 'their queries, as with `within k <= q`; target="dense" has the others'
             )
-        sizes, first = self.sizes, found.first
-        return found.sums[..., sizes.first - first :][..., : sizes.n_q], found.sums[..., -first:][..., : sizes.n]
+        if gates is not None:
+            gates = gates.repeat_interleave(self.sizes.heads // gates.shape[1], 1)
+        if self.spec.weights.by_channel or (gates is not None and gates.dim() == 4):
+            first, made = by_channel(self.spec, self.inputs, self.sizes, features, gates)
+            return {"channels": Channels(made, (self.sizes.first - first, -first))}
+        found = steps(self.spec, self.inputs, self.sizes, self.q.device, more=None if gates is None else gates.double())
+        assert found is not None
+        at_q, at_k = self.sizes.first - found.first, -found.first
+        ends = at_q + self.sizes.n_q, at_k + self.sizes.n
+        return {"decay_q": found.sums[..., at_q : ends[0]], "decay_k": found.sums[..., at_k : ends[1]]}
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where rows have no total."""
@@ -223,8 +231,7 @@ class Work:
                 return [d.contiguous() for d in found_of]
             given = own.given()
             call = given.call
-            steps = [x for x in (given.decay_q, given.decay_k) if x is not None]
-            made: list[Tensor] = [call.q, call.k, call.v, *steps]
+            made: list[Tensor] = [call.q, call.k, call.v, *given.steps]
             cut = given.cut()
             found = Sums(out, None if line is None else total)
             upstream: list[Tensor] = []
@@ -236,9 +243,9 @@ class Work:
                 if over.requires_grad:
                     (dtotal,) = torch.autograd.grad(over, leaf, upstream, retain_graph=True, allow_unused=True)
                     made.append(over)
-        of_v_alone = not any(x.requires_grad for x in (call.q, call.k, *steps))  # features are constant
+        of_v_alone = not any(x.requires_grad for x in (call.q, call.k, *given.steps))  # features are constant
         by = gradients(cut, found, self.divides, dout, dtotal, of_v_alone)
-        arrived = [*by[: 3 + len(steps)], *upstream][: len(made)]
+        arrived = [by.q, by.k, by.v, *(by.steps or [None] * len(given.steps)), *upstream][: len(made)]
         reached = [(x, d) for x, d in zip(made, arrived, strict=True) if d is not None and x.requires_grad]
         results = torch.autograd.grad(
             [x for x, _ in reached],

@@ -188,7 +188,7 @@ def test_what_kernels_cannot_do_is_refused() -> None:
     with pytest.raises(CallError, match="no scores of which one is the largest"):
         attend(q, k, v, return_max=True)
     with pytest.raises(attnspec.SpecError, match="E409"):
-        attnspec.compile("gla")
+        attnspec.compile("attention a { attend causal  linear relu(x)  divide each total  decay -0.1 * c }")
     with pytest.raises(CallError, match="float32, bfloat16 and float16"):
         attend(q.double(), k.double(), v.double())
     with pytest.raises(CallError, match="never later than"):

@@ -62,6 +62,7 @@ KERNELS = [
     "linear",
     "retention",
     "mamba2",
+    "gla",
     "tost",
     "strict",
     "linear_documents",
@@ -98,9 +99,10 @@ def test_kernels(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba2", "gla"])
 @pytest.mark.parametrize("regime", REGIMES)
-def test_kernels_with_gates_of_any_size(regime: str) -> None:
-    cut_anywhere(CASES["mamba2"], "cpp", torch.float32, TOLERANCE[torch.float32], regime)
+def test_kernels_with_gates_of_any_size(regime: str, name: str) -> None:
+    cut_anywhere(CASES[name], "cpp", torch.float32, TOLERANCE[torch.float32], regime)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])

@@ -105,12 +105,14 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
         if backward:
             return LinearKey(True, (dtype, dtype, *[plain] * 4), dim, features, decay=decay, crossing=decay, logs=logs)
         return LinearKey(False, (plain, plain, dtype, dtype, plain, plain), features, dim, decay=decay, logs=logs)
-    maps, divided = in_kernels(spec.weights), spec.weights.divide is not None
+    maps, divided, by_channel = in_kernels(spec.weights), spec.weights.divide is not None, spec.weights.by_channel
     features, types = max(size(q, dim), size(k, dim)), (*[dtype] * 4, "float32", "float32")
     if backward:
         one, up = ("x", "y") if divided else ("", "")
-        return LinearKey(True, types, dim + divided, features, one, up, ("", "", *maps), decay, decay)
-    return LinearKey(False, types, features, dim + divided, "z" if divided else "", "", (*maps, "", ""), decay)
+        fades = decay, "z" * by_channel, decay
+        return LinearKey(True, types, dim + divided, features, one, up, ("", "", *maps), *fades)
+    fades = decay, "y" * by_channel, False
+    return LinearKey(False, types, features, dim + divided, "z" if divided else "", "", (*maps, "", ""), *fades)
 
 
 def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dict[str, Any]) -> str:

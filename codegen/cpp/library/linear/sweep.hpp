@@ -4,15 +4,13 @@
 
 namespace attnspec {
 
-using Space = LinearSpace;
-
 template <class Pass>
 struct Sweep {
     static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
 
     const LinearProblem& p;
     const Sizes& s;
-    LinearSpace& w;
+    Space& w;
     const Place& at;
     int64_t b;
     Team outer, inner;  // heads of either side that see the same tiles; one of the teams has one member
@@ -22,6 +20,7 @@ struct Sweep {
     int next_kept = 0;
     Parts parts = {nullptr, nullptr, 0, 1, 0};
     double frame = 0;   // with DECAY: what the state counts from, the nearest of what it holds
+    Channels channels;  // with BY_CHANNEL
     int64_t first = 0;  // the slot of the tile's first lane
     Span live = {0, 0};
     int64_t head = 0;   // of the outer side
@@ -29,8 +28,8 @@ struct Sweep {
     bool one_by_one = false;  // full tiles are computed pair by pair
     double unsaved = 0;       // what tiles that were took more than reading a state, since there was one
 
-    Sweep(const LinearProblem& p, const Sizes& s, LinearSpace& w, const Place& at, int64_t b, Team outer, Team inner)
-        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
+    Sweep(const LinearProblem& p, const Sizes& s, Space& w, const Place& at, int64_t b, Team outer, Team inner)
+        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner), channels(p, w, rows_here(), rows_there(), b, (KEYS ? inner : outer).first) {
         for (Kept& one : kept) one = {INT64_MIN, 0, {}};
         w.ahead.clear();
     }
@@ -42,8 +41,9 @@ struct Sweep {
     int64_t line_here() const { return (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows); }
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
-    // The sum of the logarithms (of base 2) of steps up to a row of keys, or of queries.
+    // The sum of the logarithms (of base 2) of steps up to a row of keys, or of queries; a number of that order by channel.
     double logarithm(bool of_key, int64_t row) const {
+        if (BY_CHANNEL) return channels.coded(row + (of_key ? p.at_k : p.at_q));
         const int64_t line = (b * s.query_heads + (KEYS ? inner : outer).first) * (of_key ? s.keys : s.rows);
         const double sum = (of_key ? p.decay_k : p.decay_q)[line + row] * 1.4426950408889634;
         return KEYS ? -sum : sum;
@@ -59,6 +59,8 @@ struct Sweep {
         if (DECAY)
             for (int r = 0; r < to.inner.count; ++r) w.there[next_kept][r] = logarithm(!KEYS, rows_there()(slots.begin + r));
         to.inner.logs = w.there[next_kept];
+        if constexpr (BY_CHANNEL)
+            to.inner.steps = channels.load_tile(next_kept, slots);
         next_kept = (next_kept + 1) % KEPT;
         const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
         const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
@@ -109,12 +111,16 @@ struct Sweep {
                     const bool on = l >= range.begin && l < range.end;
                     w.here[g][l] = on ? logarithm(KEYS, rows_here()(first + g * LANES + l)) : -std::numeric_limits<double>::infinity();
                 }
+            if constexpr (BY_CHANNEL)
+                channels.load_group(group(g));
             if (CROSSING) memset(w.itself[g], 0, sizeof(w.itself[g]));
         }
         const Span soon = slots_of(rows_here(), slots_here(), first / HERE + (KEYS ? -1 : 1), HERE);
         w.ahead.add(p.out, sizeof(OutElem), ZC, b, head, rows_here(), live);
         w.ahead.add(p.x, sizeof(XElem), XT, b, head, rows_here(), soon);
     }
+
+    Group group(int g) const { return {g, first + g * LANES, lanes(g)}; }
 
     // What the pattern names of inner head h: full tiles are noted, partial ones computed.
     void visit(int64_t o, int64_t h) {
@@ -161,11 +167,17 @@ struct Sweep {
                 z = w.unfit.template without<ZS>(tile.z, (uint32_t*)w.fit, tile.rows);
             }
             const Seen seen = PARTIAL ? Seen(range, w.mask, tile.count) : Seen(range);
-            score_pairs(w, g, tile, seen);
-            if (PARTIAL || DECAY) finish<PARTIAL>(g, tile, range);
-            if (CROSSING && PARTIAL) set_apart(g, tile, range, slots.begin);
-            add_pairs(w, g, z, seen);
-            if (PARTIAL && w.unfit.count) add_unfit(g, tile, range);
+            if constexpr (BY_CHANNEL && !OF_OUT)
+                channels.score(group(g), tile, range, slots.begin);
+            else
+                score_pairs(w, g, tile, seen);
+            if (PARTIAL || SCALAR) finish<PARTIAL>(g, tile, range);
+            if (CROSSING && PARTIAL) set_apart(s, w, group(g), rows_here(), rows_there(), tile, range, slots.begin);
+            if constexpr (OF_OUT)
+                channels.add(group(g), tile, z, range, slots.begin);
+            else
+                add_pairs(w, g, z, seen);
+            if (PARTIAL && w.unfit.count) add_unfit(g, tile, range, slots.begin);
         }
     }
 
@@ -174,42 +186,25 @@ struct Sweep {
     void finish(int g, const Inner& tile, Range range) {
         const int end = PARTIAL || range.end < tile.count ? range.end : tile.count;
         for (int c = 0; c < C; ++c) {
-            const vdouble here = DECAY ? *(const vdouble*)(w.here[g] + c * W) : vdouble{};
+            const vdouble here = SCALAR ? *(const vdouble*)(w.here[g] + c * W) : vdouble{};
             for (int r = range.begin; r < end; ++r) {
                 float* at = w.s + r * LANES + c * W;
                 vfloat s = load(at);
-                if (DECAY) s *= fading(here - tile.logs[r]);
+                if (SCALAR) s *= fading(here - tile.logs[r]);
                 if (PARTIAL) s = *(const vint*)(w.mask + r * LANES + c * W) != 0 ? s : vfloat{};
                 store(at, s);
             }
         }
     }
 
-    // Pairs of a position with itself do not decay: with strong gates they hide all others in a sum.
-    ATTNSPEC_NOINLINE void set_apart(int g, const Inner& tile, Range range, int64_t slot) {
-        const Range on = lanes(g);
-        const int64_t shift = KEYS ? s.k_start - s.q_start : s.q_start - s.k_start;
-        for (int l = on.begin; l < on.end; ++l) {
-            const int64_t row = rows_here()(first + g * LANES + l) + shift;  // of the same position on the other side
-            int64_t r = row - rows_there()(slot);
-            if (!rows_there().list)
-                r = r % rows_there().step ? -1 : r / rows_there().step;
-            else
-                for (r = tile.count - 1; r >= 0 && rows_there()(slot + r) != row; --r) {}
-            if (r < range.begin || r >= range.end || r >= tile.count) continue;
-            float& weight = w.s[r * LANES + l];
-            for (int c = 0; c < ZS; c += W) {
-                float* to = w.itself[g] + l * ZS + c;
-                store(to, load(to) + load_any(tile.z + r * ZS + c) * weight);
-            }
-            weight = 0.f;
-        }
-    }
-
     // The values that are not finite, for the lanes that see them.
-    ATTNSPEC_NOINLINE void add_unfit(int g, const Inner& tile, Range range) {
+    ATTNSPEC_NOINLINE void add_unfit(int g, const Inner& tile, Range range, int64_t slot) {
         for (int i = 0; i < w.unfit.count; ++i) {
             const int r = w.unfit.at[i];
+            if constexpr (OF_OUT) {
+                if (r >= range.begin && r < range.end) channels.add_exactly(group(g), tile.z, {r, r + 1}, slot);
+                continue;
+            }
             for (int l = 0; l < LANES; ++l)
                 if (r >= range.begin && r < range.end && w.mask[r * LANES + l])
                     for (int d = 0; d < ZC; ++d) w.out[g][d * LANES + l] += w.s[r * LANES + l] * tile.z[r * ZS + d];
@@ -244,7 +239,11 @@ struct Sweep {
         held.swap(next);
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
-            if (on.begin < on.end) read_state(w, g, frame);
+            if (on.begin >= on.end) continue;
+            if constexpr (BY_CHANNEL)
+                channels.read_state(g);
+            else
+                read_state(w, g, frame);
         }
     }
 
@@ -272,6 +271,10 @@ struct Sweep {
         }
         for (int64_t i = begin; i < end; ++i) {
             const double from = parts.frames[i], nearest = from < frame ? from : frame;
+            if constexpr (BY_CHANNEL) {
+                channels.add_part(parts.sums + i * STATE, from, frame);
+                continue;
+            }
             const double keep = DECAY ? left_of(frame - nearest) : 1.0, times = DECAY ? left_of(from - nearest) : 1.0;
             for (int x = 0; x < STATE; ++x) w.sums[x] = w.sums[x] * keep + parts.sums[i * STATE + x] * times;
             frame = nearest;
@@ -302,7 +305,10 @@ struct Sweep {
                 const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
                 if (slots.begin >= slots.end) continue;
                 const Inner& tile = inner_tile(j, h, slots);
-                move_tile(w, tile, {sign, DECAY ? approach(tile) : 1.0});
+                if constexpr (BY_CHANNEL)
+                    channels.move(tile, sign, frame);
+                else
+                    move_tile(w, tile, {sign, DECAY ? approach(tile) : 1.0});
             }
     }
 
@@ -354,7 +360,9 @@ struct Sweep {
                         }
                     }
             }
-            if (CROSSING && loaded) add_itself(g, on);
+            if constexpr (OF_OUT)
+                if (loaded) channels.add_far(g);
+            if (CROSSING && loaded) add_itself(p, w, group(g), rows_here(), b, head, (KEYS ? inner : outer).first);
             if constexpr (OUT_MAP != 0) {
                 load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, rows_here(), first + g * LANES, on);
                 for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, gradient<OUT_MAP>(load(w.out[g] + i), load(w.more + i)));
@@ -373,22 +381,6 @@ struct Sweep {
                 }
             put_rows<ZC, ZS, OutElem>(p.out, b, head, rows_here(), slot, count, rows);
         }
-    }
-
-    // Sums over pairs of weight times gradient, before what pairs of a position with itself add is added.
-    ATTNSPEC_NOINLINE void add_itself(int g, Range on) {
-        load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, rows_here(), first + g * LANES, on);
-        alignas(64) float sums[LANES];
-        for (int c = 0; c < C; ++c) {
-            vfloat sum = vfloat{};
-            for (int d = 0; d < ZC; ++d)
-                sum += load(w.out[g] + d * LANES + c * W) * features<OUT_MAP>(load(w.more + d * LANES + c * W));
-            store(sums + c * W, sum);
-        }
-        const int64_t line = (b * s.query_heads + (KEYS ? inner : outer).first) * (KEYS ? s.keys : s.rows);
-        for (int l = on.begin; l < on.end; ++l) p.crossing[line + rows_here()(first + g * LANES + l)] += sums[l];
-        transpose<LANES, ZS, LANES, ZS>(w.more, w.itself[g]);
-        for (int i = 0; i < ZC * LANES; i += W) store(w.out[g] + i, load(w.out[g] + i) + load(w.more + i));
     }
 };
 

@@ -15,14 +15,17 @@ struct LinearProblem {
     Tensor source;        // with OUT_MAP: what features were made of, of the shape of the output, which becomes its gradient
     Tensor result;        // with X_UP and `divide`: the output of the forward pass
     Tensor here, there;   // with LOGS: logarithms of channels, fp32, for each of the outer and of the inner side
+    Tensor steps;         // with BY_CHANNEL: logarithms of steps (batch, heads, positions, features), fp32, rows without gaps
     float* total;         // (batch, heads, rows), contiguous: the sums over the column of ones of z. Of UP: what was divided by
     const float* dtotal;  // of X_UP: the gradient of the totals themselves, or null
     float* extra;         // of X_UP and Y_UP, (batch, heads, rows): the one more column, which X_UP writes and Y_UP reads
     // With DECAY, of each query head: the sums of the logarithms of all steps up to each query, and to each key, (batch,
     // heads, rows) and (batch, heads, keys). A pair weighs exp of their difference, of which the query comes later.
     const double *decay_q, *decay_k;
+    double* step_sums;  // with BY_CHANNEL: room for the sums of the steps before each block of positions
     float* crossing;  // with CROSSING: for each of the outer side, the sum over its pairs, but that with itself, of
-                      // weight times gradient of the weight
+                      // weight times gradient of the weight; by channel where these decay each by itself
+    int64_t step_count, at_q, at_k;  // of steps, how many positions there are; those of the first query and key
     float scale;
     int32_t threads, divide;  // divide: by the total, where that is not zero; 0 where it is
 };
@@ -44,7 +47,8 @@ constexpr int X_MAP = ATTNSPEC_X_MAP, Y_MAP = ATTNSPEC_Y_MAP, Z_MAP = ATTNSPEC_Z
 // Columns that tensors have, and those of y and z that stand in a tile.
 constexpr int XT = D - X_ONE - X_UP, YT = D - Y_ONE - Y_UP, YC = D - Y_ONE, ZC = DV - Z_ONE;
 constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);  // strides of rows
-constexpr bool DECAY = ATTNSPEC_DECAY, CROSSING = ATTNSPEC_CROSSING;
+// BY_CHANNEL: features decay each by itself (channel.hpp); else one factor for all is SCALAR.
+constexpr bool DECAY = ATTNSPEC_DECAY, BY_CHANNEL = ATTNSPEC_DECAY > 1, SCALAR = DECAY && !BY_CHANNEL, CROSSING = ATTNSPEC_CROSSING;
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
 constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
 constexpr int KEPT = 2;  // tiles of the inner side: one that was partial is often full for the next outer tile
@@ -136,7 +140,7 @@ ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, 
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {
             vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            const vdouble before = DECAY ? *to * by.keep : *to;
+            const vdouble before = SCALAR ? *to * by.keep : *to;
             const vdouble sum = before + __builtin_convertvector(by.sign * load(c + (m * VECTORS + v) * W), vdouble);
             *to = sum;
             *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(sum, vfloat);
@@ -186,6 +190,7 @@ struct Inner {
     int count, rows;
     const float *y, *z;
     const double* logs = nullptr;  // with DECAY, of each row
+    const struct InnerSteps* steps = nullptr;  // with BY_CHANNEL
 };
 
 // The rows of some slots as fp32 rows of stride S, padded with zeros: in place where the tensor has this form already. With
@@ -343,8 +348,8 @@ static void add_pairs(LinearSpace& w, int g, const float* z, const Seen& seen) {
 // leaves again leaves nothing behind. With DECAY the state is multiplied by `keep` before, and row r counts kept_back[r].
 static void move_tile(LinearSpace& w, const Inner& tile, Change by) {
     const State all = {w.sums, w.state};
-    const float *y = tile.y, *each = DECAY ? w.kept_back : &UNIT_WEIGHT;
-    if constexpr (DECAY) {
+    const float *y = tile.y, *each = SCALAR ? w.kept_back : &UNIT_WEIGHT;
+    if constexpr (SCALAR) {
         for (int r = 0; r < tile.count; ++r)
             for (int c = 0; c < YS; c += W) store(w.faded_y + r * YS + c, load_any(y + r * YS + c) * w.kept_back[r]);
         y = w.faded_y;
@@ -354,7 +359,7 @@ static void move_tile(LinearSpace& w, const Inner& tile, Change by) {
         if constexpr (Z_ONE) add_rows<0, YS>(&UNIT_WEIGHT, y, tile.count, by, {w.sums + ZC * YS, w.state + ZC * YS});
     } else {
         add_products<YC, YS, ZS>(y, tile.z, tile.count, by, all, w.ahead);
-        if constexpr (Y_ONE) add_rows<DECAY, ZS>(each, tile.z, tile.count, by, {w.sums + YC * ZS, w.state + YC * ZS});
+        if constexpr (Y_ONE) add_rows<SCALAR, ZS>(each, tile.z, tile.count, by, {w.sums + YC * ZS, w.state + YC * ZS});
     }
 }
 
