@@ -238,14 +238,15 @@ class Attention(Paged, Stages):
         >>> torch.allclose(torch.cat([out, more], 2), attend(q, k, v), atol=1e-5), state.shape
         (True, torch.Size([1, 4, 16, 17]))
 
-        A state is (batch, heads, features, dim_v), one more for sums of weights where these are divided by, float32 (of
-        float64 tensors float64), and as differentiable as q, k and v; its heads are those of the keys unless lines read
-        ``h``. ``q_start`` says after how many tokens of the sequence a call begins: it is needed where vectors turn by
-        positions, and where a pattern can be cut only after multiples of some number of tokens. Where documents are
-        given by offsets each has a state, (batch * documents, ..): document d of a call goes on from its own, wherever
-        it lies and however many tokens of it come, and leaves its own. Where their numbers are given (``sorted``) the
-        state is that of the last token's document, and the first token goes on with it (zero the state of a batch entry
-        that begins a new one).
+        A state is (batch, heads, features, dim_v), one more for sums of weights where these are divided by, and before
+        that one for what it counts from where exponentials do (``divide each``, ``favor(stable = running)``), float32
+        (of float64 tensors float64), and as differentiable as q, k and v; its heads are those of the keys unless lines
+        read ``h``, or a maximum runs. ``q_start`` says after how many tokens of the sequence a call begins: it is
+        needed where vectors turn by positions, and where a pattern can be cut only after multiples of some number of
+        tokens. Where documents are given by offsets each has a state, (batch * documents, ..): document d of a call
+        goes on from its own, wherever it lies and however many tokens of it come, and leaves its own. Where their
+        numbers are given (``sorted``) the state is that of the last token's document, and the first token goes on with
+        it (zero the state of a batch entry that begins a new one).
 
         Of a mixture whose branches have lines of their own it is a tuple, a state for each branch of features and None
         for each of softmax: it may be cut where no later query sees keys of these (``infini`` after whole segments).

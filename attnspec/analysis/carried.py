@@ -197,7 +197,7 @@ def by_head(spec: Spec) -> bool:
     weights = spec.weights
     lines = [weights.k, weights.decay, weights.delta, *([weights.divide] if weights.delta is not None else [])]
     read = (line for line in (*lines, spec.branches[0].pred) if line is not None)
-    return any("h" in contents.free(line) for line in read)
+    return weights.running or any("h" in contents.free(line) for line in read)
 
 
 def _inside_documents(spec: Spec) -> tuple[tuple[e.Pred, ...], e.Pred]:

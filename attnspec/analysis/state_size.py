@@ -29,7 +29,8 @@ class StateNeed:
 class StateSize:
     """What each head keeps, the bytes of a layer after each of some numbers of tokens, and where a sequence may be cut.
 
-    A state has ``shape``: features, and values (one more where sums are divided), float32. ``cut``: after multiples of
+    A state has ``shape``: features, and values (one more where sums are divided, and one where it counts from a largest
+    logarithm), float32. ``cut``: after multiples of
     how many tokens one state is all there is, and calls hand it on; or in a few words why they do not.
     """
 
@@ -65,7 +66,7 @@ def state_size(relation: Relation, sizes: Sizes, lengths: Sequence[int], dim: in
     spec, weights = relation.spec, relation.spec.weights
     assert weights.q is not None
     assert weights.k is not None
-    shape = max(size(side, dim) for side in (weights.q, weights.k)), dim + (weights.divide is not None)
+    shape = max(size(side, dim) for side in (weights.q, weights.k)), dim + weights.beside_values
     found, total = [], [0] * len(lengths)
     for item in states(relation, sizes):
         counts = [item.futures.kept(length) for length in lengths]

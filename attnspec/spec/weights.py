@@ -102,6 +102,22 @@ class Weights:
         return tuple(found for side in (self.q, self.k) if side is not None for found in f.favors(side))
 
     @property
+    def running(self) -> bool:
+        """Whether features count from a running maximum."""
+        return any(found.kernel == "softmax" and found.stable == "running" for found in self.favors)
+
+    @property
+    def by_logarithms(self) -> bool:
+        """Whether all features of keys are exponentials, kept as logarithms for the divisors that each has."""
+        each = self.each and self.k is not None and self.delta is None
+        return each and all(map(f.is_exponential, f.parts(self.k)))  # type: ignore[arg-type]
+
+    @property
+    def beside_values(self) -> int:
+        """How many numbers a state has beside those of values: their sum if it divides, and what it counts from."""
+        return (self.divide is not None) + (self.running or self.by_logarithms)
+
+    @property
     def expressions(self) -> tuple[RealExpr, ...]:
         """Everything that is worked out at the call."""
         found = (self.q, self.k, self.divide, self.decay, self.delta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +54,19 @@ def _kept(features: int, dim: int, seed: int, scaling: str) -> Tensor:
         return drawn(features, dim, seed, scaling)
 
 
-def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False) -> tuple[Tensor, Tensor | None]:
-    """The features of vectors (.., n, dim), (.., n, features), and the gates of a running maximum, (.., n), or None.
+class Features(NamedTuple):
+    """The features of vectors (.., n, dim), (.., n, features), the gates of a running maximum, (.., n), and its end.
+
+    That is the maximum of all, (..); both are None where there is none.
+    """
+
+    values: Tensor
+    gates: Tensor | None = None
+    last: Tensor | None = None
+
+
+def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, since: Tensor | None = None) -> Features:
+    """The features of vectors (.., n, dim).
 
     ``x`` is scaled by ``dim ** -0.25``, then with ``kernel = softmax``
     ``features ** -0.5 * (exp(W x - |x| ** 2 / 2 - c) + eps)``, with ``kernel = relu`` ``relu(W x) + eps``. For queries
@@ -62,13 +74,13 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False) ->
     head (as published: with eps above 0 the future then has a part in the past); with ``running`` that of the positions
     so far: what is weighed later is less by ``exp`` of the sum of the gates, which are 0 or negative. With ``none`` c
     is 0 on both sides. No gradient goes through c, unless ``through_max``. ``logs``: the logarithms of the features,
-    with ``kernel = softmax``.
+    with ``kernel = softmax``. ``since`` (..) is the running maximum of what came before, if anything did.
     """
     projected = (x * x.shape[-1] ** -0.25) @ rows.to(x.dtype).T
     if of.kernel == "relu":
-        return torch.relu(projected) + of.eps, None
+        return Features(torch.relu(projected) + of.eps)
     half = x.square().sum(-1, keepdim=True) * (0.5 * x.shape[-1] ** -0.5)
-    gates = None
+    gates = last = None
     if of.stable == "none" or not x.shape[-2]:
         largest = projected.new_zeros(())
     elif not keys:
@@ -77,13 +89,15 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False) ->
         largest = projected.amax((-2, -1), keepdim=True)
     else:
         so_far = projected.amax(-1).cummax(-1).values
-        gates = torch.nn.functional.pad(so_far[..., :-1] - so_far[..., 1:], (1, 0))
-        gates = gates if of.through_max else gates.detach()
+        so_far = so_far if since is None else torch.maximum(so_far, since[..., None])
+        first = so_far[..., :1] if since is None else since[..., None]
+        gates, last = torch.cat([first, so_far[..., :-1]], -1) - so_far, so_far[..., -1]
+        gates, last = (t if of.through_max else t.detach() for t in (gates, last))
         largest = so_far[..., None]
     if not of.through_max:
         largest = largest.detach()
     exponents = projected - half - largest
     if logs:
         least = exponents.new_tensor(of.eps).log()
-        return torch.logaddexp(exponents, least) - 0.5 * math.log(rows.shape[0]), gates
-    return rows.shape[0] ** -0.5 * (torch.exp(exponents) + of.eps), gates
+        return Features(torch.logaddexp(exponents, least) - 0.5 * math.log(rows.shape[0]), gates, last)
+    return Features(rows.shape[0] ** -0.5 * (torch.exp(exponents) + of.eps), gates, last)

@@ -33,25 +33,34 @@ class Mapped:
     """Features (batch, heads, rows, features), and what a running maximum adds to the logarithms of steps.
 
     ``gates`` are None where there is none, else (batch, heads, n), or (batch, heads, n, features) where features
-    differ in it. With ``logs`` the values are logarithms of features.
+    differ in it; ``last`` (batch, heads) is that maximum at the end. With ``logs`` the values are logarithms of
+    features.
     """
 
     values: Tensor
     gates: Tensor | None = None
+    last: Tensor | None = None
     logs: bool = False
 
 
 def mapped(
-    spec: Spec, side: str, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None
+    spec: Spec,
+    side: str,
+    x: Tensor,
+    inputs: Mapping[str, Tensor],
+    sizes: Sizes,
+    given: Tensor | None,
+    since: Tensor | None = None,
 ) -> Mapped:
     """The features of queries (``side`` is ``"q"``) or keys, (batch, heads, rows, dim), after rotations, by query head.
 
     Computed in the dtype of x, to which float inputs are taken. ``inputs`` are those that the line reads, as
-    :func:`attnspec.runtime.prepare.inputs.prepare` makes them; ``given`` is the projection of the call, for ``favor``.
+    :func:`attnspec.runtime.prepare.inputs.prepare` makes them; ``given`` is the projection of the call, for ``favor``,
+    and ``since`` (batch, heads) the running maximum before its first key.
     A feature that is the same number for all vectors is one feature. Raises CallError where the projection does not
     fit.
     """
-    found = _parts(spec, side, x, inputs, sizes, given, False)
+    found = _parts(spec, side, x, inputs, sizes, given, since=since)
     return found[0] if len(found) == 1 else _joined(found)
 
 
@@ -59,14 +68,21 @@ def apart(
     spec: Spec, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None, features: int
 ) -> list[Mapped]:
     """The features of keys, map by map, as logarithms where they are exponentials; ``features`` are those of all."""
-    found = _parts(spec, "k", x, inputs, sizes, given, True)
+    found = _parts(spec, "k", x, inputs, sizes, given, logs=True)
     if len(found) > 1:
         return found
     return [replace(found[0], values=found[0].values.expand(*x.shape[:-1], features))]
 
 
 def _parts(
-    spec: Spec, side: str, x: Tensor, inputs: Mapping[str, Tensor], sizes: Sizes, given: Tensor | None, logs: bool
+    spec: Spec,
+    side: str,
+    x: Tensor,
+    inputs: Mapping[str, Tensor],
+    sizes: Sizes,
+    given: Tensor | None,
+    logs: bool = False,
+    since: Tensor | None = None,
 ) -> list[Mapped]:
     feature = spec.weights.q if side == "q" else spec.weights.k
     assert feature is not None
@@ -77,7 +93,7 @@ def _parts(
         own = logs and f.is_exponential(part)
         if isinstance(part, f.Favor):
             rows = projection(part, x.shape[-1], given, x.device, spec.name)
-            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k", own), own))
+            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k", own, since), own))
         elif own:
             assert isinstance(part, r.Apply)
             found.append(Mapped(_entries(part.arg, env, x), logs=True))

@@ -127,7 +127,7 @@ class Work:
         )
         features = together(self.spec, a.shape[-1], b.shape[-1])
         a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
-        return Given(self._call(a, b, v), of_q, of_k, **self._steps(gates, features))
+        return Given(self.call(a, b, v), of_q, of_k, **self._steps(gates, features))
 
     def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
         """All normalized and turned, keys and values by query head where the features of keys differ by it."""
@@ -143,7 +143,8 @@ class Work:
         """The inputs that kernels read."""
         return [self.inputs[name] for name in _Known.of(self.program).reads]
 
-    def _call(self, a: Tensor, b: Tensor, v: Tensor) -> Call:
+    def call(self, a: Tensor, b: Tensor, v: Tensor) -> Call:
+        """A call of kernels: of features and values, with what else they read."""
         return Call(a, b, v, self.kernel_inputs, self.inputs.get(ORDER), None, self.scale, self.program)
 
     def _each(self, for_gradients: bool = False) -> Tensor:
@@ -152,7 +153,7 @@ class Work:
         a, _ = self._mapped("q", q)
         features = together(self.spec, a.shape[-1], size(self.spec.weights.k, k.shape[-1]))  # type: ignore[arg-type]
         parts = apart(self.spec, k.float(), self.inputs, self.sizes, self.projection, features)
-        call = self._call(a.expand(*a.shape[:-1], features), k, v)
+        call = self.call(a.expand(*a.shape[:-1], features), k, v)
         divisor = Divisor(self.spec, self.sizes, self.inputs)
         return each(
             call, parts, self._steps(None, features), divisor, None if divisor.plain else seen(call), for_gradients

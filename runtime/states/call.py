@@ -19,7 +19,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import check_lists, sizes_of
 from attnspec.runtime.expressions.real import tables
 from attnspec.runtime.linear.decay import logarithms
-from attnspec.runtime.linear.features import axes, mapped, together
+from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.apart import keys_turn_once
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
@@ -27,9 +27,10 @@ from attnspec.runtime.prepare.rotate import turned
 from attnspec.runtime.states.documents import Documents
 from attnspec.runtime.states.packed import PackedPiece, packed_masks
 from attnspec.runtime.states.piece import Piece, Results
+from attnspec.runtime.states.relative import PackedRelativePiece, RelativePiece
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
-from attnspec.spec.feature import size
+from attnspec.spec.feature import is_exponential, parts, size
 from attnspec.spec.real import RealRead
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import STEP
@@ -54,12 +55,16 @@ def why_not(spec: Spec, target: str) -> str:
         return "`divide each` beside a decay by channel goes on from no state"
     if spec.sink is not None:
         return "a sink goes on from no state"
-    for found in weights.favors:
-        if found.kernel == "softmax" and found.stable != "none":
-            return (
-                f"with `stable = {found.stable}` the features of favor are relative to the largest key of each call: "
-                "`stable = none` has a state"
-            )
+    if any(found.kernel == "softmax" and found.stable == "all" for found in weights.favors):
+        return (
+            "with `stable = all` the features of favor are relative to the largest key of each call: "
+            "`stable = running` and `stable = none` have a state"
+        )
+    exponential = weights.each and any(map(is_exponential, parts(weights.k))) if weights.k is not None else False
+    if weights.running and (weights.each or weights.delta is not None):
+        return f"a running maximum beside `{'divide each' if weights.each else 'delta'}` goes on from no state"
+    if exponential and not weights.by_logarithms and weights.delta is None:
+        return "with `divide each` exponentials beside other features go on from no state"
     if _turn_otherwise(spec):
         return "vectors turn by more than their own positions, so that keys of one call do not fit the next"
     lengths = {"n", "n_q"}
@@ -115,6 +120,8 @@ def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Ca
     """How sequences of a program go on from a state. Raises CallError where they do not, with the reason."""
     spec, of = spec_of(program), needed(program, heads, kv_heads, batch)
     found = why_not(spec, program.target) or carried(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
+    if isinstance(found, Carried) and spec.weights.running and (found.alike or found.packed):
+        found = "a running maximum is that of all documents"
     if isinstance(found, Carried):
         return found
     raise CallError(f"{spec.name}: a call of this pattern takes and gives no state: {found}")
@@ -167,22 +174,29 @@ def piece(asked: Asked) -> Piece:
     assert weights.k is not None
     packed = None if going.packed is None else Documents.of(given[going.packed], n)
     features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
-    by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None)
+    by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None or weights.running)
     q, k, v = (t.to(dtype) for t in (q, k, v))
     whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
     q, k = turned(spec, q, k, whole, found)
     vectors = (q, k, v) if by_kernels else None
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
-    a, b = (
-        mapped(spec, side, x, found, sizes, projection).values.expand(*x.shape[:-1], features) if wanted else None
-        for side, x, wanted in (("q", q, needed[0]), ("k", k, needed[1]))
-    )
-    steps = logarithms(spec, found, sizes, np.arange(n), q.device, features) if any(needed) else None
     if state is not None:
         many, of = (batch, "batch") if packed is None else (batch * packed.count, "batch * documents")
         _check_state(spec, state, state_shape(spec, many, heads, kv_heads, features, v.shape[3]), of, q.device)
+    needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
+    a, b, gates, running = None, None, None, None
+    if needed[0]:
+        a = mapped(spec, "q", q, found, sizes, projection).values.expand(*q.shape[:-1], features)
+    if needed[1] and weights.by_logarithms:
+        b = torch.cat([one.values for one in apart(spec, k, found, sizes, projection, features)], -1)
+    elif needed[1]:
+        since = state[:, :, 0, v.shape[3]].to(dtype) if state is not None and weights.running else None
+        made = mapped(spec, "k", k, found, sizes, projection, since)
+        b, gates, running = made.values.expand(*k.shape[:-1], features), made.gates, made.last
+    if state is not None and weights.running:
+        state = torch.cat([state[..., : v.shape[3]], state[..., v.shape[3] + 1 :]], -1)
+    steps = logarithms(spec, found, sizes, np.arange(n), q.device, features, gates) if any(needed) else None
     if packed is not None:
         masks = packed_masks(going, packed, batch)
     else:
@@ -192,11 +206,13 @@ def piece(asked: Asked) -> Piece:
     )
     if scale is None:
         scale = 1.0 if spec.scale is None else spec.scale
-    made = Piece(
+    whole_piece: Piece = (RelativePiece if weights.by_logarithms else Piece)(
         spec, program, sizes, found, dict(inputs), vectors, a, b, v, scale, steps, state, seen, kept, stays,
-        itself, return_state,
+        itself, return_state, running,
     )  # fmt: skip
-    return made if packed is None else PackedPiece(**vars(made), documents=packed)
+    if packed is None:
+        return whole_piece
+    return (PackedRelativePiece if weights.by_logarithms else PackedPiece)(**vars(whole_piece), documents=packed)
 
 
 Masks = tuple[Tensor | None, ...]
@@ -245,16 +261,18 @@ def begins(spec: Spec, going: Carried, n: int, resumes: bool, q_start: int | Non
 
 
 def state_shape(spec: Spec, states: int, heads: int, kv_heads: int, features: int, dim_v: int) -> tuple[int, ...]:
-    """(states, heads, features, dim_v), one more where weights are divided; key heads where heads do not differ."""
-    return states, heads if by_head(spec) else kv_heads, features, dim_v + (spec.weights.divide is not None)
+    """(states, heads, features, dim_v and what is beside values); key heads where heads do not differ."""
+    return states, heads if by_head(spec) else kv_heads, features, dim_v + spec.weights.beside_values
 
 
 def _check_state(spec: Spec, state: object, shape: tuple[int, ...], of: str, device: torch.device) -> None:
     if not isinstance(state, Tensor):
         raise CallError(f"{spec.name}: state must be a tensor, not {type(state).__name__}")
+    more = spec.weights.beside_values
+    size = f"dim_v + {more}" if more else "dim_v"
     if tuple(state.shape) != shape or state.dtype not in (torch.float32, torch.float64):
         raise CallError(
-            f"{spec.name}: state must be ({of}, heads, features, dim_v{' + 1' * (spec.weights.divide is not None)}) "
+            f"{spec.name}: state must be ({of}, heads, features, {size}) "
             f"= {shape}, float32, as return_state=True gives it; this one is {tuple(state.shape)}, {state.dtype}"
         )
     if state.device != device:

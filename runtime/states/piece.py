@@ -46,7 +46,8 @@ class Piece:
     ``steps`` are the logarithms of steps, float64; ``seen`` says which rows see the state, ``kept`` which keys are in
     the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1), or None: all are.
     ``itself`` says where a token that comes alone sees itself; ``returns``: a new state is wanted. With ``vectors``, q,
-    k and v, turned, kernels map these by themselves, and features of rows or keys are there only if needed.
+    k and v, turned, kernels map these by themselves, and features of rows or keys are there only if needed. ``running``
+    (batch, heads) is the running maximum after the call, where features have one: it goes into the new state.
     """
 
     spec: Spec
@@ -66,6 +67,7 @@ class Piece:
     stays: Tensor | None
     itself: Tensor | None
     returns: bool
+    running: Tensor | None
 
     def run(self) -> Results:
         """Outputs and totals of rows, and the new state (else an empty tensor)."""
@@ -79,7 +81,7 @@ class Piece:
                 found, total = found[..., :-1], found[..., -1:]
         if total is not None:
             found = self._divided(found, total, self.a, False)
-        state = self._after(v) if self.returns else v.new_empty(0)
+        state = self._with_maximum(self._after(v)) if self.returns else v.new_empty(0)
         return Results(found, None if total is None else total[..., 0], state)
 
     def _by_kernels(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +101,14 @@ class Piece:
 
     def after(self) -> Tensor:
         """The new state alone."""
-        return self._after(self._values())
+        return self._with_maximum(self._after(self._values()))
+
+    def _with_maximum(self, state: Tensor) -> Tensor:
+        """A state with the running maximum behind its values."""
+        if self.running is None:
+            return state
+        column, at = self.running[..., None, None].expand(*state.shape[:3], 1), self.v.shape[3]
+        return torch.cat([state[..., :at], column.to(state.dtype), state[..., at:]], -1)
 
     def _values(self) -> Tensor:
         return self.v if self.spec.weights.delta is None else self._corrected()
@@ -119,14 +128,14 @@ class Piece:
             if past:
                 return v.new_zeros((*a.shape[:3], v.shape[3]))
             groups = a.reshape(a.shape[0], b.shape[1], -1, a.shape[3])
-            return _masked(((groups @ b.mT) * v).reshape(*a.shape[:3], v.shape[3]), self.itself)
+            return masked(((groups @ b.mT) * v).reshape(*a.shape[:3], v.shape[3]), self.itself)
         gates = None if self.steps is None else self.steps[:, : a.shape[1]].to(a.dtype)
         return CoreSums.of(self.program, 0 if gates is None else gates.dim(), past)(a, b, v, gates, self.given)
 
     def _before(self, a: Tensor) -> Tensor:
         """What rows find in the state, (batch, heads, n, dim_v or one more)."""
         assert self.state is not None
-        a, heads = _masked(a * self._since(a), self.seen), self.state.shape[1]
+        a, heads = masked(a * self._since(a), self.seen), self.state.shape[1]
         groups = a.reshape(a.shape[0], heads, a.shape[1] // heads, *a.shape[2:])
         return self._read(groups, self.state.to(a.dtype)).flatten(1, 2)
 
@@ -167,8 +176,8 @@ class Piece:
         steps = None if self.steps is None else self.steps[:, :heads]
         if steps is not None:
             b = b * _factors(self._logs_behind(steps), b)
-        b = _masked(b, self.kept)
-        v = _masked(v, self.kept)
+        b = masked(b, self.kept)
+        v = masked(v, self.kept)
         if self.spec.weights.divide is not None:
             v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
         state = self._summed(b, v)
@@ -177,7 +186,7 @@ class Piece:
         old = self.state.to(state.dtype)
         if steps is not None:
             old = old * _factors(self._logs_over(steps), b).mT
-        return state + _masked(old, self.stays)
+        return state + masked(old, self.stays)
 
     def _chosen(self, a: Tensor, past: bool) -> Tensor:
         """The features of rows; with ``divide each`` over a divisor of their own."""
@@ -189,7 +198,7 @@ class Piece:
         if self.state is not None:
             last = self._last(self.state.to(a.dtype))
             last = last.repeat_interleave(a.shape[1] // last.shape[1], 1) * self._since(a)
-            total = total + _masked(last, self.seen)
+            total = total + masked(last, self.seen)
         return self._divided(a, total, a, past)
 
     def _divided(self, x: Tensor, total: Tensor, a: Tensor | None, past: bool) -> Tensor:
@@ -234,9 +243,9 @@ class Piece:
         return torch.linalg.solve_triangular(system, beta * (v - old), upper=False, unitriangular=True)  # type: ignore[no-any-return]
 
 
-def _masked(x: Tensor, where: Tensor | None) -> Tensor:
-    """Zeros in place of the rows that a mask leaves out."""
-    return x if where is None else x.masked_fill(~where[..., None], 0.0)
+def masked(x: Tensor, where: Tensor | None, otherwise: float = 0.0) -> Tensor:
+    """Zeros, or another number, in place of the rows that a mask leaves out."""
+    return x if where is None else x.masked_fill(~where[..., None], otherwise)
 
 
 def _factors(logs: Tensor, of: Tensor) -> Tensor:

@@ -40,6 +40,32 @@ CASES = {
         "  divide each total + 1.0 }",
         inputs={"g": ()},
     ),
+    "exponentials by head": Case(
+        "attention a { attend k < q  linear q: [x, x]  linear k: [exp(x * (h + 1)), exp(-x)]  divide each total"
+        "  scale 0.3  rotate rope() }"
+    ),
+    "exponentials in chunks": Case(
+        "attention a { attend causal and k // 4 >= q // 4 - 1  linear q: sigmoid(x)  linear k: exp(x)"
+        "  divide each total + 0.5 }",
+        4,
+    ),
+    "exponentials in documents": Case(
+        "attention a { input doc: int[batch, n] sorted  attend causal and doc[q] == doc[k]  linear q: x"
+        "  linear k: exp(x)  divide each total }",
+        documents=True,
+    ),
+    "exponentials packed": Case(
+        "attention a { input cu: int[n] offsets  attend causal and cu[q] == cu[k]  linear q: x  linear k: exp(x)"
+        "  divide each total }",
+        offsets=(0, 7, 30, 45),
+    ),
+    "running": Case(
+        "attention a { attend causal  linear favor(x, features = 9, stable = running, eps = 0.1)  divide total }"
+    ),
+    "running, decaying": Case(
+        "attention a { attend k < q  linear favor(x, features = 9, stable = running, through_max = true)"
+        "  divide total + 0.1 * mass  decay -0.1 }"
+    ),
     "heads apart": Case("attention a { attend causal and (h % 2 == 0 or k == q)  linear exp(x)  divide total }"),
     "blocks by head": Case(
         "attention a { attend k // (2 + h % 2) < q // (2 + h % 2)  linear relu(x)  decay -0.1 * (h + 1) }", 6
@@ -71,6 +97,13 @@ KERNELS = [
     "blocks",
     "favor",
     "by head",
+    "latte",
+    "exponentials by head",
+    "exponentials in chunks",
+    "exponentials in documents",
+    "exponentials packed",
+    "running",
+    "running, decaying",
     "heads apart",
     "blocks by head",
 ]
@@ -114,6 +147,20 @@ def test_half_precision(dtype: torch.dtype) -> None:
     want = attnspec.compile("linear", target="dense")(*(t.double() for t in vectors), return_state=True)
     for name, x, y in zip(("out", "state"), (out, state), want, strict=True):
         close(name, x, y, TOLERANCE[dtype][0])
+
+
+@pytest.mark.parametrize(
+    ("target", "dtype"), [("dense", torch.float64), slow("cpp", torch.float32), slow("dense", torch.float32)]
+)
+def test_states_of_exponentials_of_any_size(target: str, dtype: torch.dtype) -> None:
+    """A state counts from the largest key of each feature: later keys may be much larger, or much smaller."""
+    for shift in (torch.linspace(-1e4, 1e4, N), torch.linspace(1e4, -1e4, N)):
+        q, k, v = (t.detach() for t in tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5))
+        k = k + shift[:, None]
+        given = [t.to(dtype) for t in (q, k, v)]
+        out, _ = pieces(attnspec.compile("latte", target=target), given, {}, [1, 2, 20, 33])
+        want = attnspec.compile("latte", target="dense")(q.double(), k.double(), v.double())
+        close("out", out, want, 2e-5)
 
 
 def test_gradients_of_what_was_handed_over() -> None:
@@ -176,7 +223,8 @@ def test_compiled_without_breaks() -> None:
         ("linear_window", "0 states and 1,023 keys are to be kept"),
         ("linear_dilated", "0 states and"),
         ("latte_bidirectional", "query 0 sees key 1"),
-        ("performer_causal", "`stable = none` has a state"),
+        ("performer_causal", "`stable = none` have a state"),
+        ("attention a { attend causal  linear q: [x, x]  linear k: [exp(x), x]  divide each total }", "beside other"),
         ("attention a { attend causal  attend k < 9  linear x }", "the first positions of the sequence"),
         ("attention a { mix { branch { attend causal } branch { attend k < q } } linear x }", "attend.branches"),
         ("attention a { attend causal  linear x  rotate xpos() }", "turn by more than"),

@@ -75,6 +75,7 @@ struct Sweep {
     Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, const Place& at, int64_t b, Team outer, Team inner)
         : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
         for (Tile& one : kept) one.tile = INT64_MIN;
+        w.ahead.clear();
     }
 
     const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
@@ -107,6 +108,12 @@ struct Sweep {
             store(w.top[n] + c, top), store(w.mass[n] + c, sum);
         }
         memset(to + count * CS, 0, sizeof(float) * (rows - count) * CS);
+        const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
+        const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
+        const Span soon = slots_of(rows_there(), slots_there(), beyond, THERE);
+        w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
+        w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
+        w.ahead.add(p.there, sizeof(float), CHANNELS, b, after, rows_there(), soon);
         return kept[n];
     }
 
@@ -211,7 +218,7 @@ struct Sweep {
             } else if (LOGS == 1)
                 score_far(g, tile, {range.begin, end});
             else
-                score_pairs(w, g, tile.inner, range);
+                score_pairs(w, g, tile.inner, Seen(range));
             if (PARTIAL)
                 for (int i = range.begin * LANES; i < range.end * LANES; i += W)
                     store(w.s + i, *(const vint*)(w.mask + i) != 0 ? load(w.s + i) : vfloat{});
@@ -226,9 +233,9 @@ struct Sweep {
             }
             const float *each = z + range.begin * ZS, *weights = w.s + range.begin * LANES;
             if constexpr (LOGS == 1)
-                product<ZC, 1, ZS, true>(each, weights, end - range.begin, w.out[g]);
+                product<ZC, 1, ZS, true>(each, weights, end - range.begin, w.out[g], w.ahead);
             else {
-                product<ZC, 1, ZS, false>(each, weights, end - range.begin, w.moved);
+                product<ZC, 1, ZS, false>(each, weights, end - range.begin, w.moved, w.ahead);
                 add_moved(g, tile.top);
             }
             for (int i = 0; PARTIAL && i < w.unfit.count; ++i) {
@@ -332,9 +339,9 @@ struct Sweep {
     void read_state(int g) {
         if constexpr (LOGS == 1) {
             fade(g, w.x[g], w.frame);
-            product<DV, 1, ZS, true>(w.state, w.moved, D, w.out[g]);
+            product<DV, 1, ZS, true>(w.state, w.moved, D, w.out[g], w.ahead);
         } else if constexpr (LOGS == 2) {
-            product<DV, YS, 1, false>(w.state, w.x[g], D, w.moved);
+            product<DV, YS, 1, false>(w.state, w.x[g], D, w.moved, w.ahead);
             add_moved(g, w.frame);
         } else
             for (int d = 0; d < CHANNELS; ++d)
