@@ -12,10 +12,18 @@ from attnspec.cli.bench.decode import show_decode
 from attnspec.runtime.bench import overhead
 from attnspec.runtime.bench.decode import READING, ROWS, Row, calls
 from attnspec.runtime.bench.overhead import Overhead
+from attnspec.runtime.bench.parts import CASES as IN_PARTS
+from attnspec.runtime.bench.parts import Case, in_parts
+from attnspec.runtime.bench.steps import Steps, generate
 from tests.support.command import run
 from tests.support.marks import slow
 
 SMALL = {"heads": 4, "kv_heads": 2, "dim": 16}
+PARTS = (
+    Case("causal", n=50, heads=2, kv_heads=1, dim=8),
+    Case("window", {"width": 12}, n=50, heads=2, kv_heads=1, dim=8),
+)
+STEPS = Steps(steps=12, some=4, width=5, heads=2, kv_heads=1, dim=8)
 CASES = [
     Row(40, **SMALL),
     Row(40, n_q=3, window=10, **SMALL),
@@ -47,8 +55,9 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     price = Overhead("a mask alone", "causal", 11e-6, 22e-6)
     monkeypatch.setattr(overhead, "overheads", lambda: [price])  # its own example measures
     rows = (CASES[0], CASES[1])
-    show_decode(rows, 3, False)
-    head, titles, *lines, empty, about, _, prices = capsys.readouterr().out.splitlines()
+    show_decode(rows, PARTS, STEPS, 3, False)
+    printed = capsys.readouterr().out.splitlines()
+    (head, titles, *lines, empty, about, _, prices), after = printed[:-14], printed[-14:]
     assert not empty
     assert about.startswith("the price of a call, 16 x 16, one head")
     assert prices.split() == ["a", "mask", "alone", "causal", "11", "us", "22", "us"]
@@ -58,7 +67,12 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert [line.split()[:3] for line in lines] == [["1", "x", "40"], ["3", "x", "40"]]
     assert "heads as rows" in lines[0]
     assert "window width=10" in lines[1]
-    show_decode(rows, 3, True)
+    assert after[1].startswith("calls in parts beside the whole call, forward, n = 50, 2 query and 1 key heads, dim 8")
+    assert [line.split("  ")[0] for line in after[3:9:3]] == ["causal", "window width=12"]
+    assert all("x  <= " in line and line.endswith(("holds", "missed")) for line in after[3:9])
+    assert after[10].startswith("12 steps of generation with a cache, window width=5 (full from the beginning)")
+    assert [line.split("  ")[0] for line in after[11:]] == ["first 4", "last 4", "at the end"]
+    show_decode(rows, PARTS, STEPS, 3, True)
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]
     assert found["overheads"] == [asdict(price)]
@@ -66,6 +80,23 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         assert (one["n"], one["n_q"], one["pattern"], one["bytes"]) == (40, row.n_q, row.name, row.bytes)
         assert all(len(one["seconds"][name]["all"]) == 3 for name in ("attnspec", "peer", "floor"))
         assert one["of_the_peer"] == one["seconds"]["attnspec"]["median"] / one["seconds"]["peer"]["median"]
+    assert [one["pattern"] for one in found["parts"]] == ["causal", "window width=12"]
+    assert {bar["as"]: bar["limit"] for bar in found["parts"][1]["bars"]} == PARTS[1].bars
+    assert found["steps"]["times"] == found["steps"]["last"]["seconds"] / found["steps"]["first"]["seconds"]
+
+
+@pytest.mark.parametrize("case", [PARTS[1], slow(PARTS[0])])
+def test_parts_compute_the_whole(case: Case) -> None:
+    whole, *others = [[torch.cat(of, 2) for of in zip(*call(), strict=True)] for call in in_parts(case).values()]
+    for other in others:
+        for a, b in zip(whole, other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_window_holds_the_same_at_both_ends() -> None:
+    found = generate(STEPS)
+    assert found.first.held == found.last.held > 0
+    assert min(found.first.seconds, found.last.seconds) > 0
 
 
 def test_rows() -> None:
@@ -81,5 +112,5 @@ def test_rows() -> None:
 @pytest.mark.slow
 def test_command() -> None:
     lines = run("bench", "--decode", "--runs", "3", "--threads", "1").stdout.splitlines()
-    assert len(lines) == 2 + len(ROWS) + 7
+    assert len(lines) == 2 + len(ROWS) + 7 + 3 + 3 * len(IN_PARTS) + 5
     assert "1 thread," in lines[0]

@@ -8,32 +8,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attnspec.cli.bench.parts import plain_parts, plain_steps, print_parts, print_steps
 from attnspec.cli.console import console, progress
 from attnspec.report.units import plural, quantity, seconds
 
 if TYPE_CHECKING:
     from attnspec.runtime.bench.decode import Decoded, Row
+    from attnspec.runtime.bench.parts import Case
+    from attnspec.runtime.bench.steps import Steps
 
 _WIDTH = 120
 
 
-def show_decode(rows: tuple[Row, ...], runs: int, as_json: bool) -> None:
-    """Measure and print few queries beside SDPA."""
+def show_decode(rows: tuple[Row, ...], cases: tuple[Case, ...], steps: Steps, runs: int, as_json: bool) -> None:
+    """Measure and print few queries beside SDPA, calls in parts, and generation step by step."""
     import torch
     from rich.table import Table
 
     from attnspec.runtime.bench.ceilings import processor
     from attnspec.runtime.bench.decode import measure
     from attnspec.runtime.bench.overhead import DIM, LENGTH, overheads
+    from attnspec.runtime.bench.parts import measure_parts
+    from attnspec.runtime.bench.steps import generate
 
     with progress("decode") as tick:
         found = list(measure(rows, runs, tick))
+        in_parts = list(measure_parts(cases, runs, tick))
+        generated = generate(steps, tick)
     prices = overheads()
     machine, threads = processor(), torch.get_num_threads()
     if as_json:
         about = {"machine": machine, "threads": threads, "torch": torch.__version__, "runs": runs}
         calls = [asdict(one) for one in prices]
-        click.echo(json.dumps({**about, "rows": [plain(one) for one in found], "overheads": calls}, indent=2))
+        beside = {"parts": [plain_parts(one) for one in in_parts], "steps": plain_steps(generated)}
+        click.echo(json.dumps({**about, "rows": [plain(one) for one in found], "overheads": calls, **beside}, indent=2))
         return
     out = console()
     out.width = max(out.width, _WIDTH)
@@ -64,6 +72,8 @@ def show_decode(rows: tuple[Row, ...], runs: int, as_json: bool) -> None:
     for price in prices:
         table.add_row(price.what, price.spec, seconds(price.plain), seconds(price.kept))
     out.print(table)
+    print_parts(out, in_parts)
+    print_steps(out, generated)
 
 
 def _floors(one: Decoded) -> float:

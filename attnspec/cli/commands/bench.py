@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), help="Threads for everyone.  [default: torch's]")
 @click.option("--startup", is_flag=True, help="Measure instead: time to the first output, check, tile plan.")
 @click.option("--memory", is_flag=True, help="Measure instead: peak memory of one forward and backward pass.")
-@click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, beside SDPA.")
+@click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, and parts.")
 @click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
 @click.option(
     "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
@@ -117,8 +117,10 @@ def command(
             raise click.UsageError("--decode measures forward calls on the CPU")
         from attnspec.cli.bench.decode import show_decode
         from attnspec.runtime.bench.decode import ROWS
+        from attnspec.runtime.bench.parts import CASES as IN_PARTS
+        from attnspec.runtime.bench.steps import Steps
 
-        show_decode(ROWS, runs, as_json)
+        show_decode(ROWS, IN_PARTS, Steps(), runs, as_json)
         return
     if linear:
         if device.type != "cpu" or backward:
