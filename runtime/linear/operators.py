@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import decode, facts
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.linear.work import Work
@@ -29,6 +30,11 @@ def attended(
     The totals are an empty tensor where nothing is divided. Both are differentiable. Raises CallError for tensors that
     do not fit.
     """
+    tensors = [q, k, v, *inputs.values()]
+    if direct(*tensors):
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return _apply_at_once(list(inputs), scale, program, *tensors)  # type: ignore[no-untyped-call,no-any-return]
+        return _attend(tensors, list(inputs), scale, program)
     if q.device.type != "cpu":
         raise CallError(
             f"{facts(decode(program)).name}: kernels of these weights are for the CPU only; q is on {q.device}. "
@@ -39,7 +45,7 @@ def attended(
             f"{facts(decode(program)).name}: kernels of these weights have no rules for torch.func; "
             'target="dense" has them'
         )
-    return attend_linear([q, k, v, *inputs.values()], list(inputs), scale, program)  # type: ignore[no-any-return]
+    return attend_linear(tensors, list(inputs), scale, program)  # type: ignore[no-any-return]
 
 
 def _attend(*given: Any) -> tuple[Tensor, Tensor]:
@@ -83,10 +89,28 @@ def _gradients(ctx: Any, dout: Tensor | None, dtotal: Tensor | None) -> tuple[An
     if dout is not None or dtotal is not None:
         dout = torch.zeros_like(out) if dout is None else dout
         given = tensors, ctx.names, ctx.scale, ctx.program
-        made = attend_linear_backward(*given, out, total, dout, dtotal, ctx.wanted)
+        known = direct(*tensors, dout, *(() if dtotal is None else (dtotal,))) and not torch.is_grad_enabled()
+        made = (_attend_backward if known else attend_linear_backward)(*given, out, total, dout, dtotal, ctx.wanted)
         found = in_places(made, ctx.names, ctx.wanted)
     return found, None if ctx.names else [], None, None
 
+
+class _AtOnce(torch.autograd.Function):
+    """``attend_linear`` past the dispatcher, for tensors that :func:`attnspec.runtime.core.direct.direct` lets pass."""
+
+    @staticmethod
+    def forward(ctx: Any, names: list[str], scale: float | None, program: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        found = _attend(tensors, names, scale, program)
+        _save(ctx, (tensors, names, scale, program), found)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        return None, None, None, *_gradients(ctx, *upstream)[0]
+
+
+# What Function.apply does before is for tensors that transforms have wrapped: there are none.
+_apply_at_once = super(torch.autograd.Function, _AtOnce).apply
 
 torch.library.register_autograd("attnspec::attend_linear", _gradients, setup_context=_save, lib=LIBRARY)
 torch.library.register_autograd("attnspec::attend_linear_backward", refuse, lib=LIBRARY)

@@ -14,6 +14,7 @@ itself, which does not decay: it would hide all others where decay is strong.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -113,6 +114,20 @@ def sums(given: Given, total: bool, divide: bool) -> Sums:
     return Sums(out, found if total else None)
 
 
+@functools.lru_cache(maxsize=64)
+def _backward(
+    of_q: str, of_k: str, decay: bool, by_channel: bool, divided: bool, total: bool
+) -> tuple[Sweep, Sweep, Sweep]:
+    """The sweeps that give the gradients of queries, keys and values; ``total``: a gradient of totals goes along."""
+    to_q = Sweep(divide=divided, maps=("", "", of_k, of_q), decay=decay, crossing=decay, channels="z" * by_channel)
+    to_k = replace(to_q, keys=True, maps=("", "", of_q, of_k))
+    to_v = Sweep(True, divide=divided, maps=(of_k, of_q, "", ""), decay=decay, channels="y" * by_channel)
+    if total:
+        to_q, to_k = replace(to_q, one="y", up="x"), replace(to_k, one="x", up="y")
+        to_v = replace(to_v, up="z" if divided else "")
+    return to_q, to_k, to_v
+
+
 def gradients(
     given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None, of_v_alone: bool = False
 ) -> Gradients:
@@ -120,13 +135,9 @@ def gradients(
     call, of_q, of_k, *_ = given
     a, b, v = call[:3]
     decay, shape, by_channel = given.decays, (*a.shape[:3],), given.channels is not None
-    to_q = Sweep(divide=divided, maps=("", "", of_k, of_q), decay=decay, crossing=decay, channels="z" * by_channel)
-    to_k = replace(to_q, keys=True, maps=("", "", of_q, of_k))
-    to_v = Sweep(True, divide=divided, maps=(of_k, of_q, "", ""), decay=decay, channels="y" * by_channel)
+    to_q, to_k, to_v = _backward(of_q, of_k, decay, by_channel, divided, of.total is not None)
     beside = given.beside
     if of.total is not None:
-        to_q, to_k = replace(to_q, one="y", up="x"), replace(to_k, one="x", up="y")
-        to_v = replace(to_v, up="z" if divided else "")
         dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
         beside = beside._replace(total=of.total, dtotal=dtotal, extra=torch.zeros(shape))
     dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)

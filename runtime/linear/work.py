@@ -47,7 +47,8 @@ class _Known:
     """What follows from a pattern's text alone, found once: walks over its expressions take longer than short calls.
 
     ``in_kernels`` are the sides that kernels map to features; ``by_head`` says that heads which share keys have
-    features of their own, ``random`` that a call may bring a projection; ``reads`` are the inputs of kernels.
+    features of their own, ``random`` that a call may bring a projection; ``reads`` are the inputs of kernels. ``bare``:
+    kernels take vectors as they are, and their sums, divided or not, are the output; so it is with gradients.
     """
 
     wanted: Wanted
@@ -55,6 +56,7 @@ class _Known:
     by_head: bool
     random: bool
     reads: tuple[str, ...]
+    bare: bool
 
     @classmethod
     @functools.lru_cache(maxsize=64)
@@ -64,7 +66,12 @@ class _Known:
         weights = spec.weights
         assert weights.k is not None
         by_head, random = "h" in contents.free(weights.k), bool(weights.favors)
-        return cls(Wanted.of(spec), in_kernels(weights), by_head, random, tuple(names_of(spec)))
+        sides = in_kernels(weights)
+        taken = all(made or side == Vector() for made, side in zip(sides, (weights.q, weights.k), strict=True))
+        changed = spec.rotations or spec.normalized or by_head or weights.decay is not None or weights.each
+        divisor = weights.divide in (None, Real(1.0)) or weights.divides_by_total
+        bare = taken and divisor and not (changed or weights.constant)
+        return cls(Wanted.of(spec), sides, by_head, random, tuple(names_of(spec)), bare)
 
 
 @functools.lru_cache(maxsize=64)
@@ -119,8 +126,11 @@ class Work:
 
     def given(self) -> Given:
         """The features of queries and keys and the values that go with them, as kernels take them."""
-        known, (q, k, v) = _Known.of(self.program), self._vectors()
+        known = _Known.of(self.program)
         weights, (of_q, of_k) = self.spec.weights, known.in_kernels
+        if self.bare:
+            return Given(self._call(self.q, self.k, self.v), of_q, of_k)
+        q, k, v = self._vectors()
         (a, _), (b, gates) = (
             (x, None) if made or feature == Vector() else self._mapped(side, x)
             for side, x, made, feature in (("q", q, of_q, weights.q), ("k", k, of_k, weights.k))
@@ -128,6 +138,11 @@ class Work:
         features = together(self.spec, a.shape[-1], b.shape[-1])
         a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
         return Given(self.call(a, b, v), of_q, of_k, **self._steps(gates, features))
+
+    @property
+    def bare(self) -> bool:
+        """Whether kernels take the tensors of the call as they are, and their sums are the output."""
+        return _Known.of(self.program).bare and self.q.shape[3] == self.k.shape[3]
 
     def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
         """All normalized and turned, keys and values by query head where the features of keys differ by it."""
@@ -189,7 +204,8 @@ class Work:
         with torch.no_grad():
             if self.spec.weights.each:
                 return self._each(), self.v.new_empty(0, dtype=torch.float32)
-            given = self.given().cut()
+            given = self.given()
+            given = given if self.bare else given.cut()
             line = self.spec.weights.divide
             found = sums(given, line is not None, self.divides)
             if found.total is None:
@@ -218,6 +234,10 @@ class Work:
     ) -> list[Tensor]:
         """The gradients of q, k and v, and of the float inputs of these names; features are computed again."""
         line = self.spec.weights.divide
+        if self.bare and not wanted:
+            with torch.no_grad():
+                of = Sums(out, None if line is None else total)
+                return list(gradients(self.given(), of, self.divides, dout, dtotal)[:3])  # type: ignore[arg-type]
         with torch.inference_mode(False), torch.enable_grad():
             q, k, v = (t.detach().requires_grad_() for t in (self.q, self.k, self.v))
             known = {"projection": self.projection} if self.projection is not None else {}

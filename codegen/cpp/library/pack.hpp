@@ -59,17 +59,21 @@ ATTNSPEC_NOINLINE void rows_to_pairs(uint32_t* __restrict to, const bf16* __rest
 }
 
 // to[c][r] = from[r][c] for ROWS x COLS words, both multiples of W.
-template <int ROWS, int COLS, int TO, int FROM>
-ATTNSPEC_NOINLINE void transpose(void* to, const void* from) {
+template <int ROWS, int COLS, int TO>
+ATTNSPEC_INLINE void transpose_words(void* to, const void* from, int64_t stride) {
     for (int r = 0; r < ROWS; r += W)
         for (int c = 0; c < COLS; c += W) {
             vuint x[W];
 #pragma GCC unroll 16
-            for (int i = 0; i < W; ++i) x[i] = *(const vuint_any*)((const uint32_t*)from + (r + i) * FROM + c);
+            for (int i = 0; i < W; ++i) x[i] = *(const vuint_any*)((const uint32_t*)from + (r + i) * stride + c);
             transpose(x);
 #pragma GCC unroll 16
             for (int i = 0; i < W; ++i) *(vuint_any*)((uint32_t*)to + (c + i) * TO + r) = x[i];
         }
 }
+template <int ROWS, int COLS, int TO, int FROM>
+ATTNSPEC_NOINLINE void transpose(void* to, const void* from) { transpose_words<ROWS, COLS, TO>(to, from, FROM); }
+template <int ROWS, int COLS, int TO>
+ATTNSPEC_NOINLINE void transpose_rows(void* to, const void* from, int64_t stride) { transpose_words<ROWS, COLS, TO>(to, from, stride); }
 
 }  // namespace attnspec

@@ -127,6 +127,11 @@ ATTNSPEC_INLINE vfloat tanh(vfloat x) {
 // To 1e-7 + 6e-8 |x|, relative.
 ATTNSPEC_INLINE vfloat exp(vfloat x) {
     const vfloat y = x * 1.44269504f;
+#if defined(__AVX512F__)  // 2 to the power of a whole number is one instruction there, and knows its limits
+    const vfloat within = smaller(all(130.f), larger(all(-160.f), y));
+    const vfloat whole = (vfloat)_mm512_roundscale_ps((__m512)within, 0);
+    return (vfloat)_mm512_scalef_ps((__m512)exp2_near_zero(within - whole), (__m512)whole);
+#endif
     return y >= 128.f ? all(INF) : exp2<true>(y);
 }
 

@@ -202,6 +202,19 @@ static const float* rows_of(const LinearProblem& p, float* copy, float* scratch,
     const bool same = sizeof(T) == 4 && COLS == S && count == rows;
     const View<T> x = view<COLS, T>(as_is && same ? copy : scratch, t, b, h, at, slot, count);
     const float* from = copy;
+    if constexpr (!as_is && sizeof(T) == 4 && COLS % W == 0)
+        if (x.element == 1) {  // read and written once
+            for (int r = 0; r < count; ++r) {
+                const int64_t row = line + at(slot + r);
+                const vfloat by = all(UP && p.divide ? over(p.total[row]) : 1.f);
+                float* to = copy + r * S;
+                for (int c = 0; c < COLS; c += W) store(to + c, features<MAP>(load_any((const float*)x.from + r * x.row + c)) * by);
+                for (int c = COLS; c < S; c += W) store(to + c, vfloat{});
+                if (UP && EXTRA) to[COLS] = p.extra[row];
+            }
+            memset(copy + count * S, 0, sizeof(float) * S * (rows - count));
+            return copy;
+        }
     if (same && x.element == 1 && x.row == S)
         from = (const float*)x.from;
     else
@@ -235,8 +248,9 @@ static void load_transposed(float* to, LinearSpace& w, const Tensor& t, int64_t 
                             Range live) {
     const int count = live.end - live.begin;
     const View<T> x = view<COLS, T>(w.scratch, t, b, h, at, slot + live.begin, count);
-    if (sizeof(T) == 4 && COLS == S && count == LANES && x.element == 1 && x.row == S) {
-        transpose<LANES, S, LANES, S>(to, x.from);
+    if (sizeof(T) == 4 && COLS % W == 0 && count == LANES && x.element == 1) {
+        transpose_rows<LANES, COLS, LANES>(to, x.from, x.row);
+        memset(to + COLS * LANES, 0, sizeof(float) * LANES * (S - COLS));
         return;
     }
     if (live.begin) memset(w.rows, 0, sizeof(float) * live.begin * S);
