@@ -119,6 +119,13 @@ static void product(const float* a, const float* b, int64_t steps, float* c, Ahe
     if constexpr (last > 0) block<Floats, last, V, SM, ST, LANES, LANES, ADD>(a + whole * SM, b, steps, c + whole * LANES);
 }
 
+template <int M, int SM, int ST, bool ADD>
+static void product(const float* a, const float* b, int64_t steps, float* c) {
+    Ahead nothing;
+    nothing.clear();
+    product<M, SM, ST, ADD>(a, b, steps, c, nothing);
+}
+
 // What a state is in: fp32 as it is read, fp64 as it is summed up.
 struct State {
     double* sums;
@@ -288,11 +295,11 @@ static void load_outer(const LinearProblem& p, LinearSpace& w, int g, int64_t b,
     }
 }
 
-// The rows of a tile that LANES positions see: each vector of them, and all of them in common.
+// The rows of a tile that LANES positions see: each vector of them, and all of them in common. A range: all see the same.
 struct Seen {
     Range all, each[C], common;
 
-    explicit Seen(Range range) : all(range), common(range) {
+    Seen(Range range) : all(range), common(range) {
         for (Range& one : each) one = range;
     }
     // By a mask: near a diagonal the vectors of a group see less than the group does.
