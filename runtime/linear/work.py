@@ -129,7 +129,7 @@ class Work:
         known = _Known.of(self.program)
         weights, (of_q, of_k) = self.spec.weights, known.in_kernels
         if self.bare:
-            return Given(self._call(self.q, self.k, self.v), of_q, of_k)
+            return Given(self.call(self.q, self.k, self.v), of_q, of_k)
         q, k, v = self._vectors()
         (a, _), (b, gates) = (
             (x, None) if made or feature == Vector() else self._mapped(side, x)
