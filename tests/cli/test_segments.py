@@ -28,6 +28,7 @@ def test_inspect_tells_of_segments_and_of_the_whole() -> None:
     assert text.splitlines()[-1].startswith(verdict)
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_layers_is_said_and_rows_are_few() -> None:
     text = run("inspect", "memory_layers", "-n", "1e6", "--batch", "2", "--dtype", "bfloat16", COLUMNS="150").stdout
     kept = "last 8192 by layer detached: 8,192 positions, keys and values of each layer, 33.6 MB a layer"
