@@ -19,10 +19,11 @@ from attnspec.relation.lower import listed_heads
 _CALL = """
 import torch
 def given(attend, m, heads, dim, dtype="float32"):
-    # Vectors and inputs of a call: of length m, or of axes that are sized for m.
+    # Vectors and inputs of a call: of length m, or of axes that are sized for m; of one segment at most.
     from attnspec.spec.axes import lengths
     from attnspec.relation.sizes import Sizes
     spec = attend.spec
+    m = m if spec.recurrence is None else min(m, spec.recurrence.recur.size)
     n, n_q = lengths(spec.axes, m) if spec.axes else (m, m)
     q, g = (torch.randn(1, heads, n_q, dim, dtype=getattr(torch, dtype)) for _ in range(2))
     k, v = (torch.randn(1, heads, n, dim, dtype=getattr(torch, dtype)) for _ in range(2))
