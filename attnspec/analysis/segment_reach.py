@@ -67,7 +67,7 @@ def _back(segments: int) -> str:
 def segment_reach(relation: Relation) -> SegmentReach:
     """What the carries of a pattern come to, in a model of enough layers: by which axes see which at all.
 
-    It counts whole segments with all that is carried. Raises DependsOnInputs where a scalar input decides, TooHard.
+    It counts whole segments with all that is carried, and what inputs may allow. Raises TooHard.
     """
     recurrence = relation.spec.recurrence
     assert recurrence is not None
@@ -83,7 +83,7 @@ def segment_reach(relation: Relation) -> SegmentReach:
 
 
 def _seen(relation: Relation) -> set[tuple[str, str]]:
-    """The pairs (key axis, query axis) of which some pair is seen in a whole segment."""
+    """The pairs (key axis, query axis) of which some head may see a pair in a whole segment."""
     spec = relation.spec
     assert spec.recurrence is not None
     heads = relation.heads or 1
@@ -93,9 +93,8 @@ def _seen(relation: Relation) -> set[tuple[str, str]]:
         for clause, pairs in zip(spec.attend, item.attend, strict=True):
             assert clause.arrow is not None
             source, target, _ = clause.arrow
-            h = 0 if item.heads is None else item.heads[0]
-            with budget(pairs):
-                if not pairs.intersection(box(call)).fix(n=call.n, n_q=call.n_q, m=call.m or 0, h=h).is_empty():
+            with budget(pairs):  # of any head
+                if not pairs.intersection(box(call)).fix(n=call.n, n_q=call.n_q, m=call.m or 0).is_empty():
                     found.add((target, source))
     return found
 

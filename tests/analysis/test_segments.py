@@ -138,6 +138,10 @@ AXES = "axis slot[2] axis token[n] axis other[2] token -> token: causal "
     [
         ("recur token by 4", "no earlier segment"),
         ("token -> slot: true slot -> token: true recur token by 4 carry slot -> slot", "all; gradients as far"),
+        (
+            "for h in [3] { token -> slot: true } slot -> token: k == h recur token by 4 carry slot -> slot",
+            "all; gradients as far",
+        ),
         ("token -> slot: true slot -> token: false recur token by 4 carry slot -> slot", "no earlier segment"),
         ("token -> slot: k > 5 slot -> token: true recur token by 4 carry slot -> slot", "no earlier segment"),
         ("token -> slot: true slot -> token: true recur token by 4 carry slot -> other", "no earlier segment"),
