@@ -31,6 +31,9 @@ class TileSizes:
 LAYOUTS = ("auto", "identity")
 """The compiler's choice, or positions in their order."""
 
+SEQUENCE = "sequence"
+"""One pass of tiles each of which sees none behind it: what a correction of values wants, for it asks no caller."""
+
 TILE = Tile(128, 64)
 """The tile of the C++ target, for every element type and head size."""
 

@@ -61,7 +61,7 @@ def by_branch(
     found = tuple(decoded(relation, sizes, lengths, dim, itemsize, ask) for relation in relations)
     from attnspec.runtime.states.mixture import cut_of_mixture  # with torch
 
-    return found, ask(lambda: cut_of_mixture(spec, sizes, "dense"))
+    return found, ask(lambda: cut_of_mixture(spec, sizes))
 
 
 def _states(
@@ -75,7 +75,7 @@ def _states(
     from attnspec.runtime.states.call import why_not  # with torch
 
     found = ask(lambda: state_size(relation, sizes, lengths, dim, itemsize))
-    reason = why_not(spec, "dense")
+    reason = why_not(spec)
     return replace(found, cut=reason) if reason and isinstance(found, StateSize) else found
 
 

@@ -27,6 +27,7 @@ _LIBRARY = {
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
     "linear": (*_LINEAR, *_CHANNEL, "linear/sweep", "linear/segments"),
     "logs": (*_LINEAR, "linear/logs", "linear/segments"),
+    "delta": (*_LINEAR, *_CHANNEL, "linear/sweep", "linear/segments", "linear/delta"),
 }
 
 
@@ -103,6 +104,7 @@ def _defines(plan: Plan, key: KernelKey | LinearKey) -> str:
         places = {f"ATTNSPEC_{what}": " xyz".index(of or " ") for what, of in (("ONE", key.one), ("UP", key.up))}
         decay = key.decay + " yz".index(key.channels or " ")
         flags = {"KEYS": key.keys, "DECAY": decay, "CROSSING": key.crossing, "LOGS": LOGS.index(key.logs)}
+        flags |= {f"{name}_UNIT": unit for name, unit in zip("XY", key.units, strict=True)}
         values |= {**types, **maps, **places, **{f"ATTNSPEC_{name}": int(flag) for name, flag in flags.items()}}
     elif key.turn:
         values |= {"ATTNSPEC_TURN": key.turn, "ATTNSPEC_TURN_PAIRS": int(key.pairs)}

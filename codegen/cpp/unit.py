@@ -50,7 +50,9 @@ class LinearKey:
     the gradient of (``""``: tensors as they are). With ``decay`` weights fade; ``channels`` says if features do so each
     by itself: those that x and y have (``"y"``), or those of z and the sum (``"z"``). With ``logs`` channels weigh
     pairs by logarithms of their own: those that x and y share (``"xy"``), or those of z (``"z"``); ``"max"``: the sum
-    is the largest of them. ``wide`` and ``carry`` are as for ``KernelKey``.
+    is the largest of them. ``units`` says whether x, and y, are made of length one before they are mapped. With
+    ``solve`` the sum is over what it is taken from: see ``linear/delta.hpp``. ``wide`` and ``carry`` are as for
+    ``KernelKey``.
     """
 
     keys: bool
@@ -64,13 +66,15 @@ class LinearKey:
     channels: str = ""
     crossing: bool = False
     logs: str = ""
+    units: tuple[bool, bool] = (False, False)
+    solve: bool = False
     wide: bool = False
     carry: bool = False
 
     @property
     def direction(self) -> str:
         """The name of the function in the unit."""
-        return "linear"
+        return "delta" if self.solve else "linear"
 
     def __str__(self) -> str:
         by, one = "keys" if self.keys else "queries", f", ones in {self.one}" if self.one else ""
@@ -80,7 +84,9 @@ class LinearKey:
         sizes = f"{self.dim} features, {self.dim_v} values"
         fades = ", with decay" * self.decay + " by channel" * bool(self.channels) + " and its gradient" * self.crossing
         fades += f", logarithms of {self.logs}" if self.logs else ""
-        return f"linear by {by}, {', '.join(self.types)}, {sizes}{one}{up}{maps}{fades}"
+        what = "correction" if self.solve else "linear"
+        units = "".join(f", {name} of length one" for name, unit in zip("xy", self.units, strict=True) if unit)
+        return f"{what} by {by}, {', '.join(self.types)}, {sizes}{one}{up}{units}{maps}{fades}"
 
 
 def define(values: Mapping[str, int | str]) -> str:

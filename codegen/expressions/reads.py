@@ -59,7 +59,9 @@ def _whole_calls(spec: Spec) -> str:
 def has_linear_kernels(spec: Spec) -> bool:
     """Whether there are kernels, of the C++ target, for weights that are products of features."""
     weights = spec.weights
-    plain = not (weights.delta or spec.sink or spec.detached or (weights.each and weights.by_channel))
+    plain = not (spec.sink or spec.detached or (weights.each and weights.by_channel))
+    if weights.delta is not None:  # values are corrected in the order of positions
+        plain = plain and spec.order is None and not (weights.each or weights.by_channel)
     running = [found for found in weights.favors if found.stable == "running"]
     if weights.each and weights.k is not None:  # logarithms of steps, too, would go into those of exponentials
         plain = plain and not running and not (weights.decay and any(map(is_exponential, parts(weights.k))))

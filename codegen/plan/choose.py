@@ -13,7 +13,7 @@ from attnspec.codegen.plan.candidates import Way, ways
 from attnspec.codegen.plan.plan import Candidate, Choice, ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tile_tests import block_tile, tests
 from attnspec.codegen.plan.tiling import make_pass
-from attnspec.codegen.tiles import CPU, LINEAR, Tile, TileSizes
+from attnspec.codegen.tiles import CPU, LINEAR, SEQUENCE, Tile, TileSizes
 from attnspec.relation.condition import NotAffine
 from attnspec.relation.count import TooIrregular, count
 from attnspec.relation.effort import stage
@@ -41,9 +41,9 @@ def plan(
     """The plan of a relation.
 
     ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``, by default those of the CPU;
-    ``layout`` is ``"auto"``, or ``"identity"`` for one pass over positions in order. ``scalars`` are values of the
-    scalar inputs with which candidates are compared; those that are not known are taken to be n. The plan serves all
-    values alike.
+    ``layout`` is ``"auto"``, ``"identity"`` for one pass over positions in order, or ``"sequence"``. ``scalars`` are
+    values of the scalar inputs with which candidates are compared; those that are not known are taken to be n. The plan
+    serves all values alike.
     """
     if sizes is None:
         sizes = LINEAR if relation.spec.weights.linear else CPU
@@ -62,7 +62,8 @@ def _class(
     choices: list[Choice | None] = []
     for branch, part in enumerate(head_class.parts):
         size = tile or block_tile(part.unknown, sizes.tile)
-        found = list(ways(relation, part, branch, size, layout, sizes.grids))
+        found = list(ways(relation, part, branch, size, "auto" if layout == SEQUENCE else layout, sizes.grids))
+        found = [way for way in found if layout != SEQUENCE or _in_sequence(way)]
         chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, head_class, part, found, scalars)
         made = _passes(relation, part, chosen)
         if any(pass_.layout.residues > 1 and pass_.tabled for pass_ in made):  # a table is of one residue
@@ -70,6 +71,11 @@ def _class(
         passes += made
         choices.append(choice)
     return ClassPlan(head_class.heads, tuple(passes), tuple(choices))
+
+
+def _in_sequence(way: Way) -> bool:
+    """Whether all pairs are in one pass, whose tiles have positions in their order."""
+    return len(way) == 1 and not any(way[0].layout.listed) and not way[0].layout.scattered
 
 
 def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:

@@ -20,8 +20,8 @@ from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
-_TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there", "steps")
-_ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing")
+TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there", "steps")
+ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing")
 _BLOCK = 32
 """Positions for which a kernel keeps the sums of all steps before: BLOCK of steps.hpp."""
 
@@ -31,8 +31,8 @@ class LinearProblem(ctypes.Structure):
 
     _fields_ = [
         ("sizes", problem.Sizes),
-        *((name, problem.Tensor) for name in _TENSORS),
-        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((name, problem.Tensor) for name in TENSORS),
+        *((name, ctypes.c_void_p) for name in ARRAYS),
         *((name, ctypes.c_int64) for name in ("step_count", "at_q", "at_k")),
         ("scale", ctypes.c_float),
         *((name, ctypes.c_int32) for name in ("threads", "divide")),
@@ -56,6 +56,7 @@ class Sweep:
     channels: str = ""
     crossing: bool = False
     logs: str = ""
+    units: tuple[bool, bool] = (False, False)
 
 
 class Beside(NamedTuple):
@@ -143,6 +144,7 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], 
         channels=of.channels,
         crossing=of.crossing,
         logs=of.logs,
+        units=of.units,
         wide=call.wide,
         carry=of.keys and q.shape[1] != k.shape[1],
     )
@@ -152,8 +154,8 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], 
     # The output is divided here only if one pass sees all of a row.
     divide = of.divide and not (kernel.carry and of.one == "z")
     whole = LinearProblem(
-        problem.sizes_of(call.sizes), *tensors, *[0] * len(_ARRAYS), steps.shape[2], *at, 0.0, 0, int(divide)
+        problem.sizes_of(call.sizes), *tensors, *[0] * len(ARRAYS), steps.shape[2], *at, 0.0, 0, int(divide)
     )
-    names = [*_TENSORS, *_ARRAYS, "scale", "threads"]
+    names = [*TENSORS, *ARRAYS, "scale", "threads"]
     argument = prepared.packed(whole, names)
     return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)

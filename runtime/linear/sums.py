@@ -43,7 +43,8 @@ class Given(NamedTuple):
     ``"q"`` where the call has queries, ``of_k`` ``"k"`` where it has keys, and ``""`` where it has features.
     ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n) are the sums of the logarithms of all steps up to
     a position, float64, where pairs decay, and ``channels`` the steps where features do so each by itself: a pattern
-    then sees no keys that come later.
+    then sees no keys that come later. ``units`` says whether the kernel makes queries, and keys, of length one before
+    that; gradients are of those that are.
     """
 
     call: Call
@@ -52,6 +53,7 @@ class Given(NamedTuple):
     decay_q: Tensor | None = None
     decay_k: Tensor | None = None
     channels: Channels | None = None
+    units: tuple[bool, bool] = (False, False)
 
     def cut(self) -> Given:
         """The same numbers as kernels read them, past autograd."""
@@ -61,7 +63,8 @@ class Given(NamedTuple):
         if channels is not None:
             steps = channels.steps.detach()
             channels = channels._replace(steps=steps if steps.stride(3) == 1 else steps.contiguous())
-        return Given(self.call._replace(q=q, k=k, v=v), self.of_q, self.of_k, decay_q, decay_k, channels)
+        call = self.call._replace(q=q, k=k, v=v)
+        return self._replace(call=call, decay_q=decay_q, decay_k=decay_k, channels=channels)
 
     @property
     def decays(self) -> bool:
@@ -101,8 +104,8 @@ class Gradients(NamedTuple):
     steps: tuple[Tensor, ...] = ()
 
 
-def sums(given: Given, total: bool, divide: bool) -> Sums:
-    """The sums of a call. With ``divide`` they are divided by the total, which then is wanted.
+def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = None) -> Sums:
+    """The sums of a call, of v's dtype or another. With ``divide`` they are divided by the total, which then is wanted.
 
     A row without keys, or whose weights add up to zero, then gives zeros.
     """
@@ -110,7 +113,8 @@ def sums(given: Given, total: bool, divide: bool) -> Sums:
     call, of_q, of_k, *_ = given
     maps, channels = (of_q, of_k, "", ""), "y" if given.channels else ""
     of = Sweep(one="z" if total else "", divide=divide, maps=maps, decay=given.decays, channels=channels)
-    out, found = sweep(call, of, *call[:3], call.v.dtype, given.beside)
+    of = replace(of, units=given.units)
+    out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, given.beside)
     return Sums(out, found if total else None)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnspec.analysis.past import ahead
+from attnspec.analysis.carried import by_head as differs_by_head
+from attnspec.analysis.past import ahead, require_past
 from attnspec.codegen.expressions.entrywise import in_kernels
 from attnspec.codegen.expressions.reads import names as names_of
 from attnspec.relation.sizes import Sizes
@@ -21,6 +22,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import by_channel, steps
+from attnspec.runtime.linear.delta import Earlier, corrected, totals
 from attnspec.runtime.linear.each import Divisor, each, seen
 from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.runtime.linear.sums import Channels, Given, Sums, gradients, sums
@@ -46,13 +48,16 @@ def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
 class _Known:
     """What follows from a pattern's text alone, found once: walks over its expressions take longer than short calls.
 
-    ``in_kernels`` are the sides that kernels map to features; ``by_head`` says that heads which share keys have
+    ``in_kernels`` are the sides that kernels map to features, ``as_is`` says which of them kernels read as they are,
+    ``units`` which of them those of sums make of length one; ``by_head`` says that heads which share keys have
     features of their own, ``random`` that a call may bring a projection; ``reads`` are the inputs of kernels. ``bare``:
     kernels take vectors as they are, and their sums, divided or not, are the output; so it is with gradients.
     """
 
     wanted: Wanted
     in_kernels: tuple[str, str]
+    as_is: tuple[bool, bool]
+    units: tuple[bool, bool]
     by_head: bool
     random: bool
     reads: tuple[str, ...]
@@ -65,19 +70,29 @@ class _Known:
         spec = spec_of(decode(program))
         weights = spec.weights
         assert weights.k is not None
-        by_head, random = "h" in contents.free(weights.k), bool(weights.favors)
-        sides = in_kernels(weights)
-        taken = all(made or side == Vector() for made, side in zip(sides, (weights.q, weights.k), strict=True))
-        changed = spec.rotations or spec.normalized or by_head or weights.decay is not None or weights.each
+        # Corrected values are of one head where keys, or what corrects their values, are.
+        by_head = differs_by_head(spec) if weights.delta is not None else "h" in contents.free(weights.k)
+        random, (q, k) = bool(weights.favors), in_kernels(weights)
+        as_is = bool(q) or weights.q == Vector(), bool(k) or weights.k == Vector()
+        none = spec.rotations or weights.reads_mass or not all(as_is)
+        units = (False, False) if none else ("q" in spec.normalized, "k" in spec.normalized)
+        changed = spec.rotations or spec.normalized or by_head or weights.each
+        changed = changed or weights.decay is not None or weights.delta is not None
         divisor = weights.divide in (None, Real(1.0)) or weights.divides_by_total
-        bare = taken and divisor and not (changed or weights.constant)
-        return cls(Wanted.of(spec), sides, by_head, random, tuple(names_of(spec)), bare)
+        bare = all(as_is) and divisor and not (changed or weights.constant)
+        return cls(Wanted.of(spec), (q, k), as_is, units, by_head, random, tuple(names_of(spec)), bare)
 
 
 @functools.lru_cache(maxsize=64)
 def looks_ahead(program: str, needed: Needed) -> bool:
     """Whether a pattern may see keys that come later than the query."""
     return ahead(relation(decode(program), needed)) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def check_past(program: str, needed: Needed) -> None:
+    """Raises SpecError, with a pair, where a pattern that must not may see keys that come later than the query."""
+    require_past(relation(decode(program), needed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,30 +139,38 @@ class Work:
         """Whether the sums are divided by the totals as they are."""
         return self.spec.weights.divides_by_total
 
-    def given(self) -> Given:
-        """The features of queries and keys and the values that go with them, as kernels take them."""
-        known = _Known.of(self.program)
-        weights, (of_q, of_k) = self.spec.weights, known.in_kernels
+    def given(self, forward: bool = False) -> Given:
+        """The features of queries and keys and the values that go with them, as kernels take them; differentiable.
+
+        ``forward``: for sums alone, of which kernels make vectors of length one themselves where they read vectors.
+        """
+        known, units = _Known.of(self.program), (False, False)
+        of_q, of_k = known.in_kernels
         if self.bare:
             return Given(self.call(self.q, self.k, self.v), of_q, of_k)
-        q, k, v = self._vectors()
+        if forward:
+            units = known.units
+        q, k, v = self._vectors(any(units))
         (a, _), (b, gates) = (
-            (x, None) if made or feature == Vector() else self._mapped(side, x)
-            for side, x, made, feature in (("q", q, of_q, weights.q), ("k", k, of_k, weights.k))
+            (x, None) if as_is else self._mapped(side, x)
+            for side, x, as_is in zip("qk", (q, k), known.as_is, strict=True)
         )
         features = together(self.spec, a.shape[-1], b.shape[-1])
         a, b = (t.expand(*t.shape[:-1], features) for t in (a, b))
-        return Given(self.call(a, b, v), of_q, of_k, **self._steps(gates, features))
+        steps = self._steps(gates, features)
+        if self.spec.weights.delta is not None:
+            v = self._corrected(b, v, steps.get("decay_k"), units[1])
+        return Given(self.call(a, b, v), of_q, of_k, **steps, units=units)
 
     @property
     def bare(self) -> bool:
         """Whether kernels take the tensors of the call as they are, and their sums are the output."""
         return _Known.of(self.program).bare and self.q.shape[3] == self.k.shape[3]
 
-    def _vectors(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _vectors(self, as_they_are: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """All normalized and turned, keys and values by query head where the features of keys differ by it."""
         q, k, v = self.q, self.k, self.v
-        if self.spec.rotations or self.spec.normalized:
+        if (self.spec.rotations or self.spec.normalized) and not as_they_are:
             q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
         if q.shape[1] != k.shape[1] and _Known.of(self.program).by_head:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
@@ -173,6 +196,29 @@ class Work:
         return each(
             call, parts, self._steps(None, features), divisor, None if divisor.plain else seen(call), for_gradients
         )
+
+    def _corrected(self, b: Tensor, v: Tensor, decay: Tensor | None, unit: bool) -> Tensor:
+        """The values less what their keys recall of those before, float32; differentiable."""
+        delta, (batch, heads, n, _) = self.spec.weights.delta, b.shape
+        assert delta is not None
+        whole = Call(self.q, self.k, self.v, (), None, None, 1.0, self.program)
+        check_past(self.program, whole.needed)
+        if self.sizes.n_q != n and any("n_q" in contents.free(size) for i in self.spec.inputs for size in i.sizes):
+            raise CallError(
+                f"{self.spec.name}: `delta` takes keys as queries: beside it inputs of fewer queries are not read"
+            )
+        earlier, group = Earlier.of(self.program), self.sizes.heads // heads
+        inputs = [self.inputs[name] for name in earlier.reads]
+        decay = None if decay is None else decay[:, ::group]
+        env = axes(self.sizes, 3) | tables(self.inputs) | {"k": np.arange(n)}
+        write = real(delta, env, self.inputs, dtype=torch.float32, device=v.device).expand(batch, self.sizes.heads, n)
+        write = read = write[:, ::group]
+        if self.spec.weights.divide is not None:
+            total = totals(earlier, inputs, b, decay, unit)[..., None]
+            some = total != 0 if self.divides else seen(earlier.call(b, v, inputs))
+            over = total if self.divides else self.divisor(b, total[..., 0])
+            read = self.divided(write[..., None], over, some)[..., 0]
+        return corrected(earlier, inputs, b, v, write, read, decay, unit)
 
     def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:
         found = mapped(self.spec, side, x.float(), self.inputs, self.sizes, self.projection)
@@ -204,23 +250,24 @@ class Work:
         with torch.no_grad():
             if self.spec.weights.each:
                 return self._each(), self.v.new_empty(0, dtype=torch.float32)
-            given = self.given()
+            given = self.given(forward=True)
             given = given if self.bare else given.cut()
             line = self.spec.weights.divide
-            found = sums(given, line is not None, self.divides)
+            found = sums(given, line is not None, self.divides, self.v.dtype)
             if found.total is None:
                 return found.out, self.v.new_empty(0, dtype=torch.float32)
             if self.divides or self.plain:
                 return found.out, found.total
-            over = self.divisor(given, found.total)
+            over = self.divisor(given.call.q, found.total)
             return self.divided(found.out, over, seen(given.call)).to(self.v.dtype), found.total
 
-    def divisor(self, given: Given, total: Tensor) -> Tensor:
-        """What the sums are divided by, (batch, heads, n_q, 1), differentiable."""
-        line = self.spec.weights.divide
+    def divisor(self, a: Tensor, total: Tensor) -> Tensor:
+        """What the sums of rows are divided by, (batch, heads, rows, 1), differentiable; ``a`` are their features."""
+        line, (_, heads, rows) = self.spec.weights.divide, total.shape
         assert line is not None
-        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(self.sizes.n_q)[:, None]}
-        mass = {MASS.name: given.call.q.sum(-1)} if self.spec.weights.reads_mass else {}
+        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(rows)[:, None]}
+        env["h"] = env["h"][:heads]  # heads that share keys do not differ where these are corrected
+        mass = {MASS.name: a.sum(-1)} if self.spec.weights.reads_mass else {}
         found: Tensor = real(line, env, {**self.inputs, **mass}, total[..., None])
         return found.expand(*total.shape, 1)
 
@@ -258,7 +305,7 @@ class Work:
             upstream: list[Tensor] = []
             if not (self.plain or self.divides):
                 leaf = total.detach().requires_grad_()
-                over = own.divisor(given, leaf)
+                over = own.divisor(call.q, leaf)
                 dout = self.divided(dout.float(), over.detach(), seen(cut.call))
                 upstream = [-(dout * out).sum(-1, keepdim=True)]
                 if over.requires_grad:

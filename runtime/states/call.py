@@ -39,7 +39,7 @@ ONLY_KEYS = "softmax keeps keys and values, not a state: that is what attnspec.C
 """Why softmax alone hands on no state."""
 
 
-def why_not(spec: Spec, target: str) -> str:
+def why_not(spec: Spec) -> str:
     """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may."""
     weights = spec.weights
     if not weights.linear:
@@ -49,8 +49,6 @@ def why_not(spec: Spec, target: str) -> str:
             "its branches, summed up in one kernel, would have a state each: take attend.branches, and put together "
             "what they give"
         )
-    if weights.delta is not None and target != "dense":
-        return 'a `delta` line goes on from a state with target="dense" only'
     if weights.each and weights.by_channel:
         return "`divide each` beside a decay by channel goes on from no state"
     if spec.sink is not None:
@@ -119,7 +117,7 @@ def _reads(node: e.Node) -> list[e.Node]:
 def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
     """How sequences of a program go on from a state. Raises CallError where they do not, with the reason."""
     spec, of = spec_of(program), needed(program, heads, kv_heads, batch)
-    found = why_not(spec, program.target) or carried(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
+    found = why_not(spec) or carried(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
     if isinstance(found, Carried) and spec.weights.running and (found.alike or found.packed):
         found = "a running maximum is that of all documents"
     if isinstance(found, Carried):

@@ -132,11 +132,11 @@ def restarts(of: Relation, sizes: Sizes) -> Carried | str:
     return found
 
 
-def cut_of_mixture(spec: Spec, sizes: Sizes, target: str) -> int | str:
+def cut_of_mixture(spec: Spec, sizes: Sizes) -> int | str:
     """After multiples of how many tokens calls of a mixture hand on states, or why they do not.
 
     >>> import attnspec
-    >>> cut_of_mixture(attnspec.read("infini"), Sizes(1, 1, 8, 8), "dense")
+    >>> cut_of_mixture(attnspec.read("infini"), Sizes(1, 1, 8, 8))
     2048
     """
     if not any(one.weights.linear for one in spec.alone):
@@ -144,7 +144,7 @@ def cut_of_mixture(spec: Spec, sizes: Sizes, target: str) -> int | str:
     cut = 1
     for number, one in enumerate(spec.parts):
         of = lower(one, sizes.heads, sizes.kv_heads, sizes.batch)
-        found = (why_not(one, target) or carried(of, sizes)) if one.weights.linear else restarts(of, sizes)
+        found = (why_not(one) or carried(of, sizes)) if one.weights.linear else restarts(of, sizes)
         if not isinstance(found, Carried):
             return f"{found} (branch {number} of the mixture)"
         cut = lcm(cut, found.cut)

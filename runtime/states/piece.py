@@ -16,7 +16,9 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.norm import log_of_totals
+from attnspec.runtime.core.program import decode
 from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.delta import Earlier, corrected, totals
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.linear.operators import attended
 from attnspec.runtime.states.core import CoreSums, undivided
@@ -229,18 +231,29 @@ class Piece:
         delta, b, v, n = self.spec.weights.delta, self.b, self.v, self.sizes.n
         assert delta is not None
         assert b is not None
-        eye, a = torch.eye(n, dtype=v.dtype, device=v.device), self._chosen(b, True)
-        recall = self._own(a, b, eye.expand(*v.shape[:2], n, n), True)
+        env = {**axes(replace(self.sizes, heads=b.shape[1]), 3), **tables(self.inputs), "k": np.arange(n)}
+        beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
+        a = self._chosen(b, True)
         old = v.new_zeros(v.shape[3] + self._whole) if self.state is None else self._before(a)
+        if n != 1 and decode(self.program).target != "dense":
+            return self._corrected_by_kernels(beta, b, old)
+        eye = torch.eye(n, dtype=v.dtype, device=v.device)
+        recall = self._own(a, b, eye.expand(*v.shape[:2], n, n), True)
         if self._whole:
             total = recall.sum(-1, keepdim=True) + old[..., -1:]
             recall, old = (self._divided(x, total, b, True) for x in (recall, old[..., :-1]))
-        elif self.state is not None:
-            old = old[..., : v.shape[3]]
-        env = {**axes(replace(self.sizes, heads=b.shape[1]), 3), **tables(self.inputs), "k": np.arange(n)}
-        beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
         system = eye + beta * recall
         return torch.linalg.solve_triangular(system, beta * (v - old), upper=False, unitriangular=True)  # type: ignore[no-any-return]
+
+    def _corrected_by_kernels(self, beta: Tensor, b: Tensor, old: Tensor) -> Tensor:
+        """The same; ``old`` is what keys recall of the state."""
+        earlier, steps = Earlier.of(self.program, False), self.steps
+        inputs, read = [self.inputs[name] for name in earlier.reads], beta
+        decay = None if steps is None else steps[:, : b.shape[1]].cumsum(2)
+        if self._whole:
+            total = totals(earlier, inputs, b, decay)[..., None] + old[..., -1:]
+            read, old = self._divided(beta, total, b, True), old[..., :-1]
+        return corrected(earlier, inputs, b, beta * self.v - read * old, None, read[..., 0], decay)
 
 
 def masked(x: Tensor, where: Tensor | None, otherwise: float = 0.0) -> Tensor:

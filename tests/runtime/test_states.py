@@ -106,6 +106,10 @@ KERNELS = [
     "running, decaying",
     "heads apart",
     "blocks by head",
+    "delta",
+    "gated_delta",
+    "infini",
+    "all lines",
 ]
 
 
@@ -132,7 +136,7 @@ def test_kernels(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mamba2", "gla"])
+@pytest.mark.parametrize("name", ["mamba2", "gla", "gated_delta"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_kernels_with_gates_of_any_size(regime: str, name: str) -> None:
     cut_anywhere(CASES[name], "cpp", torch.float32, TOLERANCE[torch.float32], regime)

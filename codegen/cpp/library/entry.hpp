@@ -29,3 +29,10 @@ ATTNSPEC_EXPORT int attnspec_linear(const attnspec::LinearProblem* problem) {
     return linear<Pattern>(*problem);
 }
 #endif
+
+#if defined(ATTNSPEC_DELTA) && ATTNSPEC_DELTA
+ATTNSPEC_EXPORT int attnspec_delta(const attnspec::DeltaProblem* problem) {
+    using namespace attnspec;
+    return delta<Pattern>(*problem);
+}
+#endif

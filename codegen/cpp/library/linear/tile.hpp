@@ -47,6 +47,7 @@ constexpr int X_MAP = ATTNSPEC_X_MAP, Y_MAP = ATTNSPEC_Y_MAP, Z_MAP = ATTNSPEC_Z
 // Columns that tensors have, and those of y and z that stand in a tile.
 constexpr int XT = D - X_ONE - X_UP, YT = D - Y_ONE - Y_UP, YC = D - Y_ONE, ZC = DV - Z_ONE;
 constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);  // strides of rows
+constexpr bool X_UNIT = ATTNSPEC_X_UNIT, Y_UNIT = ATTNSPEC_Y_UNIT;  // vectors are made of length one when they are loaded
 // BY_CHANNEL: features decay each by itself (channel.hpp); else one factor for all is SCALAR.
 constexpr bool DECAY = ATTNSPEC_DECAY, BY_CHANNEL = ATTNSPEC_DECAY > 1, SCALAR = DECAY && !BY_CHANNEL, CROSSING = ATTNSPEC_CROSSING;
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
@@ -192,6 +193,27 @@ ATTNSPEC_INLINE vfloat gradient(vfloat g, vfloat x) {
 // One over a total, and 0 where that is 0.
 ATTNSPEC_INLINE float over(float total) { return total == 0.f ? 0.f : 1.f / total; }
 
+// What a vector of so many numbers is multiplied by to be of length one; a vector of zeros stays one, and one that has
+// something that is no finite number becomes no number.
+ATTNSPEC_INLINE float to_unit(float squares) { return 1.f / __builtin_sqrtf(squares > 1e-24f ? squares : 1e-24f); }
+static ATTNSPEC_NOINLINE float to_unit_of(const float* x, int count, int stride) {
+    float largest = 0.f;
+    for (int i = 0; i < count; ++i) largest = __builtin_fabsf(x[i * stride]) > largest ? __builtin_fabsf(x[i * stride]) : largest;
+    double squares = 0;  // of numbers whose squares are too large for fp32
+    for (int i = 0; i < count; ++i) squares += (double)x[i * stride] * x[i * stride];
+    return largest < INF && squares == squares ? (float)(1.0 / __builtin_sqrt(squares)) : NO_NUMBER;
+}
+
+// Of `count` numbers, of which W at a time are read, up to S: the others are zeros.
+template <int S>
+ATTNSPEC_INLINE float to_unit_of_row(const float* x, int count) {
+    vfloat squares = vfloat{};
+    for (int c = 0; c < S; c += W) squares += load_any(x + c) * load_any(x + c);
+    float sum = 0.f;
+    for (int l = 0; l < W; ++l) sum += squares[l];
+    return sum < INF ? to_unit(sum) : to_unit_of(x, count, 1);
+}
+
 // Features and values of a tile of the inner side.
 struct Inner {
     int count, rows;
@@ -202,10 +224,10 @@ struct Inner {
 
 // The rows of some slots as fp32 rows of stride S, padded with zeros: in place where the tensor has this form already. With
 // UP they are divided by the totals of their rows, and `extra` of each row comes behind them.
-template <int COLS, int S, int MAP, bool UP, bool EXTRA, class T>
+template <int COLS, int S, int MAP, bool UP, bool EXTRA, class T, bool UNIT = false>
 static const float* rows_of(const LinearProblem& p, float* copy, float* scratch, const Tensor& t, int64_t b, int64_t h,
                             int64_t line, const Rows& at, int64_t slot, int count, int rows) {
-    constexpr bool as_is = !MAP && !UP;
+    constexpr bool as_is = !MAP && !UP && !UNIT;
     const bool same = sizeof(T) == 4 && COLS == S && count == rows;
     const View<T> x = view<COLS, T>(as_is && same ? copy : scratch, t, b, h, at, slot, count);
     const float* from = copy;
@@ -214,8 +236,13 @@ static const float* rows_of(const LinearProblem& p, float* copy, float* scratch,
             for (int r = 0; r < count; ++r) {
                 const int64_t row = line + at(slot + r);
                 const vfloat by = all(UP && p.divide ? over(p.total[row]) : 1.f);
+                const float* row_from = (const float*)x.from + r * x.row;
                 float* to = copy + r * S;
-                for (int c = 0; c < COLS; c += W) store(to + c, features<MAP>(load_any((const float*)x.from + r * x.row + c)) * by);
+                const vfloat unit = all(UNIT ? to_unit_of_row<COLS>(row_from, COLS) : 1.f);
+                for (int c = 0; c < COLS; c += W) {
+                    const vfloat of = load_any(row_from + c);
+                    store(to + c, features<MAP>(UNIT ? of * unit : of) * by);
+                }
                 for (int c = COLS; c < S; c += W) store(to + c, vfloat{});
                 if (UP && EXTRA) to[COLS] = p.extra[row];
             }
@@ -227,6 +254,13 @@ static const float* rows_of(const LinearProblem& p, float* copy, float* scratch,
     else
         rows_to_float<COLS, S>(copy, x.from, x.row, x.element, count, rows, 1.f);
     if constexpr (as_is) return from;
+    if constexpr (UNIT) {
+        for (int r = 0; r < count; ++r) {
+            const float by = to_unit_of_row<S>(from + r * S, COLS);
+            for (int c = 0; c < S; c += W) store(copy + r * S + c, load_any(from + r * S + c) * by);
+        }
+        from = copy;
+    }
     for (int i = 0; i < count * S; i += W) store(copy + i, features<MAP>(load_any(from + i)));
     if constexpr (UP)
         for (int r = 0; r < count; ++r) {
@@ -245,7 +279,7 @@ static Inner load_inner(const LinearProblem& p, LinearSpace& w, int kept, int64_
                         Span slots) {
     const int count = (int)(slots.end - slots.begin), rows = round_up(count, R);
     return {count, rows,
-            rows_of<YT, YS, Y_MAP, Y_UP, true, YElem>(p, w.y[kept], w.scratch, p.y, b, h, line, at, slots.begin, count, rows),
+            rows_of<YT, YS, Y_MAP, Y_UP, true, YElem, Y_UNIT>(p, w.y[kept], w.scratch, p.y, b, h, line, at, slots.begin, count, rows),
             rows_of<ZC, ZS, Z_MAP, Z_UP, false, ZElem>(p, w.z[kept], w.scratch, p.z, b, h, line, at, slots.begin, count, rows)};
 }
 
@@ -265,11 +299,25 @@ static void load_transposed(float* to, LinearSpace& w, const Tensor& t, int64_t 
     transpose<LANES, S, LANES, S>(to, w.rows);
 }
 
+// The vectors of all lanes, x[c][lane], become of length one.
+static ATTNSPEC_NOINLINE void make_units(float* x) {
+    alignas(64) float by[LANES];
+    for (int c = 0; c < C; ++c) {
+        vfloat squares = vfloat{};
+        for (int d = 0; d < XT; ++d) squares += load(x + d * LANES + c * W) * load(x + d * LANES + c * W);
+        store(by + c * W, squares);
+    }
+    for (int l = 0; l < LANES; ++l) by[l] = by[l] < INF ? to_unit(by[l]) : to_unit_of(x + l, XT, LANES);
+    for (int c = 0; c < C; ++c)
+        for (int d = 0; d < XT; ++d) store(x + d * LANES + c * W, load(x + d * LANES + c * W) * load(by + c * W));
+}
+
 // The features of LANES positions of the outer side. `line` is that of the first row of the head in totals.
 static void load_outer(const LinearProblem& p, LinearSpace& w, int g, int64_t b, int64_t h, int64_t line, const Rows& at,
                        int64_t slot, Range live, float scale) {
     float* x = w.x[g];
     load_transposed<XT, XS, XElem>(x, w, p.x, b, h, at, slot, live);
+    if constexpr (X_UNIT) make_units(x);
     alignas(64) float factor[LANES], last[LANES];
     for (int l = 0; l < LANES; ++l) factor[l] = scale, last[l] = scale;
     if constexpr (X_UP) {
