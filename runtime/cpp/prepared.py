@@ -34,6 +34,8 @@ Turning = tuple[bool, int]
 """Whether neighbours are pairs, and how many dimensions of a query turn."""
 _FEW = {getattr(torch, name): most for name, most in FEW.items()}
 _WHOLE = (torch.int32, torch.int64)
+_NOTHING = 2
+"""What a kernel returns that has nothing to write: ``NOTHING`` of the C++ text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +57,10 @@ class Prepared:
     aligned: bool = True
     solves: bool = False
 
-    def run(self, call: Call, fields: Sequence[int], tables: Sequence[int] = ()) -> None:
-        """Run it. ``fields`` are the addresses of tensors, in the order of the structure; ``tables`` come at its end.
+    def run(self, call: Call, fields: Sequence[int], tables: Sequence[int] = ()) -> bool:
+        """Run it. False where it wrote nothing, for no query of a part sees one of its keys.
+
+        ``fields`` are the addresses of tensors, in the order of the structure; ``tables`` come at its end.
 
         Where sizes come with a call, strides follow each address, and ``fields`` end with the stride of branches.
         Raises MemoryError where there is not enough for the workspaces, CallError where the call is too long.
@@ -72,8 +76,10 @@ class Prepared:
             inputs = ctypes.addressof(array)
         if not kernel.plain or call.pages is not None:
             passes, pages, _keep = self._beside(call, kind, given, array)
-        if kernel.function(self.argument(*numbers, passes, inputs, pages, *fields, call.scale, threads(), *tables)):
+        done = kernel.function(self.argument(*numbers, passes, inputs, pages, *fields, call.scale, threads(), *tables))
+        if done not in (0, _NOTHING):
             raise MemoryError("attnspec: not enough memory for the workspace of a kernel")
+        return done == 0
 
     def _beside(self, call: Call, kind: torch.dtype, given: Sequence[Tensor], array: Any) -> tuple[int, int, Any]:
         """Where what passes need beside their loops stands, and where pages are described; and what holds both."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnspec.runtime.core.form import Form, empty
+from attnspec.runtime.core.form import Form, empty, zeros
 from attnspec.runtime.core.norm import begin, by_row, merged
 from attnspec.runtime.core.program import facts, spec
 from attnspec.runtime.core.request import EMPTY, Call, Gradients, Result, Turn
@@ -54,7 +54,8 @@ def forward(call: Call, keep: bool, *, into: tuple[Tensor, Tensor] | None = None
         angles = [t.expand(*q.shape[:3], t.shape[-1]) for t in angles]
         tables = _strided(*angles) if angles else _NO_TABLES
         last = lse.data_ptr(), norm.data_ptr(), out.stride(0) if branches else 0
-        made.run(call, [*_strided(q, k, v, out), *last], tables)
+        if not made.run(call, [*_strided(q, k, v, out), *last], tables):
+            out, lse = zeros(*of_out), lse.fill_(float("-inf"))
     else:
         addresses = q.data_ptr(), k.data_ptr(), v.data_ptr(), out.data_ptr(), lse.data_ptr(), norm.data_ptr()
         made.run(call, addresses, [t.data_ptr() for t in angles])

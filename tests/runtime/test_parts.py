@@ -142,6 +142,24 @@ def test_a_sink_is_added_once() -> None:
     assert CAUSAL.add_sink(out, lse, q_start=0, n=9)[0] is out
 
 
+@pytest.mark.parametrize("rows", [30, 9000])
+def test_a_part_that_sees_nothing(rows: int) -> None:
+    """Its output is a tensor as any other, also where it is so large that it takes no memory at first."""
+    q, k, v = vectors(rows)
+    for keep in (False, True):
+        out, lse = CAUSAL.part(q.requires_grad_(keep), k, v, q_start=0, k_start=rows, n=rows + 40)
+        assert out.shape == (2, 4, rows, 8)
+        assert out.is_contiguous()
+        assert not out.any()
+        assert bool((lse == float("-inf")).all())
+    near = CAUSAL.part(
+        q.detach()[:, :, -1:], k, v, q_start=rows - 1, k_start=rows - 40 if rows > 40 else 0, n=rows + 40
+    )
+    with torch.no_grad():
+        out[:, :, -1:] += near[0]
+    assert torch.equal(out[:, :, -1:], near[0])
+
+
 def test_past_the_dispatcher_and_through_it() -> None:
     """The same results, and what is added to in place counts as changed: autograd refuses what was saved of it."""
     q, k, v = vectors()

@@ -320,12 +320,36 @@ static void forward_tile(const ForwardProblem& p, const Sizes& s, ForwardSpace& 
         tile.store_nothing();
 }
 
+// Whether a query of the call may see one of its keys.
+template <class Pattern>
+static bool sees(const Sizes& s) {
+    bool found = false;
+    for (int number = 0; number < Pattern::PASSES && !found; ++number) {
+        const Tasks<Pattern> tasks(s, number);
+        if (!tasks.first) return true;
+        for (int64_t task = tasks.count() * s.entries; --task >= 0 && !found;)
+            tasks.run(s, task, [&](auto pass, const Sizes& own, const Place& at, int64_t b, int64_t h, int64_t i) {
+                using Pass = decltype(pass);
+                const auto look = [&](int64_t j) {
+                    const Span keys = slots_of(at.keys, at.key_slots, j, Pass::BN);
+                    found |= j >= 0 && keys.begin < keys.end;
+                };
+                Pass::forward(i, at, s.h_start + h, s.b_start + b, own, look, look);
+            });
+    }
+    return found;
+}
+
+constexpr int NOTHING = 2;  // nothing is written: the caller has the output and the log-sum-exp of what sees nothing
+
 // Pass after pass. In each, the query tiles of one (batch, head) after another, so that threads share its keys in cache;
 // the last tile first, which in causal patterns is the heaviest.
 template <class Pattern>
 static int forward(const ForwardProblem& p) {
     const Sizes& s = p.sizes;
     if (s.rows <= 0 || s.entries <= 0 || s.query_heads <= 0 || s.key_heads <= 0) return 0;
+    // Of the parts of a sparse score matrix most are empty: their outputs need not even take memory.
+    if (!CARRY && !p.norm && !s.pages && (s.keys < s.n || s.rows < s.n_q) && !sees<Pattern>(s)) return NOTHING;
     for (int number = 0; number < Pattern::PASSES; ++number) {
         const Tasks<Pattern> tasks(s, number);
         if (!tasks.first) return 1;
