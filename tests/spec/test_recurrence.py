@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import attnspec
-from attnspec.check.check import check_text
+from attnspec.analysis.segment_reach import segment_reach
+from attnspec.analysis.segments import segmented
+from attnspec.check.check import check_text, problems_of
+from attnspec.errors.source import Source
 from attnspec.reference.specs import GROUPS
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
 from attnspec.spec.recurrence import Carry, Recall, Recur, Recurrence
 
 AXES = "axis read[2] axis memory[s] keys axis token[n] axis written[2] token -> read: true "
@@ -110,3 +117,49 @@ def test_one_call_is_one_segment() -> None:
     q = attend.mask(20).new_zeros((1, 1, 21, 4), dtype=float)  # type: ignore[call-overload]
     with pytest.raises(attnspec.CallError, match="rmt: one call is one segment, of at most 16 positions"):
         attend(q, q, q)
+
+
+NAMES = ("read", "memory", "token", "written", "asked", "store", "raed")
+LINES = st.one_of(
+    st.builds(
+        "recur {} by {}{}".format, st.sampled_from(NAMES), st.integers(0, 3), st.sampled_from(("", " ragged first"))
+    ),
+    st.builds(
+        "carry {} -> {}{}{}{}".format,
+        st.sampled_from(NAMES),
+        st.lists(st.sampled_from(NAMES), min_size=1, max_size=2).map(", ".join),
+        st.sampled_from(("", " last 2", " last 3", " last 0")),
+        st.sampled_from(("", " by layer")),
+        st.sampled_from(("", " detached")),
+    ),
+    st.builds(
+        "recall {} from {} by summary(part = {}, dim = 2)".format,
+        st.sampled_from(NAMES),
+        st.sampled_from(NAMES),
+        st.sampled_from(("1", "0.3", "2")),
+    ),
+    st.builds("horizon {}".format, st.integers(0, 2)),
+)
+
+
+@pytest.mark.slow
+@given(st.lists(LINES, max_size=4), st.sampled_from(("", "recur token by 3 carry written -> read, written")))
+@settings(max_examples=600, deadline=None)
+def test_lines_mean_something_or_are_refused(lines: list[str], more: str) -> None:
+    """What is accepted is read again as it is written, and has an answer to every question; nothing else escapes."""
+    axes = "axis read[2] axis token[n] axis written[2] axis asked[1]" + " axis memory[3] keys" * (
+        "memory" in str(lines)
+    )
+    text = f"attention a {{ {axes} token -> read: true token -> token: causal {more} {' '.join(lines)} }}"
+    wrong = {d.code for d in problems_of(Source("t", text))}
+    assert wrong <= {"E013", "E045", "E050"}
+    if wrong:
+        return
+    found = check_text(text)
+    assert check_text(str(found)).recurrence == found.recurrence
+    if found.recurrence is None:
+        return
+    relation = lower(found)
+    whole = segmented(relation, 7, Sizes(1, 1))
+    assert sum(run.times * run.tokens for run in whole.runs) == 7
+    assert str(segment_reach(relation))

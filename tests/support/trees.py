@@ -54,6 +54,16 @@ SHAPES = {
     "input blocks: int[heads, 3] random(0..n // 64, 7)": (
         "Input(blocks, int, (heads, n3), Random(Range(n0, Arithmetic(n, ((//, n64)))), n7))"
     ),
+    "recur token by 2 * s": "Recur(token, Arithmetic(n2, ((*, s))), None)",
+    "recur recur by by ragged ragged": "Recur(recur, by, ragged)",
+    "carry written -> read, written": "Carry(written, (read, written), None, False, False)",
+    "carry last -> last last last by layer detached": "Carry(last, (last), last, True, True)",
+    "carry a -> detached by layer": "Carry(a, (detached), None, True, False)",
+    "carry layer # it\n-> by last -x detached": "Carry(layer, (by), Negative(x), False, True)",
+    "recall a, from from from by summary(part = 1 / 2)": (
+        "Recall((a, from), from, Call(summary, (Argument(part, Arithmetic(n1, ((/, n2)))))))"
+    ),
+    "horizon horizon + 1": "Horizon(Arithmetic(horizon, ((+, n1))))",
     "order by lsh(buckets = 64, rounds = 4)": "Order(Call(lsh, (Argument(buckets, n64), Argument(rounds, n4))))",
     "score softcap(s, 50.0)": "Score(Call(softcap, (Argument(None, s), Argument(None, d50.0))))",
     "score if q == k then -1e5 else s / 2 * 3": (
