@@ -84,7 +84,7 @@ def _rows(found: Following, most: str) -> Iterator[list[str]]:
     whole = found.whole
     memory = [""] if _memory(found) else []
     flops = quantity(found.operations(whole.pairs), "FLOP")
-    yield ["whole", f"{whole.n:,}", f"{most}{count(whole.positions)}", *memory, f"{most}{count(whole.pairs)}", flops]
+    yield ["whole", count(whole.n), f"{most}{count(whole.positions)}", *memory, f"{most}{count(whole.pairs)}", flops]
 
 
 def _named(first: int, times: int) -> str:

@@ -140,6 +140,21 @@ def test_pairs(case: str) -> None:
         assert found == formula(b, h, i, j), (b, h, i, j)
 
 
+@pytest.mark.parametrize("there", [0, 3, 9])
+def test_a_memory_that_fills_is_masked_as_in_transformer_xl(there: int) -> None:
+    """With `same_length`, of which the authors' code masks what a triangle above and one below leave.
+
+    Positions that are not there yet are the first of their axis: their columns are left out.
+    """
+    tokens, length = 6, 9
+    params = {"segment": tokens, "length": length, "same_length": True}
+    mask = attnspec.read("transformer_xl", params=params).mask(length + tokens, tokens)[0, 0]
+    every = np.ones((tokens, there + tokens))
+    beyond = there + tokens - length
+    hidden = np.triu(every, 1 + there) + np.tril(every, -(tokens - beyond if beyond > 0 else tokens))
+    assert (mask[:, length - there :] == (hidden == 0)).all()
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("bucket", [True, False])
 def test_pairs_of_reformer(causal: bool, bucket: bool) -> None:
