@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from attnspec.analysis.carried import by_head
 from attnspec.codegen.cost.counted import Contents, Looked, counted
 from attnspec.codegen.cost.grid import grid
 from attnspec.codegen.cost.served import served
 from attnspec.codegen.cost.states import made_before, sweeps, swept, team_of
+from attnspec.codegen.expressions.earlier import earlier
 from attnspec.codegen.plan.area import Area, area
 from attnspec.codegen.plan.choose import plan as choose
 from attnspec.codegen.plan.plan import Plan
+from attnspec.codegen.tiles import SEQUENCE
 from attnspec.relation.blocks import count_pairs
 from attnspec.relation.effort import stage
 from attnspec.relation.lower import lower
@@ -218,7 +221,10 @@ def cost(
         alone = [_planned(one, sizes.heads, sizes.kv_heads, sizes.batch) for one in spec.alone]
         return _together(found, [cost(one, sizes, dim, dim_v, itemsize, contents, inputs) for one in alone], itemsize)
     found = _moving(found, spec, itemsize)
-    return _through_states(found, plan, groups) if spec.weights.linear else found
+    if not spec.weights.linear:
+        return found
+    found = _through_states(found, plan, groups)
+    return found if spec.weights.delta is None else _corrected(found, spec, itemsize, contents, inputs)
 
 
 def _moving(found: Cost, spec: Spec, itemsize: int) -> Cost:
@@ -305,10 +311,38 @@ def _through_states(found: Cost, plan: Plan, groups: list[_Group]) -> Cost:
     )
 
 
+def _corrected(found: Cost, spec: Spec, itemsize: int, contents: Contents | None, inputs: str) -> Cost:
+    """With the correction of values: a sweep over pairs of keys, and where it is divided one for the totals.
+
+    In the backward pass both are run again; that of the transposed system takes as much as a gradient of values.
+    """
+    assert found.linear is not None
+    sizes, own = found.sizes, by_head(spec)
+    heads = sizes.heads if own else sizes.kv_heads
+    of_keys = replace(sizes, n_q=sizes.n, heads=heads, kv_heads=heads)
+    plan, key = _planned(earlier(spec), heads, heads, sizes.batch, SEQUENCE), heads * sizes.n * sizes.batch
+    widths = (found.dim_v, 1) if spec.weights.divide is not None else (found.dim_v,)
+    parts = [cost(plan, of_keys, found.dim, width, itemsize, contents, inputs) for width in widths]
+    moved = sum(part.bytes for part in parts) + 4 * key * found.dim_v
+    first = parts[0].linear
+    assert first is not None
+    return replace(
+        found,
+        flops=found.flops + sum(part.flops for part in parts),
+        useful=found.useful + sum(part.useful for part in parts),
+        bytes=found.bytes + moved,
+        backward_flops=found.backward_flops + sum(part.flops + part.backward_flops for part in parts),
+        backward_bytes=found.backward_bytes + moved + sum(part.backward_bytes for part in parts),
+        linear=replace(
+            found.linear, tiles=found.linear.tiles + first.tiles, pairwise=found.linear.pairwise + first.pairwise
+        ),
+    )
+
+
 @lru_cache(maxsize=16)
-def _planned(spec: Spec, heads: int, kv_heads: int, batch: int) -> Plan:
-    """The plan of a branch that is a call of its own."""
-    return choose(lower(spec, heads, kv_heads, batch))
+def _planned(spec: Spec, heads: int, kv_heads: int, batch: int, layout: str = "auto") -> Plan:
+    """The plan of what is a call of its own: a branch, or a correction."""
+    return choose(lower(spec, heads, kv_heads, batch), None, layout)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from attnspec.codegen.expressions.earlier import earlier
 from attnspec.codegen.expressions.entrywise import in_kernels
 from attnspec.codegen.expressions.reads import names as names_of
-from attnspec.codegen.expressions.reads import reads
 from attnspec.codegen.tiles import SEQUENCE
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode
@@ -27,10 +27,6 @@ from attnspec.runtime.core.request import Call
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.cpp.delta import solved
 from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
-from attnspec.spec import expr as e
-from attnspec.spec.feature import Vector
-from attnspec.spec.parts import Clause
-from attnspec.spec.weights import Weights
 
 
 class Earlier(NamedTuple):
@@ -50,20 +46,10 @@ class Earlier(NamedTuple):
         program = decode(whole)
         spec = spec_of(program)
         of_k = in_kernels(spec.weights)[1] if mapped else ""
-        feature = spec.weights.k if of_k else Vector()
-        read = {name.partition(".")[0] for name in reads(*(branch.pred for branch in spec.branches))}
-        core = replace(
-            spec,
-            params=(),
-            inputs=tuple(declared for declared in spec.inputs if declared.name in read),
-            within=(*spec.within, Clause(e.Cmp("<", e.Var("k"), e.Var("q")), spec.span)),
-            weights=Weights(feature, feature),
-            rotations=(),
-            normalized=frozenset(),
-            scale=None,
-        )
         layout = SEQUENCE if program.layout == "auto" else program.layout
-        own = Program.of(str(core), f"{spec.name}, earlier", None, {}, program.tile, layout, program.target)
+        own = Program.of(
+            str(earlier(spec, mapped)), f"{spec.name}, earlier", None, {}, program.tile, layout, program.target
+        )
         return Earlier(own.encoded, tuple(names_of(spec_of(own))), of_k)
 
     def call(self, b: Tensor, v: Tensor, inputs: Sequence[Tensor], scale: float = 1.0) -> Call:

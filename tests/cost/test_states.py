@@ -173,6 +173,23 @@ def test_branches_are_added_up() -> None:
     assert found.bytes > sum(one.bytes for one in apart)
 
 
+def test_a_correction_is_a_sweep_over_pairs_of_keys() -> None:
+    """One of the strict pattern, of key heads; where it is divided a second one, of totals."""
+    strict = attnspec.compile("attention a { attend k < q  linear x }").cost(n=2000, heads=2)
+    for lines, more in (("", 0), ("divide total", 1)):
+        text = f"attention a {{{{ attend causal  linear x  {lines}  {{}} }}}}"
+        without, found = (
+            attnspec.compile(text.format(line)).cost(n=2000, heads=8, kv_heads=2) for line in ("", "delta 0.5")
+        )
+        narrow = attnspec.compile("attention a { attend k < q  linear x }").cost(n=2000, heads=2, dim_v=1)
+        both = strict.flops + more * narrow.flops
+        assert found.flops == without.flops + both
+        back = strict.backward_flops + more * narrow.backward_flops
+        assert found.backward_flops == without.backward_flops + both + back
+        assert found.bytes > without.bytes
+        assert found.kernel
+
+
 NO_KERNEL = "attention a { attend causal  linear exp(x)  divide each total  delta 1.0 }"
 
 

@@ -94,6 +94,10 @@ def test_infini_transformer_pytorch(n: int) -> None:
         return attend(q, k, v, gate=-gate)
 
     text = attnspec.read("infini", params={"segment": SEGMENT})
-    attend = attnspec.compile(str(text).replace("layout = half", "layout = pairs"), target="dense")
+    text = str(text).replace("layout = half", "layout = pairs")
+    attend = attnspec.compile(text, target="dense")
     sources = {"x": x, "weight": weight, **({"gate": gate} if n > SEGMENT else {})}
     alike(ours, theirs, sources, 1e-11)
+    q, k, v = (split(t, HEADS).float() for t in layer.to_qkv(layer.norm(x)).chunk(3, -1))
+    by_kernels = attnspec.compile(text, target="cpp")(q, k, v, gate=-gate.float())
+    torch.testing.assert_close(by_kernels.double(), theirs(), rtol=0, atol=1e-5)

@@ -123,6 +123,22 @@ def test_a_spec_is_what_was_published(name: str) -> None:
         assert theirs.abs().max() > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["delta", "gated_delta", "infini"])
+def test_kernels_correct_values_as_published(name: str) -> None:
+    """Token by token, and all gradients."""
+    case = CASES[name]
+    torch.manual_seed(0)
+    attend = attnspec.compile(name, params=case.params, target="cpp")
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 2, HEADS, N, DIM).unbind(0))
+    inputs = {key: x.float().requires_grad_() if x.is_floating_point() else x for key, x in case.inputs().items()}
+    got, want = attend(q, k, v, inputs=inputs), case.published(q, k, v, inputs)
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-5)
+    by, sources = torch.randn_like(want), [q, k, v, *inputs.values()]
+    for mine, theirs in zip(*(torch.autograd.grad((x * by).sum(), sources) for x in (got, want)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
 SHORT = [
     (1, 2, 2, 1, 1),
     (1, 2, 1, 0, 3),
