@@ -62,13 +62,14 @@ class Bar:
         return found >= self.limit if self.kind == "speed" else found <= self.limit
 
 
-READING, CHUNKED, SOFTMAX, APART, QUARTER, WITHOUT = (
+READING, CHUNKED, SOFTMAX, APART, QUARTER, WITHOUT, BY_FEATURES = (
     "reading q, k, v, writing one",
     f"plain torch, chunks of {CHUNK}",
     "the pattern with softmax",
     "64 sequences of a 64th",
     "a quarter of the length",
     "without gates",
+    "elu(x) + 1, one total",
 )
 
 
@@ -114,6 +115,9 @@ def _cases() -> Iterator[Case]:
         ("delta", "delta", 3),
     ):
         yield Case(what, f"attention gated {{ include {spec} }}", 16384, (Bar(WITHOUT, "time", limit),))
+    latte = "attention latent { include latte }"
+    yield Case("a divisor for each feature", latte, 16384, (Bar(BY_FEATURES, "time", 5),))
+    yield Case("a divisor for each feature", latte, 16384, (Bar(BY_FEATURES, "time", 4),), backward=True)
 
 
 CASES = tuple(_cases())
@@ -172,6 +176,8 @@ def contenders(case: Case, attend: Attention) -> dict[str, Callable[[], object]]
             found[SOFTMAX] = ours(compile(case.softmax), setup, tensors)
         elif bar.peer == WITHOUT:
             found[WITHOUT] = ours(compile(UNGATED), setup, tensors)
+        elif bar.peer == BY_FEATURES:
+            found[BY_FEATURES] = ours(compile(by_features("causal")), setup, tensors)
         else:
             other = case.setup(case.n // 64, 64) if bar.peer == APART else case.setup(case.n // 4)
             found[bar.peer] = ours(attend, other, inputs(other))

@@ -35,6 +35,8 @@ class FavorAttention(SpecAttention):
     again has the projection of that time: where several calls come before a backward pass, redraw between steps. Under
     torch.compile the graph breaks where calls are counted. Everything else is as in :class:`SpecAttention`.
 
+    A mixture may have them in its branches: one projection serves all.
+
     Raises ValueError where the spec has no ``favor``, or several of unlike sizes.
     """
 
@@ -54,7 +56,8 @@ class FavorAttention(SpecAttention):
         if redraw_every is not None and redraw_every < 1:
             raise ValueError(f"redraw_every is a number of calls from 1 on, or None, not {redraw_every}")
         spec = self.attend.spec
-        kinds = {(size(favor, dim), favor.scaling) for favor in spec.weights.favors}
+        favors = (found for weights in spec.weighings for found in weights.favors)
+        kinds = {(size(found, dim), found.scaling) for found in favors}
         if len(kinds) != 1:
             found = "has no favor(...) features" if not kinds else "has favor(...) features of unlike sizes or scaling"
             raise ValueError(f"{spec.name} {found}; a FavorAttention holds the projection of such features")

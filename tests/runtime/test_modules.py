@@ -212,6 +212,18 @@ def test_gradients_are_of_the_projection_of_their_call() -> None:
         torch.testing.assert_close(q.grad, torch.autograd.grad(old(q, k, v).square().sum(), q)[0])
 
 
+@pytest.mark.parametrize("target", ["dense", slow("cpp")])
+def test_a_branch_of_a_mixture_has_the_projection(target: str) -> None:
+    far = "branch { attend k <= q - 4  linear favor(x, features = 9, stable = none)  divide total }"
+    layer = FavorAttention(f"attention a {{ mix {{ branch {{ attend window(4) }} {far} }} }}", dim=16, target=target)
+    assert layer.projection.shape == (9, 16)
+    q, k, v = tensors(30)
+    out, before = layer(q, k, v), layer.projection
+    assert torch.equal(out, layer.attend(q, k, v, projection=before))
+    layer.redraw()
+    assert not torch.equal(out, layer(q, k, v))
+
+
 def test_what_a_favor_attention_refuses() -> None:
     assert repr(favor()) == "FavorAttention(performer_causal(features=20), target=dense, dim=16, redraw_every=1000)"
     unlike = "attention a { linear [favor(x, stable = none), favor(x, 9, stable = none)] }"
