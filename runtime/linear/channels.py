@@ -1,9 +1,9 @@
-"""Attention that each feature has by itself: sums over keys weighed by ``exp(logs_jc - largest_ic)``, and gradients.
+"""Attention that each feature has by itself: sums over keys weighed by ``exp(logs_jc + rows_ic)``, and gradients.
 
-``logs`` (batch, kv_heads, n, features) are logarithms of the features of keys, float32, of any size; ``largest``
-(batch, heads, n_q, features) the largest that a row sees of each, minus infinity where it sees none, from which the
-other sums count: no weight is above 1. It is constant for gradients: what the sums are put together to does not depend
-on it.
+``logs`` (batch, kv_heads, n, features) are logarithms of the features of keys, float32, of any size; ``rows`` (batch,
+heads, n_q, features) minus the largest that a row sees of each, and minus infinity where it sees none, from which the
+other sums count: no weight is above 1. They are constant for gradients: what the sums are put together to does not
+depend on them.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 
 
-def largest(call: Call, logs: Tensor) -> Tensor:
-    """The largest logarithm that each row sees, of each feature; q and k of a call only say how many there are."""
+def counted_from(call: Call, logs: Tensor) -> Tensor:
+    """Minus the largest logarithm that each row sees, of each feature; q of a call says only how many there are."""
     ones = logs.new_ones(())
     rows, keys = ones.expand(*call.q.shape[:3], 1), ones.expand(*logs.shape[:3], 1)
     logs = logs.detach()
     return sweep(call, Sweep(logs="max"), rows, keys, logs, torch.float32, Beside(there=logs))[0]
 
 
-def totals(call: Call, logs: Tensor, most: Tensor) -> Tensor:
-    """``sum over j of m_ij exp(logs_jc - most_ic)``, (batch, heads, n_q, features), differentiable in ``logs``."""
-    return _Totals.apply(call, logs, _from(most))  # type: ignore[no-any-return, no-untyped-call]
+def totals(call: Call, logs: Tensor, rows: Tensor) -> Tensor:
+    """``sum over j of m_ij exp(logs_jc + rows_ic)``, (batch, heads, n_q, features), differentiable in ``logs``."""
+    return _Totals.apply(call, logs, rows)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def attended(call: Call, a: Tensor, logs: Tensor, v: Tensor, most: Tensor, for_gradients: bool = False) -> Tensor:
-    """``sum over c of a_ic sum over j of m_ij exp(logs_jc - most_ic) v_j``, of v's dtype.
+def attended(call: Call, a: Tensor, logs: Tensor, v: Tensor, rows: Tensor, for_gradients: bool = False) -> Tensor:
+    """``sum over c of a_ic sum over j of m_ij exp(logs_jc + rows_ic) v_j``, of v's dtype.
 
     a is (batch, heads, n_q, features), float32, v (batch, kv_heads, n, dim_v); differentiable in these and in ``logs``.
     ``for_gradients``: only gradients are wanted, the result is no number.
     """
-    return _Attended.apply(call, a, logs, v, _from(most), for_gradients)  # type: ignore[no-any-return, no-untyped-call]
+    return _Attended.apply(call, a, logs, v, rows, for_gradients)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def weighed(given: Given, for_gradients: bool = False) -> Tensor:
@@ -46,9 +46,9 @@ def weighed(given: Given, for_gradients: bool = False) -> Tensor:
     return _Weighed.apply(call, for_gradients, *call[:3], *steps)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _from(most: Tensor) -> Tensor:
-    """What sums count from, as a logarithm of rows: rows that see nothing weigh nothing."""
-    return (-most).masked_fill(most.isneginf(), -torch.inf)
+def negative(rows: Tensor) -> Tensor:
+    """The largest of what rows count from, or the other way round: minus infinity of minus infinity."""
+    return (-rows).masked_fill(rows.isneginf(), -torch.inf)
 
 
 def _sum(

@@ -18,7 +18,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.request import Call
 from attnspec.runtime.expressions.real import real, tables
-from attnspec.runtime.linear.channels import attended, largest, totals, weighed
+from attnspec.runtime.linear.channels import attended, counted_from, negative, totals, weighed
 from attnspec.runtime.linear.features import Mapped, axes
 from attnspec.runtime.linear.sums import Given, sums
 from attnspec.spec.spec import Spec
@@ -42,6 +42,8 @@ class Divisor:
         With ``most`` totals are ``exp(most) * total``, and x is multiplied by ``exp(most)``. ``seen`` (batch, heads,
         rows, 1) is not needed where :attr:`plain`.
         """
+        if self.plain and not torch.is_grad_enabled():  # in place: new memory takes as long as the sums
+            return torch.div(x, total.masked_fill_(total == 0, torch.inf), out=total)
         if self.plain:
             return x / total.masked_fill(total == 0, torch.inf)
         line = self.spec.weights.divide
@@ -77,13 +79,15 @@ def each(
     """
     outs, first = [], 0
     for part in parts:
-        a = call.q[..., first : first + part.values.shape[-1]] * call.scale
+        a = call.q[..., first : first + part.values.shape[-1]]
+        a = a if call.scale == 1 else a * call.scale
         first += part.values.shape[-1]
         own = call._replace(q=a, k=part.values, scale=1.0)
         if part.logs:
-            most = largest(own, part.values)
-            a = divisor.divided(a, totals(own, part.values, most), most, seen)
-            outs.append(attended(own, a, part.values, call.v, most, for_gradients))
+            rows = counted_from(own, part.values)
+            most = None if divisor.plain else negative(rows)
+            a = divisor.divided(a, totals(own, part.values, rows), most, seen)
+            outs.append(attended(own, a, part.values, call.v, rows, for_gradients))
         else:
             one = part.values.new_ones(())
             rows, keys = one.expand(*a.shape[:3], 1), one.expand(*part.values.shape[:3], 1)

@@ -41,13 +41,13 @@ class _ByKernels:
     logs: Tensor
 
     def largest(self) -> Tensor:
-        return channels.largest(self.call, self.logs)
+        return channels.negative(channels.counted_from(self.call, self.logs))
 
     def totals(self, most: Tensor) -> Tensor:
-        return channels.totals(self.call, self.logs, most)
+        return channels.totals(self.call, self.logs, channels.negative(most))
 
     def attended(self, a: Tensor, v: Tensor, most: Tensor) -> Tensor:
-        return channels.attended(self.call, a, self.logs, v, most)
+        return channels.attended(self.call, a, self.logs, v, channels.negative(most))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 // The sweep where each channel of a pair has a weight of its own, exp(here_ic + there_jc): a softmax over the keys of a row for
-// each feature. Channels are those that x and y share (LOGS 1), or those of z (LOGS 2); with LOGS 3 the output is the largest of
-// `there` that a row sees, which is what the other two count from: -here.
+// each feature. Channels are those that x and y share (LOGS 1), or those of z (LOGS 2); what keys have of them is exp of their
+// logarithms, and no tensor of theirs is read beside. With LOGS 3 the output is what rows count from in the other two, `here`:
+// minus the largest of `there` that one sees, and minus infinity if it sees none.
 //
 // For pairs of the pattern no weight is above 1, but logarithms may be of any size, so nothing is exponentiated by itself. A
 // tile of the inner side counts from the largest of each channel in it (`top`), a state from the largest of what it holds. A
@@ -20,6 +21,7 @@ struct LogSpace : LinearSpace {
     double keep[CS], come[CS];
 };
 using Space = LogSpace;
+constexpr bool ONES = !KEYS;  // channels of the inner side are exp of logarithms, and nothing else
 
 ATTNSPEC_INLINE vfloat finite(vfloat x) { return x < INF ? x : all(-INF); }  // NaN is not
 ATTNSPEC_INLINE vfloat weight(vfloat here, vfloat there) { return exp(smaller(vfloat{}, here + there)); }
@@ -50,6 +52,7 @@ static void faded_rows(const float* a, const float* b, int64_t steps, const doub
 template <class Pass>
 struct Sweep {
     static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
+    static constexpr bool READS_Y = LOGS == 2 || (LOGS == 1 && !ONES), READS_Z = LOGS == 1 || (LOGS == 2 && !ONES);
     static constexpr int OTHER = LOGS == 1 ? ZS : YS;  // the columns of a state, which has a row for each channel
 
     const LinearProblem& p;
@@ -93,8 +96,11 @@ struct Sweep {
         next_kept = (n + 1) % KEPT;
         const float* logs = rows_of<CHANNELS, CS, 0, false, false, float>(p, w.logs_there[n], w.scratch, p.there, b, h, 0, rows_there(),
                                                                           slots.begin, count, rows);
-        kept[n] = {j, h, load_inner(p, w, n, b, h, 0, rows_there(), slots), logs, w.faded[n], w.top[n], w.mass[n]};
-        const float* from = LOGS == 1 ? kept[n].inner.y : kept[n].inner.z;
+        Inner own = {count, rows, nullptr, nullptr};
+        if (READS_Y) own.y = rows_of<YT, YS, 0, false, false, YElem>(p, w.y[n], w.scratch, p.y, b, h, 0, rows_there(), slots.begin, count, rows);
+        if (READS_Z) own.z = rows_of<ZC, ZS, 0, false, false, ZElem>(p, w.z[n], w.scratch, p.z, b, h, 0, rows_there(), slots.begin, count, rows);
+        kept[n] = {j, h, own, logs, w.faded[n], w.top[n], w.mass[n]};
+        const float* from = LOGS == 1 ? own.y : own.z;
         float* to = w.faded[n];
         for (int c = 0; c < CS; c += W) {
             vfloat top = all(LOWEST), sum = vfloat{};
@@ -103,7 +109,7 @@ struct Sweep {
                 for (int r = 0; r < count; ++r) {
                     const vfloat part = exp(load_any(logs + r * CS + c) - top);
                     sum += part;
-                    store(to + r * CS + c, load_any(from + r * CS + c) * part);
+                    store(to + r * CS + c, ONES ? part : load_any(from + r * CS + c) * part);
                 }
             store(w.top[n] + c, top), store(w.mass[n] + c, sum);
         }
@@ -111,8 +117,8 @@ struct Sweep {
         const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
         const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
         const Span soon = slots_of(rows_there(), slots_there(), beyond, THERE);
-        w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
-        w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
+        if (READS_Y) w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
+        if (READS_Z) w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
         w.ahead.add(p.there, sizeof(float), CHANNELS, b, after, rows_there(), soon);
         return kept[n];
     }
@@ -148,7 +154,11 @@ struct Sweep {
             const Range on = lanes(g);
             if (on.begin >= on.end) continue;
             const int64_t slot = first + g * LANES;
-            load_outer(p, w, g, b, head, 0, rows_here(), slot, on, p.scale * Pass::COUNT);
+            const float scale = p.scale * Pass::COUNT;
+            if (LOGS == 1 && KEYS)
+                for (int i = 0; i < XS * LANES; i += W) store(w.x[g] + i, all(scale));
+            else
+                load_outer(p, w, g, b, head, 0, rows_here(), slot, on, scale);
             const int count = on.end - on.begin;
             const View<float> x = view<CHANNELS, float>(w.scratch, p.here, b, head, rows_here(), slot + on.begin, count);
             if (on.begin) memset(w.rows, 0, sizeof(float) * on.begin * CS);
@@ -266,7 +276,7 @@ struct Sweep {
             for (int c = 0; c < LANES; c += W) {
                 vfloat sum = vfloat{};
                 for (int d = 0; d < CHANNELS; ++d)
-                    sum += load(w.x[g] + d * LANES + c) * tile.inner.y[r * YS + d] *
+                    sum += load(w.x[g] + d * LANES + c) * (ONES ? 1.f : tile.inner.y[r * YS + d]) *
                            weight(load(w.logs_here[g] + d * LANES + c), all(tile.logs[r * CS + d]));
                 store(w.s + r * LANES + c, sum);
             }
@@ -281,7 +291,8 @@ struct Sweep {
                 const vfloat here = load(w.logs_here[g] + d * LANES + c);
                 vfloat sum = load(w.out[g] + d * LANES + c);
                 for (int r = range.begin; r < range.end; ++r) {
-                    const vfloat more = load(w.s + r * LANES + c) * tile.inner.z[r * ZS + d] * weight(here, all(tile.logs[r * CS + d]));
+                    const vfloat more = load(w.s + r * LANES + c) * (ONES ? 1.f : tile.inner.z[r * ZS + d]) *
+                                        weight(here, all(tile.logs[r * CS + d]));
                     sum += PARTIAL ? (*(const vint*)(w.mask + r * LANES + c) != 0 ? more : vfloat{}) : more;
                 }
                 store(w.out[g] + d * LANES + c, sum);
@@ -435,6 +446,11 @@ struct Sweep {
             if (on.begin >= on.end) continue;
             const int64_t slot = first + g * LANES + on.begin;
             const int count = on.end - on.begin;
+            if (LOGS == 3)
+                for (int i = 0; i < ZS * LANES; i += W) {
+                    const vfloat most = load(w.out[g] + i);
+                    store(w.out[g] + i, most == -INF ? most : -most);
+                }
             transpose<ZS, LANES, ZS, LANES>(w.rows, w.out[g]);
             float* rows = w.rows + on.begin * ZS;
             if (CARRY)
@@ -443,7 +459,7 @@ struct Sweep {
                     for (int d = 0; d < ZC; ++d) {
                         const float old = to_float(before[d * p.out.stride[3]]);
                         float& to = rows[r * ZS + d];
-                        to = LOGS < 3 ? to + old : old > to ? old : to;
+                        to = LOGS < 3 ? to + old : old == -INF || (to != -INF && to < old) ? to : old;
                     }
                 }
             put_rows<ZC, ZS, OutElem>(p.out, b, head, rows_here(), slot, count, rows);
