@@ -10,7 +10,7 @@ from torch import Tensor
 
 import attnspec
 from tests.published import recurrences as published
-from tests.runtime.test_linear import agree
+from tests.support.linear import as_dense
 from tests.support.marks import slow
 from tests.support.oracle import close, tensors
 
@@ -66,9 +66,9 @@ CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_features_with_divisors_of_their_own(name: str) -> None:
     text, inputs = CASES[name]
-    agree(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
+    as_dense(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
     if not any(t.shape[-1] == 150 for t in inputs.values()):
-        agree(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
+        as_dense(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
 
 
 def _shifted(shift: str, n_q: int = N) -> list[Tensor]:
@@ -131,7 +131,7 @@ def test_kernels_are_what_was_published(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype: torch.dtype) -> None:
-    agree("latte", *tensors(150, 150, 4, 2, dtype=dtype))
+    as_dense("latte", *tensors(150, 150, 4, 2, dtype=dtype))
 
 
 @pytest.mark.slow

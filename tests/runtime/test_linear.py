@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,9 @@ from torch import Tensor
 import attnspec
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.linear.operators import attend_linear
-from tests.support.linear import TOLERANCE
+from tests.support.linear import as_dense
 from tests.support.marks import slow
-from tests.support.oracle import close, tensors
+from tests.support.oracle import tensors
 
 DOC = torch.arange(150)[None].repeat(2, 1) // 37
 GATED = """attention a {{
@@ -75,45 +74,19 @@ CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
 QUICK = ("elu", "gated window")
 
 
-def agree(
-    text: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor] | None = None, return_lse: bool = False
-) -> None:
-    """Assert that output and all gradients are those of the dense meaning."""
-    given = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in (inputs or {}).items()}
-    exact = {name: t.detach().double().requires_grad_() if t.requires_grad else t for name, t in given.items()}
-    vectors = [t.detach().double().requires_grad_() for t in (q, k, v)]
-    got: Any = attnspec.compile(text, target="cpp")(q, k, v, return_lse=return_lse, inputs=given)
-    want: Any = attnspec.compile(text, target="dense")(*vectors, return_lse=return_lse, inputs=exact)
-    got, want = (x if return_lse else (x,) for x in (got, want))
-    out_error, gradient_error = TOLERANCE[q.dtype]
-    for name, x, y in zip(("out", "lse"), got, want, strict=False):
-        close(name, x.nan_to_num(neginf=0.0), y.nan_to_num(neginf=0.0), out_error)
-    generator = torch.Generator().manual_seed(3)
-    up = [torch.randn(x.shape, generator=generator).masked_fill(x.isinf(), 0.0) for x in got]
-    floats = [name for name, t in given.items() if t.requires_grad]
-    sources = ([q, k, v, *(given[name] for name in floats)], [*vectors, *(exact[name] for name in floats)])
-    found, wanted = (
-        torch.autograd.grad(x, s, [d.to(y.dtype) for d, y in zip(up, x, strict=True)], materialize_grads=True)
-        for x, s in zip((got, want), sources, strict=True)
-    )
-    for name, x, y, source in zip(("dq", "dk", "dv", *floats), found, wanted, sources[0], strict=True):
-        assert x.dtype == source.dtype
-        close(name, x, y, gradient_error)
-
-
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])
 def test_features_and_divisors(name: str) -> None:
     text, inputs = CASES[name]
-    agree(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
+    as_dense(text, *tensors(150, 150, 4, 2, 2, dim_v=24), inputs=inputs)
     if not any(t.shape[-1] == 150 for t in inputs.values()):
-        agree(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
+        as_dense(text, *tensors(90, 33, 4, 4, 1, dim_v=24), inputs=inputs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_states_that_pay_only_after_several_tiles(kv_heads: int) -> None:
     """One of 128 by 128 does not pay for any single tile of rows."""
-    agree(CASES["window"][0], *tensors(1500, 1500, 4, kv_heads, 1, dim=128, dim_v=128))
+    as_dense(CASES["window"][0], *tensors(1500, 1500, 4, kv_heads, 1, dim=128, dim_v=128))
 
 
 def _gates(name: str, n: int) -> Tensor:
@@ -146,11 +119,11 @@ def test_gradients_of_steps_however_strong_they_are(name: str, pattern: str) -> 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, slow(torch.float16)])
 def test_types(dtype: torch.dtype) -> None:
     """Features are in float32 whatever the vectors are in."""
-    agree("linear", *tensors(150, 150, 4, 2, dtype=dtype))
+    as_dense("linear", *tensors(150, 150, 4, 2, dtype=dtype))
 
 
 def test_the_logarithm_of_the_total() -> None:
-    agree("linear", *tensors(150, 150, 4, 2, 2, dim_v=24), return_lse=True)
+    as_dense("linear", *tensors(150, 150, 4, 2, 2, dim_v=24), return_lse=True)
 
 
 @pytest.mark.slow

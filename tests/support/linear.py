@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import attnspec
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.request import Call
 from attnspec.runtime.linear.sums import Given, gradients, sums
@@ -80,3 +82,29 @@ def agree(
         for name, x, y, t in zip(("da", "db", "dv"), got, wanted, (a, b, v), strict=True):
             assert x.dtype == t.dtype
             close(name, x, y, gradient_error)
+
+
+def as_dense(
+    text: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor] | None = None, return_lse: bool = False
+) -> None:
+    """Assert that output and all gradients are those of the dense meaning."""
+    given = {name: t.clone().requires_grad_(t.is_floating_point()) for name, t in (inputs or {}).items()}
+    exact = {name: t.detach().double().requires_grad_() if t.requires_grad else t for name, t in given.items()}
+    vectors = [t.detach().double().requires_grad_() for t in (q, k, v)]
+    got: Any = attnspec.compile(text, target="cpp")(q, k, v, return_lse=return_lse, inputs=given)
+    want: Any = attnspec.compile(text, target="dense")(*vectors, return_lse=return_lse, inputs=exact)
+    got, want = (x if return_lse else (x,) for x in (got, want))
+    out_error, gradient_error = TOLERANCE[q.dtype]
+    for name, x, y in zip(("out", "lse"), got, want, strict=False):
+        close(name, x.nan_to_num(neginf=0.0), y.nan_to_num(neginf=0.0), out_error)
+    generator = torch.Generator().manual_seed(3)
+    up = [torch.randn(x.shape, generator=generator).masked_fill(x.isinf(), 0.0) for x in got]
+    floats = [name for name, t in given.items() if t.requires_grad]
+    sources = ([q, k, v, *(given[name] for name in floats)], [*vectors, *(exact[name] for name in floats)])
+    found, wanted = (
+        torch.autograd.grad(x, s, [d.to(y.dtype) for d, y in zip(up, x, strict=True)], materialize_grads=True)
+        for x, s in zip((got, want), sources, strict=True)
+    )
+    for name, x, y, source in zip(("dq", "dk", "dv", *floats), found, wanted, sources[0], strict=True):
+        assert x.dtype == source.dtype
+        close(name, x, y, gradient_error)
