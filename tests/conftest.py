@@ -59,8 +59,10 @@ def precompiled(header: Path) -> str:
     except CompilerError:
         return flags  # the tests that need one say so
     compiler.cache_clear()
-    command = [*tool.command, *tool.flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"]
+    made = header.with_suffix(f".{os.getpid()}")
+    command = [*tool.command, *tool.flags, "-x", "c++-header", str(header), "-o", str(made)]
     subprocess.run(command, check=True, capture_output=True)
+    made.replace(f"{header}.gch")  # at once: another run may be reading it
     return f"{flags} -include {shlex.quote(str(header))}"
 
 

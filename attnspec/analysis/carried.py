@@ -56,7 +56,8 @@ class Carried:
     those of ``ways`` are. ``pred`` is the pattern inside a document, for calls of ``sizes``, ``alike`` what says that
     two positions are in one document: then the state is that of the document of the last token before the cut, and the
     first token after it goes on with that document. ``packed`` is the input of offsets that says it, where one does:
-    each document of a call then has a state, goes on from it, and leaves one, whichever it is.
+    each document of a call then has a state, goes on from it, and leaves one, whichever it is. ``lag``: rows go on as
+    said from so many tokens after a cut on, and what is said of the next cut holds for queries so long after it.
     """
 
     cut: int
@@ -65,6 +66,7 @@ class Carried:
     sizes: Sizes
     alike: tuple[e.Pred, ...]
     packed: str | None = None
+    lag: int = 0
 
     def seen(self, tokens: int, env: Mapping[str, Any]) -> Truth:
         """Which of the tokens after a cut see what was before it. ``env`` has the sizes and inputs of documents."""
@@ -133,10 +135,17 @@ class Carried:
         return found
 
 
-def carried(relation: Relation, sizes: Sizes) -> Carried | str:
+def carried(relation: Relation, sizes: Sizes, waiting: bool = False) -> Carried | str:
     """How sequences of a pattern go on, or in a few words why not from one state for each head.
 
-    Of ``sizes`` only heads and batch matter. Raises as :func:`attnspec.analysis.states.states` does.
+    ``waiting``: the last keys may be kept beside it, as many as ``lag`` says. Of ``sizes`` only heads and batch matter.
+    Raises as :func:`attnspec.analysis.states.states` does.
+
+    >>> from attnspec.check.check import check_text
+    >>> from attnspec.relation.lower import lower
+    >>> far = carried(lower(check_text("attention a { attend k <= q - 64 }")), Sizes(1, 1), True)
+    >>> far.cut, far.lag, far.lasts(np.array([5])).tolist()
+    (1, 63, [True])
     """
     spec = relation.spec
     if spec.mixture:
@@ -145,27 +154,32 @@ def carried(relation: Relation, sizes: Sizes) -> Carried | str:
     alike, pred = _inside_documents(spec)
     if names := sorted(contents.varies(pred) - e.POSITIONS, key=lambda name: (name in e.SIZES, name)):
         return f"the pattern depends on `{names[0]}`, which is not the same before and after a cut"
-    for item in found:
-        if item.futures.cut is None:
+    periods = [
+        (item.futures.cut, 0) if item.futures.cut is not None else item.futures.waits if waiting else None
+        for item in found
+    ]
+    for item, period in zip(found, periods, strict=True):
+        if period is None or period[0] is None:
             return _of(item, found) + _why(item.futures)
     read = {name for atom in alike for name in contents.varies(atom)}
-    cut, ways = lcm(*(item.futures.cut or 1 for item in found)), []
+    cut, ways = lcm(*(period[0] for period in periods if period)), []
+    lag = -(-max(period[1] for period in periods if period) // cut) * cut
     for item in found:
         sees = item.futures.sees
         with budget(sees, patient=True):
             ahead = sees.intersection(Pairs.read(f"floor(x / {cut}) < floor(y / {cut})")).first()
-            first = item.futures.first.intersection(Pairs.read(f"x = {cut}")).first()
+            first = item.futures.first.intersection(Pairs.read(f"x = {cut + lag} and y < {cut}")).first()
             key = None if first is None else first[1]
-            later = None if key is None else sees.intersection(Pairs.read(f"x >= {cut} and y = {key}")).first()
+            later = None if key is None else sees.intersection(Pairs.read(f"x >= {cut + lag} and y = {key}")).first()
         if ahead is not None:
             return _of(item, found) + (
                 f"query {ahead[0]} sees key {ahead[1]}, and the tokens before a cut see none after it"
             )
         ways.append(Crossing(item.heads, item.b, key, None if later is None else later[0], item.futures))
     packed = [declared for declared in spec.inputs if declared.form == "offsets" and declared.name in read]
-    if packed and (why := _why_not_packed(spec, packed[0], alike, cut)):
+    if packed and (why := _why_not_packed(spec, packed[0], alike, cut + lag)):
         return why
-    return Carried(cut, tuple(ways), pred, sizes, alike, packed[0].name if packed else None)
+    return Carried(cut, tuple(ways), pred, sizes, alike, packed[0].name if packed else None, lag)
 
 
 def _why_not_packed(spec: Spec, by: Input, alike: tuple[e.Pred, ...], cut: int) -> str:

@@ -23,6 +23,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.spec import expr as e
 
 _LONGEST_PERIOD = 1 << 14
+_LATE = 1 << 20
+"""After how many tokens it is looked how many keys are to be kept apart: then all are that ever will be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +86,28 @@ class Futures:
             whole = lcm(self.single, *(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
             divisors = sorted({d for i in range(1, isqrt(whole) + 1) if whole % i == 0 for d in (i, whole // i)})
             return next((d for d in divisors if d % self.single == 0 and self._repeats(d)), None)
+
+    @cached_property
+    def waits(self) -> tuple[int, int] | None:
+        """A period, and how many of the last keys are to be kept apart at its multiples: all others are one class.
+
+        The pattern is the same when it is moved by the period. None if there are no such two.
+        """
+        with budget(self.first, patient=True):
+            pieces = self.sees.pieces()
+            whole = lcm(*(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
+            if whole > _LONGEST_PERIOD:
+                return None
+            divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+            period = next((d for d in divisors if self._repeats(d)), None)
+            if period is None:
+                return None
+            further = self.first.intersection(self.first.then(Pairs.read("x < y")))
+            at = Pairs.read(f"x = {_LATE // period * period}")
+            firsts = (of.intersection(at).first() for of in (further, self.alone))  # (that of a class alone is a key)
+            last = max(-(-(x - y) // period) * period for x, y in (found or (0, 0) for found in firsts))
+            more = further.intersection(Pairs.read(f"x mod {period} = 0 and x - y > {last}"))
+            return (period, last) if more.is_empty() else None
 
     def _repeats(self, period: int) -> bool:
         """Whether the pattern is the same when it is moved by so many positions."""

@@ -64,8 +64,9 @@ class Cache:
 
     Where weights are products of features (`linear` lines, ``target="dense"`` too) a state takes the place of keys:
     tokens that have attended become part of it when the next are appended, as far as the pattern lets the sequence be
-    cut. Inputs by position may then hold the entries of those tokens alone that are not in the state yet (but not
-    documents: one must be known to go on). A pattern whose calls hand on no state is an error that says why.
+    cut. Where the last keys have to be told apart (windows, ``k <= q - 64``) they are kept beside it, all others are in
+    it, or dropped. Inputs by position may then hold the entries of those tokens alone that are not in the state yet
+    (but not documents: one must be known to go on). Where more than one state would have to be kept the error says so.
 
     ``batch``, ``kv_heads``, ``dim`` and ``dim_v`` (``dim`` if left out) are those of the keys and values, ``heads``
     those of the queries, for patterns that tell heads apart (``kv_heads`` if left out). Raises CallError for a wrong

@@ -34,7 +34,9 @@ class Stream:
         """For heads and a batch of ``sizes``. Raises CallError where a pattern's calls hand on no state."""
         self.heads, self.tokens = range(sizes.kv_heads), 0
         self._program, self._spec = program, spec_of(program)
-        self._going = require_state(program, sizes.heads, sizes.kv_heads, sizes.batch)
+        self._going = require_state(program, sizes.heads, sizes.kv_heads, sizes.batch, True)
+        weights, by_row = self._spec.weights, e.Var("n_q")
+        self._pads = weights.each or weights.running or any(by_row in given.sizes for given in self._spec.inputs)
         self._documents = {name for atom in self._going.alike for name in contents.varies(atom)}
         for declared in self._spec.inputs:
             self._check_declared(declared)
@@ -57,14 +59,19 @@ class Stream:
             )
 
     @property
-    def first_query(self) -> int:
-        """The first position whose query can attend: that of the first token which is not in the state."""
+    def _first(self) -> int:
+        """The first position whose key is not in the state."""
         return self.tokens - (0 if self._waiting is None else self._waiting[0].shape[2])
+
+    @property
+    def first_query(self) -> int:
+        """The first position whose query can attend: those before it may see keys in the state apart."""
+        return self._first + (self._going.lag if self._first else 0)
 
     @property
     def positions(self) -> tuple[range, ...]:
         """Where the keys stand that are there."""
-        return () if self.first_query == self.tokens else (range(self.first_query, self.tokens),)
+        return () if self._first == self.tokens else (range(self._first, self.tokens),)
 
     @property
     def bytes(self) -> int:
@@ -73,7 +80,10 @@ class Stream:
         return sum(t.numel() * t.element_size() for t in held)
 
     def __str__(self) -> str:
-        return "a state" if self._going.cut == 1 else f"a state and up to {self._going.cut - 1:,} keys"
+        keys = self._going.lag + self._going.cut - 1
+        if all(way.key is None for way in self._going.ways):
+            return f"up to {keys:,} keys"
+        return f"a state and up to {keys:,} keys" if keys else "a state"
 
     def append(self, k: Tensor, v: Tensor) -> None:
         """Keep the next keys and values (batch, kv_heads, tokens, dim); those that have attended go into the state."""
@@ -94,27 +104,28 @@ class Stream:
     ) -> tuple[Tensor, Tensor]:
         """Output and, where totals divide, their logarithms, of queries of the last tokens."""
         assert self._waiting is not None
-        (k, v), start = self._waiting, self.first_query
+        (k, v), start = self._waiting, self._first
         count = k.shape[2]
         with torch.no_grad():
             given, state = self._own(inputs, start, count)
             packed = self._packed(given, start)
             if packed is not None and state is not None:
                 state = packed.from_first(state)
-            q = torch.nn.functional.pad(q, (0, 0, count - q.shape[2], 0))
-            merged = count // self._going.cut * self._going.cut
+            if self._pads or not self._going.lag:
+                q = torch.nn.functional.pad(q, (0, 0, count - q.shape[2], 0))
+            merged = max(0, count // self._going.cut * self._going.cut - self._going.lag)
             whole = merged == count
-            found = going_on(Asked(self._program.encoded, q, k, v, scale, given, state, start, whole))
+            asked = Asked(self._program.encoded, q, k, v, scale, given, state, start, whole, True)
+            found = going_on(asked)
             after = found.state
             if merged and not whole:
-                q, k, v = (t[:, :, :merged] for t in (q, k, v))
-                cut = self._cut(given, merged, count)
-                asked = Asked(self._program.encoded, q, k, v, scale, cut, state, start, True)
-                after = piece(asked).after().to(after.dtype)
+                k, v = (t[:, :, :merged] for t in (k, v))
+                cut, q = self._cut(given, merged, count), q.new_zeros((*q.shape[:2], merged, q.shape[3]))
+                after = piece(asked._replace(q=q, k=k, v=v, inputs=cut, return_state=True)).after().to(after.dtype)
         if merged:
             after = after if packed is None else packed.at_last(after)
             self._next = merged, after
-        last = slice(count - part.n_q, None)
+        last = slice(found.out.shape[2] - part.n_q, None)
         lse = found.lse[:, :, last] if found.total is not None else EMPTY
         return found.out[:, :, last], lse
 

@@ -114,10 +114,14 @@ def _reads(node: e.Node) -> list[e.Node]:
 
 
 @functools.lru_cache(maxsize=64)
-def require_state(program: Program, heads: int, kv_heads: int, batch: int) -> Carried:
-    """How sequences of a program go on from a state. Raises CallError where they do not, with the reason."""
-    spec, of = spec_of(program), needed(program, heads, kv_heads, batch)
-    found = why_not(spec) or carried(relation(program, of), Sizes(1, 1, heads, kv_heads, batch))
+def require_state(program: Program, heads: int, kv_heads: int, batch: int, waiting: bool = False) -> Carried:
+    """How sequences of a program go on from a state. Raises CallError where they do not, with the reason.
+
+    ``waiting``: the last keys may be kept beside it.
+    """
+    spec, of, sizes = spec_of(program), needed(program, heads, kv_heads, batch), Sizes(1, 1, heads, kv_heads, batch)
+    waiting = waiting and spec.weights.delta is None and spec.align == "end"
+    found = why_not(spec) or carried(relation(program, of), sizes, waiting)
     if isinstance(found, Carried) and spec.weights.running and (found.alike or found.packed):
         found = "a running maximum is that of all documents"
     if isinstance(found, Carried):
@@ -137,6 +141,8 @@ class Asked(NamedTuple):
     state: Tensor | None
     q_start: int | None
     return_state: bool
+    waiting: bool = False
+    """Whether the last keys are kept beside the state: there may be fewer queries than keys, the last ones."""
 
 
 def going_on(asked: Asked) -> Results:
@@ -152,13 +158,13 @@ def going_on(asked: Asked) -> Results:
 
 def piece(asked: Asked) -> Piece:
     """A call that takes or gives a state. Raises CallError where it cannot."""
-    program, q, k, v, scale, inputs, state, q_start, return_state = asked
+    program, q, k, v, scale, inputs, state, q_start, return_state, waiting = asked
     known = decode(program)
     spec, dense = spec_of(known), known.target == "dense"
-    (batch, heads, n, _), kv_heads = q.shape, k.shape[1]
-    if n != k.shape[2]:
-        raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n} and {k.shape[2]}")
-    going = require_state(known, heads, kv_heads, batch)
+    (batch, heads, n_q, _), (_, kv_heads, n, _) = q.shape, k.shape
+    if n_q != n and not waiting:
+        raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n_q} and {n}")
+    going = require_state(known, heads, kv_heads, batch, waiting)
     check_lists(known, heads, kv_heads, batch)
     start = begins(spec, going, n, state is not None, q_start, return_state)
     sizes, given = sizes_of(spec, q, k), dict(inputs)
@@ -174,7 +180,9 @@ def piece(asked: Asked) -> Piece:
     features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
     by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None or weights.running)
     q, k, v = (t.to(dtype) for t in (q, k, v))
-    whole = Sizes(start + n, n, heads, kv_heads, batch, part=Held(start, n, start, n, 0, heads, kv_heads, 0, batch))
+    end = start + n
+    held = Held(end - n_q, n_q, start, n, 0, heads, kv_heads, 0, batch)
+    whole = Sizes(end, n_q, heads, kv_heads, batch, part=held)
     q, k = turned(spec, q, k, whole, found)
     vectors = (q, k, v) if by_kernels else None
     if heads != kv_heads and by_head(spec):
@@ -202,6 +210,8 @@ def piece(asked: Asked) -> Piece:
     seen, kept, stays, itself = (
         None if mask is None else mask.to(q.device) for mask in (*masks, _mask(going.itself()))
     )
+    if seen is not None and n_q != n:
+        seen = seen[..., n - n_q :]
     if scale is None:
         scale = 1.0 if spec.scale is None else spec.scale
     whole_piece: Piece = (RelativePiece if weights.by_logarithms else Piece)(

@@ -34,7 +34,7 @@ def attended_from(asked: Asked, dense: bool) -> Results:
     """
     if dense:
         return (_untraced if torch.compiler.is_compiling() else going_on)(asked)
-    program, q, k, v, scale, inputs, state, q_start, return_state = asked
+    program, q, k, v, scale, inputs, state, q_start, return_state = asked[:9]
     if not traced(q, *inputs.values()):
         return going_on(asked)
     factor = None if scale is None else float(scale)

@@ -126,7 +126,7 @@ class Piece:
 
     def _own(self, a: Tensor, b: Tensor, v: Tensor, past: bool) -> Tensor:
         """The same over this call. ``past``: without the pairs of a position with itself."""
-        if a.shape[2] == 1:  # a token that comes alone: there is no pair but its own, and no step in it
+        if b.shape[2] == 1:  # a token that comes alone: there is no pair but its own, and no step in it
             if past:
                 return v.new_zeros((*a.shape[:3], v.shape[3]))
             groups = a.reshape(a.shape[0], b.shape[1], -1, a.shape[3])
@@ -143,7 +143,10 @@ class Piece:
 
     def _since(self, a: Tensor) -> Tensor | float:
         """What is left at each row of what was before, (batch, heads, n, 1 or features)."""
-        return 1.0 if self.steps is None else _factors(self._logs_since(self.steps[:, : a.shape[1]]), a)
+        if self.steps is None:
+            return 1.0
+        logs = self._logs_since(self.steps[:, : a.shape[1]])
+        return _factors(logs[:, :, logs.shape[2] - a.shape[2] :], a)
 
     def _read(self, groups: Tensor, state: Tensor) -> Tensor:
         """Rows (batch, heads of keys, group, n, features) times the states that they see."""
@@ -211,7 +214,7 @@ class Piece:
             return x / total.masked_fill(total == 0, torch.inf)
         seen, heads = self._any(total.shape[1], past), total.shape[1]
         env = {**axes(replace(self.sizes, heads=heads), 4), **tables(self.inputs)}
-        env["row"] = np.arange(self.sizes.n)[:, None]
+        env["row"] = np.arange(total.shape[2])[:, None]
         inputs = self.inputs if a is None else {**self.inputs, MASS.name: a.sum(-1)}
         by = real(weights.divide, env, inputs, torch.where(seen, total, 1.0)).expand(total.shape)
         return x / torch.where(seen & (by != 0), by, torch.inf)
@@ -220,7 +223,8 @@ class Piece:
         """Which rows see keys, of this call or before it, (batch, heads, n, 1)."""
         with torch.no_grad():
             ones, (batch, kv_heads, n, _) = self.v.new_ones(()), self.v.shape
-            rows, keys = ones.expand(batch, heads, n, 1), ones.expand(batch, kv_heads, n, 1)
+            n_q = n if past else self.sizes.n_q
+            rows, keys = ones.expand(batch, heads, n_q, 1), ones.expand(batch, kv_heads, n, 1)
             found = CoreSums.of(self.program, 0, past)(rows, keys, keys, None, self.given) > 0
         if self.state is None:
             return found

@@ -49,6 +49,34 @@ def test_rows_and_keys_by_force(lines: str, cut: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "cut", "lag"),
+    [
+        ("attend causal", 1, 0),
+        ("attend window(6)", 1, 5),
+        ("attend k <= q - 7", 1, 6),
+        ("attend k // 4 <= q // 4 - 2", 4, 4),
+        ("attend causal and (k // 3 <= q // 3 - 3 or k > q - 3)", 3, 6),
+        ("attend 2 <= q - k < 9", 1, 8),
+    ],
+)
+def test_keys_that_wait_by_force(lines: str, cut: int, lag: int) -> None:
+    """All older ones are seen alike by all queries that come."""
+    going = carried(lower(check_text(f"attention a {{ {lines} }}")), Sizes(1, 1), True)
+    assert isinstance(going, Carried)
+    assert (going.cut, going.lag) == (cut, lag)
+    mask = check_text(f"attention a {{ {lines} }}").mask(12 * cut + 3 * lag)[0, 0]
+    for start in range(cut, 5 * cut, cut):
+        after = start + lag
+        seen = [column for column in mask[after:, :start].T if column.any()]
+        assert all((column == seen[0]).all() for column in seen)
+        rows = seen[0] if seen else np.zeros(len(mask) - after, dtype=bool)
+        assert np.array_equal(going.seen(len(mask) - start, {})[lag:], rows)
+        for end in range(start + cut, 8 * cut, cut):
+            assert np.array_equal(going.kept(end - start, {}), mask[end + lag :, start:end].any(0))
+            assert bool(going.stays(end - start, {})[0]) == bool(mask[end + lag :, :start].any())
+
+
+@pytest.mark.parametrize(
     ("lines", "why"),
     [
         ("attend window(64)", "after 4,096 tokens 0 states and 63 keys"),

@@ -13,6 +13,7 @@ from tests.support.oracle import TOLERANCE, close
 BATCH, KEY_HEADS, HEADS, DIM, N = 2, 2, 4, 8, 30
 CASES = {
     "streaming_cache": str(attnspec.read("streaming_cache", params={"start": 2, "recent": 6})),
+    "lolcats": str(attnspec.read("lolcats", params={"width": 5})),
     "shares": """attention shares {
         input gate: float[batch, heads, n]
         mix {

@@ -30,6 +30,17 @@ PACKED = """attention packed {
     attend causal and cu[b, q] == cu[b, k]
     linear relu(x)  decay g[b, h, t]  divide total + 0.5
 }"""
+BEHIND = """attention behind {
+    input g: float[batch, heads, n]
+    attend k <= q - 3
+    linear elu(x) + 1  decay g[b, h, t]  divide total + 0.1 * mass  rotate rope()
+}"""
+NEAR = "attention near { attend window(4)  linear [softmax(x), softmax(-x)]  divide total }"
+SINKS = "attention sinks { attend causal and (k // 4 <= q // 4 - 2 or k > q - 2)  linear exp(x) }"
+EACH = "attention each { attend 2 <= q - k < 6 or h == 1 and k <= q  linear exp(x)  divide each total }"
+SORTED = """attention sorted {
+    input doc: int[batch, n] sorted  attend doc[b, q] == doc[b, k] and q - k >= 2  linear relu(x)  divide total
+}"""
 CASES: dict[str, dict[str, Tensor]] = {
     "linear": {},
     "latte": {},
@@ -40,9 +51,14 @@ CASES: dict[str, dict[str, Tensor]] = {
     "linear_documents": {"doc": DOCUMENTS},
     CHUNKED: {},
     GATED: {"g": -torch.rand(BATCH, HEADS, N)},
+    BEHIND: {"g": -torch.rand(BATCH, HEADS, N)},
+    NEAR: {},
+    SINKS: {},
+    EACH: {},
+    SORTED: {"doc": DOCUMENTS},
     PACKED: {"g": -torch.rand(BATCH, HEADS, N), "cu": torch.tensor([[0, 3, 3, 8, N, N, N], [0, 7, 8, 9, 10, 13, N]])},
 }
-QUICK = ("linear", "gla", "gated_delta", "linear_documents", CHUNKED, GATED, PACKED)
+QUICK = ("linear", "gla", "gated_delta", "linear_documents", CHUNKED, GATED, PACKED, BEHIND, NEAR)
 
 
 def new(attend: Attention, **more: Any) -> Cache:
@@ -94,7 +110,10 @@ def test_rows_are_those_of_the_whole_sequence(text: str) -> None:
         agree(text, CASES[text], "dense", True)
 
 
-@pytest.mark.parametrize("text", ["linear", slow("tost"), slow("gated_delta"), slow("linear_documents"), slow(CHUNKED)])
+@pytest.mark.parametrize(
+    "text",
+    ["linear", slow("tost"), slow("gated_delta"), slow("linear_documents"), slow(CHUNKED), slow(BEHIND), slow(NEAR)],
+)
 def test_kernels(text: str) -> None:
     agree(text, CASES[text], "auto", False)
 
@@ -135,7 +154,8 @@ def test_entries_of_the_batch_change_places() -> None:
 
 
 def test_what_cannot_be_kept_is_refused() -> None:
-    for text, why in (("linear_window", "1,023 keys"), ("performer_causal", "stable = none")):
+    strides = "attention a { attend causal and (q - k) % 4 == 0  linear x }"
+    for text, why in ((strides, "4 states"), ("performer_causal", "stable = none")):
         with pytest.raises(CallError, match=why):
             new(attnspec.compile(text, target="dense"))
     plain = (
