@@ -102,9 +102,9 @@ SECTION = Section(
             "delta x",
             "Each value first loses what its key recalls over the pattern, without itself, of the corrected values "
             "before it, and counts `x` times; `x` may read the key's position `k`, `h`, `b` and inputs. Keys must lie "
-            "in the past, and best are of length one (`normalize k`): longer ones let values grow. The recall is divided "
-            "as the output is; `scale` does not enter it. C++ kernels serve any such pattern, but not beside `divide "
-            "each`, a decay by channel or an order.",
+            "in the past, and best are of length one (`normalize k`): longer ones let values grow. The recall is "
+            "divided as the output is; `scale` does not enter it. C++ kernels serve any such pattern, but not beside "
+            "`divide each`, a decay by channel or an order.",
             "attend causal\nlinear 1\ndelta 0.5",
             "the weights of query 1 sum to 0.75",
         ),

@@ -107,5 +107,5 @@ def test_states_take_the_place_of_keys() -> None:
     assert window["cut"] == "after 4,096 tokens 0 states and 1,023 keys are to be kept"
     memory = read_json("inspect", "attention a { attend k // 256 < q // 256  linear x }", "-n", "4096")["states"]
     assert (memory["cut"], memory["shape"], memory["needs"][0]["states"][0]) == (256, [64, 64], 1)
-    assert "`stable = none` has a state" in read_json("inspect", "performer_causal", "-n", "512")["states"]["cut"]
+    assert "`stable = none` have a state" in read_json("inspect", "performer_causal", "-n", "512")["states"]["cut"]
     assert read_json("inspect", "causal", "-n", "512")["states"] is None
