@@ -109,11 +109,18 @@ class Stepped:
         if self.layered:
             more["memory"] = kept
         found = self.step(vectors, **more)
+        name, rows = bound.pattern.spec.name, vectors.shape[1]
+        pair = isinstance(found, tuple) and len(found) == 2
+        if self.layered and not (pair and all(isinstance(t, Tensor) and t.shape[-2:-1] == (rows,) for t in found[1])):
+            raise CallError(
+                f"{name}: layers keep positions: step must give `hidden, layers`, a tensor for each layer with {rows} "
+                "positions, those of its vectors, in its last dimension but one"
+            )
         hidden, layers = found if self.layered else (found, ())
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != vectors.shape[:2]:
             shape = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise CallError(
-                f"{bound.pattern.spec.name}: step gives {shape} for vectors of {tuple(vectors.shape)}: it must give "
+                f"{name}: step gives {shape} for vectors of {tuple(vectors.shape)}: it must give "
                 "last hidden states, (batch, positions, width)"
             )
         return hidden, tuple(layers)

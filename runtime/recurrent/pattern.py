@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnspec.analysis.causal import why_not_causal
+from attnspec.relation.lower import sizes_needed
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import decode
@@ -62,6 +63,8 @@ class Pattern:
         kept = [axis for axis in axes if not axis.queries]
         if any(not axis.keys for axis in axes) or list(axes[: len(kept)]) != kept:
             return "rows that are no keys, or keys that are no rows, stand elsewhere than before all others"
+        if sizes_needed(self.spec):
+            return "heads are told apart"
         return why_not_causal(self.attend.relation)
 
     def bind(self, length: int, missing: Mapping[str, int]) -> Bound:

@@ -269,8 +269,8 @@ def recurrent(
     What is carried ``by layer`` is a model's cache of keys and values, cut to the length that is kept, whose positions
     go on through the sequence. (Detached, memory then gives no gradient to the projections to keys and values;
     Transformer-XL projects the vectors of its memory again.) A function takes and gives what it likes, ``hidden, layers
-    = step(vectors, memory=memory)``: tuples with a tensor (batch, positions, ...) for each layer, ``memory`` of what is
-    kept, empty before the first segment, ``layers`` of all rows now.
+    = step(vectors, memory=memory)``: tuples with a tensor for each layer, positions in its last dimension but one,
+    ``memory`` of what is kept, empty before the first segment, ``layers`` of all rows now.
 
     ``spec`` is what :func:`attnspec.compile` takes, with its parameters (in ``params`` where a name collides with an
     argument) and ``target``, or an attention that is compiled. It has a line ``recur``: ``rmt``, ``rmt_both_ways``,

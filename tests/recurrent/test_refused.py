@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import attnspec
 from attnspec.runtime.recurrent.recurrent import Recurrent
@@ -19,6 +19,11 @@ IDS = tokens(2, 21)
 
 def rmt(**options: Any) -> Recurrent:
     return wrapped(Small(), "rmt", slots=2, segment=8, **options)
+
+
+class _Forgetful(Layered):
+    def forward(self, vectors: Tensor, memory: tuple[Tensor, ...]) -> Any:
+        return super().forward(vectors, memory)[0]
 
 
 STATE = rmt()(IDS).state
@@ -93,6 +98,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         )(IDS),
         "step gives (2, 40, 16) for vectors of (2, 41, 16)",
     ),
+    "layers that are not given": (
+        lambda: wrapped(_Forgetful(), "transformer_xl", segment=8)(IDS),
+        "step must give `hidden, layers`, a tensor for each layer with 8 positions",
+    ),
     "two memories": (
         lambda: wrapped(
             Layered(),
@@ -157,3 +166,6 @@ def test_the_cost_is_printed() -> None:
         "cost at n = 21, batch 1: 3 segments",
         "    positions  33 run, 1.571 for each token",
     ]
+    layered = wrapped(Layered(), "transformer_xl", segment=8).cost(21)
+    assert (layered.operations, layered.carried_bytes, layered.kept_bytes) == (None, None, None)
+    assert "    kept       not known: a function hides it" in str(layered)

@@ -10,6 +10,7 @@ import click
 
 from attnspec.cli.options import (
     call_sizes,
+    checked,
     device_option_of,
     input_option,
     json_option,
@@ -45,7 +46,12 @@ if TYPE_CHECKING:
 @click.option("--runs", type=click.IntRange(3), default=9, show_default=True, help="Counted rounds.")
 @click.option("--threads", type=click.IntRange(1), help="Threads for everyone.  [default: torch's]")
 @click.option("--startup", is_flag=True, help="Measure instead: time to the first output, check, tile plan.")
-@click.option("--memory", is_flag=True, help="Measure instead: peak memory of one forward and backward pass.")
+@click.option(
+    "--memory",
+    is_flag=True,
+    help="Measure instead: peak memory of one forward and backward pass; of a spec of segments, of a step of "
+    "training a small model on -n bytes (a million).",
+)
 @click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, and parts.")
 @click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
 @click.option(
@@ -139,7 +145,11 @@ def command(
 
         if startup:
             show_startup(spec, params, runs, as_json)
-        if memory:
+        if memory and checked(spec, params).recurrence is not None:
+            from attnspec.cli.bench.recurrent import show_trained
+
+            show_trained(spec, params, options, as_json)
+        elif memory:
             show_peak(spec, params, options, as_json)
         return
     if not (suite or spec):
