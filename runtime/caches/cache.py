@@ -318,6 +318,10 @@ class Cache:
                     f"{self._name}: {name} has the shape {tuple(t.shape)}; this cache is of (batch, kv_heads, tokens, "
                     f"dim) = ({of.shape[0]}, {of.shape[1]}, tokens, {of.shape[3]})"
                 )
+            if isinstance(t, Tensor) and (t.dtype, t.device) != (of.dtype, of.device):
+                raise CallError(
+                    f"{self._name}: {name} is {t.dtype} on {t.device}; this cache is of {of.dtype} on {of.device}"
+                )
         self._check(self._k.new_empty((self._k.shape[0], self._heads, 0, self._k.shape[3])), k, v)
         if plain:
             self._fit_keys = form
