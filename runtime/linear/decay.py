@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -70,7 +71,7 @@ def logarithms(
     """The logarithms of the steps at positions, (batch, heads, positions) or by channel (.., features), float64.
 
     None where nothing decays. ``more`` are gates of keys, (batch, heads, n) or (batch, heads, n, features), that are
-    added to the line's. Raises CallError where a step is above 0.
+    added to the line's. Raises CallError where a step is above 0 or no number.
     """
     line = spec.weights.decay
     if line is None and more is None:
@@ -133,7 +134,15 @@ def _entries(line: RealExpr | None, inputs: Mapping[str, Tensor], shape: tuple[i
 def _check(spec: Spec, logs: Tensor) -> None:
     if capturing() or not logs.numel():
         return
-    largest = float(everything(logs.detach()).max())
+    seen = everything(logs.detach())
+    largest = float(seen.max())
+    if math.isnan(largest):
+        at = seen.isnan().nonzero()[0].tolist()
+        raise CallError(
+            f"{spec.name}: step {tuple(at)} (batch, head, position ..) of `decay {spec.weights.decay}` is no number: it "
+            "would make none of all later sums; padding does not decay where the line says so: "
+            "`decay if pad[b, t] then 0.0 else ..`"
+        )
     if largest > 0:
         raise CallError(
             f"{spec.name}: a step of `decay {spec.weights.decay}` is {largest:g}; it is the logarithm of a factor of "

@@ -168,6 +168,10 @@ def test_what_kernels_cannot_do_is_refused() -> None:
         attnspec.compile("attention a { linear exp(x)  decay -1.0 }")(q, k, v)
     with pytest.raises(CallError, match="so it must be 0 or negative"):
         attnspec.compile("mamba2")(q, k, v, log_a=torch.ones(1, 2, 20))
+    nowhere = torch.where(torch.arange(20) == 7, torch.nan, torch.zeros(1, 2, 20))
+    for name, given in (("mamba2", {"log_a": nowhere}), ("forgetting", {"gate": nowhere})):
+        with pytest.raises(CallError, match=r"\(0, 0, 7\).* is no number"):
+            attnspec.compile(name)(q, k, v, inputs=given)
     with pytest.raises(CallError, match="gives 16 features and"):
         attnspec.compile("attention a { linear q: x  linear k: [x, x] }")(q, k, v)
 
