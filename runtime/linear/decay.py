@@ -139,8 +139,8 @@ def _check(spec: Spec, logs: Tensor) -> None:
     if math.isnan(largest):
         at = seen.isnan().nonzero()[0].tolist()
         raise CallError(
-            f"{spec.name}: step {tuple(at)} (batch, head, position ..) of `decay {spec.weights.decay}` is no number: it "
-            "would make none of all later sums; padding does not decay where the line says so: "
+            f"{spec.name}: step {tuple(at)} (batch, head, position ..) of `decay {spec.weights.decay}` is no number: "
+            "it would make none of all later sums; padding does not decay where the line says so: "
             "`decay if pad[b, t] then 0.0 else ..`"
         )
     if largest > 0:
