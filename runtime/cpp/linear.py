@@ -22,7 +22,7 @@ from attnspec.runtime.cpp import structures as problem
 
 TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there", "steps")
 ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing")
-_BLOCK = 32
+_BLOCK = 16
 """Positions for which a kernel keeps the sums of all steps before: BLOCK of steps.hpp."""
 
 

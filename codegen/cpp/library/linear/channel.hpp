@@ -30,6 +30,21 @@ ATTNSPEC_INLINE vfloat left_between(const double* far, const double* near) {
     return t < -126.f ? vfloat{} : (vfloat)bits;
 }
 
+// exp of a sum of few steps, in fp32: where that has lost digits nothing is left.
+ATTNSPEC_INLINE vfloat left_after(vfloat sum) {
+    constexpr float shift = 12582912.f;
+    const vfloat low = larger(all(-88.f), sum), t = low * LOG2E + shift, whole = t - shift;
+    const vfloat x = low - whole * 0.693359375f + whole * 2.12194440e-4f;  // less whole * ln(2), in two parts
+    vfloat p = 1.9875691500e-4f * x + 1.3981999507e-3f;
+    p = p * x + 8.3334519073e-3f;
+    p = p * x + 4.1665795894e-2f;
+    p = p * x + 1.6666665459e-1f;
+    p = p * x + 5.0000001201e-1f;
+    p = p * x * x + x + 1.f;
+    const vint bits = (vint)p + ((vint)t << 23);
+    return sum < -87.f ? vfloat{} : (vfloat)bits;
+}
+
 typedef int64_t vlong __attribute__((vector_size(W * 8), aligned(4), may_alias));
 
 // The same in fp64, for what a state keeps over many tiles.
@@ -72,8 +87,36 @@ struct alignas(64) ChannelSpace : LinearSpace {
     float faded[ROWS * CHS], turned[LANES * CHS], faded_state[OF_OUT ? STATE : W];
 };
 
+// Of rows at positions from `first` on, one after the other.
+static void load_inner_run(InnerSteps& to, Walk& walk, int64_t first, int count) {
+    to.subs = (count + SUB - 1) / SUB;
+    for (int s = 0; s < to.subs; ++s) {
+        const int begin = s * SUB, end = begin + SUB < count ? begin + SUB : count, near = KEYS ? begin : end - 1;
+        to.near_at[s] = first + near;
+        walk.to(first + near);
+        memcpy(to.near + s * CHS, walk.sum, sizeof(walk.sum));
+        for (int c = 0; c < CHS; c += W) {
+            vfloat sum = vfloat{};
+            store(to.back + near * CHS + c, all(1.f));
+            for (int i = 1; i < end - begin; ++i) {
+                const int r = KEYS ? begin + i : end - 1 - i;
+                const vfloat step = walk.step(first + r + !KEYS, c);
+                sum += step;
+                store(to.back + r * CHS + c, left_after(sum));
+                store(to.next + r * CHS + c, left_after(step));
+            }
+            const int r = KEYS ? begin : begin - 1;  // across the border of two
+            if (begin) store(to.next + r * CHS + c, left_after(walk.step(first + begin, c)));
+        }
+    }
+}
+
 static void load_inner_steps(ChannelSpace& w, InnerSteps& to, Walk& walk, const Rows& at, int64_t shift, Span slots) {
     const int count = (int)(slots.end - slots.begin);
+    if (!at.list && at.step == 1) {
+        load_inner_run(to, walk, at(slots.begin) + shift, count);
+        return;
+    }
     to.subs = (count + SUB - 1) / SUB;
     for (int s = 0; s < to.subs; ++s) {
         const int first = s * SUB, size = count - first < SUB ? count - first : SUB;
@@ -107,9 +150,25 @@ static void load_lanes_exactly(ChannelSpace& w, Walk& walk, const Rows& at, int6
     }
 }
 
-// `x` are the features of the lanes.
-static void load_outer_steps(ChannelSpace& w, OuterSteps& to, Walk& walk, const Rows& at, int64_t shift, int64_t slot, Range live,
-                             const float* x) {
+// What is left of lanes at the nearest of them, for positions from `first` on, one after the other.
+static void load_outer_run(ChannelSpace& w, OuterSteps& to, Walk& walk, int64_t first, Range live) {
+    const int near = KEYS ? live.end - 1 : live.begin;
+    to.from_at = first + near;
+    walk.to(to.from_at);
+    memcpy(to.from, walk.sum, sizeof(to.from));
+    for (int c = 0; c < CHS; c += W) {
+        vfloat sum = vfloat{};
+        store(w.turned + near * CHS + c, all(1.f));
+        for (int i = 1; i < live.end - live.begin; ++i) {
+            const int l = KEYS ? near - i : near + i;
+            sum += walk.step(first + l + KEYS, c);
+            store(w.turned + l * CHS + c, left_after(sum));
+        }
+    }
+}
+
+// The same for positions anywhere.
+static void load_outer_anywhere(ChannelSpace& w, OuterSteps& to, Walk& walk, const Rows& at, int64_t shift, int64_t slot, Range live) {
     load_lanes_exactly(w, walk, at, shift, slot, live);
     int near = live.begin;
     for (int l = live.begin; l < live.end; ++l) {
@@ -117,9 +176,18 @@ static void load_outer_steps(ChannelSpace& w, OuterSteps& to, Walk& walk, const 
         if (l == live.begin || is_as_near(to.from_at, position)) near = l, to.from_at = position;
     }
     memcpy(to.from, w.exact + near * CHS, sizeof(to.from));
-    memset(w.turned, 0, sizeof(w.turned));
     for (int l = live.begin; l < live.end; ++l)
         for (int c = 0; c < CHS; c += W) store(w.turned + l * CHS + c, left_between(to.from + c, w.exact + l * CHS + c));
+}
+
+// `x` are the features of the lanes.
+static void load_outer_steps(ChannelSpace& w, OuterSteps& to, Walk& walk, const Rows& at, int64_t shift, int64_t slot, Range live,
+                             const float* x) {
+    if (live.begin || live.end < LANES) memset(w.turned, 0, sizeof(w.turned));
+    if (!at.list && at.step == 1)
+        load_outer_run(w, to, walk, at(slot) + shift, live);
+    else
+        load_outer_anywhere(w, to, walk, at, shift, slot, live);
     transpose<LANES, CHS, LANES, CHS>(to.left, w.turned);
     if constexpr (OF_OUT)
         memset(to.far, 0, sizeof(to.far));
