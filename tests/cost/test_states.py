@@ -204,6 +204,19 @@ def test_weights_without_kernels_have_no_kernels_cost() -> None:
     assert shown.exponent == pytest.approx(2.0)
 
 
+def test_divisors_of_each_feature_are_sweeps_of_their_own() -> None:
+    """Of one feature and as many values as there are features, and one more where these are exponentials."""
+    found = {
+        line: attnspec.compile(f"attention a {{ attend causal  linear {line} }}").cost(n=4096, heads=2)
+        for line in ("x", "relu(x)  divide each total", "exp(x)  divide each total")
+    }
+    none, plain, exponential = found.values()
+    assert all(one.kernel for one in found.values())
+    assert none.flops < plain.flops < exponential.flops < 2 * none.flops
+    assert exponential.flops - plain.flops == plain.flops - none.flops
+    assert none.backward_flops < plain.backward_flops < exponential.backward_flops < 2 * none.backward_flops
+
+
 def test_decay_that_looks_ahead_has_no_kernel() -> None:
     for within, kernel in (("k <= q", True), ("q - k < 9", False)):
         for line in ("linear x", ""):  # beside softmax too

@@ -178,7 +178,7 @@ def test_what_kernels_cannot_do_is_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [slow("linear"), slow("performer_causal"), slow("mamba2"), slow("forgetting"), "retention"]
+    "name", [slow("linear"), slow("performer_causal"), slow("mamba2"), slow("forgetting"), slow("latte"), "retention"]
 )
 def test_emit_shows_the_kernels_that_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Their whole text, of both passes: the head size is one that no other test has."""
