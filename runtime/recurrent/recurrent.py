@@ -18,6 +18,7 @@ from attnspec.runtime.recurrent import arguments
 from attnspec.runtime.recurrent.cost import Cost, cost
 from attnspec.runtime.recurrent.decoder import Decoder, Step, Stepped
 from attnspec.runtime.recurrent.generate import Choice, generate
+from attnspec.runtime.recurrent.heap import trim
 from attnspec.runtime.recurrent.parameters import Parameters
 from attnspec.runtime.recurrent.pattern import Pattern
 from attnspec.runtime.recurrent.segment import IGNORED, Segments
@@ -193,6 +194,8 @@ class Recurrent(nn.Module):
             return self._run.run(state.with_tensors(tensors), tokens, targets, logits)
 
         found: Ran = checkpoint(run, tokens, targets, *state.tensors, use_reentrant=False)
+        if tokens.device.type == "cpu":
+            trim(found[0].segments)
         return found
 
     def _parts(

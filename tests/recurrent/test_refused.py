@@ -22,6 +22,8 @@ def rmt(**options: Any) -> Recurrent:
 
 
 class _Forgetful(Layered):
+    """Gives no layers."""
+
     def forward(self, vectors: Tensor, memory: tuple[Tensor, ...]) -> Any:
         return super().forward(vectors, memory)[0]
 
