@@ -21,7 +21,7 @@ from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
 
 TENSORS = ("x", "y", "z", "out", "source", "result", "here", "there", "steps")
-ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing")
+ARRAYS = ("total", "dtotal", "extra", "decay_q", "decay_k", "step_sums", "crossing", "state_in", "state_out")
 _BLOCK = 16
 """Positions for which a kernel keeps the sums of all steps before: BLOCK of steps.hpp."""
 
@@ -69,7 +69,9 @@ class Beside(NamedTuple):
     float32, is added what each position has in the gradients of steps. Where features decay each by itself ``steps``
     (batch, heads, positions, features) are the logarithms, float32, the first query and key at positions ``at``, and
     ``crossing`` has one dimension more. ``here`` and ``there`` are the logarithms of channels, by which the channels of
-    a pair weigh exp of their sum, of x and of y or z, float32.
+    a pair weigh exp of their sum, of x and of y or z, float32. ``state_in`` and ``state_out``, (batch, kv_heads,
+    features, values), float32 and contiguous, are the sum ``y_j z_j^T`` of what was before, which each x sees, and
+    where that of all is put; for patterns of one pass without residues, and without decay.
     """
 
     source: Tensor = EMPTY
@@ -84,6 +86,8 @@ class Beside(NamedTuple):
     there: Tensor = EMPTY
     steps: Tensor = EMPTY
     at: tuple[int, int] = (0, 0)
+    state_in: Tensor = EMPTY
+    state_out: Tensor = EMPTY
 
 
 def sweep(
@@ -105,7 +109,8 @@ def sweep(
     if of.one == "z":
         total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
     sums = torch.empty(_room_for_sums(beside.steps), dtype=torch.float64) if of.channels else EMPTY
-    arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, sums, beside.crossing
+    states = beside.state_in, beside.state_out
+    arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, sums, beside.crossing, *states
     made.run(call, [t.data_ptr() for t in (*tensors[:3], out, *tensors[3:], *arrays)])
     if carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]

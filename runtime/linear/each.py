@@ -100,6 +100,6 @@ def each(
 def seen(call: Call) -> Tensor:
     """Which rows see keys, (batch, heads, n_q, 1)."""
     ones = torch.ones(()).expand(*call.q.shape[:3], 1), torch.ones(()).expand(*call.k.shape[:3], 1)
-    _, total = sums(Given(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0)), True, False)
+    total = sums(Given(call._replace(q=ones[0], k=ones[1], v=ones[1], scale=1.0)), True, False).total
     assert total is not None
     return total[..., None] > 0

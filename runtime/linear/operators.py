@@ -35,6 +35,12 @@ def attended(
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return _apply_at_once(list(inputs), scale, program, *tensors)  # type: ignore[no-untyped-call,no-any-return]
         return _attend(tensors, list(inputs), scale, program)
+    require_plain(program, q)
+    return attend_linear(tensors, list(inputs), scale, program)  # type: ignore[no-any-return]
+
+
+def require_plain(program: str, q: Tensor) -> None:
+    """Raises CallError where a call is not for these kernels: on another device, or under transforms of torch.func."""
     if q.device.type != "cpu":
         raise CallError(
             f"{facts(decode(program)).name}: kernels of these weights are for the CPU only; q is on {q.device}. "
@@ -45,7 +51,6 @@ def attended(
             f"{facts(decode(program)).name}: kernels of these weights have no rules for torch.func; "
             'target="dense" has them'
         )
-    return attend_linear(tensors, list(inputs), scale, program)  # type: ignore[no-any-return]
 
 
 def _attend(*given: Any) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,8 @@ class Given(NamedTuple):
     ``decay_q`` (batch, heads, n_q) and ``decay_k`` (batch, heads, n) are the sums of the logarithms of all steps up to
     a position, float64, where pairs decay, and ``channels`` the steps where features do so each by itself: a pattern
     then sees no keys that come later. ``units`` says whether the kernel makes queries, and keys, of length one before
-    that; gradients are of those that are.
+    that; gradients are of those that are. ``begin`` (batch, kv_heads, features, values) float32 is the state that each
+    row sees besides, where nothing decays: with totals it has one more value.
     """
 
     call: Call
@@ -54,6 +55,7 @@ class Given(NamedTuple):
     decay_k: Tensor | None = None
     channels: Channels | None = None
     units: tuple[bool, bool] = (False, False)
+    begin: Tensor | None = None
 
     def cut(self) -> Given:
         """The same numbers as kernels read them, past autograd."""
@@ -93,29 +95,37 @@ class Sums(NamedTuple):
 
     out: Tensor
     total: Tensor | None
+    end: Tensor | None = None
 
 
 class Gradients(NamedTuple):
-    """Those of what is q, k and v of a call, of their dtypes, and of what is ``steps`` of it, float32."""
+    """Those of what is q, k and v of a call, of their dtypes, and of its ``steps`` and ``begin``, float32."""
 
     q: Tensor | None
     k: Tensor | None
     v: Tensor
     steps: tuple[Tensor, ...] = ()
+    begin: Tensor | None = None
 
 
-def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = None) -> Sums:
+def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = None, leaves: bool = False) -> Sums:
     """The sums of a call, of v's dtype or another. With ``divide`` they are divided by the total, which then is wanted.
 
-    A row without keys, or whose weights add up to zero, then gives zeros.
+    A row without keys, or whose weights add up to zero, then gives zeros. ``leaves``: the state after all keys is
+    wanted too, of the form of ``begin``.
     """
     assert total or not divide
     call, of_q, of_k, *_ = given
     maps, channels = (of_q, of_k, "", ""), "y" if given.channels else ""
     of = Sweep(one="z" if total else "", divide=divide, maps=maps, decay=given.decays, channels=channels)
-    of = replace(of, units=given.units)
-    out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, given.beside)
-    return Sums(out, found if total else None)
+    of, beside, end = replace(of, units=given.units), given.beside, None
+    if given.begin is not None:
+        beside = beside._replace(state_in=given.begin)
+    if leaves:
+        end = torch.empty((*call.k.shape[:2], call.k.shape[3], call.v.shape[3] + total))
+        beside = beside._replace(state_out=end)
+    out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, beside)
+    return Sums(out, found if total else None, end)
 
 
 @functools.lru_cache(maxsize=64)
@@ -133,9 +143,18 @@ def _backward(
 
 
 def gradients(
-    given: Given, of: Sums, divided: bool, dout: Tensor, dtotal: Tensor | None, of_v_alone: bool = False
+    given: Given,
+    of: Sums,
+    divided: bool,
+    dout: Tensor,
+    dtotal: Tensor | None,
+    of_v_alone: bool = False,
+    dend: Tensor | None = None,
 ) -> Gradients:
-    """The gradients from those of the sums and of the totals (None: zero). ``of_v_alone`` leaves out all others."""
+    """The gradients from those of the sums, of the totals and of the state at the end (None: zero).
+
+    ``of_v_alone`` leaves out all others.
+    """
     call, of_q, of_k, *_ = given
     a, b, v = call[:3]
     decay, shape, by_channel = given.decays, (*a.shape[:3],), given.channels is not None
@@ -144,7 +163,11 @@ def gradients(
     if of.total is not None:
         dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()
         beside = beside._replace(total=of.total, dtotal=dtotal, extra=torch.zeros(shape))
-    dv, _ = sweep(call, to_v, b, a, dout, v.dtype, beside)
+    at_v, after = beside, EMPTY
+    if dend is not None:
+        after = dend.to(torch.float32) / call.scale  # the sweeps by keys multiply by it
+        at_v = beside._replace(state_in=after[..., : v.shape[3]].contiguous())
+    dv, _ = sweep(call, to_v, b, a, dout, v.dtype, at_v)
     if of_v_alone:
         return Gradients(None, None, dv)
     own = a.shape[3:] if by_channel else ()
@@ -152,12 +175,23 @@ def gradients(
     by_k = torch.zeros((*shape[:2], b.shape[2], *own)) if decay else EMPTY
     sources = a if of_q or decay else EMPTY, b if of_k or decay else EMPTY
     at_q = beside._replace(source=sources[0], result=of.out if divided else EMPTY, crossing=by_q)
+    dbegin = None
+    at_k = beside._replace(source=sources[1], crossing=by_k, state_in=_turned(after))
+    if given.begin is not None:
+        dbegin = torch.empty(_turned(given.begin).shape)
+        at_q, at_k = at_q._replace(state_in=_turned(given.begin)), at_k._replace(state_out=dbegin)
     da, _ = sweep(call, to_q, dout, v, b, a.dtype, at_q)
-    at_k = beside._replace(source=sources[1], crossing=by_k)
     db, _ = sweep(call, to_k, v, dout, a, b.dtype, at_k)
+    if dbegin is not None:
+        dbegin = dbegin.mT * call.scale
     if given.channels is not None:
         return Gradients(da, db, dv, (_of_steps(given.channels, by_q, by_k),))
-    return Gradients(da, db, dv, (by_q, -by_k) if decay else ())
+    return Gradients(da, db, dv, (by_q, -by_k) if decay else (), dbegin)
+
+
+def _turned(state: Tensor) -> Tensor:
+    """With features and values exchanged, as the sweeps for the gradients of features have them."""
+    return state if state is EMPTY else state.mT.contiguous()
 
 
 def _of_steps(of: Channels, by_q: Tensor, by_k: Tensor) -> Tensor:

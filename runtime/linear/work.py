@@ -83,6 +83,16 @@ class _Known:
         return cls(Wanted.of(spec), (q, k), as_is, units, by_head, random, tuple(names_of(spec)), bare)
 
 
+def bare(program: str) -> bool:
+    """Whether the kernels of a program take vectors as they are, and their sums, divided or not, are the output."""
+    return _Known.of(program).bare
+
+
+def in_kernels_of(program: str) -> tuple[str, str]:
+    """The sides whose features kernels of a program work out themselves: ``"q"`` and ``"k"``, or ``""`` each."""
+    return _Known.of(program).in_kernels
+
+
 @functools.lru_cache(maxsize=64)
 def looks_ahead(program: str, needed: Needed) -> bool:
     """Whether a pattern may see keys that come later than the query."""

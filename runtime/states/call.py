@@ -28,6 +28,7 @@ from attnspec.runtime.states.documents import Documents
 from attnspec.runtime.states.packed import PackedPiece, packed_masks
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.runtime.states.relative import PackedRelativePiece, RelativePiece
+from attnspec.runtime.states.whole import WholePiece, whole
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec.feature import is_exponential, parts, size
@@ -179,17 +180,46 @@ def piece(asked: Asked) -> Piece:
     packed = None if going.packed is None else Documents.of(given[going.packed], n)
     features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
     by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None or weights.running)
+    if packed is not None:
+        masks = packed_masks(going, packed, batch)
+    else:
+        masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
+    seen, kept, stays, itself = (
+        None if mask is None else mask.to(q.device) for mask in (*masks, _mask(going.itself()))
+    )
+    if seen is not None and n_q != n:
+        seen = seen[..., n - n_q :]
+    if scale is None:
+        scale = 1.0 if spec.scale is None else spec.scale
+    own = None
+    if (
+        by_kernels
+        and n_q == n
+        and packed is None
+        and seen is kept is stays is None
+        and not isinstance(scale, Tensor)
+        and scale != 0
+    ):
+        own = whole(program, heads, kv_heads, batch)
+    vectors = (q, k, v)
     q, k, v = (t.to(dtype) for t in (q, k, v))
     end = start + n
     held = Held(end - n_q, n_q, start, n, 0, heads, kv_heads, 0, batch)
-    whole = Sizes(end, n_q, heads, kv_heads, batch, part=held)
-    q, k = turned(spec, q, k, whole, found)
-    vectors = (q, k, v) if by_kernels else None
+    sequence = Sizes(end, n_q, heads, kv_heads, batch, part=held)
+    q, k = turned(spec, q, k, sequence, found)
+    if own is None or spec.rotations or spec.normalized:
+        vectors = q, k, v
+    of_kernels = vectors if by_kernels else None
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     if state is not None:
         many, of = (batch, "batch") if packed is None else (batch * packed.count, "batch * documents")
         _check_state(spec, state, state_shape(spec, many, heads, kv_heads, features, v.shape[3]), of, q.device)
+    if own is not None:
+        return WholePiece(
+            spec, own, sizes, found, dict(inputs), vectors, None, None, v, scale, None, state, None, None, None,
+            itself, return_state, None,
+        )  # fmt: skip
     needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
     a, b, gates, running = None, None, None, None
     if needed[0]:
@@ -203,19 +233,8 @@ def piece(asked: Asked) -> Piece:
     if state is not None and weights.running:
         state = torch.cat([state[..., : v.shape[3]], state[..., v.shape[3] + 1 :]], -1)
     steps = logarithms(spec, found, sizes, np.arange(n), q.device, features, gates) if any(needed) else None
-    if packed is not None:
-        masks = packed_masks(going, packed, batch)
-    else:
-        masks = _masks(going, n, {**axes(sizes, 3), **tables(found)}) if going.alike else _same_masks(going, n)
-    seen, kept, stays, itself = (
-        None if mask is None else mask.to(q.device) for mask in (*masks, _mask(going.itself()))
-    )
-    if seen is not None and n_q != n:
-        seen = seen[..., n - n_q :]
-    if scale is None:
-        scale = 1.0 if spec.scale is None else spec.scale
     whole_piece: Piece = (RelativePiece if weights.by_logarithms else Piece)(
-        spec, program, sizes, found, dict(inputs), vectors, a, b, v, scale, steps, state, seen, kept, stays,
+        spec, program, sizes, found, dict(inputs), of_kernels, a, b, v, scale, steps, state, seen, kept, stays,
         itself, return_state, running,
     )  # fmt: skip
     if packed is None:

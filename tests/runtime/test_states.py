@@ -12,6 +12,7 @@ from torch import Tensor
 import attnspec
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.states.operator import attend_from
+from attnspec.runtime.states.whole import whole
 from tests.support.linear import TOLERANCE
 from tests.support.marks import slow
 from tests.support.oracle import close, tensors
@@ -133,6 +134,44 @@ def test_gates_of_any_size(name: str, regime: str) -> None:
 @pytest.mark.parametrize("name", [name if name == "linear" else slow(name) for name in KERNELS])
 def test_kernels(name: str) -> None:
     cut_anywhere(CASES[name], "cpp", torch.float32, TOLERANCE[torch.float32], "random")
+
+
+@pytest.mark.parametrize(("threads", "gradients"), [(3, False), slow(1, True), slow(3, True)])
+def test_kernels_begin_and_end_with_states(threads: int, gradients: bool) -> None:
+    """Through many tiles, and where threads share out a sequence."""
+    vectors = [t.detach().requires_grad_(gradients) for t in tensors(1100, 1100, 1, 1, 1, DIM, 5)]
+    of_state = torch.randn(1, 1, DIM, 6)
+    attend, dense = attnspec.compile("linear"), attnspec.compile("linear", target="dense")
+    assert whole(attend.program.encoded, 1, 1, 1) is not None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        out, state = pieces(attend, vectors, {}, [1030])
+        exact = [t.detach().double().requires_grad_(gradients) for t in vectors]
+        want, end = dense(*exact, return_state=True)
+        close("out", out, want, 2e-5)
+        close("state", state, end, 2e-5)
+        if gradients:
+            torch.autograd.backward([out, state], [vectors[2].detach(), of_state])
+            torch.autograd.backward([want, end], [exact[2].detach(), of_state.double()])
+            for name, got, wanted in zip("qkv", vectors, exact, strict=True):
+                assert got.grad is not None
+                assert wanted.grad is not None
+                close(f"d{name}", got.grad, wanted.grad, 1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_kernels_that_do_all_of_a_piece() -> None:
+    """They need a state that all see, of one pass, without decay."""
+    found = {name: whole(attnspec.compile(CASES[name].text).program.encoded, 4, 2, 1) for name in KERNELS}
+    assert {name for name, program in found.items() if program is not None} >= {"linear", "strict"}
+    assert not {name for name, program in found.items() if program is not None} & {
+        "retention",
+        "mamba2",
+        "gla",
+        "latte",
+    }
 
 
 @pytest.mark.slow

@@ -78,6 +78,7 @@ struct Sweep {
         const Span all = tiles_here();
         const int64_t length = all.end - all.begin;
         const Span tiles = {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
+        if (p.state_in) begin_state();  // which each row reads
         // Towards what is seen: in causal patterns the state then only grows, and fades.
         for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
             const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
@@ -87,10 +88,11 @@ struct Sweep {
                 begin();
                 for (int64_t h = inner.first; h < inner.first + inner.count; ++h) visit(o, h);
                 next.order();
-                if (next.count) see_full();
+                if (next.count || p.state_in) see_full();
                 if (loaded || !CARRY) store_here();  // else the output is there already
             }
         }
+        if (p.state_out && segment == (KEYS ? 0 : segments - 1)) leave_state();
         return held.complete && next.complete;
     }
 
@@ -224,7 +226,7 @@ struct Sweep {
         const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
         const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
         if (head == outer.first) {  // the other heads of a team follow
-            one_by_one = by_pairs + unsaved < by_state;
+            one_by_one = !p.state_in && by_pairs + unsaved < by_state;
             unsaved = one_by_one ? unsaved + (by_pairs > D * DV * rows ? by_pairs - D * DV * rows : 0) : 0;
         }
         if (one_by_one) {
@@ -247,15 +249,26 @@ struct Sweep {
         }
     }
 
-    void begin_state() {
+    void begin_state(bool whole = true) {
         memset(w.sums, 0, sizeof(w.sums));
         memset(w.state, 0, sizeof(w.state));
         held.count = 0, frame = std::numeric_limits<double>::infinity();
+        if (whole && p.state_in) load_state(p, w, b * s.key_heads + (KEYS ? outer : inner).first);
+    }
+
+    // The state after all tiles.
+    void leave_state() {
+        const bool afresh = !held.count;
+        const Span all = tiles_there();
+        if (afresh) begin_state();
+        next.count = 0, next.add(all.begin, all.end - 1);
+        next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.f); });
+        keep_state(p, w, b * s.key_heads + (KEYS ? outer : inner).first);
     }
 
     // Part i of the inner side, summed up.
     void sum_part(int64_t i) {
-        begin_state();
+        begin_state(false);
         const int64_t from = parts.first + i * parts.size, end = tiles_there().end;
         if (from < end) move(from, (from + parts.size < end ? from + parts.size : end) - 1, 1.f);
         memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));

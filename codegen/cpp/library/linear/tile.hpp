@@ -25,6 +25,10 @@ struct LinearProblem {
     double* step_sums;  // with BY_CHANNEL: room for the sums of the steps before each block of positions
     float* crossing;  // with CROSSING: for each of the outer side, the sum over its pairs, but that with itself, of
                       // weight times gradient of the weight; by channel where these decay each by itself
+    // Where nothing decays: what the state of each key head begins with, and where it is left after all, (batch, key heads,
+    // features, values), fp32, contiguous; or null.
+    const float* state_in;
+    float* state_out;
     int64_t step_count, at_q, at_k;  // of steps, how many positions there are; those of the first query and key
     float scale;
     int32_t threads, divide;  // divide: by the total, where that is not zero; 0 where it is
@@ -62,34 +66,6 @@ constexpr int LOGS = ATTNSPEC_LOGS, CHANNELS = LOGS == 1 ? D : DV, CS = round_up
 // or a row for each channel and what these count from.
 constexpr bool BY_VALUE = LOGS ? LOGS > 1 : Z_ONE || (!Y_ONE && YC % W == 0);
 constexpr int STATE = (BY_VALUE ? DV * YS : D * ZS) + (LOGS ? 3 * CS : 0);
-
-// Rows that are read or written soon, asked for a few at a time while others are computed: between two tiles so much is
-// computed that the processor does not foresee the next one, and rows of a residue lie too far apart for it.
-struct Ahead {
-    struct Piece { const char* from; int64_t step; int rows, bytes; };
-    static constexpr int MOST = 8, EACH = 32;  // cycles of work for one line: many at once would have to wait
-    Piece pieces[MOST];
-    int begin, end, at;
-
-    void clear() { begin = end = at = 0; }
-    void add(const Tensor& t, size_t element, int columns, int64_t b, int64_t h, const Rows& rows, Span slots) {
-        if (slots.begin >= slots.end || !t.data || t.stride[3] != 1 || rows.list || rows.table || end == MOST) return;
-        const int64_t first = b * t.stride[0] + h * t.stride[1] + rows(slots.begin) * t.stride[2];
-        pieces[end++] = {(const char*)t.data + first * (int64_t)element, t.stride[2] * rows.step * (int64_t)element,
-                         (int)(slots.end - slots.begin), columns * (int)element};
-    }
-    // While about so many vectors are multiplied.
-    ATTNSPEC_INLINE void ask(int64_t work) {
-        for (; begin < end && work > 0; work -= EACH) {
-            Piece& one = pieces[begin];
-            __builtin_prefetch(one.from + at);
-            at += 64;
-            if (at < one.bytes) continue;
-            one.from += one.step, at = 0, begin += --one.rows == 0;
-        }
-        if (begin == end) begin = end = 0;
-    }
-};
 
 struct alignas(64) LinearSpace {  // one per thread
     double sums[STATE];
@@ -132,6 +108,18 @@ struct State {
     double* sums;
     float* rounded;
 };
+
+static void load_state(const LinearProblem& p, LinearSpace& w, int64_t state) {
+    const float* from = p.state_in + state * D * DV;
+    for (int d = 0; d < D; ++d)
+        for (int v = 0; v < DV; ++v) w.sums[BY_VALUE ? v * YS + d : d * ZS + v] = from[d * DV + v];
+    for (int x = 0; x < STATE; ++x) w.state[x] = (float)w.sums[x];
+}
+static void keep_state(const LinearProblem& p, const LinearSpace& w, int64_t state) {
+    float* to = p.state_out + state * D * DV;
+    for (int d = 0; d < D; ++d)
+        for (int v = 0; v < DV; ++v) to[d * DV + v] = (float)w.sums[BY_VALUE ? v * YS + d : d * ZS + v];
+}
 
 struct Change { float sign; double keep; };
 
