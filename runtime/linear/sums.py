@@ -116,9 +116,8 @@ def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = No
     """
     assert total or not divide
     call, of_q, of_k, *_ = given
-    maps, channels = (of_q, of_k, "", ""), "y" if given.channels else ""
-    of = Sweep(one="z" if total else "", divide=divide, maps=maps, decay=given.decays, channels=channels)
-    of, beside, end = replace(of, units=given.units), given.beside, None
+    of = _forward(of_q, of_k, given.decays, given.channels is not None, divide, total, given.units)
+    beside, end = given.beside, None
     if given.begin is not None:
         beside = beside._replace(state_in=given.begin)
     if leaves:
@@ -126,6 +125,15 @@ def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = No
         beside = beside._replace(state_out=end)
     out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, beside)
     return Sums(out, found if total else None, end)
+
+
+@functools.lru_cache(maxsize=64)
+def _forward(
+    of_q: str, of_k: str, decay: bool, by_channel: bool, divide: bool, total: bool, units: tuple[bool, bool]
+) -> Sweep:
+    """The sweep that gives the sums."""
+    maps, one = (of_q, of_k, "", ""), "z" if total else ""
+    return Sweep(one=one, divide=divide, maps=maps, decay=decay, channels="y" * by_channel, units=units)
 
 
 @functools.lru_cache(maxsize=64)

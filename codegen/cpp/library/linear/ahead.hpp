@@ -6,7 +6,7 @@ namespace attnspec {
 // computed that the processor does not foresee the next one, and rows of a residue lie too far apart for it.
 struct Ahead {
     struct Piece { const char* from; int64_t step; int rows, bytes; };
-    static constexpr int MOST = 8, EACH = 32;  // cycles of work for one line: many at once would have to wait
+    static constexpr int MOST = 16, EACH = 32;  // cycles of work for one line: many at once would have to wait
     Piece pieces[MOST];
     int begin, end, at;
 

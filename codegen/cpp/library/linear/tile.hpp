@@ -56,7 +56,7 @@ constexpr bool X_UNIT = ATTNSPEC_X_UNIT, Y_UNIT = ATTNSPEC_Y_UNIT;  // vectors a
 constexpr bool DECAY = ATTNSPEC_DECAY, BY_CHANNEL = ATTNSPEC_DECAY > 1, SCALAR = DECAY && !BY_CHANNEL, CROSSING = ATTNSPEC_CROSSING;
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
 constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
-constexpr int KEPT = 2;  // tiles of the inner side: one that was partial is often full for the next outer tile
+constexpr int KEPT = 3;  // tiles of the inner side: one that was partial is often full for the next outer tile
 constexpr float UNIT_WEIGHT = 1.f;
 
 // Channels with logarithms of their own: see logs.hpp.
