@@ -102,7 +102,7 @@ def test_what_is_not_finite_reaches_the_rows_that_see_it_and_no_others() -> None
     a, b, v = features(n)
     v[0, 0, 300, 3] = float("nan")
     b[0, 1, 500, 2] = float("inf")
-    out, _ = sums(_call(attend, a, b, v), True, True)
+    out, *_ = sums(_call(attend, a, b, v), True, True)
     seen = torch.zeros(2, n, dtype=torch.bool)
     seen[0, 300 : 300 + width] = seen[1, 500 : 500 + width] = True
     assert torch.equal(~out[0].isfinite().all(-1), seen)
@@ -116,7 +116,7 @@ def test_long_sequences_lose_no_digits(width: int, tolerance: float) -> None:
     attend = compiled(f"attention near {{ attend window({width}) }}", "cpp")
     a, b = torch.rand(2, 1, 1, n, 8).unbind(0)
     v = torch.randn(1, 1, n, 8) + 3
-    out, _ = sums(_call(attend, a, b, v), False, False)
+    out, *_ = sums(_call(attend, a, b, v), False, False)
     for i in (100, 5000, n // 2, n - 1):
         keys = slice(max(0, i - width + 1), i + 1)
         want = (a[0, 0, i].double() @ b[0, 0, keys].double().T) @ v[0, 0, keys].double()
