@@ -10,7 +10,7 @@ from attnspec.analysis.carried import by_head
 from attnspec.codegen.cost.counted import Contents, Looked, counted
 from attnspec.codegen.cost.grid import grid
 from attnspec.codegen.cost.served import served
-from attnspec.codegen.cost.states import made_before, sweeps, swept, team_of
+from attnspec.codegen.cost.states import made_before, steps_by_channel, sweeps, swept, team_of
 from attnspec.codegen.expressions.earlier import earlier
 from attnspec.codegen.plan.area import Area, area
 from attnspec.codegen.plan.choose import plan as choose
@@ -228,7 +228,7 @@ def cost(
 
 
 def _moving(found: Cost, spec: Spec, itemsize: int) -> Cost:
-    """With the bytes: those of q, k, v, output and log-sum-exp, and of features that kernels do not work out."""
+    """With the bytes: q, k, v, output and log-sum-exp, features made before kernels, gates of each feature."""
     s, dim, dim_v = found.sizes, found.dim, found.dim_v
     query, key = s.heads * s.n_q * s.batch, s.kv_heads * s.n * s.batch
     values = itemsize * query * dim_v
@@ -237,6 +237,7 @@ def _moving(found: Cost, spec: Spec, itemsize: int) -> Cost:
         moved += 4 * query
     if spec.weights.linear:
         moved += 2 * 4 * made_before(spec.weights, dim) * (query + key)  # written and read, in float32
+    moved += 4 * steps_by_channel(spec.weights, dim) * s.heads * s.n * s.batch
     back, branches = 2 * moved + values, len(spec.mixture)
     if spec.composed:  # each is a call of its own, and what they give is read again
         moved, back = branches * moved + (branches + 1) * values, branches * back + 2 * branches * values

@@ -23,7 +23,7 @@ from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import free
 from attnspec.spec.feature import is_exponential, parts, size
-from attnspec.spec.weights import Weights
+from attnspec.spec.weights import STEP, Weights
 
 _MOST_RUNS = 2_000_000
 """Runs of full tiles that are walked: a few seconds."""
@@ -101,6 +101,13 @@ def made_before(weights: Weights, dim: int) -> int:
     if weights.each or weights.reads_mass or any(entrywise(side) is None for side in sides):
         return max(size(side, dim) for side in sides)
     return 0
+
+
+def steps_by_channel(weights: Weights, dim: int) -> int:
+    """How many logarithms of steps kernels read at each position of a head: none where they are few."""
+    if not weights.by_channel or weights.decay is None or STEP.name not in free(weights.decay):
+        return 0
+    return max(size(side, dim) for side in (weights.q, weights.k) if side is not None)
 
 
 def team_of(plan: Plan, sizes: Sizes, at: int) -> int:

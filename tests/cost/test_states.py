@@ -241,3 +241,12 @@ def test_bench_predicts_what_kernels_do(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.seconds(False) == pytest.approx(attnspec.compile("linear").cost(n=2048, heads=2).flops / 1e9)
     dense = predicted(attnspec.compile(NO_KERNEL, target="dense"), setup, {})
     assert (dense.states, dense.times) == (False, None)
+
+
+def test_gates_by_channel_are_read() -> None:
+    without, found = (
+        attnspec.compile(text).cost(n=2000, heads=8, kv_heads=2)
+        for text in ("attention a { attend causal  linear x }", "gla")
+    )
+    assert found.kernel
+    assert found.bytes == without.bytes + 4 * 8 * 2000 * 64
