@@ -42,7 +42,8 @@ def attended(call: Call, a: Tensor, logs: Tensor, v: Tensor, rows: Tensor, for_g
 
 def weighed(given: Given, for_gradients: bool = False) -> Tensor:
     """The sums of a call without totals, differentiable in features, values and sums of steps."""
-    call, _, _, *steps = given
+    assert given.channels is None
+    call, steps = given.call, (given.decay_q, given.decay_k)
     return _Weighed.apply(call, for_gradients, *call[:3], *steps)  # type: ignore[no-any-return, no-untyped-call]
 
 

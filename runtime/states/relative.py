@@ -66,7 +66,9 @@ class _ByPairs:
         if self.steps is not None:
             sums = self.steps.cumsum(2)
             sums = sums.movedim(3, 0) if sums.dim() == 4 else sums[None]
-            logs = logs - (sums[..., :, None] - sums[..., None, :]).abs().to(logs.dtype)
+            between = sums[..., :, None] - sums[..., None, :]
+            later = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).tril()
+            logs = logs + torch.where(later, between, -between).to(logs.dtype)  # (abs has no slope where it is 0)
         return torch.where(self.counts > 0, logs, -torch.inf)
 
     def largest(self) -> Tensor:
@@ -104,7 +106,7 @@ class RelativePiece(Piece):
             before = self._by_row(self._counts_from, self.a)
             before = before if self.steps is None else before + self._rows_of(self._logs_since(self.steps)).to(a.dtype)
             before = masked(before.expand(a.shape), self.seen, -torch.inf)
-            most = torch.maximum(most, before)
+            most = torch.maximum(most, before.detach())
             kept = torch.exp(before - _finite(most))
             total = own.totals(most) + kept * self._by_row(self.state[..., -1].to(a.dtype), self.a)
         divisor = Divisor(self.spec, self.sizes, self.inputs)
@@ -160,7 +162,7 @@ class RelativePiece(Piece):
             if steps is not None:
                 old = old + self._rows_of(self._logs_over(steps)).squeeze(2).to(old.dtype)
             old = masked(old[..., None], self.stays, -torch.inf)[..., 0]
-            most = torch.maximum(most, old)
+            most = torch.maximum(most, old.detach())
         b = torch.exp(logs - self._last(_finite(most)[..., None]))
         sums = self._summed(b, torch.cat([masked(v, self.kept), v.new_ones((*v.shape[:3], 1))], -1))
         if self.state is not None:

@@ -33,6 +33,7 @@ PATTERNS = {
 CASES: dict[str, tuple[str, dict[str, Tensor]]] = {
     "latte": ("latte", {}),
     "bidirectional": ("latte_bidirectional", {}),
+    "other features": ("attention a { attend causal  linear elu(x) + 1  divide each total + 1.0  scale 0.7 }", {}),
     "documents": (
         "attention a { input doc: int[batch, n] sorted  attend causal and doc[q] == doc[k]"
         "  linear q: x  linear k: exp(x)  divide each total + 1.0 }",
