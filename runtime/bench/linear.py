@@ -115,6 +115,7 @@ def _cases() -> Iterator[Case]:
         ("scalar gates", "mamba2", 1.25),
         ("gates by channel", "gla", 2.5),
         ("delta", "delta", 3),
+        ("delta and scalar gates", "gated_delta", 3),
     ):
         yield Case(what, f"attention gated {{ include {spec} }}", 16384, (Bar(WITHOUT, "time", limit),))
     latte = "attention latent { include latte }"

@@ -60,7 +60,7 @@ def test_cases() -> None:
         ("causal", 16384, False, SOFTMAX, 30.0),
         ("causal", 256, False, SOFTMAX, 1.0),
     }
-    limits = {"scalar gates": 1.25, "gates by channel": 2.5, "delta": 3.0}
+    limits = {"scalar gates": 1.25, "gates by channel": 2.5, "delta": 3.0, "delta and scalar gates": 3.0}
     assert limits.items() <= {case.what: case.bars[0].limit for case in CASES}.items()
 
 
