@@ -10,8 +10,7 @@ from torch import Tensor
 
 import attnspec
 from attnspec.runtime.core.arguments import CallError
-from tests.runtime.test_linear import agree
-from tests.support.linear import TOLERANCE
+from tests.support.linear import TOLERANCE, as_dense
 from tests.support.marks import slow
 from tests.support.oracle import close, tensors
 
@@ -60,7 +59,7 @@ def inputs_of(text: str, n: int) -> dict[str, Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_forward_and_all_gradients(name: str) -> None:
-    agree(CASES[name], *tensors(N, N, HEADS, 2, BATCH, dim_v=24), inputs=inputs_of(CASES[name], N))
+    as_dense(CASES[name], *tensors(N, N, HEADS, 2, BATCH, dim_v=24), inputs=inputs_of(CASES[name], N))
 
 
 @pytest.mark.slow
@@ -68,13 +67,13 @@ def test_forward_and_all_gradients(name: str) -> None:
     ("n", "n_q", "dim", "dim_v"), [(331, 331, 17, 5), (90, 33, 16, 24), (1, 1, 16, 24), (64, 0, 16, 24)]
 )
 def test_lengths(n: int, n_q: int, dim: int, dim_v: int) -> None:
-    agree("delta", *tensors(n, n_q, HEADS, 2, BATCH, dim, dim_v), inputs=inputs_of("delta", n))
+    as_dense("delta", *tensors(n, n_q, HEADS, 2, BATCH, dim, dim_v), inputs=inputs_of("delta", n))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_types(dtype: torch.dtype) -> None:
-    agree("delta", *tensors(N, N, HEADS, 2, BATCH, dtype=dtype), inputs=inputs_of("delta", N))
+    as_dense("delta", *tensors(N, N, HEADS, 2, BATCH, dtype=dtype), inputs=inputs_of("delta", N))
 
 
 @pytest.mark.parametrize("gate", ["mixed", *map(slow, ("none", "strong", "resets"))])
