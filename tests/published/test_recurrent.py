@@ -124,8 +124,16 @@ LOOPS: dict[str, tuple[Callable[[Recurrent, Tensor], tuple[Tensor, dict[str, Ten
 }
 
 
-@pytest.mark.parametrize("spec", LOOPS)
-@pytest.mark.parametrize("name", MODELS)
+QUICK = {("gpt2", "rmt"), ("llama", "rmt"), ("gpt2", "hmt"), ("llama", "transformer_xl"), ("gpt2", "rmt_both_ways")}
+QUICK |= {("mistral", "rmt"), ("qwen3", "rmt")}
+BOTH = [
+    pytest.param(name, spec, marks=[] if (name, spec) in QUICK else pytest.mark.slow, id=f"{name}-{spec}")
+    for name in MODELS
+    for spec in (*LOOPS, "same length")
+]
+
+
+@pytest.mark.parametrize(("name", "spec"), [one for one in BOTH if one.values[1] != "same length"])
 def test_a_call_is_a_loop_over_segments(name: str, spec: str) -> None:
     """Logits, states and every gradient in float64; the loop runs the model as it was, with its own attention."""
     loop, options = LOOPS[spec]
@@ -142,8 +150,7 @@ def test_a_call_is_a_loop_over_segments(name: str, spec: str) -> None:
     assert model.attention.startswith("attnspec's" if spec == "rmt_both_ways" else type(model.model).__name__)
 
 
-@pytest.mark.parametrize("spec", [*LOOPS, "same length"])
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize(("name", "spec"), [one for one in BOTH if one.values[0] in ("gpt2", "llama")])
 def test_tokens_come_as_a_call_has_them(name: str, spec: str) -> None:
     """With a cache inside of a segment where the model's own attention serves."""
     text, options = (
@@ -157,6 +164,7 @@ def test_tokens_come_as_a_call_has_them(name: str, spec: str) -> None:
     assert torch.equal(model.generate(IDS, max_new_tokens=many), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_our_kernels_in_their_layers(name: str) -> None:
     """C++ kernels in float32: blocks that see both ways, and a window over a memory that fills."""
@@ -169,7 +177,7 @@ def test_our_kernels_in_their_layers(name: str) -> None:
 
 
 def test_a_model_that_took_our_attention_is_itself_alone() -> None:
-    model = made("llama", "rmt_both_ways", torch.float32, slots=3, segment=SEGMENT)
+    model = made("llama", "rmt_both_ways", slots=3, segment=SEGMENT, target="dense")
     want = model.model(IDS).logits
     model(IDS)
     assert torch.equal(model.model(IDS).logits, want)
@@ -185,7 +193,7 @@ def test_encoders_take_our_attention() -> None:
     text = "attention a { axis read[2] axis token[n] token -> read: true token -> token: true read -> read: true "
     text += "read -> token: true recur token by 8 ragged first carry read -> read }"
     twin = copy.deepcopy(model.bert)
-    own = attnspec.recurrent(model.eval(), text, head=model.cls)
+    own = attnspec.recurrent(model.eval(), text, head=model.cls, target="dense")
     assert own.attention == "attnspec's, of a, as BertForMaskedLM is not causal"
     want, memory = [], own.own.initial["read"].expand(2, -1, -1)
     for piece in IDS.split([5, 8, 8], 1):
@@ -196,7 +204,7 @@ def test_encoders_take_our_attention() -> None:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-@pytest.mark.parametrize("spec", ["rmt", "rmt_both_ways"])
+@pytest.mark.parametrize("spec", ["rmt", pytest.param("rmt_both_ways", marks=pytest.mark.slow)])
 def test_gradient_checkpointing_and_dropout(name: str, spec: str) -> None:
     """The same bits with the model's own checkpointing, inside of segments that run again and without."""
     found = []

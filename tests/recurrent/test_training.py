@@ -36,7 +36,7 @@ def kept_bytes(model: Recurrent, ids: Tensor) -> int:
     return sum(storages.values())
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize("name", ["rmt", pytest.param("hmt", marks=pytest.mark.slow)])
 def test_segments_that_run_again_give_the_same_bits_and_keep_little(name: str) -> None:
     """Also with dropout; 64 segments of 32 tokens."""
     model = wrapped(Small(dropout=0.3), name, torch.float32, segment=32, **KEPT[name])
