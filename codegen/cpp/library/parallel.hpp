@@ -13,11 +13,13 @@ static T* allocate(size_t count = 1) {
     return (T*)aligned_alloc(64, bytes);
 }
 
-// Asks for large pages where a large result is about to be written: it is often new memory, and the system hands out a page of
-// 4 KB at the first touch, which for a kernel in linear time takes half as long as all that it computes.
+// Asks for large pages where a large result is about to be written: it is new memory, and the system hands out a page of 4 KB at
+// the first touch, which for a kernel in linear time takes half as long as all that it computes. Smaller results lie in memory
+// that is used again, and that large pages would waste.
 static inline void expect_writes(void* data, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-    constexpr uintptr_t page = 1 << 21;
+    constexpr size_t page = 1 << 21, large = 1 << 25;  // from there on allocators give memory back when it is freed
+    if (bytes < large) return;
     const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
     if (begin < end) (void)madvise((void*)begin, end - begin, MADV_HUGEPAGE);  // a hint: that it fails changes nothing
 #else
