@@ -109,8 +109,13 @@ class Sizes:
 
 
 def resized(pattern: Spec, sizes: Sizes, n: int) -> Sizes:
-    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``."""
+    """The sizes of a call of another length: of as many queries as keys, or of axes that are sized for ``n``.
+
+    Of a pattern of segments it is no longer than one of them.
+    """
     if not pattern.axes:
         return replace(sizes, n=n, n_q=n, m=None, scalars=())
+    if pattern.recurrence is not None:
+        n = min(n, pattern.recurrence.recur.size)
     keys, queries = lengths(pattern.axes, n)
     return replace(sizes, n=keys, n_q=queries, m=n, scalars=())

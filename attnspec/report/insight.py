@@ -202,7 +202,7 @@ def insight(
 
     ``given`` are the parameters that the user gave: what :class:`Suggestion` varies. ``inputs`` are values of inputs in
     place of examples; ``sheet`` is a further device that is predicted for. Of a pattern of segments ``whole`` is how
-    many tokens follow one another in them, while ``sizes`` are those of one call.
+    many tokens follow one another in them, while ``sizes`` are those of one call (without it: those of a call).
     """
     relation = lower(spec, sizes.heads, sizes.kv_heads, sizes.batch)
     made = plan(relation, tile, layout)
@@ -228,10 +228,13 @@ def insight(
     if found_cost is None:
         by_example = False
         found_cost = shown if isinstance(shown, str) else _ask(lambda: cost(made, call, dim, dim, itemsize, contents))
-    segments, grown = None, _ask(lambda: growth(made, sizes, dim, itemsize, by_example))
-    if whole is not None and spec.recurrence is not None:
-        segments = _ask(lambda: following(relation, whole, call, dim, itemsize))
-        grown = _ask(lambda: of_segments(relation, whole, call, dim))
+    segments: Following | str | None = None
+    if spec.recurrence is None:
+        grown = _ask(lambda: growth(made, sizes, dim, itemsize, by_example))
+    else:
+        tokens = whole or sizes.m or 0
+        segments = _ask(lambda: following(relation, tokens, call, dim, itemsize))
+        grown = _ask(lambda: of_segments(relation, tokens, call, dim))
     suggestions: tuple[Suggestion, ...] = ()
     if relation.exact and not relation.reads_scalars and not isinstance(found_cost, str) and spec.softmax_only:
         suggestions = suggest(spec, found_cost, sizes, given or {}, tile, layout)

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import attnspec
 from attnspec.cli.training import knows_ahead
+from attnspec.runtime.bench.calls import shipped_rows
 from tests.support.command import read_json, run
 
 
@@ -111,3 +113,9 @@ def test_what_knows_ahead_is_not_trained(tmp_path: Path) -> None:
     spec = "attention a { axis token[n] token -> token: true recur token by 8 }"
     said = run("run", spec, "--text", str(text), status=2).stderr
     assert "in a position 0 of `token` knows of position 1, after it" in " ".join(said.split())
+
+
+def test_a_table_of_all_specs_has_one_segment() -> None:
+    (row,) = (row for row in shipped_rows(8192, 8, 8, 1, 64, "float32") if row.name == "rmt")
+    sizes = row.setup(row.attend(), torch.device("cpu"), 3).sizes
+    assert (sizes.n, sizes.n_q, sizes.m) == (532, 532, 512)

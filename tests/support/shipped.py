@@ -90,6 +90,7 @@ def call_of(
     n = 128 if spec.name == "neighborhood_2d_shifted" else n
     sizes = Sizes(n, n, 4, 4 if spec.order else 2, 1, spec.align == "end")
     if spec.axes:
+        n = n if spec.recurrence is None else min(n, spec.recurrence.recur.size)
         keys, queries = lengths(spec.axes, n)
         sizes = replace(sizes, n=keys, n_q=queries, m=n)
     found = example(spec, sizes, torch.Generator().manual_seed(0))

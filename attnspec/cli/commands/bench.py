@@ -183,7 +183,7 @@ def _said(row: Row) -> str:
 def _try(name: str, backward: bool, flex: bool, runs: int, options: dict[str, Any], device: torch.device) -> Row:
     """A row of a suite: what went wrong where a spec cannot be timed, for one must not end the others."""
     try:
-        return _bench(name, (), backward, flex, runs, options, device, False)
+        return _bench(name, (), backward, flex, runs, options, device, False, whole=True)
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return name, None, f"failed: {type(error).__name__}: {first}"
@@ -199,6 +199,7 @@ def _bench(
     device: torch.device,
     autotune: bool,
     given: tuple[str, ...] = (),
+    whole: bool = False,
 ) -> Row:
     import torch
 
@@ -210,7 +211,7 @@ def _bench(
     from attnspec.runtime.prepare.given import tensors
 
     attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
-    sizes = call_sizes(attend.spec, options)
+    sizes = call_sizes(attend.spec, options, whole)
     require_pairs(attend, sizes)
     own = tensors(attend.spec, sizes, read_inputs(given))
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), backward, runs, device, own)
