@@ -30,8 +30,9 @@ class StateSize:
     """What each head keeps, the bytes of a layer after each of some numbers of tokens, and where a sequence may be cut.
 
     A state has ``shape``: features, and values (one more where sums are divided, and one where it counts from a largest
-    logarithm), float32. ``cut``: after multiples of
-    how many tokens one state is all there is, and calls hand it on; or in a few words why they do not.
+    logarithm), float32. ``cut``: after multiples of how many tokens one state is all there is, and calls hand it on; or
+    in a few words why they do not. ``waiting`` is how many of the last keys a cache then keeps beside it;
+    ``documents``: calls have a state for each document.
     """
 
     needs: tuple[StateNeed, ...]
@@ -39,13 +40,17 @@ class StateSize:
     lengths: tuple[int, ...]
     bytes: tuple[int, ...]
     cut: int | str
+    waiting: int = 0
+    documents: bool = False
 
     def __str__(self) -> str:
         """What a state is, and what calls do with one."""
         if isinstance(self.cut, str):
             said = f"calls hand on no state: {self.cut}"
+            said += f"; attnspec.Cache keeps the last {self.waiting:,} keys apart" if self.waiting else ""
         else:
-            said = f"calls hand one on {'anywhere' if self.cut == 1 else f'after multiples of {self.cut:,} tokens'}"
+            one = "one of each document" if self.documents else "one"
+            said = f"calls hand {one} on {'anywhere' if self.cut == 1 else f'after multiples of {self.cut:,} tokens'}"
         return f"a state is {self.shape[0]:,} x {self.shape[1]:,} numbers, float32; {said}"
 
 
@@ -58,8 +63,9 @@ def state_size(relation: Relation, sizes: Sizes, lengths: Sequence[int], dim: in
     >>> kept = state_size(found, Sizes(1, 1), [1000], 64, 4)
     >>> kept.needs[0].states, kept.needs[0].keys, kept.shape, kept.bytes
     ((1,), (63,), (64, 65), (48896,))
-    >>> print(kept)
-    a state is 64 x 65 numbers, float32; calls hand on no state: after 4,096 tokens 1 state and 63 keys are to be kept
+    >>> str(kept).split("; ")[1:]  # doctest: +NORMALIZE_WHITESPACE
+    ['calls hand on no state: after 4,096 tokens 1 state and 63 keys are to be kept',
+     'attnspec.Cache keeps the last 63 keys apart']
 
     Raises as :func:`attnspec.analysis.states.states` does.
     """
@@ -75,10 +81,13 @@ def state_size(relation: Relation, sizes: Sizes, lengths: Sequence[int], dim: in
             total[i] += _heads(item, sizes, by_head(spec)) * (
                 many * 4 * shape[0] * shape[1] + keys * 2 * dim * itemsize
             )
-    going = carried(relation, sizes)
-    return StateSize(
-        tuple(found), shape, tuple(lengths), tuple(total), going.cut if isinstance(going, Carried) else going
-    )
+    going, waiting = carried(relation, sizes), 0
+    if isinstance(going, str) and weights.delta is None:
+        cached = carried(relation, sizes, True)
+        waiting = cached.lag if isinstance(cached, Carried) else 0
+    packed = isinstance(going, Carried) and going.packed is not None
+    cut = going.cut if isinstance(going, Carried) else going
+    return StateSize(tuple(found), shape, tuple(lengths), tuple(total), cut, waiting, packed)
 
 
 def _heads(item: Remembered, sizes: Sizes, differ: bool) -> int:

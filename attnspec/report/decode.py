@@ -76,7 +76,7 @@ def _states(
 
     found = ask(lambda: state_size(relation, sizes, lengths, dim, itemsize))
     reason = why_not(spec)
-    return replace(found, cut=reason) if reason and isinstance(found, StateSize) else found
+    return replace(found, cut=reason, waiting=0) if reason and isinstance(found, StateSize) else found
 
 
 def _cache(size: CacheSize) -> dict[str, Any]:

@@ -122,7 +122,9 @@ def test_dense_sequences_in_pieces(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "regime"),
     [
-        (name, regime) if (name, regime) in (("gla", "resets"), ("gated_delta", "mixed"), ("each and gates", "zeros")) else slow(name, regime)
+        (name, regime)
+        if (name, regime) in (("gla", "resets"), ("gated_delta", "mixed"), ("each and gates", "zeros"))
+        else slow(name, regime)
         for name in ("mamba2", "gla", "gated_delta", "each and gates")
         for regime in REGIMES
     ],
