@@ -26,6 +26,7 @@ from attnspec.runtime.linear.delta import Earlier, corrected, totals
 from attnspec.runtime.linear.each import Divisor, each, seen
 from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.runtime.linear.sums import Channels, Given, Sums, gradients, sums
+from attnspec.runtime.linear.unit import unit
 from attnspec.runtime.prepare.inputs import Wanted, check_vectors
 from attnspec.runtime.prepare.operator import ORDER, with_order
 from attnspec.runtime.prepare.rotate import turned
@@ -180,8 +181,10 @@ class Work:
     def _vectors(self, as_they_are: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """All normalized and turned, keys and values by query head where the features of keys differ by it."""
         q, k, v = self.q, self.k, self.v
-        if (self.spec.rotations or self.spec.normalized) and not as_they_are:
+        if self.spec.rotations:
             q, k = turned(self.spec, q.float(), k.float(), self.sizes, self.inputs)
+        elif not as_they_are:
+            q, k = (unit(x.float()) if s in self.spec.normalized else x for s, x in (("q", q), ("k", k)))
         if q.shape[1] != k.shape[1] and _Known.of(self.program).by_head:
             k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
         return q, k, v
