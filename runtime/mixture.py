@@ -84,8 +84,10 @@ class Mixture:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor], return_max: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Output, log-sum-exp (NaN where there are shares) and, if asked for, the largest scores of rows."""
-        options = {"scale": scale, "return_lse": not self.shares, "return_max": return_max, "inputs": inputs}
-        found = [branch(q, k, v, **options) for branch in self.branches]
+        options = {"scale": scale, "return_lse": not self.shares, "return_max": return_max}
+        given = [_of_branch(branch.spec, inputs) for branch in self.branches]  # type: ignore[attr-defined]
+        found = [branch(q, k, v, inputs=own, **options) for branch, own in zip(self.branches, given, strict=True)]
+        inputs = {name: t for name, t in inputs.items() if name != "projection"}
         if self.shares:  # whose branches need not have a log-sum-exp
             none = torch.full(q.shape[:3], torch.nan, device=q.device)
             found = [(part[0], none, *part[1:]) if return_max else (part, none) for part in found]
@@ -104,3 +106,10 @@ class Mixture:
         """Output and log-sum-exp of the whole from those of the branches."""
         shares = [share(q, k, inputs) for share in self.shares]
         return mixed(parts, shares, None if self.sink is None else self.sink(q, k, inputs), self.detached)
+
+
+def _of_branch(spec: Spec, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The inputs of a call for a branch: a projection is one for those with random features."""
+    if spec.weights.favors:
+        return inputs
+    return {name: t for name, t in inputs.items() if name != "projection"}
