@@ -78,16 +78,18 @@ def logarithms(
         return None
     by_channel = spec.weights.by_channel or (more is not None and more.dim() == 4)
     shape = (sizes.batch, sizes.heads, len(positions), *([features] if by_channel else []))
-    logs = torch.zeros(shape, dtype=torch.float64, device=device)
+    logs = torch.zeros((), dtype=torch.float64, device=device)
     if line is not None:
-        logs = logs + _line(spec, inputs, sizes, device, positions, features, by_channel)
-        _check(spec, logs)
+        found = _entries(line, inputs, shape, int(positions[0]) if len(positions) else 0)
+        own = _line(spec, inputs, sizes, device, positions, features, by_channel) if found is None else found
+        _check(spec, own)
+        logs = own.double()
     if more is not None:
         wide = more if more.dim() == 4 or not by_channel else more[..., None]
         before = -int(positions[0]) if len(positions) else 0
         behind = len(positions) - before - sizes.n
         logs = logs + torch.nn.functional.pad(wide, (*([0, 0] if by_channel else []), before, behind))
-    return logs.clamp(min=LOWEST_STEP)
+    return logs.clamp(min=LOWEST_STEP).expand(shape)
 
 
 def by_channel(
@@ -111,7 +113,7 @@ def by_channel(
 
 def _entries(line: RealExpr | None, inputs: Mapping[str, Tensor], shape: tuple[int, ...], first: int) -> Tensor | None:
     """A line that is an entry of an input, as a view of that; None where it is more, or that is not whole."""
-    axes = (e.Var("b"), e.Var("h"), STEP, CHANNEL)
+    axes = (e.Var("b"), e.Var("h"), STEP, CHANNEL)[: len(shape)]
     if not isinstance(line, RealRead) or line.indices != tuple(axis for axis in axes if axis in line.indices):
         return None
     found = inputs[line.name]
@@ -119,8 +121,8 @@ def _entries(line: RealExpr | None, inputs: Mapping[str, Tensor], shape: tuple[i
         if axis not in line.indices:
             found = found.unsqueeze(at)
         elif axis == STEP:
-            before = -first
-            found = found[:, :, : shape[at] - before]
+            before = max(-first, 0)
+            found = found[:, :, max(first, 0) :][:, :, : shape[at] - before]
             behind = shape[at] - before - found.shape[at]
             if before or behind:  # past the input steps are 0
                 found = torch.nn.functional.pad(found, (0, 0) * (found.dim() - 1 - at) + (before, behind))

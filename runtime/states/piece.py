@@ -267,5 +267,5 @@ def masked(x: Tensor, where: Tensor | None, otherwise: float = 0.0) -> Tensor:
 
 def _factors(logs: Tensor, of: Tensor) -> Tensor:
     """Factors of features, (batch, heads, .., 1 or features), of the dtype of a tensor."""
-    found = logs.exp().to(of.dtype)
+    found = logs.to(of.dtype).exp()
     return found if logs.dim() == 4 else found[..., None]

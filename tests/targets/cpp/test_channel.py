@@ -75,7 +75,7 @@ def test_lines_beside(pattern: str, lines: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "dim_v"), [(1, 1), (33, 3), (64, 64), slow(128, 256), slow(130, 70), slow(300, 20)])
+@pytest.mark.parametrize(("dim", "dim_v"), [(1, 1), (33, 3), (64, 64), slow(128, 256), slow(130, 70), slow(200, 20)])
 def test_sizes(dim: int, dim_v: int) -> None:
     """State by rows and by columns, and one that pays only after several tiles."""
     as_dense(gated("attend causal"), *tensors(700, dim=dim, dim_v=dim_v), inputs={"gate": gates(700, dim)})
