@@ -26,7 +26,7 @@ _LIBRARY = {
     "decode": (*_SHARED, "turn", "softmax/rows", "softmax/decode", "softmax/decode_plan"),
     "backward": (*_SHARED, "softmax/backward", "softmax/backward_keys", "softmax/backward_plan"),
     "linear": (*_LINEAR, *_CHANNEL, "linear/sweep", "linear/segments"),
-    "logs": (*_LINEAR, "linear/logs", "linear/segments"),
+    "logs": (*_LINEAR, "linear/log_tile", "linear/log_sweep", "linear/segments"),
     "delta": (*_LINEAR, *_CHANNEL, "linear/sweep", "linear/segments", "linear/delta"),
 }
 

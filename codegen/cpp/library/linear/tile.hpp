@@ -59,7 +59,7 @@ constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
 constexpr int KEPT = 3;  // tiles of the inner side: one that was partial is often full for the next outer tile
 constexpr float UNIT_WEIGHT = 1.f;
 
-// Channels with logarithms of their own: see logs.hpp.
+// Channels with logarithms of their own: see log_tile.hpp.
 constexpr int LOGS = ATTNSPEC_LOGS, CHANNELS = LOGS == 1 ? D : DV, CS = round_up(CHANNELS, W);
 
 // The state is sum of y_j z_j^T: a row for each value with features on the lanes, or the other way round, as they fit them,

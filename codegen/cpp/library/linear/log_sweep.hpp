@@ -1,53 +1,6 @@
-// The sweep where each channel of a pair has a weight of its own, exp(here_ic + there_jc): a softmax over the keys of a row for
-// each feature. Channels are those that x and y share (LOGS 1), or those of z (LOGS 2); what keys have of them is exp of their
-// logarithms, and no tensor of theirs is read beside. With LOGS 3 the output is what rows count from in the other two, `here`:
-// minus the largest of `there` that one sees, and minus infinity if it sees none.
-//
-// For pairs of the pattern no weight is above 1, but logarithms may be of any size, so nothing is exponentiated by itself. A
-// tile of the inner side counts from the largest of each channel in it (`top`), a state from the largest of what it holds. A
-// partial tile holds pairs that the pattern has not, whose weights overflow: where the two sides of one lie too far apart for
-// products of factors, weights are worked out pair by pair and channel by channel.
+// The sweep over the tiles of the outer side, as in sweep.hpp, with states and tiles of log_tile.hpp.
 
 namespace attnspec {
-
-constexpr float FAR = 40.f;        // what is lost of a pair with factors up to exp of it is below exp(FAR - 87)
-constexpr float LOWEST = -1e37f;   // in place of minus infinity, which has no differences
-constexpr double VANISHED = 1e-7;  // of the most that a state held: what is left of less is rounding
-
-struct LogSpace : LinearSpace {
-    float logs_here[GROUPS][CS * LANES], most_here[GROUPS][CS];
-    float logs_there[KEPT][ROWS * CS], faded[KEPT][ROWS * CS], top[KEPT][CS], mass[KEPT][CS];
-    float moved[CS * LANES], frame[CS];
-    double keep[CS], come[CS];
-};
-using Space = LogSpace;
-constexpr bool ONES = !KEYS;  // channels of the inner side are exp of logarithms, and nothing else
-
-ATTNSPEC_INLINE vfloat finite(vfloat x) { return x < INF ? x : all(-INF); }  // NaN is not
-ATTNSPEC_INLINE vfloat weight(vfloat here, vfloat there) { return exp(smaller(vfloat{}, here + there)); }
-
-// sums[m][x] = keep[m] * sums[m][x] + come[m] * sum over t of A[t * S + m] B[t * COLS + x], for M channels; `rounded` the same.
-template <int M, int S, int COLS, int VECTORS>
-ATTNSPEC_INLINE void faded_block(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums,
-                                 float* rounded) {
-    float c[M * VECTORS * W] __attribute__((aligned(64)));
-    block<Floats, M, VECTORS, 1, S, COLS, VECTORS * W, false>(a, b, steps, c);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) {
-            vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            *to = *to * keep[m] + __builtin_convertvector(load(c + (m * VECTORS + v) * W), vdouble) * come[m];
-            *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(*to, vfloat);
-        }
-}
-template <int M, int S, int COLS, int VECTORS>
-static void faded_rows(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums, float* rounded) {
-    for (int m = 0; m + R <= M; m += R)
-        faded_block<R, S, COLS, VECTORS>(a + m, b, steps, keep + m, come + m, sums + m * COLS, rounded + m * COLS);
-    constexpr int w = M / R * R;
-    if constexpr (w < M) faded_block<M - w, S, COLS, VECTORS>(a + w, b, steps, keep + w, come + w, sums + w * COLS, rounded + w * COLS);
-}
 
 template <class Pass>
 struct Sweep {
@@ -62,9 +15,7 @@ struct Sweep {
     int64_t b;
     Team outer, inner;
     Runs held, next;
-    // `faded` is y or z times exp of `logs` less `top`, `mass` the sum of these exponentials.
-    struct Tile { int64_t tile, head; Inner inner; const float *logs, *faded, *top, *mass; };
-    Tile kept[KEPT];
+    LogTile kept[KEPT];
     int next_kept = 0;
     Parts parts = {nullptr, nullptr, 0, 1, 0};
     int64_t first = 0;
@@ -77,7 +28,7 @@ struct Sweep {
 
     Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, const Place& at, int64_t b, Team outer, Team inner)
         : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
-        for (Tile& one : kept) one.tile = INT64_MIN;
+        for (LogTile& one : kept) one.tile = INT64_MIN;
         w.ahead.clear();
     }
 
@@ -89,8 +40,8 @@ struct Sweep {
     Span tiles_there() const { return tiles_of(slots_there(), THERE); }
     Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
-    const Tile& inner_tile(int64_t j, int64_t h, Span slots) {
-        for (const Tile& one : kept)
+    const LogTile& inner_tile(int64_t j, int64_t h, Span slots) {
+        for (const LogTile& one : kept)
             if (one.tile == j && one.head == h) return one;
         const int n = next_kept, count = (int)(slots.end - slots.begin), rows = round_up(count, R);
         next_kept = (n + 1) % KEPT;
@@ -192,19 +143,12 @@ struct Sweep {
             Pass::forward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
     }
 
-    // Whether factors relative to the top of a tile stay within what floats hold.
-    bool are_near(int g, const float* top) const {
-        vint far = vint{};
-        for (int c = 0; c < CS; c += W) far |= (vint)(load(w.most_here[g] + c) + load_any(top + c) > FAR);
-        return !any(far);
-    }
-
     template <bool PARTIAL>
     ATTNSPEC_NOINLINE void pairs(int64_t j, int64_t h, int64_t query_head) {
         const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
         if (slots.begin >= slots.end) return;
         load_here();
-        const Tile& tile = inner_tile(j, h, slots);
+        const LogTile& tile = inner_tile(j, h, slots);
         w.unfit.begin();
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
@@ -217,23 +161,23 @@ struct Sweep {
             }
             const int end = range.end < tile.inner.count ? range.end : tile.inner.count;
             if constexpr (LOGS == 3) {
-                find_largest<PARTIAL>(g, tile, {range.begin, end});
+                find_largest<PARTIAL>(w, g, tile, {range.begin, end});
                 continue;
             }
-            const bool near = are_near(g, tile.top);
+            const bool near = are_near(w, g, tile.top);
             if (LOGS == 1 && near) {
-                fade(g, w.x[g], tile.top);
+                fade(w, g, w.x[g], tile.top);
                 for (int r = range.begin; r < range.end; r += R)
                     block<Floats, R, C, CS, 1, LANES, LANES, false>(tile.faded + r * CS, w.moved, YC, w.s + r * LANES);
             } else if (LOGS == 1)
-                score_far(g, tile, {range.begin, end});
+                score_far(w, g, tile, {range.begin, end});
             else
                 score_pairs(w, g, tile.inner, Seen(range));
             if (PARTIAL)
                 for (int i = range.begin * LANES; i < range.end * LANES; i += W)
                     store(w.s + i, *(const vint*)(w.mask + i) != 0 ? load(w.s + i) : vfloat{});
             if (LOGS == 2 && !near) {
-                add_far<PARTIAL>(g, tile, {range.begin, end});
+                add_far<PARTIAL>(w, g, tile, {range.begin, end});
                 continue;
             }
             const float *from = LOGS == 1 ? tile.inner.z : tile.faded, *z = from;
@@ -246,7 +190,7 @@ struct Sweep {
                 product<ZC, 1, ZS, true>(each, weights, end - range.begin, w.out[g], w.ahead);
             else {
                 product<ZC, 1, ZS, false>(each, weights, end - range.begin, w.moved, w.ahead);
-                add_moved(g, tile.top);
+                add_moved(w, g, tile.top);
             }
             for (int i = 0; PARTIAL && i < w.unfit.count; ++i) {
                 const int r = w.unfit.at[i];
@@ -255,61 +199,6 @@ struct Sweep {
                         for (int d = 0; d < ZC; ++d) w.out[g][d * LANES + l] += w.s[r * LANES + l] * from[r * ZS + d];
             }
         }
-    }
-
-    // moved = x * exp(here + frame), for channels on rows.
-    void fade(int g, const float* x, const float* frame) {
-        for (int d = 0; d < CHANNELS; ++d)
-            for (int c = 0; c < LANES; c += W)
-                store(w.moved + d * LANES + c, load(x + d * LANES + c) * exp(load(w.logs_here[g] + d * LANES + c) + frame[d]));
-    }
-
-    // out += moved * exp(here + frame)
-    void add_moved(int g, const float* frame) {
-        for (int d = 0; d < CHANNELS; ++d)
-            for (int c = d * LANES; c < d * LANES + LANES; c += W)
-                store(w.out[g] + c, load(w.out[g] + c) + load(w.moved + c) * exp(load(w.logs_here[g] + c) + frame[d]));
-    }
-
-    ATTNSPEC_NOINLINE void score_far(int g, const Tile& tile, Range range) {
-        for (int r = range.begin; r < range.end; ++r)
-            for (int c = 0; c < LANES; c += W) {
-                vfloat sum = vfloat{};
-                for (int d = 0; d < CHANNELS; ++d)
-                    sum += load(w.x[g] + d * LANES + c) * (ONES ? 1.f : tile.inner.y[r * YS + d]) *
-                           weight(load(w.logs_here[g] + d * LANES + c), all(tile.logs[r * CS + d]));
-                store(w.s + r * LANES + c, sum);
-            }
-        const int padding = round_up(range.end, R) - range.end;
-        memset(w.s + range.end * LANES, 0, sizeof(float) * padding * LANES);
-    }
-
-    template <bool PARTIAL>
-    ATTNSPEC_NOINLINE void add_far(int g, const Tile& tile, Range range) {
-        for (int d = 0; d < CHANNELS; ++d)
-            for (int c = 0; c < LANES; c += W) {
-                const vfloat here = load(w.logs_here[g] + d * LANES + c);
-                vfloat sum = load(w.out[g] + d * LANES + c);
-                for (int r = range.begin; r < range.end; ++r) {
-                    const vfloat more = load(w.s + r * LANES + c) * (ONES ? 1.f : tile.inner.z[r * ZS + d]) *
-                                        weight(here, all(tile.logs[r * CS + d]));
-                    sum += PARTIAL ? (*(const vint*)(w.mask + r * LANES + c) != 0 ? more : vfloat{}) : more;
-                }
-                store(w.out[g] + d * LANES + c, sum);
-            }
-    }
-
-    template <bool PARTIAL>
-    void find_largest(int g, const Tile& tile, Range range) {
-        for (int d = 0; d < CHANNELS; ++d)
-            for (int c = 0; c < LANES; c += W) {
-                vfloat most = load(w.out[g] + d * LANES + c);
-                for (int r = range.begin; r < range.end; ++r) {
-                    const vfloat x = finite(all(tile.logs[r * CS + d]));
-                    most = larger(PARTIAL ? (*(const vint*)(w.mask + r * LANES + c) != 0 ? x : all(-INF)) : x, most);
-                }
-                store(w.out[g] + d * LANES + c, most);
-            }
     }
 
     // As in sweep.hpp; a state that hardly anything is left of starts afresh too.
@@ -349,11 +238,11 @@ struct Sweep {
 
     void read_state(int g) {
         if constexpr (LOGS == 1) {
-            fade(g, w.x[g], w.frame);
+            fade(w, g, w.x[g], w.frame);
             product<DV, 1, ZS, true>(w.state, w.moved, D, w.out[g], w.ahead);
         } else if constexpr (LOGS == 2) {
             product<DV, YS, 1, false>(w.state, w.x[g], D, w.moved, w.ahead);
-            add_moved(g, w.frame);
+            add_moved(w, g, w.frame);
         } else
             for (int d = 0; d < CHANNELS; ++d)
                 for (int c = d * LANES; c < d * LANES + LANES; c += W)
@@ -379,7 +268,7 @@ struct Sweep {
                 const int64_t j = KEYS ? hi - step : lo + step;
                 const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
                 if (slots.begin >= slots.end) continue;
-                const Tile& tile = inner_tile(j, h, slots);
+                const LogTile& tile = inner_tile(j, h, slots);
                 for (int c = 0; c < CHANNELS; ++c) approach(c, tile.top[c], tile.mass[c], sign);
                 if (LOGS == 3) continue;
                 const float *a = tile.faded, *by = LOGS == 1 ? tile.inner.z : tile.inner.y;
