@@ -96,7 +96,7 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
     q, k, decay = spec.weights.q, spec.weights.k, spec.weights.decay is not None
     if q is None or k is None or not has_linear_kernels(spec):
         return KernelKey("backward" if backward else "forward", dtype, dim, dim)
-    from attnspec.spec.feature import is_exponential, parts, size
+    from attnspec.spec.feature import Vector, is_exponential, parts, size
 
     if spec.weights.each:  # of the first features of keys
         first, plain = parts(k)[0], "float32"
@@ -111,8 +111,12 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
         one, up = ("x", "y") if divided else ("", "")
         fades = decay, "z" * by_channel, decay
         return LinearKey(True, types, dim + divided, features, one, up, ("", "", *maps), *fades)
-    fades = decay, "y" * by_channel, False
-    return LinearKey(False, types, features, dim + divided, "z" if divided else "", "", (*maps, "", ""), *fades)
+    as_is = all(made or side == Vector() for made, side in zip(maps, (q, k), strict=True))
+    own = as_is and not spec.rotations and not spec.weights.reads_mass  # kernels make vectors of length one themselves
+    units = (own and "q" in spec.normalized, own and "k" in spec.normalized)
+    types = types if spec.weights.delta is None else (*types[:2], "float32", *types[3:])
+    one, fades = "z" if divided else "", (decay, "y" * by_channel, False)
+    return LinearKey(False, types, features, dim + divided, one, "", (*maps, "", ""), *fades, units=units)
 
 
 def _triton(spec: str, params: tuple[str, ...], branch: int | None, options: dict[str, Any]) -> str:
