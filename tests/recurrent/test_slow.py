@@ -48,37 +48,36 @@ class Decoder(nn.Module):
 
 
 def copied(batch: int, segments: int, last_only: bool = False) -> tuple[Tensor, Tensor]:
-    """Three symbols in the first segment, never seen again, that each later segment asks for."""
-    shown = torch.randint(SYMBOLS, (batch, 3))
+    """Two symbols in the first segment, never seen again, that each later segment asks for."""
+    shown = torch.randint(SYMBOLS, (batch, 2))
     ids = torch.full((batch, segments * SEGMENT), FILL)
     ids[:, ::SEGMENT] = ASK
-    ids[:, :3] = shown
+    ids[:, :2] = shown
     labels = torch.full_like(ids, -100)
     for at in range((segments - 1) * SEGMENT if last_only else SEGMENT, ids.shape[1], SEGMENT):
-        labels[:, at + 1 : at + 4] = shown
+        labels[:, at + 1 : at + 3] = shown
     return ids, labels
 
 
 def learned(spec: str, steps: int, lengths: tuple[int, ...], **options: int) -> float:
-    """The loss in the last of 32 segments, after training on ever more of them, in the end on the last one alone."""
+    """The loss in the last of 32 segments, after training on ever more of them."""
     torch.manual_seed(0)
     embed, head = nn.Embedding(FILL + 1, WIDTH), nn.Linear(WIDTH, SYMBOLS)
     model: Recurrent = attnspec.recurrent(Decoder(), spec, embed=embed, head=head, **options)
-    optimizer = torch.optim.Adam(model.parameters(), 4e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     stage, recent = 0, 1.0
     for _ in range(steps):
-        ids, labels = copied(32, lengths[stage], last_only=lengths[stage] == 32)
+        ids, labels = copied(64, lengths[stage])
         loss = model(ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         recent = 0.9 * recent + 0.1 * loss.item()
         if recent < 0.08:
             if stage == len(lengths) - 1:
                 break
             stage, recent = stage + 1, 1.0
-            optimizer.param_groups[0]["lr"] *= 0.8
     with torch.no_grad():
         ids, labels = copied(512, 32, last_only=True)
         return float(model(ids, labels=labels).loss)
@@ -89,4 +88,4 @@ def test_a_memory_copies_over_32_segments() -> None:
     """Without one no more can be known than that there are 8 symbols, a loss of log 8."""
     memoryless = learned(ALONE, 100, (3,))
     assert memoryless > 2.0
-    assert learned("rmt", 900, (3, 6, 12, 20, 32), slots=2, segment=SEGMENT) < memoryless / 10
+    assert learned("rmt", 700, (4, 8, 16, 32), slots=2, segment=SEGMENT) < memoryless / 10
