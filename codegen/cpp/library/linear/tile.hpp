@@ -52,8 +52,7 @@ constexpr int X_MAP = ATTNSPEC_X_MAP, Y_MAP = ATTNSPEC_Y_MAP, Z_MAP = ATTNSPEC_Z
 constexpr int XT = D - X_ONE - X_UP, YT = D - Y_ONE - Y_UP, YC = D - Y_ONE, ZC = DV - Z_ONE;
 constexpr int XS = round_up(D, W), YS = round_up(YC, W), ZS = round_up(ZC, W), OS = round_up(DV, W);  // strides of rows
 constexpr bool X_UNIT = ATTNSPEC_X_UNIT, Y_UNIT = ATTNSPEC_Y_UNIT;  // vectors are made of length one when they are loaded
-// BY_CHANNEL: features decay each by itself (channel.hpp); else one factor for all is SCALAR.
-constexpr bool DECAY = ATTNSPEC_DECAY, BY_CHANNEL = ATTNSPEC_DECAY > 1, SCALAR = DECAY && !BY_CHANNEL, CROSSING = ATTNSPEC_CROSSING;
+constexpr bool CROSSING = ATTNSPEC_CROSSING;  // pairs that cross a step are summed up (crossing.hpp)
 constexpr int OUTER = KEYS ? BN : BM, INNER = KEYS ? BM : BN;
 constexpr int GROUPS = (OUTER + LANES - 1) / LANES, ROWS = round_up(INNER, R);
 constexpr int KEPT = 3;  // tiles of the inner side: one that was partial is often full for the next outer tile
@@ -84,31 +83,6 @@ struct alignas(64) LinearSpace {  // one per thread
     Ahead ahead;
 };
 
-// C[m][lane] (+)= sum over t of A[m * SM + t * ST] B[t][lane], for M rows of V vectors. What is left of M beyond blocks of R
-// rows goes with the last of them, where registers suffice: alone it would wait for its own sums.
-template <int M, int SM, int ST, bool ADD, int V = C>
-static void product(const float* a, const float* b, int64_t steps, float* c, Ahead& ahead) {
-    constexpr int rest = M % R, last = M > R && rest && rest <= R / 2 ? R + rest : rest, whole = M - last;
-    for (int m = 0; m < whole; m += R) {
-        ahead.ask(R * V * steps);
-        block<Floats, R, V, SM, ST, LANES, LANES, ADD>(a + m * SM, b, steps, c + m * LANES);
-    }
-    if constexpr (last > 0) block<Floats, last, V, SM, ST, LANES, LANES, ADD>(a + whole * SM, b, steps, c + whole * LANES);
-}
-
-template <int M, int SM, int ST, bool ADD>
-static void product(const float* a, const float* b, int64_t steps, float* c) {
-    Ahead nothing;
-    nothing.clear();
-    product<M, SM, ST, ADD>(a, b, steps, c, nothing);
-}
-
-// What a state is in: fp32 as it is read, fp64 as it is summed up.
-struct State {
-    double* sums;
-    float* rounded;
-};
-
 static void load_state(const LinearProblem& p, LinearSpace& w, int64_t state) {
     const float* from = p.state_in + state * D * DV;
     for (int d = 0; d < D; ++d)
@@ -119,49 +93,6 @@ static void keep_state(const LinearProblem& p, const LinearSpace& w, int64_t sta
     float* to = p.state_out + state * D * DV;
     for (int d = 0; d < D; ++d)
         for (int v = 0; v < DV; ++v) to[d * DV + v] = (float)w.sums[BY_VALUE ? v * YS + d : d * ZS + v];
-}
-
-struct Change { float sign; double keep; };
-
-typedef double vdouble __attribute__((vector_size(W * 8), aligned(4), may_alias));
-
-// sums[m][x] = keep * sums[m][x] + sign * sum over t of A[t * S + m] B[t][x], for M rows of COLS columns, by register blocks;
-// `rounded` is the same.
-template <int M, int SM, int ST, int COLS, int VECTORS>
-ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, Change by, double* sums, float* rounded) {
-    float c[M * VECTORS * W] __attribute__((aligned(64)));
-    block<Floats, M, VECTORS, SM, ST, COLS, VECTORS * W, false>(a, b, steps, c);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) {
-            vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            const vdouble before = SCALAR ? *to * by.keep : *to;
-            const vdouble sum = before + __builtin_convertvector(by.sign * load(c + (m * VECTORS + v) * W), vdouble);
-            *to = sum;
-            *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(sum, vfloat);
-        }
-}
-template <int M, int S, int COLS, int VECTORS>
-static void state_rows(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
-    for (int m = 0; m + R <= M; m += R, ahead.ask(R * VECTORS * steps))
-        state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, by, to.sums + m * COLS, to.rounded + m * COLS);
-    constexpr int w = M / R * R;
-    if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, by, to.sums + w * COLS, to.rounded + w * COLS);
-}
-template <int M, int S, int COLS>
-static void add_products(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
-    constexpr int whole = COLS / LANES * LANES;
-    for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
-    for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
-}
-
-// sums[x] = keep * sums[x] + sign * sum over t of A[t] B[t][x]; A are ones where ST is 0.
-template <int ST, int COLS>
-static void add_rows(const float* a, const float* b, int64_t steps, Change by, State to) {
-    constexpr int wide = 4, whole = COLS / (wide * W) * (wide * W);  // so many sums do not wait for one another
-    for (int x = 0; x < whole; x += wide * W) state_block<1, 0, ST, COLS, wide>(a, b + x, steps, by, to.sums + x, to.rounded + x);
-    for (int x = whole; x < COLS; x += W) state_block<1, 0, ST, COLS, 1>(a, b + x, steps, by, to.sums + x, to.rounded + x);
 }
 
 // What is left after steps whose logarithms, of base 2, add up to so much. Differences are taken in fp64, of sums over a
