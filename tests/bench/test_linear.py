@@ -13,7 +13,18 @@ import attnspec
 from attnspec.cli.bench.linear import show_linear
 from attnspec.runtime.bench import probe
 from attnspec.runtime.bench.clock import Timing
-from attnspec.runtime.bench.linear import CASES, CHUNKED, QUARTER, READING, SOFTMAX, Bar, Case, by_features, contenders
+from attnspec.runtime.bench.linear import (
+    CASES,
+    CHUNKED,
+    ONE_PASS,
+    QUARTER,
+    READING,
+    SOFTMAX,
+    Bar,
+    Case,
+    by_features,
+    contenders,
+)
 from tests.support.marks import slow
 
 CAUSAL = by_features("causal")
@@ -68,7 +79,11 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     monkeypatch.setattr(probe, "beyond", lambda spec, n, heads, dim: n)  # processes of their own
     softmax = "attention s { attend causal }"
     cases = (
-        replace(FORWARD, bars=(Bar(READING, "time", 1e9), Bar(SOFTMAX, "speed", 1e9)), softmax=softmax),
+        replace(
+            FORWARD,
+            bars=(Bar(READING, "time", 1e9), Bar(SOFTMAX, "speed", 1e9), Bar(ONE_PASS, "time")),
+            softmax=softmax,
+        ),
         replace(FORWARD, text="attention a { include delta }"),
     )
     show_linear(cases, 3, False)
@@ -77,7 +92,9 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert first.split()[:4] == ["causal", "2", "x", "192"]
     assert first.endswith("holds")
     assert second.endswith("missed")
-    assert len(last) == 1
+    compared, _ = last
+    assert compared.split()[0] == "addcmul(q,"
+    assert compared.rstrip().endswith("its time")  # and no verdict
     assert not empty
     assert memory.endswith("16.4 kB at 16,384 tokens, 1.05 MB at 1,048,576 tokens")
     show_linear(cases[:1], 3, True)

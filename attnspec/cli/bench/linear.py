@@ -60,11 +60,12 @@ def _named(one: Measured) -> list[str]:
 
 
 def _compared(one: Measured, bar: Bar) -> list[str]:
-    limit = _said(bar, bar.limit, {"time": "<= ", "speed": ">= ", "growth": "<= "}[bar.kind])
+    sign = {"time": "<= ", "speed": ">= ", "growth": "<= "}[bar.kind]
+    limit = "" if bar.limit is None else _said(bar, bar.limit, sign)
     number = one.found(bar)
     if number is None:
         return [bar.peer, "", "", limit, "no kernel"]
-    held = "holds" if bar.holds(number) else "missed"
+    held = {True: "holds", False: "missed", None: ""}[bar.holds(number)]
     return [bar.peer, seconds(one.timings[bar.peer].median), _said(bar, number), limit, held]
 
 
