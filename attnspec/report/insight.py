@@ -335,10 +335,14 @@ def _lengths(n: int) -> tuple[int, ...]:
 
 def _reason(made: Plan) -> str:
     """Why its tiles are as large as they are."""
-    tiles = {one.tile for one in made.passes}
-    if made.relation.spec.weights.linear:
-        return LINEAR_REASON if tiles == {LINEAR.tile} else f"{LINEAR.tile}, {_OTHER_TILES}"
-    return REASON if tiles == {TILE} else f"{TILE}, {_OTHER_TILES}"
+    spec = made.relation.spec
+    linear = [one.weights.linear for one in (spec.alone if spec.composed else (spec,))]
+    said = []
+    for usual, why, which in ((TILE, REASON, False), (LINEAR.tile, LINEAR_REASON, True)):
+        tiles = {one.tile for one in made.passes if linear[one.branch if spec.composed else 0] == which}
+        if tiles:
+            said.append(why if tiles == {usual} else f"{usual}, {_OTHER_TILES}")
+    return "; ".join(said)
 
 
 def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Prediction, ...]:

@@ -5,7 +5,9 @@ Each candidate is cut into tiles exactly, and the cheapest one wins.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import cycle
 
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.area import Area, area
@@ -40,14 +42,21 @@ def plan(
 ) -> Plan:
     """The plan of a relation.
 
-    ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``, by default those of the CPU;
+    ``tile`` fixes the size of tiles, which is otherwise one of the target's ``sizes``, by default those of the CPU
+    (in a mixture of which branches are calls of their own, those of each);
     ``layout`` is ``"auto"``, ``"identity"`` for one pass over positions in order, or ``"sequence"``. ``scalars`` are
     values of the scalar inputs with which candidates are compared; those that are not known are taken to be n. The plan
     serves all values alike.
     """
-    if sizes is None:
-        sizes = LINEAR if relation.spec.weights.linear else CPU
-    return Plan(relation, tuple(_class(relation, each, tile, layout, sizes, scalars) for each in relation.classes))
+    spec = relation.spec
+    kinds = [LINEAR if one.weights.linear else CPU for one in (spec.alone if spec.composed else (spec,))]
+    return Plan(
+        relation,
+        tuple(
+            _class(relation, each, tile, layout, cycle(kinds if sizes is None else [sizes]), scalars)
+            for each in relation.classes
+        ),
+    )
 
 
 def _class(
@@ -55,14 +64,14 @@ def _class(
     head_class: HeadClass,
     tile: Tile | None,
     layout: str,
-    sizes: TileSizes,
+    sizes: Iterable[TileSizes],
     scalars: tuple[Scalar | None, ...],
 ) -> ClassPlan:
     passes: list[Pass] = []
     choices: list[Choice | None] = []
-    for branch, part in enumerate(head_class.parts):
-        size = tile or block_tile(part.unknown, sizes.tile)
-        found = list(ways(relation, part, branch, size, "auto" if layout == SEQUENCE else layout, sizes.grids))
+    for branch, (part, usual) in enumerate(zip(head_class.parts, sizes, strict=False)):  # of sizes there is no end
+        size = tile or block_tile(part.unknown, usual.tile)
+        found = list(ways(relation, part, branch, size, "auto" if layout == SEQUENCE else layout, usual.grids))
         found = [way for way in found if layout != SEQUENCE or _in_sequence(way)]
         chosen, choice = (found[0], None) if len(found) == 1 else _choose(relation, head_class, part, found, scalars)
         made = _passes(relation, part, chosen)
