@@ -284,7 +284,7 @@ HOSTILE = {
 SLOW = {
     *("long list often", "membership", "wide sum", "wide or", "many names", "many attentions", "many quotes"),
     *("nested unrolled", "deep if", "deep power", "open braces", "closing braces", "chained comparison"),
-    *("open mixtures", "long list", "unknown names", "many includes", "unknown includes"),
+    *("open mixtures", "long list", "unknown names", "many includes", "unknown includes", "deep minus", "bombs"),
 }
 
 

@@ -37,7 +37,13 @@ def calls(spec: Spec, heads: int, lengths: tuple[tuple[int, int], ...]) -> Itera
         yield replace(sizes, scalars=scalars(spec, arrays)), arrays
 
 
-LONG = ("memory_layers", "longnet", "swin")  # in seconds: of these the plan and the kernels are quick tests
+LONG = (
+    "memory_layers",
+    "longnet",
+    "swin",
+    "sparse_strided",
+    "neighborhood_2d_shifted",
+)  # in seconds: of these the plan and the kernels are quick tests
 
 
 @pytest.mark.parametrize(

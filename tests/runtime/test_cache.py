@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
         Cache.default()
 
 
-@pytest.mark.parametrize("damage", [slow("truncate"), "flip", slow("no checksum"), "no library"])
+@pytest.mark.parametrize("damage", [slow("truncate"), "flip", slow("no checksum"), slow("no library")])
 def test_a_damaged_entry_is_built_again(folder: Path, damage: str) -> None:
     use()
     for entry in entries(folder):
@@ -141,7 +141,7 @@ def test_what_killed_processes_left_is_removed(folder: Path) -> None:
     assert new.exists()
 
 
-@pytest.mark.parametrize("name", ["-o", "--help", "with space"])
+@pytest.mark.parametrize("name", ["-o", slow("--help"), slow("with space")])
 def test_odd_names_of_folders(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNSPEC_CACHE", name)

@@ -25,7 +25,7 @@ CPP = (
 DECODE = ((1, 130, 1, 2, 1),)
 FEW, MORE = ((1, 70, 31, 4, 1),), ((1, 130, 130, 2, 1), (1, 40, 70, 1, 1))
 QUICK = ("dilated",)
-OFTEN = frozenset(LAYOUTS) - {"all layouts", "dilations"}
+OFTEN = frozenset(LAYOUTS) - {"all layouts", "dilations", "strided, then local", "columns first", "windows, shifted"}
 KERNELS = [
     *(("cpp", name, CPP) if name in OFTEN else slow("cpp", name, CPP) for name in LAYOUTS),
     *(("triton", name, FEW) if name in QUICK else slow("triton", name, FEW) for name in LAYOUTS),

@@ -75,7 +75,7 @@ def same(attend: attnspec.Attention, q: Tensor, k: Tensor, v: Tensor, **inputs: 
         assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize(("name", "dtype"), each(tuple(PATTERNS), ("half", "residues", "passes", "decays", "mixture")))
+@pytest.mark.parametrize(("name", "dtype"), each(tuple(PATTERNS), ("half", "passes")))
 def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
     attend = compiled(name)
     shared = name != "positions by head"
@@ -85,7 +85,7 @@ def test_same_bits(name: str, dtype: torch.dtype, turning: list[Any]) -> None:
     assert len(turning) == len(sizes), "one of the two forms was the kernel's"
 
 
-@pytest.mark.parametrize(("dim", "dtype"), each([6, 7, 80, 15, 64], (7, 64)))
+@pytest.mark.parametrize(("dim", "dtype"), each([6, 7, 80, 15, 64], (64,)))
 def test_head_sizes(dim: int, dtype: torch.dtype, turning: list[Any]) -> None:
     for name in ("some dimensions", "some dimensions, half", *(("half", "pairs") if dim % 2 == 0 else ())):
         same(compiled(name), *tensors(130, heads=2, dim=dim, dtype=dtype))
@@ -102,7 +102,7 @@ def test_what_the_patterns_stand_for() -> None:
     assert plan("mixture").carry
 
 
-@pytest.mark.parametrize(("name", "dtype"), each(["half", "pairs", "some dimensions"]))
+@pytest.mark.parametrize(("name", "dtype"), each(["half", "pairs", "some dimensions"], ("half",)))
 def test_strided_queries(name: str, dtype: torch.dtype) -> None:
     attend = compiled(name)
     k, v = torch.randn(2, 1, 4, 120, 16).to(dtype).unbind(0)
