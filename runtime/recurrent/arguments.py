@@ -88,6 +88,21 @@ def check_tokens(name: str, width: int, most: int | None, ids: object, vectors: 
     return given if vectors is not None else given.long()
 
 
+def check_padding(name: str, mask: object, tokens: Tensor) -> None:
+    """Raises CallError for a mask of padding that leaves a token out: segments are run whole."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.shape != tokens.shape[:2]:
+        shape = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise CallError(f"{name}: attention_mask is (batch, length) as the tokens, {tuple(tokens.shape[:2])}: {shape}")
+    if not mask.is_meta and (out := int((mask == 0).sum())):
+        raise CallError(
+            f"{name}: attention_mask leaves {out} tokens out, and segments are run without padding: put sequences of "
+            "one length in a batch. (For a loss alone pad behind them without a mask, with labels of -100 there; what "
+            "is carried then knows of the padding.)"
+        )
+
+
 def check_labels(name: str, labels: object, tokens: Tensor, most: int | None) -> None:
     """Raises CallError for labels that are not those of the tokens. ``most`` is how many there are, if known."""
     if not isinstance(labels, Tensor) or labels.dtype not in _INTEGERS:
@@ -128,7 +143,9 @@ def check_state(run: Segments, state: object, tokens: Tensor) -> None:
         there, wanted = state.there(number), run.pattern.sizes(recurrence.recur.size).get(carry.targets[0])
         if not recurrence.grows(carry) and there != wanted:
             raise CallError(f"{name}: the state has {there} positions of `{carry.source}`; here there are {wanted}")
-        for t in pieces[0] if pieces else ():
+        for t in (t for piece in pieces for t in piece):
+            if not carry.by_layer and t.shape[0] != state.batch:
+                raise CallError(f"{name}: the state has tensors of {t.shape[0]} entries, and says {state.batch}")
             if not carry.by_layer and t.shape[-1] != width:
                 raise CallError(f"{name}: the state has vectors of {t.shape[-1]} numbers; this model's have {width}")
             if t.device != tokens.device:

@@ -19,14 +19,20 @@ class Shape(NamedTuple):
     """What of a model tells what it computes.
 
     ``numbers`` are those that a position is multiplied by, ``of_head`` those that a token's hidden state is;
-    ``attended`` is the number of dimensions of all heads of all layers, ``layered`` how many numbers all layers keep of
-    a position.
+    ``dim`` is that of a head, and all ``layers`` have as many ``heads`` and ``kv_heads``.
     """
 
     numbers: int
     of_head: int
-    attended: int
-    layered: int
+    layers: int
+    heads: int
+    kv_heads: int
+    dim: int
+
+    @property
+    def layered(self) -> int:
+        """How many numbers all layers keep of a position."""
+        return 2 * self.layers * self.kv_heads * self.dim
 
 
 class Decoder(Protocol):
@@ -34,10 +40,16 @@ class Decoder(Protocol):
 
     layered: bool
     """Whether a run takes what layers keep, and gives what is to be kept."""
-    table: Any
-    """What gives the input vectors of tokens."""
-    many: int | None
-    """How many tokens there are, and how many logits: None where that is not known."""
+
+    @property
+    def table(self) -> Any:
+        """What gives the input vectors of tokens."""
+        ...
+
+    @property
+    def many(self) -> int | None:
+        """How many tokens there are, and how many logits: None where that is not known."""
+        ...
 
     def embed(self, ids: Tensor) -> Tensor:
         """Input vectors of tokens, (batch, length) to (batch, length, width)."""
@@ -86,8 +98,17 @@ class Stepped:
 
     def __init__(self, step: Step, embed: Step, head: Step, layered: bool) -> None:
         self.step, self._embed, self._head, self.layered = step, embed, head, layered
-        self.takes, self.table = _names(step), embed
-        self.many = getattr(embed, "num_embeddings", None)
+        self.takes = _names(step)
+
+    @property
+    def table(self) -> Any:
+        """The function that was given."""
+        return self._embed
+
+    @property
+    def many(self) -> int | None:
+        """As many as a table of embeddings has."""
+        return getattr(self._embed, "num_embeddings", None)
 
     def embed(self, ids: Tensor) -> Tensor:
         """As the function given."""

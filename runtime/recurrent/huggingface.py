@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ NAME = "attnspec-recurrent"
 
 _SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings by which logits are more than the output embeddings give."""
+
+
+_WINDOWS = (
+    ("sliding_window", "layer_types", "sliding"),
+    ("attention_chunk_size", "layer_types", "chunked"),
+    ("window_size", "attention_layers", "local"),
+    ("attention_window_size", "layer_types", "sliding"),
+)
+"""Settings by which layers see few positions, where kinds of layers are said, and which kinds these are."""
 
 
 class HuggingFace:
@@ -44,14 +54,26 @@ class HuggingFace:
                     f"{name}'s logits are more than its output embeddings give ({', '.join(scaled)}): give head=, from "
                     "last hidden states to logits"
                 )
-        self.table, self.many = (
-            model.get_input_embeddings(),
-            getattr(model.get_input_embeddings(), "num_embeddings", None),
-        )
         taken = inspect.signature(model.base_model.forward).parameters
-        self._cache = "cache" if "cache" in taken else "past_key_values"
         if "inputs_embeds" not in taken:
             raise CallError(f"{name}.base_model takes no inputs_embeds")
+        self._stateful = bool(getattr(model, "_is_stateful", False))
+        self._places = "position_ids" in taken
+        names = () if self._stateful else ("cache", "past_key_values")
+        self._cache = next((name for name in names if name in taken), None)
+        if layered and (self._cache is None or not (self._places or self.most() is None)):
+            what = "takes no position_ids" if self._cache else "has no cache of keys and values alone"
+            raise CallError(f"{name} {what}: nothing can be carried by layer")
+
+    @property
+    def table(self) -> Any:
+        """The model's input embeddings, as they are now."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def many(self) -> int | None:
+        """How many there are."""
+        return getattr(self.table, "num_embeddings", None)
 
     def embed(self, ids: Tensor) -> Tensor:
         """By the model's input embeddings."""
@@ -74,8 +96,8 @@ class HuggingFace:
         return hidden, tuple(t[..., -rows:, :] for layer in cache.layers for t in (layer.keys, layer.values))
 
     def goes_on(self, bound: Bound) -> bool:
-        """In its own causal attention."""
-        return self.own(bound)
+        """In its own causal attention, with a cache."""
+        return self._cache is not None and self.own(bound)
 
     def opened(
         self, vectors: Tensor, kept: tuple[Tensor, ...], start: int, bound: Bound
@@ -87,23 +109,59 @@ class HuggingFace:
                 f"{bound.pattern.spec.name}: with gradient checkpointing {type(self.model).__name__} drops the keys "
                 "that layers keep: call model.gradient_checkpointing_disable() (remat runs segments again anyway)"
             )
-        layers = self.model.config.num_hidden_layers
-        if kept and len(kept) != 2 * layers:
-            raise CallError(
-                f"{bound.pattern.spec.name}: the state is of a model of {len(kept) // 2} layers; this one has {layers}"
-            )
+        if kept:
+            self._check_kept(bound.pattern.spec.name, kept, vectors)
+        if not torch.is_autocast_enabled(vectors.device.type):
+            kept = tuple(t.to(vectors.dtype) for t in kept)
         cache = DynamicCache()
         for layer, (k, v) in enumerate(zip(kept[::2], kept[1::2], strict=True)):
             cache.update(k, v, layer)
-        more: dict[str, Any] = {self._cache: cache, "use_cache": True}
-        if start:
-            more["position_ids"] = torch.arange(start, start + vectors.shape[1], device=vectors.device)[None]
+        more: dict[str, Any] = {str(self._cache): cache, "use_cache": True, **self._at(vectors, start)}
         return self._run(vectors, bound, **more), cache
+
+    def _at(self, vectors: Tensor, start: int) -> dict[str, Any]:
+        """The positions of vectors, for a model that is told them."""
+        if not self._places:
+            return {}
+        return {"position_ids": torch.arange(start, start + vectors.shape[1], device=vectors.device)[None]}
+
+    def _check_kept(self, name: str, kept: tuple[Tensor, ...], vectors: Tensor) -> None:
+        """Raises CallError for keys and values that are not of a model like this one."""
+        if len(kept) != len(self._kept_shapes):
+            layers = len(self._kept_shapes) // 2
+            raise CallError(f"{name}: the state is of a model of {len(kept) // 2} layers; this one has {layers}")
+        for t, (heads, dim) in zip(kept, self._kept_shapes, strict=True):
+            wanted = (vectors.shape[0], heads, t.shape[-2], dim)
+            if t.shape != wanted:
+                raise CallError(f"{name}: the state has keys or values of {tuple(t.shape)}; this model's are {wanted}")
+
+    @cached_property
+    def _kept_shapes(self) -> list[tuple[int, int]]:
+        """How many heads, and of what size, the cache has of the keys and of the values of each layer: tried."""
+        cache = DynamicCache()
+        self._try(1, use_cache=True, **{str(self._cache): cache})
+        return [(t.shape[1], t.shape[3]) for layer in cache.layers for t in (layer.keys, layer.values)]
+
+    @cached_property
+    def _looks_ahead(self) -> bool:
+        """Whether a position depends on the next one: tried."""
+        first, other = (self._try(2, change)[:, 0] for change in (0.0, 1.0))
+        return not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
+
+    def _try(self, positions: int, change: float = 0.0, **more: Any) -> Tensor:
+        """Last hidden states of a few vectors, the last of them changed; nothing else notices."""
+        device = next(self.model.base_model.parameters()).device
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)  # dropout is the same each time
+            vectors = self.embed(torch.zeros((1, positions), dtype=torch.long, device=device)).clone()
+            vectors[:, -1] += change * torch.linspace(-1, 1, vectors.shape[-1], device=device, dtype=vectors.dtype)
+            found: Tensor = self.model.base_model(inputs_embeds=vectors, **more).last_hidden_state
+        return found
 
     def go_on(self, vectors: Tensor, cache: DynamicCache, start: int) -> Tensor:
         """Last hidden states of more vectors, in the model's own causal attention."""
-        at = torch.arange(start, start + vectors.shape[1], device=vectors.device)[None]
-        found = self.model.base_model(inputs_embeds=vectors, position_ids=at, use_cache=True, **{self._cache: cache})
+        more: dict[str, Any] = {str(self._cache): cache, "use_cache": True, **self._at(vectors, start)}
+        found = self.model.base_model(inputs_embeds=vectors, **more)
         hidden: Tensor = found.last_hidden_state
         return hidden
 
@@ -112,7 +170,8 @@ class HuggingFace:
         if not own:
             if self.model.config._attn_implementation != NAME:
                 _take_ours(self.model)
-            more["attention_mask"] = bound.mask
+            # Some models count positions by the mask, where they are not told them.
+            more = {**self._at(vectors, 0), **more, "attention_mask": bound.mask}
         found = self.model.base_model(inputs_embeds=vectors, **more)
         hidden: Tensor = found.last_hidden_state
         return hidden
@@ -135,9 +194,8 @@ class HuggingFace:
         heads = config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         kept = getattr(config, "num_key_value_heads", None) or heads
-        layers = config.num_hidden_layers
         of_head = sum(p.numel() for p in head.parameters() if p.dim() > 1) if isinstance(head, nn.Module) else 0
-        return Shape(numbers, of_head, layers * heads * dim, 2 * layers * kept * dim)
+        return Shape(numbers, of_head, config.num_hidden_layers, heads, kept, dim)
 
     def own(self, bound: Bound) -> bool:
         """Whether the model's own attention has the mask of a run."""
@@ -146,7 +204,7 @@ class HuggingFace:
     def _why_not(self, bound: Bound) -> str:
         """Why it has not; empty where it has."""
         said = [m.is_causal for m in self.model.base_model.modules() if isinstance(getattr(m, "is_causal", None), bool)]
-        if not (all(said) and getattr(self.model.config, "is_causal", True)):
+        if not (all(said) and getattr(self.model.config, "is_causal", True)) or (not said and self._looks_ahead):
             return f"{type(self.model).__name__} is not causal"
         return bound.pattern.why_not_causal
 
@@ -156,14 +214,14 @@ class HuggingFace:
         positions = sum(bound.pattern.sizes(bound.length).values())
         window = self._window()
         if window is not None and window < positions:
+            settings = ", ".join(setting for setting, *_ in _WINDOWS if getattr(self.model.config, setting, None))
             raise CallError(
-                f"{name}: layers of {model} see the last {window} positions only (sliding_window, "
-                f"attention_chunk_size), and a segment has {positions}: the spec says what is seen. Take smaller "
-                "segments, or a config without that"
+                f"{name}: layers of {model} see the last {window} positions only ({settings}), and a segment has "
+                f"{positions}: the spec says what is seen. Take smaller segments, or a config without that"
             )
         if self.own(bound):
             return f"{model}'s own: the mask of a segment is plain causal"
-        if not self.model._can_set_attn_implementation():
+        if self._stateful or not self.model._can_set_attn_implementation():
             raise CallError(
                 f"{name}: {model} takes no attention but its own, which has not the mask of a segment: "
                 f"{self._why_not(bound)}"
@@ -173,10 +231,10 @@ class HuggingFace:
     def _window(self) -> int | None:
         """The least number of positions that layers see, where they say so."""
         config = self.model.config
-        kinds = getattr(config, "layer_types", None)
         found = []
-        for setting, kind in (("sliding_window", "sliding"), ("attention_chunk_size", "chunked")):
-            if kinds is None or any(one.startswith(kind) for one in kinds):
+        for setting, layers, kind in _WINDOWS:
+            kinds = getattr(config, layers, None)
+            if layers == "layer_types" if kinds is None else any(str(one).startswith(kind) for one in kinds):
                 found.append(getattr(config, setting, None))
         return min((window for window in found if isinstance(window, int)), default=None)
 

@@ -139,7 +139,7 @@ class Bound:
             return attend(q, k, v, scale=scale)
         n, n_q = lengths(spec.axes, self.length)
         if attend.program.target == "dense":
-            mask = torch.from_numpy(spec.mask(n, n_q, q.shape[1], 1, k.shape[1])).to(q.device)
+            mask = torch.from_numpy(spec.mask(n, n_q, q.shape[1], q.shape[0], k.shape[1])).to(q.device)
             mask = mask[:, :, _indices(rows)][..., _indices(keys)]
             return scaled_dot_product_attention(q, k, v, mask, scale=scale, enable_gqa=True)
         out = []

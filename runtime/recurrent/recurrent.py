@@ -71,6 +71,7 @@ class Recurrent(nn.Module):
         state: State | None = None,
         logits: bool = False,
         inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Output:
         """All segments of ``input_ids``, (batch, length), or of vectors in their place, (batch, length, width).
 
@@ -82,9 +83,11 @@ class Recurrent(nn.Module):
         call is closed however short it is; what follows the last token of a call is not part of its loss. A state
         holds on to what made it: ``state.detach()`` lets go of that, where gradients need not flow from call to call.
 
+        There is no padding: an ``attention_mask``, which tokenizers give, is refused where it leaves a token out.
+
         Raises CallError for tensors and states that do not fit.
         """
-        tokens, targets, count, state = self._given(input_ids, labels, state, inputs_embeds)
+        tokens, targets, count, state = self._given(input_ids, labels, state, inputs_embeds, attention_mask)
         losses, found = [], []
         for piece, wanted in self._pieces(tokens, targets):
             state, loss, own = self._segment(self._cut(state), piece, wanted, logits)
@@ -100,6 +103,7 @@ class Recurrent(nn.Module):
         state: State | None = None,
         logits: bool = False,
         inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Iterator[Output]:
         """The same in parts that gradients do not leave, to be trained on one after another.
 
@@ -117,7 +121,7 @@ class Recurrent(nn.Module):
         """
         if labels is None:
             labels = input_ids
-        tokens, targets, count, state = self._given(input_ids, labels, state, inputs_embeds)
+        tokens, targets, count, state = self._given(input_ids, labels, state, inputs_embeds, attention_mask)
         return self._parts(tokens, targets, count, state, logits)
 
     def generate(
@@ -130,6 +134,7 @@ class Recurrent(nn.Module):
         top_k: int | None = None,
         eos_token_id: int | None = None,
         state: State | None = None,
+        attention_mask: Tensor | None = None,
     ) -> Tensor:
         """``input_ids``, (batch, length), and what follows them, (batch, length + max_new_tokens).
 
@@ -141,14 +146,17 @@ class Recurrent(nn.Module):
         """
         choice = Choice(max_new_tokens, do_sample, temperature, top_k, eos_token_id)
         choice.check(self.spec.name)
-        tokens, _, _, state = self._given(input_ids, None, state, None, max_new_tokens)
+        tokens, _, _, state = self._given(input_ids, None, state, None, attention_mask, max_new_tokens)
         return generate(self._run, tokens, state, choice)
 
-    def cost(self, n: int, batch: int = 1) -> Cost:
-        """What a sequence of n tokens takes, before anything runs: print it."""
+    def cost(self, n: int, batch: int = 1, heads: int | None = None) -> Cost:
+        """What a sequence of n tokens takes, before anything runs: print it.
+
+        ``heads`` is needed where the pattern tells heads apart and a function hides how many there are.
+        """
         if n < 1 or batch < 1:
             raise CallError(f"{self.spec.name}: cost of {n} tokens in a batch of {batch}: both are at least 1")
-        return cost(self._run, n, batch)
+        return cost(self._run, n, batch, heads)
 
     def _given(
         self,
@@ -156,11 +164,13 @@ class Recurrent(nn.Module):
         labels: Tensor | None,
         state: State | None,
         vectors: Tensor | None,
+        padding: Tensor | None,
         more: int = 0,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, State]:
         """What a call is given, checked; the token that follows each, how many are counted, and the state."""
         name, decoder = self.spec.name, self._run.decoder
         tokens = arguments.check_tokens(name, self.own.width, decoder.many, ids, vectors)
+        arguments.check_padding(name, padding, tokens)
         if state is None:
             state = self._run.start(tokens.shape[0])
         else:

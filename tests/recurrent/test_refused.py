@@ -65,6 +65,23 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         "the state has vectors of 4 numbers; this model's have 16",
     ),
     "other device": (lambda: rmt()(IDS, state=STATE.to("meta")), "the state is on meta, the tokens on cpu"),
+    "entries of another batch": (
+        lambda: rmt()(IDS, state=STATE.each(lambda t: t[:1])),
+        "the state has tensors of 1 entries, and says 2",
+    ),
+    "padding": (
+        lambda: rmt()(IDS, attention_mask=(IDS > 0).long()),
+        "segments are run without padding: put sequences of one length in a batch",
+    ),
+    "padding in parts": (lambda: rmt().segments(IDS, attention_mask=IDS > 0), "segments are run without padding"),
+    "padding before": (
+        lambda: rmt().generate(IDS, max_new_tokens=1, attention_mask=IDS > 0),
+        "segments are run without padding",
+    ),
+    "a mask of pairs": (
+        lambda: rmt()(IDS, attention_mask=torch.ones(2, 21, 21)),
+        "attention_mask is (batch, length) as the tokens, (2, 21): (2, 21, 21)",
+    ),
     "no state": (lambda: rmt()(IDS, state=3), "state is what a call gives, out.state, not int"),  # type: ignore[arg-type]
     "no new token": (lambda: rmt().generate(IDS, max_new_tokens=0), "max_new_tokens is at least 1, not 0"),
     "cold": (
@@ -122,6 +139,12 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
         call()
 
 
+def test_a_mask_that_leaves_nothing_out_may_come_with_the_tokens() -> None:
+    model = rmt()
+    given = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}
+    assert torch.equal(model(**given, logits=True).logits, model(IDS, logits=True).logits)
+
+
 def test_what_is_compiled_has_its_parameters() -> None:
     with pytest.raises(TypeError, match="is compiled already"):
         wrapped(Small(), attnspec.compile("rmt"), slots=2)
@@ -160,14 +183,3 @@ def test_generation_ends() -> None:
     for row, own, at in zip(found.tolist(), free.tolist(), stop, strict=True):
         assert row[:at] == own[: min(at, len(row))]
         assert all(token == end for token in row[at:])
-
-
-def test_the_cost_is_printed() -> None:
-    model = rmt()
-    assert str(model.cost(21)).splitlines()[:2] == [
-        "cost at n = 21, batch 1: 3 segments",
-        "    positions  33 run, 1.571 for each token",
-    ]
-    layered = wrapped(Layered(), "transformer_xl", segment=8).cost(21)
-    assert (layered.operations, layered.carried_bytes, layered.kept_bytes) == (None, None, None)
-    assert "    kept       not known: a function hides it" in str(layered)
