@@ -246,7 +246,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a narrower window": (
         lambda: attnspec.recurrent(MODELS["mistral"](sliding_window=6), "rmt", slots=3, segment=8),
-        "see the last 6 positions only (sliding_window, attention_chunk_size), and a segment has 14",
+        "see the last 6 positions only (sliding_window), and a segment has 14",
     ),
     "an encoder with a decoder": (
         lambda: attnspec.recurrent(
