@@ -94,15 +94,16 @@ def _backward(*arguments: Any) -> list[Tensor]:
 
 
 def _fake(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    program, q, k, v, _, inputs, *_, return_state = _asked(*given)
+    asked = _asked(*given)
+    program, q, k, v = asked[:4]
     spec, batch, heads, kv_heads = spec_of(decode(program)), *q.shape[:2], k.shape[1]
     packed = require_state(decode(program), heads, kv_heads, batch).packed
-    many = batch * (1 if packed is None else inputs[packed].shape[-1] - 1)
+    many = batch * (1 if packed is None else asked.inputs[packed].shape[-1] - 1)
     whole = spec.weights.divide is not None and not spec.weights.each
     features = vector_sizes(spec, q, v)["features"]
     total = v.new_empty(q.shape[:3] if whole else 0, dtype=torch.float32)
     shape = state_shape(spec, many, heads, kv_heads, features, v.shape[3])
-    state = v.new_empty(shape if return_state else 0, dtype=torch.float32)
+    state = v.new_empty(shape if asked.return_state else 0, dtype=torch.float32)
     return q.new_empty((*q.shape[:3], v.shape[3])), total, state
 
 

@@ -260,6 +260,17 @@ def test_compiled_without_breaks() -> None:
     torch.library.opcheck(attend_from, given, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("returned", [True, False])
+def test_traced_shapes(returned: bool) -> None:
+    """What traces a call is told the shapes that it gives."""
+    attend, dtype = attnspec.compile("linear"), torch.bfloat16
+    q, k, v = (t.detach().to("meta", dtype) for t in tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5))
+    found = attend_from([q, k, v], [], None, None, None, returned, attend.program.encoded)
+    shapes = (BATCH, HEADS, N, 5), (BATCH, HEADS, N), (BATCH, KV_HEADS, DIM, 6) if returned else (0,)
+    assert tuple(tuple(t.shape) for t in found) == shapes
+    assert [t.dtype for t in found] == [dtype, torch.float32, torch.float32]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
