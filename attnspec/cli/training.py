@@ -83,7 +83,15 @@ def _over_segments(data: bytes, attend: Attention, length: int, steps: int, head
     taken = train_segments(data, attend, length, steps, heads, device=device)
     if ahead := knows_ahead(attend.spec, heads):
         raise click.UsageError(f"--text trains to predict the next byte, and in {attend.spec.name} {ahead}")
-    return taken, f", segment by segment of {recurrence.recur.size:,}"
+    how = f", segment by segment of {recurrence.recur.size:,}"
+    if next(recurrence.foreseen(length), None):
+        assert recurrence.recall is not None
+        read = recurrence.recall.tokens(recurrence.recur.size)
+        how += (
+            f"; the recall has read the first {read:,} of a segment before they are predicted: the loss is that of the "
+            "others"
+        )
+    return taken, how
 
 
 def _show(taken: Iterator[Step], steps: int, out: Console) -> None:

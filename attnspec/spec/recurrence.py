@@ -132,6 +132,25 @@ class Recurrence:
                 "`attnspec.recurrent(model, spec)` runs a model over a whole sequence, segment by segment"
             )
 
+    def foreseen(self, n: int, before: int = 0) -> Iterator[range]:
+        """The tokens, of n that follow ``before`` segments, that a summary has read before they are to be predicted.
+
+        A recall asks by the first tokens of a segment, and the answer stands before them: each but the first of the
+        segment is then predicted by one that may know something of it, unless the store is empty.
+
+        >>> recall = Recall(("recalled",), "memory", 0.5, 8)
+        >>> store = Carry("written", ("memory",), last=3)
+        >>> list(Recurrence(Recur("token", 4), (store,), recall).foreseen(10))
+        [range(5, 6), range(9, 10)]
+        """
+        if self.recall is None:
+            return
+        read, start = self.recall.tokens(self.recur.size), 0
+        for number, length in enumerate(self.segments(n), before):
+            if number:
+                yield range(start + 1, start + min(read, length))
+            start += length
+
     def segments(self, n: int) -> tuple[int, ...]:
         """The lengths of the segments of n tokens.
 

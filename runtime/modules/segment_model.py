@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.modules.byte_model import Step, steps_on
 from attnspec.runtime.recurrent.recurrent import Recurrent, recurrent
+from attnspec.runtime.recurrent.segment import IGNORED
 
 WIDTH, LAYERS = 128, 2
 
@@ -80,7 +81,8 @@ def train_segments(
 ) -> Iterator[Step]:
     """Train over the segments of random stretches of ``data`` of ``length`` bytes, and yield each step.
 
-    Raises ValueError if the data is shorter than one stretch.
+    Bytes that a recall reads before they are to be predicted are not counted. Raises ValueError if the data is shorter
+    than one stretch.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -88,7 +90,7 @@ def train_segments(
 
     def loss(piece: Tensor) -> Tensor:
         ids = piece[:, :-1]
-        found: Tensor = model(ids, labels=ids).loss
+        found: Tensor = model(ids, labels=ids.masked_fill(model.foreseen(ids), IGNORED)).loss
         return found
 
     return steps_on(data, length, steps, model, loss, seed, device)

@@ -77,7 +77,8 @@ class Recurrent(nn.Module):
 
         ``labels`` are as in transformers: of the same shape, usually the ids themselves; a token is to predict the
         label of the next one, also where that is in the next segment, and -100 is not counted. The loss is the mean
-        over all that are counted (NaN where none is). Logits are (batch, length, vocabulary).
+        over all that are counted (NaN where none is). Logits are (batch, length, vocabulary). Where a recall reads
+        tokens before they are predicted (HMT) the loss is optimistic: see :meth:`foreseen`.
 
         ``state``, from the output of a call before, makes this call go on from there: a stream. The last segment of a
         call is closed however short it is; what follows the last token of a call is not part of its loss. A state
@@ -148,6 +149,19 @@ class Recurrent(nn.Module):
         choice.check(self.spec.name)
         tokens, _, _, state = self._given(input_ids, None, state, None, attention_mask, max_new_tokens)
         return generate(self._run, tokens, state, choice)
+
+    def foreseen(self, input_ids: Tensor, state: State | None = None) -> Tensor:
+        """Which tokens of a call, (length,), a recall has read before they are to be predicted: none without one.
+
+        HMT's summary reads the first half of a segment, and the answer stands before that half. The loss of a call
+        counts these tokens, as the published code does: it is lower than what comes of predicting tokens that are not
+        there yet, as :meth:`generate` does. That of the others is given by ``labels =
+        input_ids.masked_fill(hmt.foreseen(input_ids), -100)``.
+        """
+        found = torch.zeros(input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
+        for tokens in self.recurrence.foreseen(input_ids.shape[1], 0 if state is None else state.segments):
+            found[tokens.start : tokens.stop] = True
+        return found
 
     def cost(self, n: int, batch: int = 1, heads: int | None = None) -> Cost:
         """What a sequence of n tokens takes, before anything runs: print it.

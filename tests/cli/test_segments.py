@@ -40,6 +40,10 @@ def test_what_is_kept_of_layers_is_said_and_rows_are_few() -> None:
     table = text[text.index("segments  ") : text.index("kept between")].splitlines()
     assert len(table) == 9
     own = run("inspect", "rmt_both_ways").stdout
+    assert (
+        "  372 tokens are read by summaries before they are predicted"
+        in run("inspect", "hmt", "segment=8", "-n", "1e3").stdout
+    )
     assert "not plain causal: position 0 of `read` sees position 1 of `read`, which comes after it" in own
 
 
@@ -90,6 +94,7 @@ def test_a_small_model_trains_over_segments(spec: tuple[str, ...], steps: int, t
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 200)
     said = run("run", *spec, "--text", str(text), "--steps", str(steps), "--heads", "2").stdout
     assert f"{steps} steps of 128 bytes, segment by segment of 32" in " ".join(said.split())
+    assert ("the recall has read the first 16 of a segment before they" in " ".join(said.split())) == (spec[0] == "hmt")
     first, last = (float(x) for x in re.findall(r"([\d.]+) (?:bits per byte )?over the", said))
     assert last < (0.4 if steps > 3 else 1.0) * first
 
