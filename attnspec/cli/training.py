@@ -47,6 +47,8 @@ def train_on(
         raise click.UsageError(f"the model's width, 128, cannot be divided among {heads} heads")
     default = LENGTH if spec.recurrence is None else SEGMENTS * spec.recurrence.recur.size
     length = options["length"] if given["length"] else default
+    if spec.recurrence is not None and length < 2:
+        raise click.UsageError("the first byte of a step is not predicted: -n must be at least 2 with --text")
     data = path.read_bytes()
     if len(data) < length + 1:
         raise click.UsageError(f"{path} has {len(data):,} bytes; at least {length + 1:,} are needed (or a smaller -n)")

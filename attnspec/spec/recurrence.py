@@ -143,7 +143,7 @@ class Recurrence:
         >>> list(Recurrence(Recur("token", 4), (store,), recall).foreseen(10))
         [range(5, 6), range(9, 10)]
         """
-        if self.recall is None:
+        if self.recall is None or not any(self.store(carry) and carry.last != 0 for carry in self.carries):
             return
         read, start = self.recall.tokens(self.recur.size), 0
         for number, length in enumerate(self.segments(n), before):

@@ -64,8 +64,9 @@ def embeddings(name: str, decoder: Decoder, table: Any) -> Tensor:
     return found[0]
 
 
-def check_tokens(name: str, width: int, most: int | None, ids: object, vectors: object) -> Tensor:
-    """The tokens of a call: ids or vectors. ``most`` is how many ids there are, if that is known. Raises CallError."""
+def check_tokens(name: str, width: int, decoder: Decoder, ids: object, vectors: object) -> Tensor:
+    """The tokens of a call: ids or vectors. Raises CallError."""
+    most = decoder.many
     if (ids is None) == (vectors is None):
         raise CallError(f"{name}: give input_ids or inputs_embeds, one of the two")
     label, given = ("input_ids", ids) if vectors is None else ("inputs_embeds", vectors)
@@ -79,6 +80,10 @@ def check_tokens(name: str, width: int, most: int | None, ids: object, vectors: 
             raise CallError(f"{name}: input_ids are (batch, length), not {shape}")
     elif not given.is_floating_point() or given.dim() != 3 or shape[2] != width:
         raise CallError(f"{name}: inputs_embeds are (batch, length, {width}), not {shape} of {given.dtype}")
+    elif not torch.is_autocast_enabled(given.device.type):
+        dtype = getattr(getattr(decoder.table, "weight", None), "dtype", given.dtype)
+        if dtype.is_floating_point and dtype != given.dtype:
+            raise CallError(f"{name}: inputs_embeds are {given.dtype}, and the model's embeddings {dtype}")
     if not given.shape[0] or not given.shape[1]:
         raise CallError(f"{name}: {label} of {shape}: there is no token")
     if vectors is None and most is not None and not given.is_meta:

@@ -20,7 +20,8 @@ class Cost:
     ``apart``. ``operations`` are two for each number that a position is multiplied by (embeddings are
     looked up) and four for each pair and dimension of heads, a multiply-add being two. ``carried_bytes`` is what one
     segment hands to the next when all of it is there; ``kept_bytes`` what training keeps for the backward pass where
-    segments are run again: what each of them gave to those after. What a function hides is None.
+    segments are run again: what each of them gave to those after. What a function
+    hides, or a model that is not attention alone, is None.
     """
 
     n: int
@@ -50,7 +51,7 @@ class Cost:
 
 
 def _said(number: int | None, unit: float, words: str) -> str:
-    return "not known: a function hides it" if number is None else f"{number / unit:,.3f} {words}"
+    return "not known: the model hides it" if number is None else f"{number / unit:,.3f} {words}"
 
 
 def cost(run: Segments, n: int, batch: int, heads: int | None) -> Cost:

@@ -23,6 +23,8 @@ _SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_
 """Settings by which logits are more than the output embeddings give."""
 
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Settings that say how many experts there are."""
 _WINDOWS = (
     ("sliding_window", "layer_types", "sliding"),
     ("attention_chunk_size", "layer_types", "chunked"),
@@ -185,17 +187,22 @@ class HuggingFace:
         tables = [m for m in self.model.base_model.modules() if isinstance(m, nn.Embedding) and m is not inputs]
         return most if any(m.num_embeddings in (most, most + 2) for m in tables) else None
 
-    def shape(self) -> Shape:
-        """By the parameters and the config."""
+    def shape(self) -> Shape | None:
+        """By the parameters and the config; of experts those that a position goes to. None where a state is kept."""
         base, config = self.model.base_model, self.model.config
+        heads = getattr(config, "num_attention_heads", None)
+        if self._stateful or not isinstance(heads, int):
+            return None
         tables = {id(p) for m in base.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-        numbers = sum(p.numel() for p in base.parameters() if p.dim() > 1 and id(p) not in tables)
+        matrices = {name: p.numel() for name, p in base.named_parameters() if p.dim() > 1 and id(p) not in tables}
+        experts = sum(numbers for name, numbers in matrices.items() if ".experts." in name)
+        there = next((many for setting in _EXPERTS if (many := getattr(config, setting, None))), 1)
+        idle = experts - experts * (getattr(config, "num_experts_per_tok", None) or there) // there
         head = self.model.get_output_embeddings() if self._head is None else self._head
-        heads = config.num_attention_heads
         dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         kept = getattr(config, "num_key_value_heads", None) or heads
         of_head = sum(p.numel() for p in head.parameters() if p.dim() > 1) if isinstance(head, nn.Module) else 0
-        return Shape(numbers, of_head, config.num_hidden_layers, heads, kept, dim)
+        return Shape(sum(matrices.values()) - idle, of_head, config.num_hidden_layers, heads, kept, dim)
 
     def own(self, bound: Bound) -> bool:
         """Whether the model's own attention has the mask of a run."""

@@ -183,7 +183,7 @@ class Recurrent(nn.Module):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, State]:
         """What a call is given, checked; the token that follows each, how many are counted, and the state."""
         name, decoder = self.spec.name, self._run.decoder
-        tokens = arguments.check_tokens(name, self.own.width, decoder.many, ids, vectors)
+        tokens = arguments.check_tokens(name, self.own.width, decoder, ids, vectors)
         arguments.check_padding(name, padding, tokens)
         if state is None:
             state = self._run.start(tokens.shape[0])

@@ -120,6 +120,12 @@ def test_what_knows_ahead_is_not_trained(tmp_path: Path) -> None:
     assert "in a position 0 of `token` knows of position 1, after it" in " ".join(said.split())
 
 
+def test_one_byte_has_no_loss(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("text")
+    assert "-n must be at least 2 with --text" in run("run", "rmt", "--text", str(text), "-n", "1", status=2).stderr
+
+
 def test_a_table_of_all_specs_has_one_segment() -> None:
     (row,) = (row for row in shipped_rows(8192, 8, 8, 1, 64, "float32") if row.name == "rmt")
     sizes = row.setup(row.attend(), torch.device("cpu"), 3).sizes

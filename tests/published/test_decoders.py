@@ -113,6 +113,23 @@ def test_keys_and_values_of_another_model_are_refused(other: dict[str, int], mes
         model(IDS, state=own.each(lambda t: t[:1]))
 
 
+def mixtral(experts: int) -> Any:
+    sizes = {"intermediate_size": 24, "num_key_value_heads": 1, "sliding_window": None, "num_experts_per_tok": 2}
+    return transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(**PLAIN, **TWO, **sizes, num_local_experts=experts)
+    )
+
+
+@pytest.mark.slow
+def test_costs_count_the_experts_that_a_position_goes_to() -> None:
+    """More of them are more rows of the router of each layer; what a state takes is not known."""
+    two, four = (attnspec.recurrent(mixtral(experts), "rmt", slots=2, segment=8).cost(21) for experts in (2, 4))
+    assert two.operations is not None
+    assert four.operations == two.operations + 2 * two.positions * 2 * 2 * 16
+    cost = attnspec.recurrent(mamba(), "rmt", slots=2, segment=8).cost(21)
+    assert (cost.operations, cost.carried_bytes, cost.positions) == (None, 2 * 16 * 4, 33)
+
+
 @pytest.mark.slow
 def test_new_tokens_after_it_is_wrapped() -> None:
     model = llama()

@@ -29,7 +29,7 @@ def test_the_cost_is_printed() -> None:
     ]
     layered = wrapped(Layered(), "transformer_xl", segment=8).cost(21)
     assert (layered.operations, layered.carried_bytes, layered.kept_bytes) == (None, None, None)
-    assert "    kept       not known: a function hides it" in str(layered)
+    assert "    kept       not known: the model hides it" in str(layered)
 
 
 @pytest.mark.parametrize("which", ["h < 1", "h < heads // 2", "b < 1"])

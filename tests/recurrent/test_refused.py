@@ -41,6 +41,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "too large": (lambda: rmt()(IDS + WORDS), f"there are embeddings for 0 to {WORDS - 1}"),
     "negative": (lambda: rmt()(IDS - 30), "input_ids reach from -30"),
     "other vectors": (lambda: rmt()(inputs_embeds=torch.zeros(2, 21, 5)), "inputs_embeds are (batch, length, 16)"),
+    "vectors of another dtype": (
+        lambda: rmt()(inputs_embeds=torch.zeros(2, 21, WIDTH)),
+        "inputs_embeds are torch.float32, and the model's embeddings torch.float64",
+    ),
     "other labels": (
         lambda: rmt()(IDS, labels=IDS[:, 1:]),
         "labels are (batch, length) as the tokens, (2, 21), not (2, 20)",
