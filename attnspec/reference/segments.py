@@ -51,7 +51,8 @@ SECTION = Section(
             "A segment asks a store `M`, which is no axis but what `carry ... -> M last x` keeps: a learned prompt and "
             "the first tokens, `part` of a whole segment's, go through the model, and the last state attends to the "
             "stored vectors. The answer stands at `A` and `B`. While the store is empty, a learned parameter does. "
-            "Tokens that are read so are known before they are predicted: `foreseen` of `attnspec.recurrent` says which.",
+            "Tokens that are read so are known before they are predicted: "
+            "`foreseen` of `attnspec.recurrent` says which.",
             "axis read[1]  axis token[n]  token -> read: true  token -> token: causal\nrecur token by 4   "
             "carry read -> store last 300\nrecall read from store by summary(part = 1 / 2, dim = 128)",
         ),
