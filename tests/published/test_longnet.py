@@ -10,6 +10,7 @@ from torch import Tensor
 
 import attnspec
 from tests.published.comparing import alike, random
+from tests.support.marks import slow
 
 
 def torchscale(
@@ -44,10 +45,10 @@ def torchscale(
 @pytest.mark.parametrize(
     ("branches", "heads", "contiguous"),
     [
-        ([[16, 1], [32, 2], [64, 4]], 4, False),
+        slow([[16, 1], [32, 2], [64, 4]], 4, False),
         ([[16, 1], [32, 2], [64, 4]], 4, True),
         ([[24, 2], [300, 3]], 5, True),  # heads that do not divide, a segment too long, rows that no branch covers
-        ([[24, 2], [300, 3]], 5, False),
+        slow([[24, 2], [300, 3]], 5, False),
     ],
 )
 def test_longnet(branches: list[list[int]], heads: int, contiguous: bool) -> None:

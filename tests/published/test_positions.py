@@ -18,6 +18,8 @@ from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi
 from transformers.models.mpt.modeling_mpt import MptAttention, build_mpt_alibi_tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
+from tests.support.marks import slow
+
 ROPES = {
     "rope": (config(rope_type="default", rope_theta=500.0), {"theta": 500}),
     "yarn": (
@@ -63,7 +65,7 @@ def test_mpt(heads: int) -> None:
     alike(mine, lambda: module(x, build_mpt_alibi_tensor(heads, N), attention_mask=~mask)[0], {"x": x} | weights)
 
 
-@pytest.mark.parametrize("both_sides", [True, False])
+@pytest.mark.parametrize("both_sides", [slow(True), False])
 def test_t5(both_sides: bool) -> None:
     attend = attnspec.compile("t5_bias", buckets=16, furthest=60, both_sides=both_sides)
     config = T5Config(
