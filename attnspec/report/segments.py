@@ -39,6 +39,16 @@ class Following:
         width = 2 * self.kv_width if kept.carry.by_layer else self.width
         return self.batch * kept.positions * width * self.itemsize
 
+    @property
+    def foreseen(self) -> int:
+        """How many tokens a summary has read before they are predicted: all that it reads but a first one."""
+        recurrence = self.spec.recurrence
+        assert recurrence is not None
+        if recurrence.recall is None:
+            return 0
+        read = recurrence.recall.tokens(recurrence.recur.size)
+        return sum(run.times * max(min(read, run.tokens) - 1, 0) for run in self.whole.runs if run.summary)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data."""
         whole = self.whole
@@ -47,6 +57,7 @@ class Following:
             "segments": whole.segments,
             "exact": whole.exact,
             "positions": whole.positions,
+            "foreseen": self.foreseen,
             "pairs": whole.pairs,
             "flops": self.operations(whole.pairs),
             "runs": [

@@ -48,7 +48,7 @@ def show(found: Following, console: Console) -> None:
     if any(run.summary for run in whole.runs):
         read = sum(run.times * run.summary for run in whole.runs)
         console.print(f"  of the positions {count(read)} are those of summaries, run to ask the store", soft_wrap=True)
-        if foreseen := _foreseen(found):
+        if foreseen := found.foreseen:
             said = "tokens are read by summaries before they are predicted: a loss that counts them is optimistic"
             console.print(f"  {count(foreseen)} {said}", soft_wrap=True)
     console.print()
@@ -65,15 +65,6 @@ def show(found: Following, console: Console) -> None:
     if found.own:
         own = f"not plain causal: {found.own}; a model takes its attention from attnspec"
     console.print(f"{own}\n", soft_wrap=True)
-
-
-def _foreseen(found: Following) -> int:
-    """How many tokens a summary has read before they are predicted: all that it reads but the first of a segment."""
-    recurrence = found.spec.recurrence
-    assert recurrence is not None
-    assert recurrence.recall is not None
-    read = recurrence.recall.tokens(recurrence.recur.size)
-    return sum(run.times * max(min(read, run.tokens) - 1, 0) for run in found.whole.runs if run.summary)
 
 
 def _memory(found: Following) -> bool:

@@ -52,6 +52,7 @@ def test_inspect_as_data() -> None:
     assert {key: found[key] for key in ("n", "segments", "positions", "exact", "plain_causal")} == {
         "n": 2500, "segments": 3, "positions": 1026 + 1572 + (452 + 34 + 2 + 452), "exact": True, "plain_causal": True
     }  # fmt: skip
+    assert found["foreseen"] == 511 + 451
     assert found["runs"][0]["present"] == {"recalled": 1, "sensory": 0, "token": 1024, "written": 1}
     assert [kept["bytes"] for kept in found["kept"]] == [4 * 128 * 32, 4 * 128 * 300]
     assert found["reach"]["information"] == {"segments": None, "by_layer": 0}
