@@ -16,6 +16,7 @@ from torch import Tensor
 from attnspec.runtime.core.request import Call
 from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
+from attnspec.runtime.prepare.once import once
 
 
 def counted_from(call: Call, logs: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ class _Totals(torch.autograd.Function):
         return _sum(call, of, _ones(rows, 1), _ones(logs, 1), _ones(logs, logs.shape[3]), rows, logs, real)
 
     @staticmethod
+    @once
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         """Of logarithms."""
         logs, rows = ctx.saved_tensors
@@ -90,6 +92,7 @@ class _Attended(torch.autograd.Function):
         return _sum(call, Sweep(logs="xy"), a, _ones(logs, logs.shape[3]), v, rows, logs, v.dtype)
 
     @staticmethod
+    @once
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         """Of features, logarithms and values."""
         a, logs, v, rows = ctx.saved_tensors
@@ -112,6 +115,7 @@ class _Weighed(torch.autograd.Function):
         return sums(_given(call, *tensors), False, False).out
 
     @staticmethod
+    @once
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor | None, ...]:
         """Of features, values and sums of steps."""
         a, b, v, *steps = ctx.saved_tensors

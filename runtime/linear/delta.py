@@ -27,6 +27,7 @@ from attnspec.runtime.core.request import Call
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.cpp.delta import solved
 from attnspec.runtime.cpp.linear import Beside, Sweep, sweep
+from attnspec.runtime.prepare.once import once
 
 
 class Earlier(NamedTuple):
@@ -90,21 +91,16 @@ def totals(earlier: Earlier, inputs: Sequence[Tensor], b: Tensor, decay: Tensor 
 class _Corrected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, earlier: Earlier, inputs: Sequence[Tensor], unit: bool, *given: Tensor | None) -> Tensor:
-        b, v, write, read, decay = (None if t is None else t.detach() for t in given)
-        assert b is not None
-        assert v is not None
-        assert read is not None
-        read = read.contiguous()
-        write, decay = (None if t is None else t.contiguous() for t in (write, decay))
+        b, v, write, read, decay = _plain(*given)
         found, _ = solved(earlier.call(b, v, inputs), False, earlier.of_k, unit, b, v, write, read, decay)
         ctx.earlier, ctx.inputs = earlier, inputs
-        ctx.save_for_backward(b, v, write, read, decay, found)
+        ctx.save_for_backward(*given, found)
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, up: Tensor) -> tuple[Any, ...]:
-        earlier, (b, v, write, read, decay, found) = ctx.earlier, ctx.saved_tensors
+        earlier, (b, v, write, read, decay, found) = ctx.earlier, _plain(*ctx.saved_tensors)
         call = earlier.call(b, v, ctx.inputs)
         by_read, u = solved(call, True, earlier.of_k, False, b, up.float(), None, read, decay)
         of_b = dread = ddecay = None
@@ -123,21 +119,28 @@ class _Totals(torch.autograd.Function):
     def forward(
         ctx: Any, earlier: Earlier, inputs: Sequence[Tensor], unit: bool, b: Tensor, decay: Tensor | None
     ) -> Tensor:
-        b, decay = b.detach(), None if decay is None else decay.detach().contiguous()
+        ctx.earlier, ctx.inputs = earlier, inputs
+        ctx.save_for_backward(b, decay)
+        b, _, decay = _plain(b, None, decay)
         ones = torch.ones(()).expand(*b.shape[:3], 1)
         of = Sweep(maps=(earlier.of_k, earlier.of_k, "", ""), decay=decay is not None, units=(unit, unit))
         found, _ = sweep(earlier.call(b, ones, inputs), of, b, b, ones, torch.float32, _beside(decay))
-        ctx.earlier, ctx.inputs = earlier, inputs
-        ctx.save_for_backward(b, decay)
         return found[..., 0]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, up: Tensor) -> tuple[Any, ...]:
         b, decay = ctx.saved_tensors
+        b, _, decay = _plain(b, None, decay)
         ones, up = torch.ones(()).expand(*b.shape[:3], 1), up.float().contiguous()[..., None]
         by_row, of_row, by_key, of_key = _of_pairs(ctx.earlier, ctx.inputs, b, up, up, ones, decay, 1.0)
         return None, None, None, (by_row + by_key).to(b.dtype), None if decay is None else (of_row - of_key).double()
+
+
+def _plain(b: Any, v: Any, *by_key: Any) -> Any:
+    """Features, values and what is by key as kernels read them, past autograd."""
+    b, v = (None if t is None else t.detach() for t in (b, v))
+    return b, v, *(None if t is None else t.detach().contiguous() for t in by_key)
 
 
 def _beside(decay: Tensor | None) -> Beside:

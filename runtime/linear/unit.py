@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnspec.runtime.prepare.once import once
+
 _LEAST = 1e-12
 
 
@@ -37,7 +39,7 @@ class _Unit(torch.autograd.Function):
         return found
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once
     def backward(ctx: Any, up: Tensor) -> Tensor:
         found, by = ctx.saved_tensors
         along = (up[..., None, :] @ found[..., :, None])[..., 0]

@@ -19,6 +19,7 @@ from attnspec.runtime.dense.pairs import counted
 from attnspec.runtime.dense.softmax import together
 from attnspec.runtime.linear import channels
 from attnspec.runtime.linear.each import Divisor
+from attnspec.runtime.linear.operators import require_plain
 from attnspec.runtime.linear.work import Work
 from attnspec.runtime.states.core import CoreSums
 from attnspec.runtime.states.packed import PackedPiece
@@ -145,6 +146,7 @@ class RelativePiece(Piece):
             found = counted(core.spec, self.sizes, given)
             whole = found if isinstance(found, Tensor) else together(found)
             return _ByPairs(whole.to(a), logs, self.steps, a.shape[1])
+        require_plain(self.program, a)
         vectors = a, logs, self.v
         work = Work.of([*vectors, *given.values()], list(given), 1.0, core.program)
         return _ByKernels(work.call(*vectors), logs)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.runtime.core.program import Program, decode, facts, needed, plan
@@ -17,6 +16,7 @@ from attnspec.runtime.core.request import Call
 from attnspec.runtime.linear.operators import require_plain
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.linear.work import bare, in_kernels_of
+from attnspec.runtime.prepare.once import once
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.spec import contents
 
@@ -91,7 +91,7 @@ class _Through(torch.autograd.Function):
         return found.out, none if found.total is None else found.total, none if found.end is None else found.end
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, dout: Tensor | None, dtotal: Tensor | None, dend: Tensor | None) -> tuple[Any, ...]:
         q, k, v, state, out, total = ctx.saved_tensors
         if dout is None and dtotal is None and dend is None:

@@ -260,6 +260,55 @@ def test_compiled_without_breaks() -> None:
     torch.library.opcheck(attend_from, given, test_utils=("test_schema", "test_faketensor"))
 
 
+SECOND = {
+    "linear": (),
+    "latte": (),
+    "gated_delta": ("gate", "beta"),
+    """attention a {
+        input beta: float[batch, heads, n]  attend causal  linear elu(x) + 1  delta beta[b, h, k]  divide total + 0.5
+    }""": ("beta",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", SECOND)
+def test_second_derivatives_are_refused_or_right(text: str) -> None:
+    """Those of kernels are refused, also where the gradient that arrives has none: they are not dropped."""
+    vectors = tensors(9, 9, HEADS, KV_HEADS, BATCH, DIM, 5)
+    given = {name: torch.rand(BATCH, HEADS, 9) * (-1 if name == "gate" else 1) for name in SECOND[text]}
+    sources = [*vectors, *(t.requires_grad_() for t in given.values())]
+    kernels, dense = (attnspec.compile(text, target=target) for target in ("cpp", "dense"))
+    refused = 0
+    for result in (0, 1):
+        wanted, *_ = torch.autograd.grad(
+            dense(*vectors, inputs=given, return_state=True)[result].sum(), sources[1:], create_graph=True
+        )
+        wanted = torch.autograd.grad(wanted.square().sum(), sources, materialize_grads=True)
+        found = kernels(*vectors, inputs=given, return_state=True)[result].sum()
+        found, *_ = torch.autograd.grad(found, sources[1:], create_graph=True)
+        for source, x in zip(sources, wanted, strict=True):
+            try:
+                got = torch.autograd.grad(
+                    found.square().sum(), source, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            except NotImplementedError:
+                refused += 1
+            else:
+                close("second derivative", got[0], x, 1e-4)
+    assert refused
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transform", [torch.func.vmap, lambda f: torch.func.grad(lambda q: f(q).sum())])
+def test_transforms_are_refused(transform: Callable[..., Any]) -> None:
+    q, k, v = (t.detach() for t in tensors(9, 9, HEADS, KV_HEADS, BATCH, DIM, 5))
+    for text in ("linear", "latte", "attention a { attend causal  linear x  delta 0.5 }"):
+        attend = attnspec.compile(text)
+        run = transform(lambda q, attend=attend: attend(q, k, v, return_state=True)[0])
+        with pytest.raises(CallError, match="rules for torch"):
+            run(q[None] if transform is torch.func.vmap else q)
+
+
 @pytest.mark.parametrize("returned", [True, False])
 def test_traced_shapes(returned: bool) -> None:
     """What traces a call is told the shapes that it gives."""
