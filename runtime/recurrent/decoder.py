@@ -185,6 +185,9 @@ class Stepped:
 
 
 def _names(step: Step) -> frozenset[str]:
-    """The names of what a function takes."""
+    """The names of what a function takes; none where it does not say."""
     function = step.forward if isinstance(step, torch.nn.Module) else step
-    return frozenset(inspect.signature(function).parameters)
+    try:
+        return frozenset(inspect.signature(function).parameters)
+    except ValueError:  # of a function that is not written in Python
+        return frozenset()

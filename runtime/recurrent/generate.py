@@ -103,7 +103,13 @@ def generate(run: Segments, tokens: Tensor, state: State, choice: Choice) -> Ten
     ended = torch.zeros((tokens.shape[0], 1), dtype=torch.bool, device=tokens.device)
     found = [tokens]
     for number in range(choice.many):
-        token = choice.next(opened.logits())
+        logits = opened.logits()
+        token = choice.next(logits)
+        most = run.decoder.many
+        if most is not None and logits.shape[-1] > most and int(token.max()) >= most:
+            raise CallError(
+                f"{run.pattern.spec.name}: token {int(token.max())} is chosen; there are embeddings for 0 to {most - 1}"
+            )
         if choice.end is not None:
             token = token.masked_fill(ended, choice.end)
             ended = ended | (token == choice.end)

@@ -168,8 +168,8 @@ class Recurrent(nn.Module):
 
         ``heads`` is needed where the pattern tells heads apart and a function hides how many there are.
         """
-        if n < 1 or batch < 1:
-            raise CallError(f"{self.spec.name}: cost of {n} tokens in a batch of {batch}: both are at least 1")
+        if not (isinstance(n, int) and isinstance(batch, int) and n >= 1 and batch >= 1):
+            raise CallError(f"{self.spec.name}: cost of {n} tokens in a batch of {batch}: both are integers from 1 on")
         return cost(self._run, n, batch, heads)
 
     def _given(
@@ -329,4 +329,7 @@ def recurrent(
             f"{attend.spec.name}: {type(model).__name__} is no model of transformers: give {missing}, which go with a "
             "function hidden = step(vectors): embed from ids to vectors, head from hidden states to logits"
         )
+    for name, function in (("step", model), ("embed", embed), ("head", head)):
+        if not callable(function):
+            raise CallError(f"{attend.spec.name}: {name} is a function or a module, not {type(function).__name__}")
     return Recurrent({"step": model, "embed": embed, "head": head}, Stepped(model, embed, head, layered), attend, remat)

@@ -51,8 +51,8 @@ class Segments:
         )
         at = places(standing)
         outputs = hidden[:, at[self.recurrence.recur.axis]]
-        found = self.decoder.head(outputs) if logits or targets is not None else None
-        loss = None if targets is None or found is None else summed(found, targets)
+        found = self._logits(outputs) if logits or targets is not None else None
+        loss = None if targets is None or found is None else self._loss(found, targets)
         carried = tuple(
             after(carry, before, self._gives(carry, vectors, hidden, layers, at))
             for carry, before in zip(self.recurrence.carries, state.carried, strict=True)
@@ -145,7 +145,29 @@ class Segments:
             return tuple(t[..., at[carry.source], :] for t in layers)
         if carry.source == self.recurrence.recur.axis:
             return (vectors,)
+        if hidden.shape[2] != vectors.shape[2]:
+            raise CallError(
+                f"{self.pattern.spec.name}: hidden states have {hidden.shape[2]} numbers and input vectors "
+                f"{vectors.shape[2]}: `{carry}` needs as many of both"
+            )
         return (hidden[:, at[carry.source]].to(vectors.dtype),)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        found = self.decoder.head(hidden)
+        if not isinstance(found, Tensor) or found.dim() != 3 or found.shape[:2] != hidden.shape[:2]:
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise CallError(
+                f"{self.pattern.spec.name}: head gives {shape} for hidden states of {tuple(hidden.shape)}: it must "
+                "give logits, (batch, length, vocabulary)"
+            )
+        return found
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        name, most, many = self.pattern.spec.name, logits.shape[-1], self.decoder.many
+        few = many is None or most < many
+        if few and not targets.is_meta and (last := int(targets.max())) >= most:
+            raise CallError(f"{name}: head gives logits for 0 to {most - 1}, and labels reach {last}")
+        return summed(logits, targets)
 
 
 def places(standing: Mapping[str, Tensor]) -> dict[str, slice]:
@@ -162,6 +184,4 @@ def summed(logits: Tensor, targets: Tensor) -> Tensor:
     """The sum of the losses of what is counted; in float32 where logits have fewer bits."""
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
-    if logits.shape[:2] != targets.shape:
-        raise CallError(f"attnspec.recurrent: head gives {tuple(logits.shape)} for {tuple(targets.shape)} tokens")
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")

@@ -21,6 +21,11 @@ def rmt(**options: Any) -> Recurrent:
     return wrapped(Small(), "rmt", slots=2, segment=8, **options)
 
 
+def stepped(step: Any, head: Any = None) -> Recurrent:
+    head = nn.Linear(WIDTH, WORDS) if head is None else head
+    return attnspec.recurrent(step, "rmt", embed=nn.Embedding(WORDS, WIDTH), head=head, slots=2, segment=8)
+
+
 class _Forgetful(Layered):
     """Gives no layers."""
 
@@ -98,6 +103,27 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         "temperature and top_k have no meaning without do_sample=True",
     ),
     "cost of nothing": (lambda: rmt().cost(0), "cost of 0 tokens in a batch of 1"),
+    "cost of a float": (lambda: rmt().cost(1e6), "both are integers from 1 on"),  # type: ignore[arg-type]
+    "no function": (lambda: stepped(3), "step is a function or a module, not int"),
+    "no function of hidden states": (lambda: stepped(torch.tanh, head=3), "head is a function or a module, not int"),
+    "another width": (
+        lambda: stepped(lambda x: x[..., :8], head=nn.Linear(8, WORDS))(IDS),
+        "hidden states have 8 numbers and input vectors 16: `carry written -> read, written` needs as many of both",
+    ),
+    "a head that gives no logits": (
+        lambda: stepped(torch.tanh, head=lambda x: x.mean(-1))(IDS, logits=True),
+        "head gives (2, 8) for hidden states of (2, 8, 16)",
+    ),
+    "few logits": (
+        lambda: stepped(torch.tanh, head=nn.Linear(WIDTH, 5))(IDS, labels=IDS),
+        "head gives logits for 0 to 4, and labels reach",
+    ),
+    "a token without an embedding": (
+        lambda: stepped(torch.tanh, head=lambda x: torch.arange(WORDS + 9.0) + 0 * x[..., :1]).generate(
+            IDS, max_new_tokens=2
+        ),
+        f"token {WORDS + 8} is chosen; there are embeddings for 0 to {WORDS - 1}",
+    ),
     "no recur": (lambda: wrapped(Small(), "causal"), "the spec does not say how segments follow one another"),
     "inputs": (
         lambda: wrapped(
