@@ -148,6 +148,9 @@ class HuggingFace:
     def _looks_ahead(self) -> bool:
         """Whether a position depends on the next one: tried."""
         first, other = (self._try(2, change)[:, 0] for change in (0.0, 1.0))
+        if first.is_meta:
+            name = type(self.model).__name__
+            raise CallError(f"{name} does not say that it is causal, and cannot be tried on meta: take another device")
         return not torch.allclose(first, other, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
 
     def _try(self, positions: int, change: float = 0.0, **more: Any) -> Tensor:

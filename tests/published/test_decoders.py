@@ -83,6 +83,13 @@ def test_what_a_decoder_cannot_is_refused(made: Callable[[], Any], spec: str, me
 
 
 @pytest.mark.slow
+def test_what_must_be_tried_is_not_on_meta() -> None:
+    with pytest.raises(attnspec.CallError, match="cannot be tried on meta"):
+        attnspec.recurrent(bloom().to("meta"), "rmt", slots=2, segment=8)
+    assert attnspec.recurrent(llama().to("meta"), "rmt", slots=2, segment=8).attention.startswith("LlamaForCausalLM's")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [opt, bloom, mamba])
 def test_they_go_on_token_by_token(made: Callable[[], Any]) -> None:
     """Also a model with a state in place of keys, of which a segment is run as a whole."""
