@@ -57,8 +57,8 @@ print(json.dumps(first))
 _PLAN = """
 import json, sys, time
 spec, params, length = json.loads(sys.argv[1])
-import resource
 import attnspec
+from attnspec.runtime.bench.high_water import high_water
 from attnspec.spec.axes import lengths
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.cost.cost import cost
@@ -80,14 +80,15 @@ try:
     counted = time.perf_counter() - start
 except TooIrregular:
     counted = None
-print(json.dumps([planned, counted, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([planned, counted, high_water() // 1024]))
 """
 
 _PEAK = (
     _CALL
     + """
-import json, resource, sys
+import json, sys
 import attnspec
+from attnspec.runtime.bench.high_water import high_water
 spec, params, n, heads, dim, dtype = json.loads(sys.argv[1])
 attend = attnspec.compile(spec, params=params)
 def call(length):
@@ -97,25 +98,26 @@ def call(length):
     gradients = torch.autograd.grad(out, (q, k, v), g)
     return sum(t.nbytes for t in (q, k, v, g, out, lse, *gradients, *inputs.values()))
 call(64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = high_water()
 held = call(n)
-print(json.dumps([(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024, held]))
+print(json.dumps([high_water() - before, held]))
 """
 )
 
 _BEYOND = (
     _CALL
     + """
-import json, resource, sys
+import json, sys
 import attnspec
+from attnspec.runtime.bench.high_water import high_water
 spec, n, heads, dim = json.loads(sys.argv[1])
 attend = attnspec.compile(spec)
 def call(length):
     (q, k, v, _), inputs = given(attend, length, heads, dim)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     with torch.no_grad():
         out = attend(q, k, v, **inputs)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - out.nbytes
+    return high_water() - before - out.nbytes
 call(64)
 print(json.dumps(call(n)))
 """

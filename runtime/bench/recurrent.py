@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 _STEP = """
-import json, resource, sys, time
+import json, sys, time
 import torch
 import attnspec
+from attnspec.runtime.bench.high_water import high_water
 from attnspec.runtime.modules.segment_model import segment_model
 spec, params, n = json.loads(sys.argv[1])
 torch.manual_seed(0)
@@ -35,10 +36,10 @@ def count(*_):
         told = done
         print(done, flush=True)
 model.step.register_forward_hook(count)
-before, start, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
+before, start, cpu = high_water(), time.perf_counter(), time.process_time()
 loss = step(ids)
 took, spent = time.perf_counter() - start, time.process_time() - cpu
-used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+used = high_water() - before
 held = sum(p.nbytes for p in model.parameters())
 cost = model.cost(n)
 print(json.dumps([cost.segments, cost.positions, held, used, cost.kept_bytes, took, spent, loss]))

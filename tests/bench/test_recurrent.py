@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
 
+import pytest
+import torch
+
+from attnspec.runtime.bench.high_water import high_water
 from tests.support.command import read_json, run
 
 
@@ -20,3 +25,11 @@ def test_a_step_of_training_is_measured(spec: str) -> None:
 
 def test_what_has_no_meaning_is_refused() -> None:
     assert "--heads has no meaning" in run("bench", "rmt", "--memory", "--heads", "4", status=2).stderr
+
+
+@pytest.mark.slow
+def test_a_process_does_not_begin_with_the_peak_of_another() -> None:
+    ballast = torch.zeros(50_000_000)  # 200 MB
+    script = "from attnspec.runtime.bench.high_water import high_water; print(high_water())"
+    small = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert small < 100e6 < ballast.nbytes < high_water()
