@@ -59,6 +59,11 @@ def _sum(
     return sweep(call, of, x, y, z, dtype, Beside(here=here, there=there))[0]
 
 
+def _of_numbers(found: Tensor, logs: Tensor) -> Tensor:
+    """The gradients of logarithms: none of what is no number, as keys that no row sees may be."""
+    return found.masked_fill_(~(logs < torch.inf), 0.0)
+
+
 def _ones(like: Tensor, features: int) -> Tensor:
     return torch.ones(()).expand(*like.shape[:3], features)
 
@@ -78,7 +83,8 @@ class _Totals(torch.autograd.Function):
         """Of logarithms."""
         logs, rows = ctx.saved_tensors
         of, real = Sweep(True, logs="z"), torch.float32
-        return None, _sum(ctx.call, of, _ones(logs, 1), _ones(rows, 1), d, logs, rows, real), None
+        found = _sum(ctx.call, of, _ones(logs, 1), _ones(rows, 1), d, logs, rows, real)
+        return None, _of_numbers(found, logs), None
 
 
 class _Attended(torch.autograd.Function):
@@ -99,7 +105,7 @@ class _Attended(torch.autograd.Function):
         call, real, ones = ctx.call, torch.float32, _ones(logs, logs.shape[3])
         _, of_a, of_logs, of_v, *_ = ctx.needs_input_grad
         da = _sum(call, Sweep(logs="z"), d, v, ones, rows, logs, real) if of_a else None
-        dl = _sum(call, Sweep(True, logs="z"), v, d, a, logs, rows, real) if of_logs else None
+        dl = _of_numbers(_sum(call, Sweep(True, logs="z"), v, d, a, logs, rows, real), logs) if of_logs else None
         dv = _sum(call, Sweep(True, logs="xy"), ones, a, d, logs, rows, v.dtype) if of_v else None
         return None, da, dl, dv, None, None
 

@@ -19,6 +19,7 @@ ATTNSPEC_NOINLINE static void set_apart(const Sizes& s, LinearSpace& w, Group g,
             for (r = tile.count - 1; r >= 0 && there(slot + r) != row; --r) {}
         if (r < range.begin || r >= range.end || r >= tile.count) continue;
         float& weight = w.s[r * LANES + l];
+        if (weight == 0.f) continue;  // what is not seen may be no number
         for (int c = 0; c < ZS; c += W) {
             float* to = w.itself[g.number] + l * ZS + c;
             store(to, load(to) + load_any(tile.z + r * ZS + c) * weight);
@@ -32,7 +33,10 @@ ATTNSPEC_NOINLINE static void add_itself(const LinearProblem& p, LinearSpace& w,
                                          int64_t query_head) {
     float* out = w.out[g.number];
     load_transposed<ZC, ZS, SourceElem>(w.more, w, p.source, b, head, here, g.slot, g.live);
-    for (int i = 0; i < ZC * LANES; i += W) store(w.more + i, load(out + i) * features<OUT_MAP>(load(w.more + i)));
+    for (int i = 0; i < ZC * LANES; i += W) {
+        const vfloat sum = load(out + i);  // 0 of what no row sees, which may be no number
+        store(w.more + i, sum != vfloat{} ? sum * features<OUT_MAP>(load(w.more + i)) : vfloat{});
+    }
     const int64_t line = (b * p.sizes.query_heads + query_head) * (KEYS ? p.sizes.keys : p.sizes.rows);
     if constexpr (BY_CHANNEL) {
         transpose<ZS, LANES, ZS, LANES>(w.rows, w.more);
