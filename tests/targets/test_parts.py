@@ -82,3 +82,12 @@ def test_layouts(case: Case, number: int, detached: bool, kv_heads: int, at: Cut
         for count, n, n_q in ((1, case.n, case.n_q), (3, case.n * 5 + 3, case.n_q * 5 + 1)):
             with threads(count):
                 agree_in_parts(attend, *tensors(n, n_q, 4, kv_heads, seed=n), at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(7))
+def test_fewer_keys_than_residues(first: int) -> None:
+    """Of so few keys the first and the last residue may have none."""
+    attend = compiled("attention a { attend (q - k) % 7 == 0  within causal }", "cpp")
+    with threads(3):
+        agree_in_parts(attend, *tensors(73, 73, 4, 1), Cuts(rows=(), keys=((63 + first) / 73, (66 + first) / 73)))

@@ -76,12 +76,14 @@ template <class Pattern>
 static bool backward_keys(const BackwardProblem& p, int number, const float* delta, int64_t g, int64_t step) {
     const Sizes& s = p.sizes;
     const int64_t group = s.query_heads / s.key_heads;
-    Span tiles = {INT64_MAX, INT64_MIN};  // the key tiles of all residues: these begin first, and end last, at either end
+    // The key tiles of all residues. The last begins first and the first ends last, at either end; of fewer keys than residues
+    // they may have none: then all keys there are have one slot, that of the first of them.
+    Span tiles = {INT64_MAX, INT64_MIN};
     int64_t residues = 1;
     for (int64_t h = g; h < s.query_heads; h += group)
         Pattern::visit(s.h_start + h, number, [&](auto pass) {
             using Pass = decltype(pass);
-            for (int64_t c : {Pass::STRIDE - 1, (int64_t)0}) {
+            for (int64_t c : {Pass::STRIDE - 1, (int64_t)0, s.k_start % Pass::STRIDE}) {
                 const Span own = tiles_of(place<Pass>(s, c, s.h_start + h, 0).key_slots, Pass::BN);
                 if (own.begin < own.end && own.begin < tiles.begin) tiles.begin = own.begin;
                 if (own.begin < own.end && own.end > tiles.end) tiles.end = own.end;
