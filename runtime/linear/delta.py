@@ -101,15 +101,20 @@ class _Corrected(torch.autograd.Function):
     @once
     def backward(ctx: Any, up: Tensor) -> tuple[Any, ...]:
         earlier, (b, v, write, read, decay, found) = ctx.earlier, _plain(*ctx.saved_tensors)
+        up = up.float()
+        # What no row sees may be no number, and has no part in gradients.
+        unseen = (up == 0).all(-1) & ~(found.isfinite().all(-1) & b.isfinite().all(-1) & read.isfinite())
+        if bool(unseen.any()):
+            b, v, found = (t.masked_fill(unseen[..., None], 0.0) for t in (b, v, found))
+            read = read.masked_fill(unseen, 0.0)
         call = earlier.call(b, v, ctx.inputs)
-        by_read, u = solved(call, True, earlier.of_k, False, b, up.float(), None, read, decay)
+        by_read, u = solved(call, True, earlier.of_k, False, b, up, None, read, decay)
         of_b = dread = ddecay = None
         if any(ctx.needs_input_grad[i] for i in (3, 6, 7)):
             by_row, dread, by_key, of_key = _of_pairs(earlier, ctx.inputs, b, u, by_read, found, decay, -1.0)
             of_b = torch.addcmul(by_key, by_row, read[..., None]).to(b.dtype)
             ddecay = None if decay is None else (read * dread - of_key).double()
         of_v = u if write is None else u * write[..., None]
-        # What is not seen may be no number, and has no part in gradients.
         dwrite = None if write is None else torch.where(u == 0, 0.0, u * v).sum(-1)
         return None, None, None, of_b, of_v.to(v.dtype), dwrite, dread, ddecay
 
@@ -133,6 +138,9 @@ class _Totals(torch.autograd.Function):
         b, decay = ctx.saved_tensors
         b, _, decay = _plain(b, None, decay)
         ones, up = torch.ones(()).expand(*b.shape[:3], 1), up.float().contiguous()[..., None]
+        unseen = (up == 0) & ~b.isfinite().all(-1, keepdim=True)
+        if bool(unseen.any()):
+            b = b.masked_fill(unseen, 0.0)
         by_row, of_row, by_key, of_key = _of_pairs(ctx.earlier, ctx.inputs, b, up, up, ones, decay, 1.0)
         return None, None, None, (by_row + by_key).to(b.dtype), None if decay is None else (of_row - of_key).double()
 

@@ -14,6 +14,9 @@ LINES = {
     "gates by channel": "input gate: float[batch, heads, n, dim]  linear x  decay gate[b, h, t, c]",
     "each": "linear q: softmax(x)  linear k: exp(x)  divide each total",
     "total": "linear elu(x) + 1  divide total",
+    "delta": "input beta: float[batch, heads, n]  normalize k  linear x  delta beta[b, h, k]",
+    "gated delta": "input beta: float[batch, heads, n]  input gate: float[batch, heads, n]  normalize k  linear x"
+    "  decay gate[b, h, t]  delta beta[b, h, k]",
 }
 
 
@@ -25,7 +28,7 @@ def test_hidden_keys_that_are_no_numbers(name: str) -> None:
     hidden[:, 10:20] = hidden[:, 60:] = True
     q, k, v = (t.detach() for t in tensors(n, dim=dim, dim_v=5))
     k[:, :, hidden[0]] = v[:, :, hidden[0]] = torch.nan
-    given = {}
+    given = {"beta": torch.rand(1, q.shape[1], n)} if "beta" in LINES[name] else {}
     if "gate" in LINES[name]:
         given["gate"] = -torch.rand(1, q.shape[1], n, *([dim] if "channel" in name else []))
     text = f"attention a {{ input pad: bool[batch, n]  attend causal and not pad[b, k]  {LINES[name]} }}"
