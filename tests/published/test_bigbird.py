@@ -16,6 +16,8 @@ from tests.published.comparing import alike, learned, random, split
 pytest.importorskip("transformers")
 from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
+from tests.support.marks import slow
+
 HEADS, DIM, BLOCK, ROWS, RANDOMS = 2, 16, 8, 14, 2
 N = BLOCK * ROWS
 
@@ -55,7 +57,7 @@ def compare(name: str, module: Any, weights: dict[str, Tensor], rand: Tensor) ->
     alike(mine, lambda: run(module, x), {"x": x} | weights)
 
 
-@pytest.mark.parametrize("name", ["bigbird", "bigbird_mixture"])
+@pytest.mark.parametrize("name", ["bigbird", slow("bigbird_mixture")])
 def test_blocks_as_drawn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The published planner draws no block that is in the row already: sets and multisets are the same."""
     module, weights = published()

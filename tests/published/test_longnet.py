@@ -59,6 +59,7 @@ def test_longnet(branches: list[list[int]], heads: int, contiguous: bool) -> Non
     alike(lambda: attend(q, k, v), lambda: torchscale(*exact, branches, contiguous), sources)
 
 
+@pytest.mark.slow
 def test_the_formula_of_the_paper_has_a_gradient_through_the_weights() -> None:
     """Without `weights detached` a mixture is one softmax over the keys of all branches, with multiplicity."""
     branches = [[16, 1], [32, 2], [64, 4]]

@@ -6,6 +6,7 @@ out in float64.
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ def vectors() -> dict[str, Tensor]:
     return {name: random(1, HEADS, N, DIM, seed=seed, size=2.0) for seed, name in enumerate("qkv")}
 
 
+@pytest.mark.slow
 def test_landmark_attention() -> None:
     """Mohtashami and Jaggi, 2023, section 3.1: the last token of a section is the gate to it.
 

@@ -27,6 +27,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(operator.attend_bare_backward, detached)
 
 
+@pytest.mark.slow
 def test_opcheck_of_several_passes() -> None:
     """A mixture whose branches are kept apart, in layouts of their own."""
     text = "attention a { mix (w, r) in [(64, 1), (512, 4)] weights detached { attend dilated(w, r) } }"

@@ -80,6 +80,7 @@ def test_wrong_mixtures_of_tensors(mesh: DeviceMesh) -> None:
         attend(spread, other, spread, doc=DTensor.from_local(doc, mesh, [Replicate(), Replicate()]))
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_for_it() -> None:
     code = """
 import sys, torch, attnspec

@@ -37,7 +37,7 @@ def test_kernels(name: str, target: str, calls: tuple[tuple[int, int, int, int, 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("longnet", torch.bfloat16), ("overlapping, detached", torch.float16)],
+    [("longnet", torch.bfloat16), slow("overlapping, detached", torch.float16)],
 )
 def test_other_types(name: str, dtype: torch.dtype) -> None:
     attend = compiled(MIXTURES[name], "cpp")
@@ -66,7 +66,7 @@ def test_sinks(target: str, weights: str, second: str) -> None:
         agree(attend, *tensors(n, n_q, heads=4, kv_heads=2), inputs={"logit": torch.tensor([0.5, -1.0, 2.0, 0.0])})
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [1, slow(2)])
 def test_rates_that_do_not_divide_the_segment(number: int) -> None:
     """Segments of 16 and a rate of 6, in every layout, with rows that see nothing in most heads."""
     text = "attention a { mix (w, r) in [(8, 1), (16, 6)] { let taken(i) = i % w % r == h % r"
