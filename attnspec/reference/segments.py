@@ -35,7 +35,7 @@ SECTION = Section(
         Entry(
             "carry A -> B last x",
             "As many positions are kept: the last ones, of several segments if one has fewer. Without it, those of one "
-            "segment.",
+            "segment. Of a parameter before the first segment a line has as many of the last rows.",
             "axis before[2]   axis token[n]\ntoken -> before: true   token -> token: causal\n"
             "recur token by 4   carry token -> before last 2",
         ),

@@ -14,9 +14,9 @@ from attnspec.spec.recurrence import Recurrence
 class Parameters(nn.Module):
     """The learned parameters of a spec, drawn like embeddings.
 
-    ``initial`` holds what stands before the first segment by the axis that is carried from, and while a store is empty
-    by the axis that it is filled from; ``learned`` what stands in every segment at an axis that nothing is carried to;
-    ``recall`` the prompt and the maps of a recall.
+    ``initial`` holds what stands before the first segment by the axis that is carried from (of several lines each has
+    as many of its last rows as it keeps), and while a store is empty by the axis that it is filled from; ``learned``
+    what stands in every segment at an axis that nothing is carried to; ``recall`` the prompt and the maps of a recall.
     """
 
     def __init__(self, recurrence: Recurrence, sizes: dict[str, int], rows: tuple[str, ...], like: Tensor) -> None:
@@ -24,9 +24,9 @@ class Parameters(nn.Module):
         draw, self.width, self.element = _drawn(like), like.shape[-1], like.element_size()
         recall = recurrence.recall
         self.initial, self.learned = nn.ParameterDict(), nn.ParameterDict()
-        for carry in recurrence.carries:
-            if not recurrence.grows(carry):
-                self.initial[carry.source] = draw(sizes[carry.targets[0]])
+        starting = [carry for carry in recurrence.carries if not recurrence.grows(carry)]
+        for source in recurrence.starts:
+            self.initial[source] = draw(max(sizes[carry.targets[0]] for carry in starting if carry.source == source))
         for carry in recurrence.carries:
             if recall is not None and recurrence.store(carry):
                 self.store = carry.source if carry.source not in self.initial else recall.store
@@ -36,6 +36,11 @@ class Parameters(nn.Module):
             if not given and (recall is None or axis not in recall.targets):
                 self.learned[axis] = draw(sizes[axis])
         self.recall = None if recall is None else Recalled(draw(sizes[recall.targets[0]]), recall.dim)
+
+    def before(self, source: str, rows: int) -> Tensor:
+        """The last rows of what stands before the first segment where something is carried from an axis."""
+        found: Tensor = self.initial[source]
+        return found[found.shape[0] - rows :]
 
 
 def _drawn(like: Tensor) -> Callable[[int], Tensor]:

@@ -31,8 +31,11 @@ class Segments:
 
     def start(self, batch: int) -> State:
         """What stands before the first segment."""
+        sizes = self.pattern.sizes(self.recurrence.recur.size)
         carried = tuple(
-            () if self.recurrence.grows(carry) else ((self.own.initial[carry.source].expand(batch, -1, -1),),)
+            ()
+            if self.recurrence.grows(carry)
+            else ((self.own.before(carry.source, sizes[carry.targets[0]]).expand(batch, -1, -1),),)
             for carry in self.recurrence.carries
         )
         return State(self.recurrence, batch, carried)

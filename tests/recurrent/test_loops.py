@@ -96,6 +96,19 @@ def compressors(model: Recurrent, ids: Tensor) -> tuple[Tensor, dict[str, Tensor
     return torch.cat(logits, 1), {"summary": memory}
 
 
+def near_and_far(model: Recurrent, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Two lines from one axis that keep unlike numbers of positions."""
+    own, logits = model.own.learned["written"].expand(len(ids), -1, -1), []
+    far = model.own.initial["written"].expand(len(ids), -1, -1)
+    near = far[:, -2:]
+    for piece in ids.split(SEGMENT, 1):
+        hidden = model.step(torch.cat([far, near, model.embed(piece), own], 1))
+        logits.append(model.head(hidden[:, 5:-2]))
+        near = hidden[:, -2:]
+        far = torch.cat([far, near], 1)[:, -3:]
+    return torch.cat(logits, 1), {"written": near}
+
+
 def remembering(model: Recurrent, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """HMT whose layers remember: in the run that asks, too."""
     recall, first = model.own.recall, model.own.initial["recalled"]
@@ -131,12 +144,22 @@ COMPRESSORS = f"""attention compressors {{
     recur token by {SEGMENT}
     carry summary -> read last 3
 }}"""
+NEAR_AND_FAR = f"""attention near_and_far {{
+    axis far[3]  axis near[2]  axis token[n]  axis written[2]
+    far -> far: causal  near -> far: true  near -> near: causal
+    token -> far: true  token -> near: true  token -> token: causal
+    written -> far: true  written -> near: true  written -> token: true  written -> written: causal
+    recur token by {SEGMENT}
+    carry written -> near
+    carry written -> far last 3
+}}"""
 CASES: dict[str, tuple[Callable[[], Small], str, Loop, dict[str, object]]] = {
     "rmt": (Small, "rmt", rmt, {"slots": 2}),
     "rmt_both_ways": (Attending, "rmt_both_ways", rmt_both_ways, {"slots": 2, "target": "dense"}),
     "hmt": (Small, "hmt", hmt, {"before": 3, "store": 2, "dim": 5}),
     "transformer_xl": (Layered, "transformer_xl", transformer_xl, {"length": 11}),
     "compressors": (Small, COMPRESSORS, compressors, {}),
+    "near_and_far": (Small, NEAR_AND_FAR, near_and_far, {}),
     "remembering": (Layered, REMEMBERING, remembering, {}),
 }
 
