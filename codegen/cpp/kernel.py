@@ -19,7 +19,15 @@ from attnspec.spec.spec import Spec
 
 _BASE = ("vector", "tensor", "input", "real")
 _SHARED = ("gemm", "pack", "place", "decide", "mask", "tile", "parallel", "tasks")
-_LINEAR = (*_SHARED[:-1], "linear/ahead", "linear/products", "linear/tile", "linear/runs", "linear/steps")
+_LINEAR = (
+    *_SHARED[:-1],
+    "linear/ahead",
+    "linear/products",
+    "linear/tile",
+    "linear/runs",
+    "linear/tile_walk",
+    "linear/steps",
+)
 _CHANNEL = ("linear/crossing", "linear/channel", "linear/channel_pairs", "linear/channel_sweep")
 _LIBRARY = {
     "forward": (*_SHARED, "turn", "softmax/forward"),

@@ -52,7 +52,7 @@ template <class Pass>
 struct Delta : Sweep<Pass> {
     using Base = Sweep<Pass>;
     using Base::at, Base::b, Base::first, Base::head, Base::held, Base::inner, Base::kept, Base::lanes, Base::live, Base::next,
-        Base::outer, Base::rows_here, Base::rows_there, Base::s, Base::slots_here, Base::slots_there;
+        Base::outer, Base::rows_here, Base::rows_there, Base::s, Base::slots_of_inner;
     static constexpr int HERE = Base::HERE, THERE = Base::THERE, OWN = HERE / THERE + 2;
 
     const DeltaProblem& p;
@@ -64,14 +64,8 @@ struct Delta : Sweep<Pass> {
     Delta(const DeltaProblem& p, const Sizes& s, DeltaSpace& w, const Place& at, int64_t b, int64_t h)
         : Base(p, s, w, at, b, {h, 1}, {h, 1}), p(p), w(w) {}
 
-    Span slots_of_inner(int64_t j) const { return slots_of(rows_there(), slots_there(), j, THERE); }
-
     bool run() {
-        const Span tiles = this->tiles_here();
-        for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
-            const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
-            live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
-            if (live.begin >= live.end) continue;
+        this->each_outer(this->tiles_here(), [&](int64_t o) {
             head = outer.first, owned = 0, finite = true;
             this->begin();
             this->load_here();
@@ -89,7 +83,7 @@ struct Delta : Sweep<Pass> {
             if (next.count) this->see_full();
             for (int i = 0; i < GROUPS; ++i) solve(KEYS ? GROUPS - 1 - i : i);
             refresh();
-        }
+        });
         return held.complete && next.complete;
     }
 

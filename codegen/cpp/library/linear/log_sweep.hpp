@@ -3,42 +3,25 @@
 namespace attnspec {
 
 template <class Pass>
-struct Sweep {
-    static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
+struct Sweep : TileWalk<Pass> {
+    using Base = TileWalk<Pass>;
+    using Base::HERE, Base::THERE, Base::s, Base::at, Base::b, Base::outer, Base::inner, Base::held, Base::next, Base::next_kept,
+        Base::parts, Base::first, Base::live, Base::head, Base::loaded, Base::rows_here, Base::rows_there, Base::slots_here,
+        Base::slots_of_inner, Base::lanes, Base::look;
     static constexpr bool READS_Y = LOGS == 2 || (LOGS == 1 && !ONES), READS_Z = LOGS == 1 || (LOGS == 2 && !ONES);
     static constexpr int OTHER = LOGS == 1 ? ZS : YS;  // the columns of a state, which has a row for each channel
 
     const LinearProblem& p;
-    const Sizes& s;
     LogSpace& w;
-    const Place& at;
-    int64_t b;
-    Team outer, inner;
-    Runs held, next;
     LogTile kept[KEPT];
-    int next_kept = 0;
-    Parts parts = {nullptr, nullptr, 0, 1, 0};
-    int64_t first = 0;
-    Span live = {0, 0};
-    int64_t head = 0;
-    bool loaded = false, one_by_one = false;
-    double unsaved = 0;
     // Behind the matrix in w.sums: what channels of the state count from, the sum of its exponentials, and the most of that.
     double *const frames = w.sums + CHANNELS * OTHER, *const mass = frames + CS, *const most = mass + CS;
 
     Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, const Place& at, int64_t b, Team outer, Team inner)
-        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner) {
+        : Base(s, at, b, outer, inner), p(p), w(w) {
         for (LogTile& one : kept) one.tile = INT64_MIN;
         w.ahead.clear();
     }
-
-    const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
-    const Rows& rows_there() const { return KEYS ? at.queries : at.keys; }
-    Span slots_here() const { return KEYS ? at.key_slots : at.query_slots; }
-    Span slots_there() const { return KEYS ? at.query_slots : at.key_slots; }
-    Span tiles_here() const { return tiles_of(slots_here(), HERE); }
-    Span tiles_there() const { return tiles_of(slots_there(), THERE); }
-    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
     const LogTile& inner_tile(int64_t j, int64_t h, Span slots) {
         for (const LogTile& one : kept)
@@ -65,24 +48,16 @@ struct Sweep {
             store(w.top[n] + c, top), store(w.mass[n] + c, sum);
         }
         memset(to + count * CS, 0, sizeof(float) * (rows - count) * CS);
-        const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
-        const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
-        const Span soon = slots_of(rows_there(), slots_there(), beyond, THERE);
-        if (READS_Y) w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
-        if (READS_Z) w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
-        w.ahead.add(p.there, sizeof(float), CHANNELS, b, after, rows_there(), soon);
+        const auto [next_head, soon] = this->after(j, h);
+        if (READS_Y) w.ahead.add(p.y, sizeof(YElem), YT, b, next_head, rows_there(), soon);
+        if (READS_Z) w.ahead.add(p.z, sizeof(ZElem), ZC, b, next_head, rows_there(), soon);
+        w.ahead.add(p.there, sizeof(float), CHANNELS, b, next_head, rows_there(), soon);
         return kept[n];
     }
 
     // The outer tiles of one of `segments` pieces of the sequence.
     bool run(int64_t segment, int64_t segments) {
-        const Span all = tiles_here();
-        const int64_t length = all.end - all.begin;
-        const Span tiles = {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
-        for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
-            const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
-            live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
-            if (live.begin >= live.end) continue;
+        this->each_outer(this->tiles_of_segment(segment, segments), [&](int64_t o) {
             for (head = outer.first; head < outer.first + outer.count; ++head) {
                 loaded = false, next.count = 0;
                 for (auto& group : w.out)
@@ -93,7 +68,7 @@ struct Sweep {
                 if (next.count) see_full();
                 if (loaded || !CARRY) store_here();
             }
-        }
+        });
         return held.complete && next.complete;
     }
     static vfloat all_begin() { return all(LOGS == 3 ? -INF : 0.f); }
@@ -123,29 +98,9 @@ struct Sweep {
         }
     }
 
-    template <class Partial>
-    void look(int64_t o, int64_t h, Partial&& partial) {
-        const int64_t query_head = KEYS ? h : head;
-        const Span all = tiles_of(slots_there(), THERE);
-        struct Full {
-            Runs& runs;
-            Span all;
-            bool noted;
-            void operator()(int64_t j) const { (*this)(j, j); }
-            void operator()(int64_t lo, int64_t hi) const {
-                if (!noted) runs.add(lo < all.begin ? all.begin : lo, hi >= all.end ? all.end - 1 : hi);
-            }
-        };
-        const Full full = {next, all, h != inner.first};
-        if constexpr (KEYS)
-            Pass::backward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
-        else
-            Pass::forward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
-    }
-
     template <bool PARTIAL>
     ATTNSPEC_NOINLINE void pairs(int64_t j, int64_t h, int64_t query_head) {
-        const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+        const Span slots = slots_of_inner(j);
         if (slots.begin >= slots.end) return;
         load_here();
         const LogTile& tile = inner_tile(j, h, slots);
@@ -204,27 +159,16 @@ struct Sweep {
     // As in sweep.hpp; a state that hardly anything is left of starts afresh too.
     void see_full() {
         load_here();
-        int64_t come = 0, go = 0;
-        const int64_t all = next.tiles();
-        next.without(held, [&](int64_t lo, int64_t hi) { come += hi - lo + 1; });
-        held.without(next, [&](int64_t lo, int64_t hi) { go += hi - lo + 1; });
-        bool afresh = come + go >= all || (go && (LOGS == 3 || !are_finite<1>(w.state, {0, CHANNELS * OTHER})));
-        const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
-        const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
-        const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
-        if (head == outer.first) {
-            one_by_one = LOGS < 3 && by_pairs + unsaved < by_state;
-            unsaved = one_by_one ? unsaved + (by_pairs > D * DV * rows ? by_pairs - D * DV * rows : 0) : 0;
-        }
-        if (one_by_one) {
-            for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
-                for (int64_t i = 0; i < next.count; ++i)
-                    for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
+        const auto moves = this->moves();
+        bool afresh = moves.come + moves.go >= moves.all ||
+                      (moves.go && (LOGS == 3 || !are_finite<1>(w.state, {0, CHANNELS * OTHER})));
+        if (this->are_pairs_cheaper(moves.by(afresh), moves.all, LOGS == 3)) {
+            this->each_full([&](int64_t j, int64_t h) { pairs<false>(j, h, h); });
             return;
         }
         if (!afresh) {
             held.without(next, [&](int64_t lo, int64_t hi) { move(lo, hi, -1.0); });
-            afresh = go && has_vanished();
+            afresh = moves.go && has_vanished();
         }
         if (afresh) begin_state();
         next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.0); });
@@ -263,21 +207,17 @@ struct Sweep {
     }
 
     void move(int64_t lo, int64_t hi, double sign) {
-        for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
-            for (int64_t step = 0; step <= hi - lo; ++step) {
-                const int64_t j = KEYS ? hi - step : lo + step;
-                const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
-                if (slots.begin >= slots.end) continue;
-                const LogTile& tile = inner_tile(j, h, slots);
-                for (int c = 0; c < CHANNELS; ++c) approach(c, tile.top[c], tile.mass[c], sign);
-                if (LOGS == 3) continue;
-                const float *a = tile.faded, *by = LOGS == 1 ? tile.inner.z : tile.inner.y;
-                constexpr int whole = OTHER / LANES * LANES;
-                for (int x = 0; x < whole; x += LANES)
-                    faded_rows<CHANNELS, CS, OTHER, C>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
-                for (int x = whole; x < OTHER; x += W)
-                    faded_rows<CHANNELS, CS, OTHER, 1>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
-            }
+        this->each_inner(lo, hi, [&](int64_t j, int64_t h, Span slots) {
+            const LogTile& tile = inner_tile(j, h, slots);
+            for (int c = 0; c < CHANNELS; ++c) approach(c, tile.top[c], tile.mass[c], sign);
+            if (LOGS == 3) return;
+            const float *a = tile.faded, *by = LOGS == 1 ? tile.inner.z : tile.inner.y;
+            constexpr int whole = OTHER / LANES * LANES;
+            for (int x = 0; x < whole; x += LANES)
+                faded_rows<CHANNELS, CS, OTHER, C>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
+            for (int x = whole; x < OTHER; x += W)
+                faded_rows<CHANNELS, CS, OTHER, 1>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
+        });
     }
 
     // A channel of the state counts from the largest that came, so that no factor is above 1. Factors are of fp64: a tile
@@ -294,14 +234,14 @@ struct Sweep {
     // Part i of the inner side, summed up.
     void sum_part(int64_t i) {
         begin_state();
-        const int64_t from = parts.first + i * parts.size, end = tiles_there().end;
-        if (from < end) move(from, (from + parts.size < end ? from + parts.size : end) - 1, 1.0);
+        const Run own = this->run_of_part(i);
+        move(own.lo, own.hi, 1.0);
         memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
     }
 
     // A run of tiles enters the state: parts where it holds all of them.
     void add_parts(int64_t lo, int64_t hi) {
-        const int64_t begin = -floor_div(parts.first - lo, parts.size), end = floor_div(hi + 1 - parts.first, parts.size);
+        const auto [begin, end] = this->parts_in({lo, hi});
         if (begin >= end) {
             move(lo, hi, 1.0);
             return;
@@ -316,17 +256,6 @@ struct Sweep {
         for (int x = 0; x < CHANNELS * OTHER; ++x) w.state[x] = (float)w.sums[x];
         move(lo, parts.first + begin * parts.size - 1, 1.0);
         move(parts.first + end * parts.size, hi, 1.0);
-    }
-
-    // How many tiles the first outer tile of a segment sees in full.
-    int64_t tiles_at(int64_t segment, int64_t segments) {
-        const Span all = tiles_here();
-        const int64_t o = KEYS ? all.begin + (all.end - all.begin) * (segment + 1) / segments - 1
-                               : all.begin + (all.end - all.begin) * segment / segments;
-        if (o < all.begin || o >= all.end) return 0;
-        next.count = 0, head = outer.first;
-        look(o, inner.first, [](int64_t) {});
-        return next.tiles();
     }
 
     ATTNSPEC_NOINLINE void store_here() {

@@ -2,18 +2,6 @@
 
 namespace attnspec {
 
-// Whether the query heads of each key head see the same tiles in a pass.
-template <class Pattern>
-static bool are_alike(const Sizes& s, int number) {
-    const int64_t group = s.query_heads / s.key_heads;
-    bool alike = !Pattern::REPEATS && !DECAY;  // what decays is of one query head
-    for (int64_t h = 0; h < s.query_heads; ++h) {
-        alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
-        Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });
-    }
-    return alike || group == 1;
-}
-
 // Whether the query heads of each key head are of one class, and so cut keys into the same tiles.
 template <class Pattern>
 static bool are_cut_alike(const Sizes& s) {
@@ -22,6 +10,15 @@ static bool are_cut_alike(const Sizes& s) {
     for (int64_t h = 0; h < s.query_heads; ++h)
         alike &= Pattern::class_of(s.h_start + h) == Pattern::class_of(s.h_start + h / group * group);
     return alike;
+}
+
+// Whether the query heads of each key head see the same tiles in a pass.
+template <class Pattern>
+static bool are_alike(const Sizes& s, int number) {
+    bool alike = !Pattern::REPEATS && !DECAY && are_cut_alike<Pattern>(s);  // what decays is of one query head
+    for (int64_t h = 0; h < s.query_heads; ++h)
+        Pattern::visit(s.h_start + h, number, [&](auto pass) { alike &= !decltype(pass)::BY_HEAD; });
+    return alike || s.query_heads == s.key_heads;
 }
 
 template <class Pattern>

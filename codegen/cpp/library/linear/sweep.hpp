@@ -5,41 +5,26 @@
 namespace attnspec {
 
 template <class Pass>
-struct Sweep {
-    static constexpr int HERE = KEYS ? Pass::BN : Pass::BM, THERE = KEYS ? Pass::BM : Pass::BN;
+struct Sweep : TileWalk<Pass> {
+    using Base = TileWalk<Pass>;
+    using Base::HERE, Base::THERE, Base::s, Base::at, Base::b, Base::outer, Base::inner, Base::held, Base::next, Base::next_kept,
+        Base::parts, Base::first, Base::live, Base::head, Base::loaded, Base::rows_here, Base::rows_there, Base::slots_here,
+        Base::slots_of_inner, Base::lanes, Base::look;
 
     const LinearProblem& p;
-    const Sizes& s;
     Space& w;
-    const Place& at;
-    int64_t b;
-    Team outer, inner;  // heads of either side that see the same tiles; one of the teams has one member
-    Runs held, next;    // the tiles of the state, and of this tile
     struct Kept { int64_t tile, head; Inner inner; };
     Kept kept[KEPT];
-    int next_kept = 0;
-    Parts parts = {nullptr, nullptr, 0, 1, 0};
     double frame = 0;   // with DECAY: what the state counts from, the nearest of what it holds
     Channels channels;  // with BY_CHANNEL
-    int64_t first = 0;  // the slot of the tile's first lane
-    Span live = {0, 0};
-    int64_t head = 0;   // of the outer side
-    bool loaded = false;
-    bool one_by_one = false;  // full tiles are computed pair by pair
-    double unsaved = 0;       // what tiles that were took more than reading a state, since there was one
 
     Sweep(const LinearProblem& p, const Sizes& s, Space& w, const Place& at, int64_t b, Team outer, Team inner)
-        : p(p), s(s), w(w), at(at), b(b), outer(outer), inner(inner), channels(p, w, rows_here(), rows_there(), b, (KEYS ? inner : outer).first) {
+        : Base(s, at, b, outer, inner), p(p), w(w), channels(p, w, rows_here(), rows_there(), b, (KEYS ? inner : outer).first) {
         for (Kept& one : kept) one = {INT64_MIN, 0, {}};
         w.ahead.clear();
     }
 
-    const Rows& rows_here() const { return KEYS ? at.keys : at.queries; }
-    const Rows& rows_there() const { return KEYS ? at.queries : at.keys; }
-    Span slots_here() const { return KEYS ? at.key_slots : at.query_slots; }
-    Span slots_there() const { return KEYS ? at.query_slots : at.key_slots; }
     int64_t line_here() const { return (b * (KEYS ? s.key_heads : s.query_heads) + head) * (KEYS ? s.keys : s.rows); }
-    Range lanes(int g) const { return clip(first + g * LANES, live.begin, live.end); }
 
     // The sum of the logarithms (of base 2) of steps up to a row of keys, or of queries; a number of that order by channel.
     double logarithm(bool of_key, int64_t row) const {
@@ -62,36 +47,25 @@ struct Sweep {
         if constexpr (BY_CHANNEL)
             to.inner.steps = channels.load_tile(next_kept, slots);
         next_kept = (next_kept + 1) % KEPT;
-        const bool more = h + 1 < inner.first + inner.count;  // heads of the same tile, then the next tile
-        const int64_t after = more ? h + 1 : inner.first, beyond = more ? j : KEYS ? j - 1 : j + 1;
-        const Span soon = slots_of(rows_there(), slots_there(), beyond, THERE);
-        w.ahead.add(p.y, sizeof(YElem), YT, b, after, rows_there(), soon);
-        w.ahead.add(p.z, sizeof(ZElem), ZC, b, after, rows_there(), soon);
+        const auto [next_head, soon] = this->after(j, h);
+        w.ahead.add(p.y, sizeof(YElem), YT, b, next_head, rows_there(), soon);
+        w.ahead.add(p.z, sizeof(ZElem), ZC, b, next_head, rows_there(), soon);
         return to.inner;
     }
 
-    Span tiles_here() const { return tiles_of(slots_here(), HERE); }
-    Span tiles_there() const { return tiles_of(slots_there(), THERE); }
-
     // The outer tiles of one of `segments` pieces of the sequence.
     bool run(int64_t segment, int64_t segments) {
-        const Span all = tiles_here();
-        const int64_t length = all.end - all.begin;
-        const Span tiles = {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
         if (p.state_in) begin_state();  // which each row reads
-        // Towards what is seen: in causal patterns the state then only grows, and fades.
-        for (int64_t step = 0; step < tiles.end - tiles.begin; ++step) {
-            const int64_t o = KEYS ? tiles.end - 1 - step : tiles.begin + step;
-            live = slots_of(rows_here(), slots_here(), o, HERE), first = o * HERE;
-            if (live.begin >= live.end) continue;
+        this->each_outer(this->tiles_of_segment(segment, segments), [&](int64_t o) {
             for (head = outer.first; head < outer.first + outer.count; ++head) {
                 begin();
-                for (int64_t h = inner.first; h < inner.first + inner.count; ++h) visit(o, h);
+                for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
+                    look(o, h, [&](int64_t j) { pairs<true>(j, h, KEYS ? h : head); });
                 next.order();
                 if (next.count || p.state_in) see_full();
                 if (loaded || !CARRY) store_here();  // else the output is there already
             }
-        }
+        });
         if (p.state_out && segment == (KEYS ? 0 : segments - 1)) leave_state();
         return held.complete && next.complete;
     }
@@ -124,34 +98,9 @@ struct Sweep {
 
     Group group(int g) const { return {g, first + g * LANES, lanes(g)}; }
 
-    // What the pattern names of inner head h: full tiles are noted, partial ones computed.
-    void visit(int64_t o, int64_t h) {
-        look(o, h, [&](int64_t j) { pairs<true>(j, h, KEYS ? h : head); });
-    }
-
-    template <class Partial>
-    void look(int64_t o, int64_t h, Partial&& partial) {
-        const int64_t query_head = KEYS ? h : head;
-        const Span all = tiles_of(slots_there(), THERE);
-        struct Full {
-            Runs& runs;
-            Span all;
-            bool noted;
-            void operator()(int64_t j) const { (*this)(j, j); }
-            void operator()(int64_t lo, int64_t hi) const {
-                if (!noted) runs.add(lo < all.begin ? all.begin : lo, hi >= all.end ? all.end - 1 : hi);
-            }
-        };
-        const Full full = {next, all, h != inner.first};
-        if constexpr (KEYS)
-            Pass::backward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
-        else
-            Pass::forward(o, at, s.h_start + query_head, s.b_start + b, s, full, partial);
-    }
-
     template <bool PARTIAL>
     ATTNSPEC_NOINLINE void pairs(int64_t j, int64_t h, int64_t query_head) {
-        const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
+        const Span slots = slots_of_inner(j);
         if (slots.begin >= slots.end) return;
         load_here();
         const Inner& tile = inner_tile(j, h, slots);
@@ -213,26 +162,13 @@ struct Sweep {
         }
     }
 
-    // The tiles that are full: through the state, or pair by pair. A state that does not pay at once for any tile may pay for
-    // all of them: it is built when pairs have taken as much more than reading it would have.
+    // The tiles that are full: through the state, or pair by pair.
     void see_full() {
         load_here();
-        int64_t come = 0, go = 0;
-        const int64_t all = next.tiles();
-        next.without(held, [&](int64_t lo, int64_t hi) { come += hi - lo + 1; });
-        held.without(next, [&](int64_t lo, int64_t hi) { go += hi - lo + 1; });
-        const bool afresh = come + go >= all || (go && !is_state_finite()) || (DECAY && !is_near());
-        const double moved = afresh ? all : come + go, rows = (live.end - live.begin) * outer.count;
-        const double by_state = (double)D * DV * (moved * THERE * inner.count + rows);
-        const double by_pairs = (double)(D + DV) * rows * all * THERE * inner.count;
-        if (head == outer.first) {  // the other heads of a team follow
-            one_by_one = !p.state_in && by_pairs + unsaved < by_state;
-            unsaved = one_by_one ? unsaved + (by_pairs > D * DV * rows ? by_pairs - D * DV * rows : 0) : 0;
-        }
-        if (one_by_one) {
-            for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
-                for (int64_t i = 0; i < next.count; ++i)
-                    for (int64_t j = next.at[i].lo; j <= next.at[i].hi; ++j) pairs<false>(j, h, h);
+        const auto moves = this->moves();
+        const bool afresh = moves.come + moves.go >= moves.all || (moves.go && !is_state_finite()) || (DECAY && !is_near());
+        if (this->are_pairs_cheaper(moves.by(afresh), moves.all, p.state_in)) {
+            this->each_full([&](int64_t j, int64_t h) { pairs<false>(j, h, h); });
             return;
         }
         if (afresh) begin_state();
@@ -259,7 +195,7 @@ struct Sweep {
     // The state after all tiles.
     void leave_state() {
         const bool afresh = !held.count;
-        const Span all = tiles_there();
+        const Span all = this->tiles_there();
         if (afresh) begin_state();
         next.count = 0, next.add(all.begin, all.end - 1);
         next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.f); });
@@ -269,15 +205,15 @@ struct Sweep {
     // Part i of the inner side, summed up.
     void sum_part(int64_t i) {
         begin_state(false);
-        const int64_t from = parts.first + i * parts.size, end = tiles_there().end;
-        if (from < end) move(from, (from + parts.size < end ? from + parts.size : end) - 1, 1.f);
+        const Run own = this->run_of_part(i);
+        move(own.lo, own.hi, 1.f);
         memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
         parts.frames[i] = frame;
     }
 
     // A run of tiles enters the state: parts where it holds all of them.
     void add_parts(int64_t lo, int64_t hi) {
-        const int64_t begin = -floor_div(parts.first - lo, parts.size), end = floor_div(hi + 1 - parts.first, parts.size);
+        const auto [begin, end] = this->parts_in({lo, hi});
         if (begin >= end) {
             move(lo, hi, 1.f);
             return;
@@ -300,29 +236,14 @@ struct Sweep {
     // 2 to the power of minus `logarithm`, which is not below 0.
     static double left_of(double logarithm) { return logarithm > 1000.0 ? 0.0 : __builtin_exp2(-logarithm); }
 
-    // How many tiles the first outer tile of a segment sees in full.
-    int64_t tiles_at(int64_t segment, int64_t segments) {
-        const Span all = tiles_here();
-        const int64_t o = KEYS ? all.begin + (all.end - all.begin) * (segment + 1) / segments - 1
-                               : all.begin + (all.end - all.begin) * segment / segments;
-        if (o < all.begin || o >= all.end) return 0;
-        next.count = 0, head = outer.first;
-        look(o, inner.first, [](int64_t) {});
-        return next.tiles();
-    }
-
     void move(int64_t lo, int64_t hi, float sign) {
-        for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
-            for (int64_t step = 0; step <= hi - lo; ++step) {
-                const int64_t j = KEYS ? hi - step : lo + step;
-                const Span slots = slots_of(rows_there(), slots_there(), j, THERE);
-                if (slots.begin >= slots.end) continue;
-                const Inner& tile = inner_tile(j, h, slots);
-                if constexpr (BY_CHANNEL)
-                    channels.move(tile, sign, frame);
-                else
-                    move_tile(w, tile, {sign, DECAY ? approach(tile) : 1.0});
-            }
+        this->each_inner(lo, hi, [&](int64_t j, int64_t h, Span slots) {
+            const Inner& tile = inner_tile(j, h, slots);
+            if constexpr (BY_CHANNEL)
+                channels.move(tile, sign, frame);
+            else
+                move_tile(w, tile, {sign, DECAY ? approach(tile) : 1.0});
+        });
     }
 
     // The frame of the state moves to the nearest of what it holds, so that no factor is above 1. Returns what is left of it,
