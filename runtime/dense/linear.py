@@ -19,10 +19,9 @@ from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.dense.softmax import Block, by_row, per_head, without
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import Steps, steps
-from attnspec.runtime.linear.each import Divisor
+from attnspec.runtime.linear.each import Divisor, divisors
 from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import MASS
 
 
 def dense_linear(
@@ -150,16 +149,13 @@ class Made:
 
         With ``most`` totals are ``exp(most) * total``, and x is multiplied by ``exp(most)``.
         """
-        line = self.spec.weights.divide
-        if line is None:
+        if self.spec.weights.divide is None:
             return x
         if most is not None:
             seen = (times > 0).any(-1, keepdim=True)
             return Divisor(self.spec, self.sizes, self.inputs).divided(x, total, most, seen)
         some = (times > 0).any(-1, keepdim=True) | (self.spec.sink is not None)
-        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(total.shape[2])[:, None]}
-        inputs = self.inputs if mass is None else {**self.inputs, MASS.name: mass}
-        by = real(line, env, inputs, torch.where(some, total, 1.0)).expand(total.shape)
+        by = divisors(self.spec, self.sizes, self.inputs, torch.where(some, total, 1.0), mass)
         return torch.where(some & (by != 0), x / torch.where(by == 0, 1.0, by), 0.0)
 
     def corrected(self, values: Tensor, recalled: Tensor) -> Tensor:

@@ -22,15 +22,29 @@ from attnspec.runtime.linear.channels import attended, counted_from, negative, t
 from attnspec.runtime.linear.features import Mapped, axes
 from attnspec.runtime.linear.sums import Given, sums
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import WeightSum
+from attnspec.spec.weights import MASS, WeightSum
 
 _MOST = 600.0
 """Logarithms whose exponentials float64 has, with room for sums: a divisor beyond is as one there, times a number."""
 
 
+def divisors(
+    spec: Spec, sizes: Sizes, inputs: Mapping[str, Tensor], total: Tensor, mass: Tensor | None = None
+) -> Tensor:
+    """What the line makes of totals (batch, heads, rows, 1 or features), of their shape, differentiable.
+
+    ``mass`` (batch, heads, rows) are the sums of the features of queries, for lines that read them.
+    """
+    line = spec.weights.divide
+    assert line is not None
+    env = {**axes(sizes, 4, total.shape[1]), **tables(inputs), "row": np.arange(total.shape[2])[:, None]}
+    found: Tensor = real(line, env, inputs if mass is None else {**inputs, MASS.name: mass}, total)
+    return found.expand(total.shape)
+
+
 @dataclass(frozen=True, eq=False)
 class Divisor:
-    """The divisor of each feature. ``heads`` are those of the tensors that are divided."""
+    """The divisor of each feature."""
 
     spec: Spec
     sizes: Sizes
@@ -46,14 +60,11 @@ class Divisor:
             return torch.div(x, total.masked_fill_(total == 0, torch.inf), out=total)
         if self.plain:
             return x / total.masked_fill(total == 0, torch.inf)
-        line = self.spec.weights.divide
-        assert line is not None
         assert seen is not None
-        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(total.shape[2])[:, None]}
         factor = None if most is None else most.clamp(-_MOST, _MOST).double().exp()
         known = torch.where(seen, total, 1.0) if factor is None else torch.where(seen, total.double() * factor, 1.0)
         inputs = {name: t.to(known.dtype) if t.is_floating_point() else t for name, t in self.inputs.items()}
-        by = real(line, env, inputs, known).expand(total.shape)
+        by = divisors(self.spec, self.sizes, inputs, known)
         some = seen & (by != 0)
         of = x if factor is None else x * factor
         return torch.where(some, of / torch.where(some, by, 1.0), 0.0).to(x.dtype)

@@ -109,10 +109,14 @@ def together(spec: Spec, of_q: int, of_k: int) -> int:
     return max(of_q, of_k)
 
 
-def axes(sizes: Sizes, dims: int) -> dict[str, Any]:
-    """The parameters of a call, with the numbers of batch entries and heads as arrays along the first of dimensions."""
+def axes(sizes: Sizes, dims: int, heads: int | None = None) -> dict[str, Any]:
+    """The parameters of a call, with the numbers of batch entries and heads as arrays along the first of dimensions.
+
+    ``heads``: how many tensors have, where those that share keys do not differ: the call's stay its parameter.
+    """
     behind = (1,) * (dims - 2)
-    whole = {"b": np.arange(sizes.batch).reshape(-1, 1, *behind), "h": np.arange(sizes.heads).reshape(-1, *behind)}
+    h = np.arange(sizes.heads if heads is None else heads)
+    whole = {"b": np.arange(sizes.batch).reshape(-1, 1, *behind), "h": h.reshape(-1, *behind)}
     return {**sizes.parameters(0, 0), **whole}
 
 

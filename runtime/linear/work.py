@@ -23,7 +23,7 @@ from attnspec.runtime.core.request import Call, check_lists, is_wide, sizes_of
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.decay import by_channel, steps
 from attnspec.runtime.linear.delta import Earlier, corrected, totals
-from attnspec.runtime.linear.each import Divisor, each, seen
+from attnspec.runtime.linear.each import Divisor, divisors, each, seen
 from attnspec.runtime.linear.features import apart, axes, mapped, together
 from attnspec.runtime.linear.sums import Channels, Given, Sums, gradients, sums
 from attnspec.runtime.linear.unit import unit
@@ -34,7 +34,6 @@ from attnspec.spec import contents
 from attnspec.spec.feature import Vector, size
 from attnspec.spec.real import Real
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import MASS
 
 
 def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
@@ -276,13 +275,8 @@ class Work:
 
     def divisor(self, a: Tensor, total: Tensor) -> Tensor:
         """What the sums of rows are divided by, (batch, heads, rows, 1), differentiable; ``a`` are their features."""
-        line, (_, heads, rows) = self.spec.weights.divide, total.shape
-        assert line is not None
-        env = {**axes(self.sizes, 4), **tables(self.inputs), "row": np.arange(rows)[:, None]}
-        env["h"] = env["h"][:heads]  # heads that share keys do not differ where these are corrected
-        mass = {MASS.name: a.sum(-1)} if self.spec.weights.reads_mass else {}
-        found: Tensor = real(line, env, {**self.inputs, **mass}, total[..., None])
-        return found.expand(*total.shape, 1)
+        mass = a.sum(-1) if self.spec.weights.reads_mass else None
+        return divisors(self.spec, self.sizes, self.inputs, total[..., None], mass)
 
     def divided(self, x: Tensor, over: Tensor, seen: Tensor) -> Tensor:
         """``x`` over a divisor: 0 where nothing is seen, or the divisor is 0."""

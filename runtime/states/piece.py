@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,11 +19,11 @@ from attnspec.runtime.core.norm import log_of_totals
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.delta import Earlier, corrected, totals
+from attnspec.runtime.linear.each import divisors
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.linear.operators import attended
 from attnspec.runtime.states.core import CoreSums, undivided
 from attnspec.spec.spec import Spec
-from attnspec.spec.weights import MASS
 
 
 class Results(NamedTuple):
@@ -212,11 +212,8 @@ class Piece:
         assert weights.divide is not None
         if weights.divides_by_total:
             return x / total.masked_fill(total == 0, torch.inf)
-        seen, heads = self._any(total.shape[1], past), total.shape[1]
-        env = {**axes(replace(self.sizes, heads=heads), 4), **tables(self.inputs)}
-        env["row"] = np.arange(total.shape[2])[:, None]
-        inputs = self.inputs if a is None else {**self.inputs, MASS.name: a.sum(-1)}
-        by = real(weights.divide, env, inputs, torch.where(seen, total, 1.0)).expand(total.shape)
+        seen, mass = self._any(total.shape[1], past), None if a is None else a.sum(-1)
+        by = divisors(self.spec, self.sizes, self.inputs, torch.where(seen, total, 1.0), mass)
         return x / torch.where(seen & (by != 0), by, torch.inf)
 
     def _any(self, heads: int, past: bool) -> Tensor:
@@ -235,7 +232,7 @@ class Piece:
         delta, b, v, n = self.spec.weights.delta, self.b, self.v, self.sizes.n
         assert delta is not None
         assert b is not None
-        env = {**axes(replace(self.sizes, heads=b.shape[1]), 3), **tables(self.inputs), "k": np.arange(n)}
+        env = {**axes(self.sizes, 3, b.shape[1]), **tables(self.inputs), "k": np.arange(n)}
         beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
         a = self._chosen(b, True)
         old = v.new_zeros(v.shape[3] + self._whole) if self.state is None else self._before(a)

@@ -67,6 +67,9 @@ CASES = {
         "attention a { attend k < q  linear favor(x, features = 9, stable = running, through_max = true)"
         "  divide total + 0.1 * mass  decay -0.1 }"
     ),
+    "numbers of heads": Case(
+        "attention a { attend causal  linear softmax(x)  divide total + 1.0 / kv_heads  delta 1.0 / heads }"
+    ),
     "heads apart": Case("attention a { attend causal and (h % 2 == 0 or k == q)  linear exp(x)  divide total }"),
     "blocks by head": Case(
         "attention a { attend k // (2 + h % 2) < q // (2 + h % 2)  linear relu(x)  decay -0.1 * (h + 1) }", 6
@@ -84,7 +87,7 @@ CASES = {
         documents=True,
     ),
 }
-QUICK = ["linear", "retention", "gated_delta", "chunks", "blocks by head", "all lines"]
+QUICK = ["linear", "retention", "gated_delta", "chunks", "blocks by head", "numbers of heads", "all lines"]
 KERNELS = [
     "linear",
     "retention",
@@ -105,6 +108,7 @@ KERNELS = [
     "exponentials packed",
     "running",
     "running, decaying",
+    "numbers of heads",
     "heads apart",
     "blocks by head",
     "delta",
