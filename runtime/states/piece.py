@@ -235,7 +235,8 @@ class Piece:
         env = {**axes(self.sizes, 3, b.shape[1]), **tables(self.inputs), "k": np.arange(n)}
         beta = real(delta, env, self.inputs, dtype=v.dtype, device=v.device).expand(v.shape[:3])[..., None]
         a = self._chosen(b, True)
-        old = v.new_zeros(v.shape[3] + self._whole) if self.state is None else self._before(a)
+        columns = v.shape[3] + self._whole
+        old = v.new_zeros(columns) if self.state is None else self._before(a)[..., :columns]
         if n != 1 and decode(self.program).target != "dense":
             return self._corrected_by_kernels(beta, b, old)
         eye = torch.eye(n, dtype=v.dtype, device=v.device)

@@ -70,6 +70,7 @@ CASES = {
     "numbers of heads": Case(
         "attention a { attend causal  linear softmax(x)  divide total + 1.0 / kv_heads  delta 1.0 / heads }"
     ),
+    "each and delta": Case("attention a { attend causal  linear softmax(x)  divide each max(total, 2.0)  delta 0.5 }"),
     "heads apart": Case("attention a { attend causal and (h % 2 == 0 or k == q)  linear exp(x)  divide total }"),
     "blocks by head": Case(
         "attention a { attend k // (2 + h % 2) < q // (2 + h % 2)  linear relu(x)  decay -0.1 * (h + 1) }", 6
