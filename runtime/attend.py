@@ -26,6 +26,7 @@ from attnspec.runtime.dense.linear import dense_linear
 from attnspec.runtime.dense.pairs import counted, past
 from attnspec.runtime.dense.rows import Scored
 from attnspec.runtime.flops import watched
+from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.linear.operators import attended
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.inputs import check_vectors, prepare, read_by_rotations, read_by_rotations_only
@@ -190,15 +191,14 @@ def dense(
     sizes = sizes_of(spec, q, k)
     if transforming():
         inputs = {name: t if t.is_floating_point() else torch.from_numpy(array(t)) for name, t in inputs.items()}
-    given = dict(inputs)
-    projection = given.pop("projection", None) if any(part.favors for part in spec.weighings) else None
     if spec.composed:
-        own = [inputs if any(part.favors for part in one.weighings) else given for one in spec.parts]
+        rest, own = by_branch(spec.parts, inputs)
         parts = [dense(one, q, k, v, scale, own_inputs) for one, own_inputs in zip(spec.parts, own, strict=True)]
-        found = prepare(spec, sizes, given, real=q.dtype, device=q.device)
+        found = prepare(spec, sizes, rest, real=q.dtype, device=q.device)
         block = oracle.Block(range(sizes.batch), range(sizes.heads), np.arange(sizes.n_q))
         return mixed(parts, *oracle.of_rows(spec, parts[0][1], sizes, found, block), spec.detached)
-    linear = spec.weights.linear
+    linear, given = spec.weights.linear, dict(inputs)
+    projection = given.pop("projection", None) if any(part.favors for part in spec.weighings) else None
     found = prepare(spec, sizes, given, real=torch.float64 if linear else q.dtype, device=q.device)
     check_vectors(spec, sizes, found, vector_sizes(spec, q, v))
     if spec.order is not None and "buckets" not in given:

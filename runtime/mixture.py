@@ -19,6 +19,7 @@ from attnspec.runtime.core.norm import by_row
 from attnspec.runtime.core.program import Facts, Program, facts
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.cpp.merge import mixed
+from attnspec.runtime.linear.favor import by_branch
 from attnspec.spec import contents
 from attnspec.spec.real import RealExpr, RealRead
 from attnspec.spec.spec import Spec
@@ -85,9 +86,8 @@ class Mixture:
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Output, log-sum-exp (NaN where there are shares) and, if asked for, the largest scores of rows."""
         options = {"scale": scale, "return_lse": not self.shares, "return_max": return_max}
-        given = [_of_branch(branch.spec, inputs) for branch in self.branches]  # type: ignore[attr-defined]
+        inputs, given = by_branch([branch.spec for branch in self.branches], inputs)  # type: ignore[attr-defined]
         found = [branch(q, k, v, inputs=own, **options) for branch, own in zip(self.branches, given, strict=True)]
-        inputs = {name: t for name, t in inputs.items() if name != "projection"}
         if self.shares:  # whose branches need not have a log-sum-exp
             none = torch.full(q.shape[:3], torch.nan, device=q.device)
             found = [(part[0], none, *part[1:]) if return_max else (part, none) for part in found]
@@ -106,10 +106,3 @@ class Mixture:
         """Output and log-sum-exp of the whole from those of the branches."""
         shares = [share(q, k, inputs) for share in self.shares]
         return mixed(parts, shares, None if self.sink is None else self.sink(q, k, inputs), self.detached)
-
-
-def _of_branch(spec: Spec, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The inputs of a call for a branch: a projection is one for those with random features."""
-    if spec.weights.favors:
-        return inputs
-    return {name: t for name, t in inputs.items() if name != "projection"}

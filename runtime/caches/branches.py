@@ -11,6 +11,7 @@ from torch import Tensor
 from attnspec.analysis.cache_size import KeyHeads
 from attnspec.runtime.caches.rows import Rows
 from attnspec.runtime.core.request import EMPTY, Part
+from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.mixture import Mixture
 
 
@@ -81,7 +82,9 @@ class Branches:
     ) -> tuple[Tensor, Tensor]:
         """Output and, unless shares are given, log-sum-exp of queries of the last tokens, with the sink."""
         shared = bool(self._mixture.shares)
-        found = [cache.attend(q, scale=scale, return_lse=not shared, inputs=inputs) for cache in self.caches]
+        inputs, given = by_branch([branch.spec for branch in self._mixture.branches], inputs)  # type: ignore[attr-defined]
+        options = {"scale": scale, "return_lse": not shared}
+        found = [cache.attend(q, inputs=own, **options) for cache, own in zip(self.caches, given, strict=True)]
         nothing = torch.full(q.shape[:3], torch.nan, device=q.device)
         parts = [(out, nothing) if shared else out for out in found]
         keys = q.new_empty(()).expand(part.batch, part.kv_heads, part.n, q.shape[3])  # looked at for their number

@@ -19,6 +19,7 @@ from attnspec.runtime.dense.counts import Rows
 from attnspec.runtime.dense.linear import Made
 from attnspec.runtime.dense.pairs import past
 from attnspec.runtime.dense.softmax import Block, of_rows, per_head, scores_block, together, weigh
+from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.prepare.order import lsh
 from attnspec.runtime.prepare.rotate import turned
@@ -65,7 +66,7 @@ class Scored:
         q, k = q.to(real), k.to(real)
         pairs = Rows(spec, sizes, arrays, slots)
         if spec.composed:
-            own = [whole if any(part.favors for part in one.weighings) else inputs for one in spec.parts]
+            _, own = by_branch(spec.parts, whole)
             branches = tuple(cls.of(one, q, k, given, x, sizes) for one, x in zip(spec.parts, own, strict=True))
             return cls(spec, q, k, scale, found, sizes, pairs, branches)
         q, k = turned(spec, q, k, sizes, found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.device import lasting, on_device
 from attnspec.spec.feature import Favor, size
+from attnspec.spec.spec import Spec
 
 
 def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, name: str) -> Tensor:
@@ -26,6 +28,21 @@ def projection(of: Favor, dim: int, given: Tensor | None, device: torch.device, 
     if tuple(given.shape) != shape or not given.is_floating_point():
         raise CallError(f"{name}: projection must be (features, dim) = {shape} of reals, not {tuple(given.shape)}")
     return given
+
+
+def by_branch(
+    branches: Sequence[Spec], inputs: Mapping[str, Tensor]
+) -> tuple[Mapping[str, Tensor], list[Mapping[str, Tensor]]]:
+    """The inputs of a mixture without the projection of a call, and those of each of its branches.
+
+    A projection goes to those with random features. (Where none has some it is an input like others.)
+    """
+    if "projection" in inputs:
+        random = [any(part.favors for part in one.weighings) for one in branches]
+        if any(random):
+            rest = {name: t for name, t in inputs.items() if name != "projection"}
+            return rest, [inputs if own else rest for own in random]
+    return inputs, [inputs] * len(branches)
 
 
 def drawn(features: int, dim: int, seed: int, scaling: str) -> Tensor:

@@ -25,6 +25,7 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import sizes_of
 from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.expressions.real import real, tables
+from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.prepare.inputs import prepare
 from attnspec.runtime.states.call import ONLY_KEYS, begins, require_state, why_not, why_softmax_does_not_restart
@@ -62,18 +63,17 @@ def attended_in_branches(spec: Spec, branches: Sequence[Callable[..., Any]], ask
     q, k, v, scale, inputs, *_, return_state = asked
     states, start = _checked(spec, asked.states), _start(spec, branches, asked)
     nothing = torch.full(q.shape[:3], torch.nan, dtype=_numbers(q), device=q.device)
+    specs: list[Spec] = [branch.spec for branch in branches]  # type: ignore[attr-defined]
+    given, own_inputs = by_branch(specs, inputs)
     parts, after = [], []
-    for branch, state in zip(branches, states, strict=True):
-        own: Spec = branch.spec  # type: ignore[attr-defined]
-        given = {name: t for name, t in inputs.items() if name != "projection" or own.weights.favors}
-        call = {"scale": scale, "inputs": given, "return_lse": not spec.shared}
+    for branch, own, its, state in zip(branches, specs, own_inputs, states, strict=True):
+        call = {"scale": scale, "inputs": its, "return_lse": not spec.shared}
         if own.weights.linear:
             call |= {"state": state, "q_start": start, "return_state": return_state}
         found = branch(q, k, v, **call)
         found = found if isinstance(found, tuple | list) else (found,)
         parts.append((found[0], nothing if spec.shared else found[1]))
         after.append(found[-1] if return_state and own.weights.linear else None)
-    given = {name: t for name, t in inputs.items() if name != "projection"}
     shares = [_by_row(spec, one.share, q, k, given, start) for one in spec.mixture if one.share is not None]
     sink = None if shares or spec.sink is None else _by_row(spec, spec.sink, q, k, given, start)
     return MixedResults(*mixed(parts, shares, sink, spec.detached), tuple(after))

@@ -70,6 +70,36 @@ def test_rows_are_those_of_the_whole_sequence(name: str, dtype: torch.dtype) -> 
     assert cache.n == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        "attention a { mix { branch { attend k <= q - 4  linear favor(x, features = 16, stable = none)  divide total }"
+        " branch { attend window(4) } } }",
+        "attention a { input projection: float[batch, 4]  mix { branch { attend k <= q - 4  linear exp(x)  divide total"
+        " } branch { attend window(4)  score s * projection[b, h] } } }",
+    ],
+)
+def test_a_projection_is_one_for_random_features_and_else_an_input(text: str) -> None:
+    attend, q = attnspec.compile(text), torch.randn(BATCH, HEADS, N, DIM)
+    k, v = torch.randn(2, BATCH, KEY_HEADS, N, DIM).unbind(0)
+    given = torch.randn((16, DIM) if "favor" in text else (BATCH, HEADS))
+    want = attnspec.compile(text, target="dense")(*(t.double() for t in (q, k, v)), projection=given)
+    close("call", attend(q, k, v, projection=given), want, 2 * TOLERANCE[torch.float32])
+    cache = attnspec.Cache(attend, batch=BATCH, kv_heads=KEY_HEADS, heads=HEADS, dim=DIM)
+    for at in (slice(0, N - 1), slice(N - 1, N)):
+        cache.append(k[:, :, at], v[:, :, at])
+        out = cache.attend(q[:, :, at], projection=given)
+        close("rows", out, want[:, :, at], 2 * TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("target", ["auto", "dense"])
+def test_a_projection_that_nothing_takes_is_refused(target: str) -> None:
+    attend = attnspec.compile(CASES["lolcats"], target=target)
+    with pytest.raises(CallError, match="there is no input `projection`"):
+        attend(*torch.zeros(3, 1, 2, 4, 8).unbind(0), projection=torch.zeros(2))
+
+
 def test_what_cannot_be_kept_is_refused() -> None:
     ways = {"batch": 1, "kv_heads": 2, "dim": 8}
     with pytest.raises(CallError, match="no caches of keys"):
