@@ -336,7 +336,7 @@ def _lengths(n: int) -> tuple[int, ...]:
 def _reason(made: Plan) -> str:
     """Why its tiles are as large as they are."""
     spec = made.relation.spec
-    linear = [one.weights.linear for one in (spec.alone if spec.composed else (spec,))]
+    linear = [one.weights.linear for one in spec.calls]
     said = []
     for usual, why, which in ((TILE, REASON, False), (LINEAR.tile, LINEAR_REASON, True)):
         tiles = {one.tile for one in made.passes if linear[one.branch if spec.composed else 0] == which}
@@ -350,15 +350,10 @@ def _predictions(found: Cost, dtype: str, sheet: Device | None) -> tuple[Predict
     return tuple(p for device in devices if (p := predict(found, device, dtype)) is not None)
 
 
-def _has_gpu_kernels(spec: Spec) -> bool:
-    """Whether kernels of Triton compute the weights: softmax, beside a decay too."""
-    return all(has_kernels(one, triton=True) for one in (spec.alone if spec.composed else (spec,)))
-
-
 def _on_gpus(made: Plan, sizes: Sizes, dim: int, dtype: str, tile: Tile | None, layout: str) -> tuple[Prediction, ...]:
     """What kernels should take on the GPUs whose ceilings were measured here, with the tiles that they have there."""
     known, itemsize = remembered_gpus(), ITEMSIZE[dtype]
-    if not known or not _has_gpu_kernels(made.relation.spec):
+    if not known or not has_kernels(made.relation.spec, triton=True):
         return ()
     found = _ask(
         lambda: costs(made.relation, schedule_for(dim, itemsize, sizes.n_q), sizes, dim, itemsize, layout, tile)

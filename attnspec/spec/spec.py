@@ -107,6 +107,11 @@ class Spec(Shown):
             if self.mixture
         )
 
+    @property
+    def calls(self) -> tuple[Spec, ...]:
+        """What is computed by calls of its own: each branch where it is ``composed``, else itself."""
+        return self.alone if self.composed else (self,)
+
     @cached_property
     def parts(self) -> tuple[Spec, ...]:
         """The same, pairs counting ``times`` times each: as a mixture of one branch where that is not once."""

@@ -16,7 +16,7 @@ def served(relation: Relation) -> bool:
     spec = relation.spec
     if spec.softmax_only:
         return True
-    if not all(has_kernels(one) for one in (spec.alone if spec.composed else (spec,))):
+    if not has_kernels(spec):
         return False
     return not any(decays(one) for one in (spec, *spec.alone)) or ahead(relation) is None
 

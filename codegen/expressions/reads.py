@@ -42,8 +42,8 @@ def require_softmax(spec: Spec) -> None:
 
 
 def has_kernels(spec: Spec, triton: bool = False) -> bool:
-    """Whether there are kernels for the weights of a pattern that is no composed mixture, of C++ or of Triton."""
-    return spec.softmax_only or scores_decay(spec) or (has_linear_kernels(spec) and not triton)
+    """Whether there are kernels, of C++ or of Triton, for the weights of each call that a pattern takes."""
+    return all(one.softmax_only or scores_decay(one) or (has_linear_kernels(one) and not triton) for one in spec.calls)
 
 
 def scores_decay(spec: Spec) -> bool:

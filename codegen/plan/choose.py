@@ -49,7 +49,7 @@ def plan(
     serves all values alike.
     """
     spec = relation.spec
-    kinds = [LINEAR if one.weights.linear else CPU for one in (spec.alone if spec.composed else (spec,))]
+    kinds = [LINEAR if one.weights.linear else CPU for one in spec.calls]
     return Plan(
         relation,
         tuple(

@@ -149,7 +149,7 @@ class _Dense:
         blocks: tuple[slice, ...],
     ) -> None:
         self.spec, self.sizes, self.v, self.dout, self.tick, self.blocks = spec, sizes, v, dout, tick, blocks
-        self.branches = spec.alone if spec.composed else (spec,)
+        self.branches = spec.calls
         default = 1.0 / math.sqrt(q.shape[-1])
         own = (default if one.scale is None else one.scale for one in self.branches)
         self.scales = [factor if scale is None else scale for factor in own]

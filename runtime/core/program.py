@@ -150,9 +150,7 @@ def facts(program: Program) -> Facts:
         from attnspec.spec.heads import alike, lists_by_head
 
         checked = spec(program)
-        if program.target != "dense" and not all(
-            has_kernels(one, program.target == "triton") for one in (checked.alone if checked.composed else (checked,))
-        ):
+        if program.target != "dense" and not has_kernels(checked, program.target == "triton"):
             raise SpecError([no_kernels(checked.span, checked.said_weights)])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
             raise SpecError([real_too_large(checked.span, value)])
