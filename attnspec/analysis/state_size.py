@@ -9,7 +9,6 @@ from attnspec.analysis.carried import Carried, by_head, carried
 from attnspec.analysis.states import Remembered, states
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
-from attnspec.spec.feature import size
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ def state_size(relation: Relation, sizes: Sizes, lengths: Sequence[int], dim: in
     Raises as :func:`attnspec.analysis.states.states` does.
     """
     spec, weights = relation.spec, relation.spec.weights
-    assert weights.q is not None
-    assert weights.k is not None
-    shape = max(size(side, dim) for side in (weights.q, weights.k)), dim + weights.beside_values
+    shape = weights.features(dim), dim + weights.beside_values
     found, total = [], [0] * len(lengths)
     for item in states(relation, sizes):
         counts = [item.futures.kept(length) for length in lengths]

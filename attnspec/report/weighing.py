@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-from attnspec.spec.feature import size
 from attnspec.spec.weights import Weights
 
 
@@ -16,7 +15,7 @@ def weighing(weights: Weights, dim: int) -> str:
     """What pairs weigh for vectors of ``dim`` entries."""
     said = ["softmax"]
     if weights.q is not None and weights.k is not None:
-        features = max(size(side, dim) for side in (weights.q, weights.k))
+        features = weights.features(dim)
         maps = f"{weights.q}" if weights.q == weights.k else f"q: {weights.q}; k: {weights.k}"
         said = ["linear", f"{features:,} feature{'' if features == 1 else 's'} ({maps})", _divided(weights)]
     said += [f"decaying by {weights.decay} a step"] if weights.decay is not None else []

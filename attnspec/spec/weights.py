@@ -85,6 +85,10 @@ class Weights:
         """Whether neither queries nor keys are needed."""
         return all(side is not None and f.is_constant(side) for side in (self.q, self.k))
 
+    def features(self, dim: int) -> int:
+        """How many features vectors of ``dim`` entries have on either side; 0 where there are none."""
+        return max((f.size(side, dim) for side in (self.q, self.k) if side is not None), default=0)
+
     @property
     def reads_mass(self) -> bool:
         """Whether the divisor reads the sum of the query's features."""

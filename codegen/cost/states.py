@@ -22,7 +22,7 @@ from attnspec.relation.count import TooIrregular, runs
 from attnspec.relation.presburger import Pairs, budget
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import free
-from attnspec.spec.feature import is_exponential, parts, size
+from attnspec.spec.feature import is_exponential, parts
 from attnspec.spec.weights import STEP, Weights
 
 _MOST_RUNS = 2_000_000
@@ -79,10 +79,9 @@ def sweeps(weights: Weights, dim: int, dim_v: int) -> tuple[tuple[Sweep, ...], t
     With a divisor the sum of weights goes along, as one more value or feature; where each feature has one of its own
     the sums are a sweep by themselves, whose values are the features of keys, and what they count from another.
     """
-    assert weights.q is not None
-    assert weights.k is not None
-    m = max(size(side, dim) for side in (weights.q, weights.k))
+    m = weights.features(dim)
     if weights.each:
+        assert weights.k is not None
         logs = any(map(is_exponential, parts(weights.k)))
         before = (Sweep(1, m),) * (2 if logs else 1)
         of_keys = Sweep(1, m, keys=True), Sweep(dim_v, m, keys=True), Sweep(m, dim_v, keys=True)
@@ -99,7 +98,7 @@ def made_before(weights: Weights, dim: int) -> int:
     assert weights.k is not None
     sides = weights.q, weights.k
     if weights.each or weights.reads_mass or any(entrywise(side) is None for side in sides):
-        return max(size(side, dim) for side in sides)
+        return weights.features(dim)
     return 0
 
 
@@ -107,7 +106,7 @@ def steps_by_channel(weights: Weights, dim: int) -> int:
     """How many logarithms of steps kernels read at each position of a head: none where they are few."""
     if not weights.by_channel or weights.decay is None or STEP.name not in free(weights.decay):
         return 0
-    return max(size(side, dim) for side in (weights.q, weights.k) if side is not None)
+    return weights.features(dim)
 
 
 def team_of(plan: Plan, sizes: Sizes, at: int) -> int:

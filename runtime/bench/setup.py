@@ -13,7 +13,6 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.bench.clock import Clock, wall
 from attnspec.runtime.prepare.example import example
-from attnspec.spec.feature import size
 from attnspec.spec.spec import Spec
 
 CPU = torch.device("cpu")
@@ -62,8 +61,7 @@ def examples(spec: Spec, setup: Setup, seed: int = 0) -> dict[str, Tensor]:
 @functools.lru_cache(maxsize=1)
 def _examples(spec: Spec, sizes: Sizes, dim: int, device: torch.device, seed: int) -> dict[str, Tensor]:
     """Those of the last call are kept: tables with a number for each pair take seconds to draw."""
-    sides = [side for part in spec.weighings for side in (part.q, part.k) if side is not None]
-    features = max((size(side, dim) for side in sides), default=dim)
+    features = max(part.features(dim) for part in spec.weighings) or dim
     vectors = {"dim": dim, "dim_v": dim, "features": features}
     found = example(spec, sizes, torch.Generator().manual_seed(seed), vectors)
     return {name: t.to(device) for name, t in found.items()}

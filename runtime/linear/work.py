@@ -39,8 +39,8 @@ from attnspec.spec.spec import Spec
 def vector_sizes(spec: Spec, q: Tensor, v: Tensor) -> dict[str, int]:
     """The sizes of vectors in a call, as declarations of inputs have them."""
     found, weights = {"dim": q.shape[3], "dim_v": v.shape[3]}, spec.weights
-    if weights.q is not None and weights.k is not None:
-        found["features"] = max(size(side, q.shape[3]) for side in (weights.q, weights.k))
+    if weights.linear:
+        found["features"] = weights.features(q.shape[3])
     return found
 
 

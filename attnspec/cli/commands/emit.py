@@ -100,13 +100,13 @@ def _key(spec: Spec, backward: bool, dtype: str, dim: int) -> KernelKey | Linear
 
     if spec.weights.each:  # of the first features of keys
         first, plain = parts(k)[0], "float32"
-        features = size(first, dim) if len(parts(k)) > 1 else max(size(q, dim), size(k, dim))
+        features = size(first, dim) if len(parts(k)) > 1 else spec.weights.features(dim)
         logs = ("z" if backward else "xy") if is_exponential(first) else ""
         if backward:
             return LinearKey(True, (dtype, dtype, *[plain] * 4), dim, features, decay=decay, crossing=decay, logs=logs)
         return LinearKey(False, (plain, plain, dtype, dtype, plain, plain), features, dim, decay=decay, logs=logs)
     maps, divided, by_channel = in_kernels(spec.weights), spec.weights.divide is not None, spec.weights.by_channel
-    features, types = max(size(q, dim), size(k, dim)), (*[dtype] * 4, "float32", "float32")
+    features, types = spec.weights.features(dim), (*[dtype] * 4, "float32", "float32")
     if backward:
         one, up = ("x", "y") if divided else ("", "")
         fades = decay, "z" * by_channel, decay
