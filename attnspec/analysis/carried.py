@@ -154,16 +154,14 @@ def carried(relation: Relation, sizes: Sizes, waiting: bool = False) -> Carried 
     alike, pred = _inside_documents(spec)
     if names := sorted(contents.varies(pred) - e.POSITIONS, key=lambda name: (name in e.SIZES, name)):
         return f"the pattern depends on `{names[0]}`, which is not the same before and after a cut"
-    periods = [
-        (item.futures.cut, 0) if item.futures.cut is not None else item.futures.waits if waiting else None
-        for item in found
-    ]
-    for item, period in zip(found, periods, strict=True):
-        if period is None or period[0] is None:
+    periods, ways = [], []
+    for item in found:
+        period = (item.futures.cut, 0) if item.futures.cut is not None else item.futures.waits if waiting else None
+        if period is None:
             return _of(item, found) + _why(item.futures)
-    read = {name for atom in alike for name in contents.varies(atom)}
-    cut, ways = lcm(*(period[0] for period in periods if period)), []
-    lag = -(-max(period[1] for period in periods if period) // cut) * cut
+        periods.append(period)
+    cut = lcm(*(each for each, _ in periods))
+    lag = -(-max(last for _, last in periods) // cut) * cut
     for item in found:
         sees = item.futures.sees
         with budget(sees, patient=True):
@@ -176,6 +174,7 @@ def carried(relation: Relation, sizes: Sizes, waiting: bool = False) -> Carried 
                 f"query {ahead[0]} sees key {ahead[1]}, and the tokens before a cut see none after it"
             )
         ways.append(Crossing(item.heads, item.b, key, None if later is None else later[0], item.futures))
+    read = {name for atom in alike for name in contents.varies(atom)}
     packed = [declared for declared in spec.inputs if declared.form == "offsets" and declared.name in read]
     if packed and (why := _why_not_packed(spec, packed[0], alike, cut + lag)):
         return why

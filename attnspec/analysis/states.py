@@ -82,10 +82,7 @@ class Futures:
         if self.single is None:
             return None
         with budget(self.sees, patient=True):
-            pieces = self.sees.pieces()
-            whole = lcm(self.single, *(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
-            divisors = sorted({d for i in range(1, isqrt(whole) + 1) if whole % i == 0 for d in (i, whole // i)})
-            return next((d for d in divisors if d % self.single == 0 and self._repeats(d)), None)
+            return self._period(lcm(self.single, self._whole), self.single)
 
     @cached_property
     def waits(self) -> tuple[int, int] | None:
@@ -94,12 +91,7 @@ class Futures:
         The pattern is the same when it is moved by the period. None if there are no such two.
         """
         with budget(self.first, patient=True):
-            pieces = self.sees.pieces()
-            whole = lcm(*(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
-            if whole > _LONGEST_PERIOD:
-                return None
-            divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-            period = next((d for d in divisors if self._repeats(d)), None)
+            period = None if self._whole > _LONGEST_PERIOD else self._period(self._whole)
             if period is None:
                 return None
             further = self.first.intersection(self.first.then(Pairs.read("x < y")))
@@ -108,6 +100,16 @@ class Futures:
             last = max(-(-(x - y) // period) * period for x, y in (found or (0, 0) for found in firsts))
             more = further.intersection(Pairs.read(f"x mod {period} = 0 and x - y > {last}"))
             return (period, last) if more.is_empty() else None
+
+    @property
+    def _whole(self) -> int:
+        """A common multiple of all periods of the pattern."""
+        return lcm(*(piece.period(axis)[0] for piece in self.sees.pieces() for axis in (1, 2)))
+
+    def _period(self, whole: int, of: int = 1) -> int | None:
+        """The smallest divisor of ``whole`` that is a multiple of ``of`` and a period; None if there is none."""
+        divisors = sorted({d for i in range(1, isqrt(whole) + 1) if whole % i == 0 for d in (i, whole // i)})
+        return next((d for d in divisors if d % of == 0 and self._repeats(d)), None)
 
     def _repeats(self, period: int) -> bool:
         """Whether the pattern is the same when it is moved by so many positions."""
