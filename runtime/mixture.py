@@ -20,8 +20,7 @@ from attnspec.runtime.core.program import Facts, Program, facts
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.linear.favor import by_branch
-from attnspec.spec import contents
-from attnspec.spec.real import RealExpr, RealRead
+from attnspec.spec.real import RealExpr
 from attnspec.spec.spec import Spec
 
 
@@ -50,9 +49,7 @@ class OfRows:
     @classmethod
     def of(cls, spec: Spec, real: RealExpr, program: Program) -> OfRows:
         """Of a formula of a spec's, for the target of its program. Raises SpecError where a number is too large."""
-        read = {node.name.partition(".")[0] for node in contents.walk(real) if isinstance(node, RealRead)}
-        inputs = tuple(declared for declared in spec.inputs if declared.name in read)
-        text = str(Spec(spec.name, (), (), (), spec.align, "", spec.span, inputs=inputs, sink=real))
+        text = str(Spec(spec.name, (), (), (), spec.align, "", spec.span, inputs=spec.read_by(real), sink=real))
         own = Program.of(text, f"{spec.name}, by row", None, {}, target=program.target)
         facts(own)
         return cls(Around.of(spec_of(own), own.encoded))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from attnspec.codegen.expressions.reads import reads
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.pages import check_lengths, sizes_at
@@ -121,5 +120,4 @@ class Rotations(Weights):
 
     def _read_by_formulas(self) -> tuple[Input, ...]:
         """The inputs that frequencies and attention factors depend on."""
-        read = reads(*(node for rotation in self.spec.turns for node in rotation.formulas))
-        return tuple(declared for declared in self.spec.inputs if declared.name in read)
+        return self.spec.read_by(*(node for rotation in self.spec.turns for node in rotation.formulas))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.real import Product, Real, RealRead, Total
@@ -57,20 +56,11 @@ def scored(spec: Spec) -> Spec:
     ]
     sizes = (e.Var("batch"), e.Var("heads"), e.Var(length(spec)))
     made = replace(spec, score=Total((*terms, spec.score)), weights=SOFTMAX)
-    read = _read(made)
-    inputs = tuple(declared for declared in spec.inputs if declared.name in read)
+    turns = (node for rotation in made.turns for node in rotation.expressions)
+    inputs = spec.read_by(*(branch.pred for branch in made.branches), *made.reals, *turns)
     return replace(made, inputs=(*inputs, Input(high, "float", sizes), Input(low, "float", sizes)))
 
 
 def length(spec: Spec) -> str:
     """How many positions have sums: all of queries, and of keys all that are not after every query."""
     return "n" if spec.align == "end" else "n_q"
-
-
-def _read(spec: Spec) -> set[str]:
-    """The inputs that a spec reads, itself or by what is derived from them."""
-    preds = [branch.pred for branch in spec.branches]
-    turns = [node for rotation in spec.turns for node in rotation.expressions]
-    kinds = (e.Read, e.Flag, e.Among, RealRead)
-    nodes = (node for root in (*preds, *spec.reals, *turns) for node in contents.walk(root))
-    return {node.name.partition(".")[0] for node in nodes if isinstance(node, kinds)}

@@ -161,6 +161,11 @@ class Spec(Shown):
         """All rotations, those of branches too."""
         return (*self.rotations, *(rotation for branch in self.mixture for rotation in branch.rotations))
 
+    def read_by(self, *nodes: e.Node) -> tuple[Input, ...]:
+        """The inputs that expressions read, themselves or by what is derived from them."""
+        read = {name for node in nodes for name in contents.varies(node)}
+        return tuple(declared for declared in self.inputs if declared.name in read)
+
     @cached_property
     def pred(self) -> e.Pred:
         """The whole pattern as one predicate."""

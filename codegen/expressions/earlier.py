@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnspec.codegen.expressions.entrywise import in_kernels
-from attnspec.codegen.expressions.reads import reads
 from attnspec.spec import expr as e
 from attnspec.spec.feature import Vector
 from attnspec.spec.parts import Clause
@@ -29,11 +28,10 @@ def earlier(spec: Spec, mapped: bool = True) -> Spec:
     Kernels work them out where they do so of the keys of the whole, if they are ``mapped``; else ``x`` are features.
     """
     feature = spec.weights.k if mapped and in_kernels(spec.weights)[1] else Vector()
-    read = {name.partition(".")[0] for name in reads(*(branch.pred for branch in spec.branches))}
     return replace(
         spec,
         params=(),
-        inputs=tuple(declared for declared in spec.inputs if declared.name in read),
+        inputs=spec.read_by(*(branch.pred for branch in spec.branches)),
         within=(*spec.within, Clause(e.Cmp("<", e.Var("k"), e.Var("q")), spec.span)),
         weights=Weights(feature, feature),
         rotations=(),

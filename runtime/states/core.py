@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from attnspec.codegen.expressions.reads import reads
 from attnspec.runtime import attend as around
 from attnspec.runtime.core.program import Program, decode, facts
 from attnspec.runtime.core.program import spec as spec_of
@@ -48,11 +47,10 @@ class CoreSums:
         """
         program = decode(whole)
         spec = spec_of(program)
-        read = {name.partition(".")[0] for name in reads(*(branch.pred for branch in spec.branches))}
-        inputs = tuple(declared for declared in spec.inputs if declared.name in read)
+        inputs = spec.read_by(*(branch.pred for branch in spec.branches))
         line, gates = None, None
         if decay:
-            gates = next(name for name in ("gates", "gates_", "gates__") if name not in read)
+            gates = next(name for name in ("gates", "gates_", "gates__") if name not in {one.name for one in inputs})
             names = (e.Var("b"), e.Var("h"), STEP, CHANNEL)[:decay]
             line = RealRead(gates, names)
             sizes = tuple(map(e.Var, ("batch", "heads", "n", "features")[:decay]))
