@@ -18,10 +18,10 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     errors | language | spec | check.expressions | check.clauses | check | reference | relation | analysis
     codegen | codegen.expressions | codegen.layouts | codegen.plan | codegen.cpp | codegen.triton codegen.triton.softmax
-    codegen.cost
+    codegen.cost | codegen.ranks
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.linear
-    runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.recurrent | runtime.bench
-    runtime.modules | report | cli | cli.bench | cli.commands | attnspec
+    runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.distributed | runtime.recurrent
+    runtime.bench | runtime.modules | report | cli | cli.bench | cli.commands | attnspec
 """
 PLACES = {
     room: place for place, rooms in enumerate(ORDER.strip().replace("\n", "|").split("|")) for room in rooms.split()

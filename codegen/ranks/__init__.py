@@ -1,0 +1,1 @@
+"""One sequence over many ranks: who holds which positions, who computes which pairs, and what is sent for that."""

@@ -1,0 +1,56 @@
+"""What ranks compute and send, as values: items with a place and a step, and the messages that they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from attnspec.codegen.ranks.runs import Run, Runs
+
+Heads = tuple[int, int]
+"""Query heads from the first to before the second; they share no key head with heads outside."""
+
+
+class Item(NamedTuple):
+    """A rectangle of pairs, which one rank computes: ``queries`` x ``keys`` of ``heads`` (None: all) of a ``branch``.
+
+    ``asker`` is the rank that holds the queries, ``keeper`` the one that holds the keys, ``place`` (one of both) the
+    one that computes, in ``step``: 0 for what needs nothing of others. ``pairs`` counts those that the pattern has
+    there, over the heads.
+    """
+
+    branch: int
+    heads: Heads | None
+    queries: Run
+    keys: Run
+    asker: int
+    keeper: int
+    place: int
+    step: int
+    pairs: int
+
+
+class Slice(NamedTuple):
+    """Positions of some heads: ``heads`` are query heads (None: all), whatever is sent; ``branch`` only of results."""
+
+    heads: Heads | None
+    runs: Runs
+    branch: int = 0
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one rank sends another for one step.
+
+    Forward: ``keys`` are keys and values, needed in ``step``; ``queries`` are queries, needed in ``step``; ``results``
+    are outputs and log-sum-exps of such queries, computed in ``step`` by the sender and added by the receiver after
+    it. Backward the same kinds mean: keys and values again; queries with what their gradients come from; and
+    ``results`` are the gradients of what was sent (``of``: keys or queries).
+    """
+
+    step: int
+    source: int
+    target: int
+    kind: Literal["keys", "queries", "results"]
+    slices: tuple[Slice, ...]
+    of: Literal["keys", "queries"] = "queries"

@@ -1,0 +1,1 @@
+"""One sequence over many ranks: what each of them computes, sends and receives, on torch.distributed."""

@@ -1,0 +1,44 @@
+"""How messages travel: posted for a step, waited for when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Sent(NamedTuple):
+    """A contiguous tensor for a rank."""
+
+    target: int
+    tensor: Tensor
+
+
+class Expected(NamedTuple):
+    """What is to come from a rank."""
+
+    source: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Pending(Protocol):
+    """Messages on their way."""
+
+    def wait(self) -> list[Tensor]:
+        """What was expected, in its order, when all of it is here and all that was sent is out of its buffers."""
+        ...
+
+
+class Transport(Protocol):
+    """The messages of one rank among several. Ranks count from 0 within their group."""
+
+    rank: int
+    ranks: int
+
+    def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
+        """Begin with the messages of one step; every rank posts every step, with nothing too, in the same order."""
+        ...
