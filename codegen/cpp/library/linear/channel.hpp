@@ -21,12 +21,7 @@ ATTNSPEC_INLINE vfloat left_between(const double* far, const double* near) {
     constexpr float shift = 12582912.f;  // 1.5 * 2^23
     const vfloat whole = (low + shift) - shift;
     const vfloat part = __builtin_convertvector(x - __builtin_convertvector(whole, vdouble), vfloat);
-    vfloat p = 0.0013264726f * part + 0.009671513f;
-    p = p * part + 0.055507336f;
-    p = p * part + 0.24022242f;
-    p = p * part + 0.693147f;
-    p = p * part + 1.f;
-    const vint bits = (vint)p + ((vint)(low + shift) << 23);
+    const vint bits = (vint)exp2_near_zero(part) + ((vint)(low + shift) << 23);
     return t < -126.f ? vfloat{} : (vfloat)bits;
 }
 

@@ -211,12 +211,9 @@ struct Sweep : TileWalk<Pass> {
             const LogTile& tile = inner_tile(j, h, slots);
             for (int c = 0; c < CHANNELS; ++c) approach(c, tile.top[c], tile.mass[c], sign);
             if (LOGS == 3) return;
-            const float *a = tile.faded, *by = LOGS == 1 ? tile.inner.z : tile.inner.y;
-            constexpr int whole = OTHER / LANES * LANES;
-            for (int x = 0; x < whole; x += LANES)
-                faded_rows<CHANNELS, CS, OTHER, C>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
-            for (int x = whole; x < OTHER; x += W)
-                faded_rows<CHANNELS, CS, OTHER, 1>(a, by + x, tile.inner.count, w.keep, w.come, w.sums + x, w.state + x);
+            const float* other = LOGS == 1 ? tile.inner.z : tile.inner.y;
+            const ChangeOfEach by = {w.keep, w.come};
+            add_products<CHANNELS, CS, OTHER>(tile.faded, other, tile.inner.count, by, {w.sums, w.state}, w.ahead);
         });
     }
 

@@ -26,29 +26,6 @@ constexpr bool ONES = !KEYS;  // channels of the inner side are exp of logarithm
 ATTNSPEC_INLINE vfloat finite(vfloat x) { return x < INF ? x : all(-INF); }  // NaN is not
 ATTNSPEC_INLINE vfloat weight(vfloat here, vfloat there) { return exp(smaller(vfloat{}, here + there)); }
 
-// sums[m][x] = keep[m] * sums[m][x] + come[m] * sum over t of A[t * S + m] B[t * COLS + x], for M channels; `rounded` the same.
-template <int M, int S, int COLS, int VECTORS>
-ATTNSPEC_INLINE void faded_block(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums,
-                                 float* rounded) {
-    float c[M * VECTORS * W] __attribute__((aligned(64)));
-    block<Floats, M, VECTORS, 1, S, COLS, VECTORS * W, false>(a, b, steps, c);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-        for (int v = 0; v < VECTORS; ++v) {
-            vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            *to = *to * keep[m] + __builtin_convertvector(load(c + (m * VECTORS + v) * W), vdouble) * come[m];
-            *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(*to, vfloat);
-        }
-}
-template <int M, int S, int COLS, int VECTORS>
-static void faded_rows(const float* a, const float* b, int64_t steps, const double* keep, const double* come, double* sums, float* rounded) {
-    for (int m = 0; m + R <= M; m += R)
-        faded_block<R, S, COLS, VECTORS>(a + m, b, steps, keep + m, come + m, sums + m * COLS, rounded + m * COLS);
-    constexpr int w = M / R * R;
-    if constexpr (w < M) faded_block<M - w, S, COLS, VECTORS>(a + w, b, steps, keep + w, come + w, sums + w * COLS, rounded + w * COLS);
-}
-
 // A tile of the inner side. `faded` is y or z times exp of `logs` less `top`, `mass` the sum of these exponentials.
 struct LogTile { int64_t tile, head; Inner inner; const float *logs, *faded, *top, *mass; };
 

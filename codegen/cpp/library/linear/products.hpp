@@ -30,14 +30,30 @@ struct State {
     float* rounded;
 };
 
-struct Change { float sign; double keep; };
-
 typedef double vdouble __attribute__((vector_size(W * 8), aligned(4), may_alias));
 
-// sums[m][x] = keep * sums[m][x] + sign * sum over t of A[t * S + m] B[t][x], for M rows of COLS columns, by register blocks;
-// `rounded` is the same.
-template <int M, int SM, int ST, int COLS, int VECTORS>
-ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, Change by, double* sums, float* rounded) {
+// What becomes of row m of sums when more comes to it. All rows alike: they are kept in part, and it is added or taken away.
+struct Change {
+    float sign;
+    double keep;
+    ATTNSPEC_INLINE vdouble operator()(int, vdouble sums, vfloat more) const {
+        return (SCALAR ? sums * keep : sums) + __builtin_convertvector(sign * more, vdouble);
+    }
+    Change from(int) const { return *this; }
+};
+// Each row has factors of its own.
+struct ChangeOfEach {
+    const double *keep, *come;
+    ATTNSPEC_INLINE vdouble operator()(int m, vdouble sums, vfloat more) const {
+        return sums * keep[m] + __builtin_convertvector(more, vdouble) * come[m];
+    }
+    ChangeOfEach from(int m) const { return {keep + m, come + m}; }
+};
+
+// sums[m][x] = by(m, sums[m][x], sum over t of A[t * S + m] B[t][x]), for M rows of COLS columns, by register blocks; `rounded`
+// is the same.
+template <int M, int SM, int ST, int COLS, int VECTORS, class By>
+ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, By by, double* sums, float* rounded) {
     float c[M * VECTORS * W] __attribute__((aligned(64)));
     block<Floats, M, VECTORS, SM, ST, COLS, VECTORS * W, false>(a, b, steps, c);
 #pragma GCC unroll 16
@@ -45,21 +61,20 @@ ATTNSPEC_INLINE void state_block(const float* a, const float* b, int64_t steps, 
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; ++v) {
             vdouble* to = (vdouble*)(sums + m * COLS + v * W);
-            const vdouble before = SCALAR ? *to * by.keep : *to;
-            const vdouble sum = before + __builtin_convertvector(by.sign * load(c + (m * VECTORS + v) * W), vdouble);
+            const vdouble sum = by(m, *to, load(c + (m * VECTORS + v) * W));
             *to = sum;
             *(vfloat_any*)(rounded + m * COLS + v * W) = __builtin_convertvector(sum, vfloat);
         }
 }
-template <int M, int S, int COLS, int VECTORS>
-static void state_rows(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
+template <int M, int S, int COLS, int VECTORS, class By>
+static void state_rows(const float* a, const float* b, int64_t steps, By by, State to, Ahead& ahead) {
     for (int m = 0; m + R <= M; m += R, ahead.ask(R * VECTORS * steps))
-        state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, by, to.sums + m * COLS, to.rounded + m * COLS);
+        state_block<R, 1, S, COLS, VECTORS>(a + m, b, steps, by.from(m), to.sums + m * COLS, to.rounded + m * COLS);
     constexpr int w = M / R * R;
-    if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, by, to.sums + w * COLS, to.rounded + w * COLS);
+    if constexpr (w < M) state_block<M - w, 1, S, COLS, VECTORS>(a + w, b, steps, by.from(w), to.sums + w * COLS, to.rounded + w * COLS);
 }
-template <int M, int S, int COLS>
-static void add_products(const float* a, const float* b, int64_t steps, Change by, State to, Ahead& ahead) {
+template <int M, int S, int COLS, class By>
+static void add_products(const float* a, const float* b, int64_t steps, By by, State to, Ahead& ahead) {
     constexpr int whole = COLS / LANES * LANES;
     for (int x = 0; x < whole; x += LANES) state_rows<M, S, COLS, C>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
     for (int x = whole; x < COLS; x += W) state_rows<M, S, COLS, 1>(a, b + x, steps, by, {to.sums + x, to.rounded + x}, ahead);
