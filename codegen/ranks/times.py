@@ -1,0 +1,72 @@
+"""How long a schedule takes on a machine, step by step: what arrives for a step travels while the one before computes.
+
+A rank posts the messages of the next step, computes the step, and waits. A message is on its way when both of its ranks
+have posted it. Results of queries travel back one step after they were computed; so do, in backward, gradients of
+keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from attnspec.codegen.ranks.loads import Loads
+from attnspec.codegen.ranks.machines import Machine
+from attnspec.codegen.ranks.traffic import Floats, Layer, Traffic, traffic
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one pass, an array over ranks each.
+
+    ``whole`` is when a rank is done; ``compute`` and ``messages`` what it would take if all else were free.
+    """
+
+    whole: Floats
+    compute: Floats
+    messages: Floats
+
+    @property
+    def seconds(self) -> float:
+        """When the last rank is done."""
+        return float(self.whole.max())
+
+
+def operations(layer: Layer, backward: bool) -> int:
+    """Those of a pair: two products forward, five backward."""
+    return layer.batch * 2 * (3 * layer.dim + 2 * layer.dim_v if backward else layer.dim + layer.dim_v)
+
+
+def times(loads: Loads, layer: Layer, machine: Machine, backward: bool = False) -> Times:
+    """The times of one pass. Alike on every machine that works them out: there are no sums whose order is open."""
+    moved = traffic(loads, layer, backward)
+    compute = loads.pairs * (operations(layer, backward) / machine.flops[layer.dtype]) + loads.calls * machine.call
+    busy = np.maximum(compute, machine.step) if machine.beside else compute + machine.step
+    transfers = _transfers(moved, machine)
+    now = np.zeros(loads.ranks)
+    cuts = np.searchsorted(moved.phase, np.arange(moved.phases + 1)).tolist()
+    for phase, (low, high) in enumerate(pairwise(cuts)):
+        done = now + busy[phase] if phase < loads.steps else now
+        if low < high:
+            source, target = moved.source[low:high], moved.target[low:high]
+            both = np.maximum(now[source], now[target])
+            posted = now.copy()
+            np.maximum.at(posted, source, both)
+            np.maximum.at(posted, target, both)
+            done = np.maximum(done, posted + transfers[phase])
+        now = done
+    return Times(now, np.add.reduce(compute, 0), np.add.reduce(transfers, 0))
+
+
+def _transfers(moved: Traffic, machine: Machine) -> Floats:
+    """Seconds that each rank's messages of each phase take, shape (phases, ranks): both ways and both links at once."""
+    near = moved.source // machine.node == moved.target // machine.node
+    longest = np.zeros((moved.phases, moved.ranks))
+    for end in (moved.source, moved.target):
+        for here, rate in ((near, machine.near), (~near, machine.far)):
+            np.maximum(longest, moved.by_phase(end, moved.nbytes * here) / rate, out=longest)
+    received = moved.by_phase(moved.target, moved.counted)
+    sent = moved.by_phase(moved.source, moved.counted)
+    return longest + np.maximum(received, sent) * machine.message
