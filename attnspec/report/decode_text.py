@@ -8,7 +8,7 @@ from attnspec.analysis.cache_size import CacheSize
 from attnspec.analysis.state_size import StateNeed, StateSize
 from attnspec.report.decode import Decode
 from attnspec.report.figures import show_table, table
-from attnspec.report.units import plural, quantity, ranges
+from attnspec.spec.units import plural, quantity, ranges
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attnspec.report.insight import Insight
-from attnspec.report.units import count, quantity, ranges, share
+from attnspec.spec.units import count, quantity, ranges, share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from attnspec.analysis.segments import Run
 from attnspec.report.figures import show_table, table
 from attnspec.report.segments import Following
-from attnspec.report.units import count, plural, quantity
+from attnspec.spec.units import count, plural, quantity
 
 if TYPE_CHECKING:
     from rich.console import Console

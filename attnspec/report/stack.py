@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from attnspec.analysis.reach import Reach, reach
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
-from attnspec.report.units import share
 from attnspec.spec.spec import Spec
+from attnspec.spec.units import share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ from attnspec.report.segments import Following
 from attnspec.report.segments_text import in_all
 from attnspec.report.segments_text import show as show_segments
 from attnspec.report.suggest import reason
-from attnspec.report.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
+from attnspec.spec.units import BEATEN, beats, count, plural, quantity, ranges, seconds, share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,7 @@ import click
 
 from attnspec.cli.bench.parts import plain_parts, plain_steps, print_parts, print_steps
 from attnspec.cli.console import console, progress
-from attnspec.report.units import plural, quantity, seconds
+from attnspec.spec.units import plural, quantity, seconds
 
 if TYPE_CHECKING:
     from attnspec.runtime.bench.decode import Decoded, Row

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attnspec.cli.console import console, progress
-from attnspec.report.units import plural, quantity, seconds
+from attnspec.spec.units import plural, quantity, seconds
 
 if TYPE_CHECKING:
     from attnspec.runtime.bench.linear import Bar, Case, Measured

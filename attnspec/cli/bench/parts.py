@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from attnspec.report.units import quantity, seconds
+from attnspec.spec.units import quantity, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

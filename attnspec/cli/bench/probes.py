@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from attnspec.cli.options import checked, read_params
-from attnspec.report.units import quantity, seconds
+from attnspec.spec.units import quantity, seconds
 
 
 def show_startup(spec: str, params: tuple[str, ...], runs: int, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from attnspec.cli.options import read_params
-from attnspec.report.units import quantity, seconds
+from attnspec.spec.units import quantity, seconds
 
 LENGTH = 1_000_000
 

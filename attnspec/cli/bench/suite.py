@@ -9,12 +9,12 @@ import click
 
 from attnspec.cli.bench.table import plain, useful, useful_share
 from attnspec.cli.console import console
-from attnspec.report.units import quantity, seconds
 from attnspec.runtime.bench.calls import Row, long_rows, shipped_rows
 from attnspec.runtime.bench.kernel_checks import checks
 from attnspec.runtime.bench.peers import OWN
 from attnspec.runtime.bench.suite import MEASURED, Budget, Report, run
 from attnspec.runtime.bench.versions import versions
+from attnspec.spec.units import quantity, seconds
 
 if TYPE_CHECKING:
     import torch

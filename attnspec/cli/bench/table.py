@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attnspec.cli.console import console
-from attnspec.report.units import BEATEN, beats, plural, quantity, seconds
 from attnspec.runtime.bench.peers import OWN, peers
+from attnspec.spec.units import BEATEN, beats, plural, quantity, seconds
 
 if TYPE_CHECKING:
     from rich.table import Table

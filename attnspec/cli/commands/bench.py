@@ -21,7 +21,7 @@ from attnspec.cli.options import (
     size_options,
     text_of,
 )
-from attnspec.report.units import seconds
+from attnspec.spec.units import seconds
 
 if TYPE_CHECKING:
     import torch
@@ -224,9 +224,9 @@ def _bench(
 def _ceilings(as_json: bool, device: torch.device) -> None:
     from dataclasses import asdict
 
-    from attnspec.report.units import quantity
     from attnspec.runtime.bench.ceilings import ceilings
     from attnspec.runtime.bench.gpu_ceilings import gpu_ceilings
+    from attnspec.spec.units import quantity
 
     found = ceilings() if device.type == "cpu" else gpu_ceilings(device, again=True)
     if as_json:

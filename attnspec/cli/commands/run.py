@@ -174,9 +174,9 @@ def _report(setup: Setup, verdict: Verdict, forward: Outcome, both: Outcome) -> 
     from rich.table import Table
 
     from attnspec.cli.bench.table import prepared, remarks
-    from attnspec.report.units import plural, ranges, seconds
     from attnspec.runtime.bench.verify import sampled
     from attnspec.runtime.core.device import name_of
+    from attnspec.spec.units import plural, ranges, seconds
 
     out = console()
     word, s = "agrees with" if verdict.agrees else "DIFFERS FROM", setup.sizes
