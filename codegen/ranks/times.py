@@ -14,7 +14,7 @@ import numpy as np
 
 from attnspec.codegen.ranks.loads import Loads
 from attnspec.codegen.ranks.machines import Machine
-from attnspec.codegen.ranks.traffic import Floats, Layer, Traffic, traffic
+from attnspec.codegen.ranks.phases import Floats, Layer, Phases, phases
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def operations(layer: Layer, backward: bool) -> int:
 
 def times(loads: Loads, layer: Layer, machine: Machine, backward: bool = False) -> Times:
     """The times of one pass. Alike on every machine that works them out: there are no sums whose order is open."""
-    moved = traffic(loads, layer, backward)
+    moved = phases(loads, layer, backward)
     compute = loads.pairs * (operations(layer, backward) / machine.flops[layer.dtype]) + loads.calls * machine.call
     busy = np.maximum(compute, machine.step) if machine.beside else compute + machine.step
     transfers = _transfers(moved, machine)
@@ -60,7 +60,7 @@ def times(loads: Loads, layer: Layer, machine: Machine, backward: bool = False) 
     return Times(now, np.add.reduce(compute, 0), np.add.reduce(transfers, 0))
 
 
-def _transfers(moved: Traffic, machine: Machine) -> Floats:
+def _transfers(moved: Phases, machine: Machine) -> Floats:
     """Seconds that each rank's messages of each phase take, shape (phases, ranks): both ways and both links at once."""
     near = moved.source // machine.node == moved.target // machine.node
     longest = np.zeros((moved.phases, moved.ranks))

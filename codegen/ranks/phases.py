@@ -53,7 +53,7 @@ def _legs(layer: Layer, backward: bool) -> tuple[_Leg, ...]:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Phases:
     """Messages in order of their phase: phase p is beside the work of step p, and the last is after all steps.
 
     ``nbytes`` are those of all batch entries; ``counted`` is 0 for what travels in another's message, else 1.
@@ -92,7 +92,7 @@ class Traffic:
         return found.reshape(self.phases, self.ranks)
 
 
-def traffic(loads: Loads, layer: Layer, backward: bool = False) -> Traffic:
+def phases(loads: Loads, layer: Layer, backward: bool = False) -> Phases:
     """The messages of one pass of a schedule."""
     parts = list[tuple[Ints, ...]]()
     for leg in _legs(layer, backward):
@@ -102,7 +102,7 @@ def traffic(loads: Loads, layer: Layer, backward: bool = False) -> Traffic:
         parts.append((phase, source[at], target[at], loads.rows[at] * (leg.row * layer.batch), counted))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     order = np.argsort(columns[0], kind="stable")
-    return Traffic(loads.steps + 1, loads.ranks, *(column[order] for column in columns))
+    return Phases(loads.steps + 1, loads.ranks, *(column[order] for column in columns))
 
 
 def keys_held(loads: Loads) -> Ints:
