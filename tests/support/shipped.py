@@ -16,6 +16,7 @@ from attnspec.runtime.prepare.example import example
 from attnspec.spec.axes import lengths
 from attnspec.spec.real import Score
 from attnspec.spec.spec import Spec
+from attnspec.spec.strided import why_not_strided
 from tests.support.oracle import tensors
 
 # Parameters that make every kind of tile occur at a length of about a hundred.
@@ -80,6 +81,8 @@ SOFTMAX = tuple(name for name in attnspec.shipped() if name not in GROUPS["witho
 """Those whose weights are plain softmax."""
 FUSED = tuple(name for name in SOFTMAX if not attnspec.read(name).composed)
 """Those of them that one kernel computes."""
+STRIDABLE = tuple(name for name in attnspec.shipped() if why_not_strided(attnspec.read(name)) is None)
+"""Those that can be computed over every few positions."""
 
 
 def call_of(
