@@ -33,7 +33,11 @@ class Steps:
 
     sums: Tensor
     first: int
-    by_channel: bool
+
+    @property
+    def by_channel(self) -> bool:
+        """Whether features decay each by itself."""
+        return self.sums.dim() == 4
 
     def between(self, q: NDArray[np.int64], k: NDArray[np.int64], channel: int | None = None) -> Tensor:
         """The sums over the steps after the earlier of two positions up to the later one, (batch, heads, q, k)."""
@@ -55,8 +59,7 @@ def steps(
     """The steps of a call, or None where nothing decays: sums of their :func:`logarithms`."""
     first, end = min(0, sizes.first), max(sizes.n, sizes.first + sizes.n_q)
     logs = logarithms(spec, inputs, sizes, np.arange(first, end), device, features, more)
-    by_channel = spec.weights.by_channel or (more is not None and more.dim() == 4)
-    return None if logs is None else Steps(logs.cumsum(2), first, by_channel)
+    return None if logs is None else Steps(logs.cumsum(2), first)
 
 
 def logarithms(

@@ -157,7 +157,7 @@ def going_on(asked: Asked) -> Results:
     return Results(found.out.to(dtype), total, found.state.to(rest))
 
 
-def piece(asked: Asked) -> Piece:
+def piece(asked: Asked) -> Piece | WholePiece:
     """A call that takes or gives a state. Raises CallError where it cannot."""
     program, q, k, v, scale, inputs, state, q_start, return_state, waiting = asked
     known = decode(program)
@@ -201,25 +201,19 @@ def piece(asked: Asked) -> Piece:
         and scale != 0
     ):
         own = whole(program, heads, kv_heads, batch)
-    vectors = (q, k, v)
-    q, k, v = (t.to(dtype) for t in (q, k, v))
-    end = start + n
-    held = Held(end - n_q, n_q, start, n, 0, heads, kv_heads, 0, batch)
-    sequence = Sizes(end, n_q, heads, kv_heads, batch, part=held)
-    q, k = turned(spec, q, k, sequence, found)
     if own is None or spec.rotations or spec.normalized:
-        vectors = q, k, v
-    of_kernels = vectors if by_kernels else None
-    if heads != kv_heads and by_head(spec):
-        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
+        q, k, v = (t.to(dtype) for t in (q, k, v))
+        end = start + n
+        held = Held(end - n_q, n_q, start, n, 0, heads, kv_heads, 0, batch)
+        q, k = turned(spec, q, k, Sizes(end, n_q, heads, kv_heads, batch, part=held), found)
     if state is not None:
         many, of = (batch, "batch") if packed is None else (batch * packed.count, "batch * documents")
         _check_state(spec, state, state_shape(spec, many, heads, kv_heads, features, v.shape[3]), of, q.device)
     if own is not None:
-        return WholePiece(
-            spec, own, sizes, found, dict(inputs), vectors, None, None, v, scale, None, state, None, None, None,
-            itself, return_state, None,
-        )  # fmt: skip
+        return WholePiece(own, q, k, v, float(scale), state, return_state)
+    of_kernels = (q, k, v) if by_kernels else None
+    if heads != kv_heads and by_head(spec):
+        k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
     a, b, gates, running = None, None, None, None
     if needed[0]:

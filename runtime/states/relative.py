@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from attnspec.runtime.core.request import Call
 from attnspec.runtime.dense.pairs import counted
 from attnspec.runtime.dense.softmax import together
 from attnspec.runtime.linear import channels
+from attnspec.runtime.linear.decay import Steps
 from attnspec.runtime.linear.each import Divisor
 from attnspec.runtime.linear.operators import require_plain
 from attnspec.runtime.linear.work import Work
@@ -65,20 +67,13 @@ class _ByPairs:
         """The logarithm of each pair, by feature, (features, batch, heads, n, n)."""
         logs = self.logs.repeat_interleave(self.heads // self.logs.shape[1], 1).movedim(3, 0)[..., None, :]
         if self.steps is not None:
-            sums = self.steps.cumsum(2)
-            sums = sums.movedim(3, 0) if sums.dim() == 4 else sums[None]
-            between = sums[..., :, None] - sums[..., None, :]
-            later = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).tril()
-            logs = logs + torch.where(later, between, -between).to(logs.dtype)  # (abs has no slope where it is 0)
+            at = np.arange(self.steps.shape[2])
+            logs = logs + Steps(self.steps.cumsum(2), 0).between(at, at).to(logs.dtype)
         return torch.where(self.counts > 0, logs, -torch.inf)
 
     def largest(self) -> Tensor:
-        pairs = self.pairs.detach()
-        return (
-            torch.cat([pairs, torch.full_like(pairs[..., :0].sum(-1, keepdim=True), -torch.inf)], -1)
-            .amax(-1)
-            .movedim(0, 3)
-        )
+        pairs = torch.nn.functional.pad(self.pairs.detach(), (0, 1), value=-torch.inf)  # there may be none
+        return pairs.amax(-1).movedim(0, 3)
 
     def _weights(self, most: Tensor) -> Tensor:
         return self.counts * torch.exp(self.pairs - _finite(most).movedim(3, 0)[..., None])
@@ -93,7 +88,7 @@ class _ByPairs:
 
 @dataclass(frozen=True, eq=False)
 class RelativePiece(Piece):
-    """A call whose ``b`` are logarithms of the features of keys."""
+    """A call whose ``b`` are logarithms of the features of keys; steps are those of all features."""
 
     def run(self) -> Results:
         """Outputs of rows, and the new state (else an empty tensor)."""
@@ -105,7 +100,7 @@ class RelativePiece(Piece):
             total = own.totals(most)
         else:
             before = self._by_row(self._counts_from, self.a)
-            before = before if self.steps is None else before + self._rows_of(self._logs_since(self.steps)).to(a.dtype)
+            before = before if self.steps is None else before + self._logs_since(self.steps)[..., None].to(a.dtype)
             before = masked(before.expand(a.shape), self.seen, -torch.inf)
             most = torch.maximum(most, before.detach())
             kept = torch.exp(before - _finite(most))
@@ -131,10 +126,6 @@ class RelativePiece(Piece):
         found = self._last(of_states[..., None])
         return found.repeat_interleave(rows.shape[1] // found.shape[1], 1)
 
-    @staticmethod
-    def _rows_of(logs: Tensor) -> Tensor:
-        return logs if logs.dim() == 4 else logs[..., None]
-
     def _own_sums(self, a: Tensor, logs: Tensor) -> _Sums:
         n = a.shape[2]
         if n == 1:
@@ -156,13 +147,13 @@ class RelativePiece(Piece):
         logs = self.b
         steps = None if self.steps is None else self.steps[:, : logs.shape[1]]
         if steps is not None:
-            logs = logs + self._rows_of(self._logs_behind(steps)).to(logs.dtype)
+            logs = logs + self._logs_behind(steps)[..., None].to(logs.dtype)
         logs = masked(logs, self.kept, -torch.inf)
         most, old = self._most(logs.detach()), None
         if self.state is not None:
             old = self._counts_from
             if steps is not None:
-                old = old + self._rows_of(self._logs_over(steps)).squeeze(2).to(old.dtype)
+                old = old + self._logs_over(steps).to(old.dtype)
             old = masked(old[..., None], self.stays, -torch.inf)[..., 0]
             most = torch.maximum(most, old.detach())
         b = torch.exp(logs - self._last(_finite(most)[..., None]))

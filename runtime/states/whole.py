@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from attnspec.runtime.linear.operators import require_plain
 from attnspec.runtime.linear.sums import Given, Sums, gradients, sums
 from attnspec.runtime.linear.work import bare, in_kernels_of
 from attnspec.runtime.prepare.once import once
-from attnspec.runtime.states.piece import Piece, Results
+from attnspec.runtime.states.piece import Results
 from attnspec.spec import contents
 
 
@@ -49,18 +49,25 @@ def whole(program: str, heads: int, kv_heads: int, batch: int) -> str | None:
     return known.encoded if only.layout == IDENTITY and only.times == 1 else None
 
 
-class WholePiece(Piece):
-    """A piece whose ``program`` is that of :func:`whole`; features are not there, ``vectors`` of a type of kernels."""
+@dataclass(frozen=True, eq=False)
+class WholePiece:
+    """A call of the program of :func:`whole`, of vectors that are turned; ``returns``: a new state is wanted."""
+
+    program: str
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    state: Tensor | None
+    returns: bool
 
     def run(self) -> Results:
         """Outputs and totals of rows, and the new state (else an empty tensor)."""
-        assert self.vectors is not None
-        q, k, v = self.vectors
-        require_plain(self.program, q)
+        require_plain(self.program, self.q)
         out, total, state = _Through.apply(  # type: ignore[no-untyped-call]
-            self.program, float(self.scale), self.returns, q, k, v, self.state
+            self.program, self.scale, self.returns, self.q, self.k, self.v, self.state
         )
-        return Results(out, total if self._whole else None, state)
+        return Results(out, None if spec_of(decode(self.program)).weights.divide is None else total, state)
 
     def after(self) -> Tensor:
         """The new state alone."""
