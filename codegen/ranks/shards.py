@@ -1,35 +1,150 @@
-"""Which positions each rank holds."""
+"""Which positions each rank holds.
+
+>>> for kind in KINDS[:3]:
+...     print(kind, *(" and ".join(map(str, runs)) for runs in shards(kind, 16, 2).held))
+contiguous 0..7 8..15
+zigzag 0..3 and 12..15 4..11
+residue 0..14 by 2 1..15 by 2
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from attnspec.codegen.ranks.runs import Runs, count
+import numpy as np
+from numpy.typing import NDArray
+
+from attnspec.codegen.ranks.runs import Run, Runs, count, positions
 from attnspec.spec.writing import Shown
+
+KINDS = ("contiguous", "zigzag", "residue", "grid", "greedy")
 
 
 @dataclass(frozen=True)
 class Shards(Shown):
     """The positions of a sequence of ``n``, dealt out: ``held[rank]`` are a rank's runs, in the order of its rows.
 
-    Every rank has :attr:`rows` rows of its tensors; those behind its positions are padding, which sees nothing and
-    which nothing sees. ``kind`` says how they were dealt: contiguous, zigzag, residue, grid or greedy.
+    Positions are cut into chunks of ``size``, one after another, or by their residue (then ``size`` is 0, and chunk r
+    holds what leaves r when divided by the number of ranks); ``owners`` says for each chunk which rank has it. Every
+    rank has :attr:`rows` rows of its tensors; those behind its positions are padding, which sees nothing and which
+    nothing sees. ``kind`` says how chunks were dealt: contiguous, zigzag, residue, grid or greedy.
     """
 
     kind: str
     n: int
-    held: tuple[Runs, ...]
+    ranks: int
+    size: int
+    owners: tuple[int, ...]
 
     @property
-    def ranks(self) -> int:
-        """How many ranks there are."""
-        return len(self.held)
+    def step(self) -> int:
+        """From one position of a chunk to the next."""
+        return 1 if self.size else self.ranks
+
+    def chunk(self, number: int) -> Run:
+        """The positions of a chunk."""
+        if not self.size:
+            found = Run.below(number, self.n, self.ranks)
+        else:
+            found = Run.below(number * self.size, min(self.n, (number + 1) * self.size))
+        assert found is not None
+        return found
+
+    @cached_property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of each rank's chunks, in order."""
+        found: list[list[int]] = [[] for _ in range(self.ranks)]
+        for number, owner in enumerate(self.owners):
+            found[owner].append(number)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def held(self) -> tuple[Runs, ...]:
+        """The runs of each rank, in the order of its rows; chunks that follow one another are one run."""
+        found = []
+        for numbers in self.chunks:
+            runs: list[Run] = []
+            for run in map(self.chunk, numbers):
+                if self.size and runs and runs[-1].stop == run.start:
+                    runs[-1] = Run(runs[-1].start, run.stop)
+                else:
+                    runs.append(run)
+            found.append(tuple(runs))
+        return tuple(found)
 
     @cached_property
     def rows(self) -> int:
         """The rows of each rank's tensors."""
         return max(map(count, self.held), default=0)
 
+    def positions(self, rank: int) -> NDArray[np.int64]:
+        """The positions of a rank's rows; -1 those of padding."""
+        found = np.full(self.rows, -1, dtype=np.int64)
+        held = positions(self.held[rank])
+        found[: len(held)] = held
+        return found
+
+    def rows_of(self, rank: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows at which a rank holds positions; -1 where it does not."""
+        found = np.full(places.shape, -1, dtype=np.int64)
+        first = 0
+        for run in self.held[rank]:
+            inside = (places >= run.start) & (places < run.stop) & ((places - run.start) % run.step == 0)
+            found[inside] = first + (places[inside] - run.start) // run.step
+            first += run.length
+        return found
+
     def __str__(self) -> str:
         return f"{self.kind} shards of {self.rows:,} positions"
+
+
+def shards(
+    kind: str, n: int, ranks: int, chunks: int | None = None, block: int = 1, work: Sequence[int] = ()
+) -> Shards:
+    """Deal ``n`` positions to ranks.
+
+    ``chunks`` is how many each rank has (zigzag: 2, greedy: 4, else 1). ``grid`` is contiguous by whole blocks: rows of
+    an image, segments. ``greedy`` deals chunks out by ``work``, that of each (:func:`chunk_size` says how long they
+    are), the largest first, to the rank that has least so far and not yet its number of chunks. Raises ValueError for a
+    kind that is not one of KINDS, and for numbers that are not positive.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"shards are {', '.join(KINDS)}; not {kind!r}")
+    for name, value in (("ranks", ranks), ("chunks", chunks), ("block", block), ("n", n + 1)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be a positive integer, not {value}")
+    if kind == "residue":
+        if chunks not in (None, 1):
+            raise ValueError(f"residue shards have one chunk a rank, not {chunks}")
+        return Shards(kind, n, ranks, 0, tuple(range(min(n, ranks))))
+    each = chunks_of(kind, chunks)
+    size = chunk_size(n, ranks * each, block if kind == "grid" else 1)
+    number = -(-n // size)
+    if kind == "greedy":
+        return Shards(kind, n, ranks, size, _greedy(tuple(work) or (1,) * number, ranks, each))
+    if kind == "zigzag":  # forth and back over the ranks
+        owners = [i % ranks if i // ranks % 2 == 0 else ranks - 1 - i % ranks for i in range(number)]
+    else:
+        owners = [i // each for i in range(number)]
+    return Shards(kind, n, ranks, size, tuple(owners))
+
+
+def chunks_of(kind: str, chunks: int | None) -> int:
+    """How many chunks each rank has."""
+    return chunks if chunks is not None else {"zigzag": 2, "greedy": 4}.get(kind, 1)
+
+
+def chunk_size(n: int, chunks: int, block: int = 1) -> int:
+    """The positions of each of so many chunks, in whole blocks; the last may have fewer, or there may be fewer."""
+    return max(1, -(-n // (chunks * block))) * block
+
+
+def _greedy(work: Sequence[int], ranks: int, each: int) -> tuple[int, ...]:
+    load, held = [0] * ranks, [0] * ranks
+    owners = [0] * len(work)
+    for number in sorted(range(len(work)), key=lambda i: (-work[i], i)):
+        rank = min((r for r in range(ranks) if held[r] < each), key=lambda r: (load[r], r))
+        owners[number], load[rank], held[rank] = rank, load[rank] + work[number], held[rank] + 1
+    return tuple(owners)

@@ -1,0 +1,94 @@
+"""What ranks send one another for the parts that they compute, in which step, in positions and in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from attnspec.codegen.ranks.distinct import Wanted, distinct
+from attnspec.codegen.ranks.needs import Ints, Spans
+from attnspec.codegen.ranks.patterns import Patterns
+from attnspec.codegen.ranks.placed import Placed
+from attnspec.codegen.ranks.rounds import rounds
+from attnspec.codegen.ranks.shards import Shards
+from attnspec.codegen.ranks.traffic import Widths
+from attnspec.relation.sizes import Sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """What each ``source`` sends each ``target`` that needs something of it, in ``step``.
+
+    ``keys`` are keys and values, counted once for each key head; ``rows`` queries, once for each head; ``results`` what
+    the rows that ``target`` sent have become, once for each head and branch: these travel the other way, from
+    ``target`` to ``source``. ``forward`` and ``backward`` are bytes from source to target, ``forward_back`` and
+    ``backward_back`` those that return for them.
+    """
+
+    source: Ints
+    target: Ints
+    step: Ints
+    keys: Ints
+    rows: Ints
+    results: Ints
+    forward: Ints
+    forward_back: Ints
+    backward: Ints
+    backward_back: Ints
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are, that of what is local included."""
+        return int(self.step.max(initial=0)) + 1
+
+
+def exchange(made: tuple[Placed, ...], found: Patterns, shards: Shards, sizes: Sizes, widths: Widths) -> Exchange:
+    """The messages between ranks, each position once."""
+    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
+    query_groups = sorted({(one.pattern.heads or (0, sizes.heads)) for one in made})
+    key_heads = np.array([(b - a) // shared for a, b in (g or (0, sizes.heads) for g in found.groups)], dtype=np.int64)
+    heads = np.array([b - a for a, b in query_groups], dtype=np.int64)
+    of = {group: number for number, group in enumerate(query_groups)}
+    wanted: list[list[Wanted]] = [[], [], []]
+    first = 0
+    for one in made:
+        group = of[one.pattern.heads or (0, sizes.heads)]
+        far = one.asker != one.keeper
+        kinds = (one.pattern.keys, group, group * found.branches + one.pattern.branch)
+        for number, (spans, kind) in enumerate(
+            zip((one.parts.keys, one.parts.rows, one.parts.rows), kinds, strict=True)
+        ):
+            chosen = spans.take((far & (one.moved == (number > 0)))[spans.of])
+            target = one.place[chosen.of]
+            wanted[number].append(Wanted(target, np.full(len(target), kind), chosen._replace(of=chosen.of + first)))
+        first += len(one.parts)
+    numbers = (len(found.groups), len(query_groups), len(query_groups) * found.branches)
+    got = [distinct(_joined(some), shards, number) for some, number in zip(wanted, numbers, strict=True)]
+    counts = [
+        got[0].total * key_heads[got[0].kind],
+        got[1].total * heads[got[1].kind],
+        got[2].total * heads[got[2].kind // found.branches],
+    ]
+    owners = np.array(shards.owners, dtype=np.int64)
+    names = [owners[one.chunk] * shards.ranks + one.target for one in got]
+    all_names = np.unique(np.concatenate(names))
+    keys, rows, results = (_added(all_names, name, count) for name, count in zip(names, counts, strict=True))
+    forward = keys * widths.key + rows * widths.query
+    source, target = all_names // shards.ranks, all_names % shards.ranks
+    return Exchange(
+        source, target, rounds(source, target, forward, shards.ranks), keys, rows, results, forward,
+        results * widths.result, forward + results * widths.result_back,
+        keys * widths.key_gradient + rows * widths.query_gradient,
+    )  # fmt: skip
+
+
+def _joined(wanted: list[Wanted]) -> Wanted:
+    spans = Spans(*(np.concatenate(columns) for columns in zip(*(one.spans for one in wanted), strict=True)))
+    return Wanted(np.concatenate([one.target for one in wanted]), np.concatenate([one.kind for one in wanted]), spans)
+
+
+def _added(names: Ints, some: Ints, counts: Ints) -> Ints:
+    found = np.zeros(len(names), dtype=np.int64)
+    np.add.at(found, np.searchsorted(names, some), counts)
+    return found

@@ -1,0 +1,199 @@
+r"""The schedule of a call over many ranks: who computes which pairs in which step, and what is sent for it.
+
+>>> from attnspec.check.check import check_text
+>>> from attnspec.relation.lower import lower
+>>> relation = lower(check_text("attention a { attend window(1024) }"))
+>>> plan = schedule(relation, Sizes(65536, 65536, 8, 2), 4, shard="contiguous")
+>>> print(*plan.items(1), sep="\n")  # doctest: +ELLIPSIS
+Item(branch=0, heads=None, queries=Run(start=16384, stop=32768, step=1), keys=Run(start=16384, stop=32768, step=1), ...
+Item(branch=0, heads=None, queries=Run(start=16384, stop=17407, step=1), keys=Run(start=15361, stop=16384, step=1), ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+
+from attnspec.codegen.ranks.exchange import Exchange, exchange
+from attnspec.codegen.ranks.needs import Ints
+from attnspec.codegen.ranks.parts import hull, stride
+from attnspec.codegen.ranks.patterns import Pattern, Patterns, patterns
+from attnspec.codegen.ranks.placed import Placed, placed
+from attnspec.codegen.ranks.runs import Runs, union
+from attnspec.codegen.ranks.schedule import Heads, Item, Message, Slice
+from attnspec.codegen.ranks.shards import Shards, shards
+from attnspec.codegen.ranks.traffic import Widths
+from attnspec.codegen.ranks.work import box_pairs, work_of_rows
+from attnspec.relation.effort import stage
+from attnspec.relation.relation import Relation
+from attnspec.relation.sizes import Sizes
+from attnspec.spec.writing import Shown
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule(Shown):
+    """Who computes what, and what is sent, of a call of ``sizes`` over ranks.
+
+    :meth:`items` and :meth:`messages` are those of one rank; :attr:`work`, and what ``traffic`` holds, are arrays over
+    all ranks. Two schedules that print alike and have the same :attr:`digest` are the same.
+    """
+
+    relation: Relation
+    sizes: Sizes
+    widths: Widths
+    shards: Shards
+    patterns: Patterns
+    placed: tuple[Placed, ...]
+    traffic: Exchange
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are."""
+        return self.shards.ranks
+
+    @property
+    def branches(self) -> int:
+        """How many softmaxes are computed, each with a log-sum-exp of its own."""
+        return self.patterns.branches
+
+    @property
+    def steps(self) -> int:
+        """How many steps there are: that of what is local, and those of what arrives."""
+        return self.traffic.steps
+
+    def step_of(self, source: int, target: int) -> int:
+        """The step in which one rank sends another what this needs; 0 where it needs nothing."""
+        return self._steps.get((source, target), 0)
+
+    @cached_property
+    def _steps(self) -> dict[tuple[int, int], int]:
+        columns = (self.traffic.source, self.traffic.target, self.traffic.step)
+        return {(a, b): step for a, b, step in zip(*(c.tolist() for c in columns), strict=True)}
+
+    def items(self, rank: int) -> tuple[Item, ...]:
+        """What a rank computes, in the order in which it does."""
+        found = [item for one in self.placed for item in (*self._local(one.pattern, rank), *self._far(one, rank))]
+        return tuple(sorted(found, key=lambda item: item.step))
+
+    def _local(self, pattern: Pattern, rank: int) -> Iterator[Item]:
+        for number in self.shards.chunks[rank]:
+            run = self.shards.chunk(number)
+            if pairs := box_pairs(pattern.pairs, run, run):
+                count = pairs * pattern.count
+                yield Item(pattern.branch, pattern.heads, run, run, rank, rank, rank, 0, count)
+
+    def _far(self, one: Placed, rank: int) -> Iterator[Item]:
+        for part in np.flatnonzero(one.place == rank).tolist():
+            rows, keys = one.runs(part)
+            step = stride(rows, keys, self.shards.step)
+            queries, columns = hull(rows, step), hull(keys, step)
+            asker, keeper = int(one.asker[part]), int(one.keeper[part])
+            pairs = box_pairs(one.pattern.pairs, queries, columns) * one.pattern.count
+            at = self.step_of(int(one.other[part]), rank)
+            yield Item(one.pattern.branch, one.pattern.heads, queries, columns, asker, keeper, rank, at, pairs)
+
+    def messages(self, rank: int) -> tuple[Message, ...]:
+        """What a rank sends or receives forward, in the one order that all ranks agree on.
+
+        Backward the same are sent, and what returns is :meth:`returned`.
+        """
+        there = (self.traffic.source == rank) | (self.traffic.target == rank)
+        found: list[Message] = []
+        for at in np.flatnonzero(there).tolist():
+            source, target, step = (int(c[at]) for c in (self.traffic.source, self.traffic.target, self.traffic.step))
+            found += self._between(source, target, step)
+        order = ("keys", "queries", "results")
+        return tuple(sorted(found, key=lambda m: (m.step, order.index(m.kind), m.source, m.target)))
+
+    def _between(self, source: int, target: int, step: int) -> Iterator[Message]:
+        keys: dict[Heads | None, list[Runs]] = {}
+        rows: dict[Heads | None, list[Runs]] = {}
+        results: dict[tuple[int, Heads | None], list[Runs]] = {}
+        for one in self.placed:
+            which = (one.other == source) & (one.place == target)
+            for part in np.flatnonzero(which).tolist():
+                queries, columns = one.runs(part)
+                heads = one.pattern.heads
+                if one.moved[part]:
+                    rows.setdefault(heads, []).append(queries)
+                    results.setdefault((one.pattern.branch, heads), []).append(queries)
+                else:
+                    keys.setdefault(self.patterns.groups[one.pattern.keys], []).append(columns)
+        if keys:
+            slices = tuple(Slice(heads, union(*runs)) for heads, runs in keys.items())
+            yield Message(step, source, target, "keys", slices, "keys")
+        if rows:
+            slices = tuple(Slice(heads, union(*runs)) for heads, runs in rows.items())
+            yield Message(step, source, target, "queries", slices)
+            slices = tuple(Slice(heads, union(*runs), branch) for (branch, heads), runs in results.items())
+            yield Message(step, target, source, "results", slices)
+
+    @cached_property
+    def work(self) -> Ints:
+        """The pairs that each rank computes, over its heads."""
+        found = np.zeros(self.ranks, dtype=np.int64)
+        for one in self.placed:
+            np.add.at(found, np.array(self.shards.owners, dtype=np.int64), work_of_rows(one.pattern, self.shards))
+            for part in np.flatnonzero(one.moved).tolist():
+                rows, keys = one.runs(part)
+                pairs = box_pairs(one.pattern.pairs, hull(rows, self.shards.step), hull(keys, self.shards.step))
+                found[one.asker[part]] -= pairs * one.pattern.count
+                found[one.keeper[part]] += pairs * one.pattern.count
+        return found
+
+    def _by(self, ranks: Ints, *weights: Ints) -> Ints:
+        found = np.zeros(self.ranks, dtype=np.int64)
+        for weight in weights:
+            np.add.at(found, ranks, weight)
+        return found
+
+    def sent(self, backward: bool = False) -> Ints:
+        """The bytes that each rank sends."""
+        there, back = self._bytes(backward)
+        return self._by(self.traffic.source, there) + self._by(self.traffic.target, back)
+
+    def received(self, backward: bool = False) -> Ints:
+        """The bytes that each rank receives."""
+        there, back = self._bytes(backward)
+        return self._by(self.traffic.target, there) + self._by(self.traffic.source, back)
+
+    def _bytes(self, backward: bool) -> tuple[Ints, Ints]:
+        made = self.traffic
+        return (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
+
+    @property
+    def gathered(self) -> int:
+        """The bytes that each rank would receive if keys and values were gathered whole."""
+        return (self.ranks - 1) * self.shards.rows * self.sizes.kv_heads * self.widths.key
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of what the schedule was made from: equal on all ranks, or they would not fit together."""
+        made = (self.relation.spec, self.sizes, self.widths, self.shards, self.traffic.step.tolist())
+        return sha256("\n".join(map(str, made)).encode()).hexdigest()[:16]
+
+    def __str__(self) -> str:
+        return f"ranks {self.ranks}  {self.shards}"
+
+
+@stage(4)
+def schedule(
+    relation: Relation,
+    sizes: Sizes,
+    ranks: int,
+    shard: str | Shards = "contiguous",
+    chunks: int | None = None,
+    dim: int = 64,
+    dim_v: int | None = None,
+    itemsize: int = 4,
+) -> Schedule:
+    """Plan a call over ranks. Raises DependsOnInputs for a computed order."""
+    dealt = shard if isinstance(shard, Shards) else shards(shard, sizes.n, ranks, chunks)
+    widths = Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch)
+    found = patterns(relation, sizes)
+    made = tuple(placed(pattern, dealt, sizes, widths) for pattern in found.items)
+    return Schedule(relation, sizes, widths, dealt, found, made, exchange(made, found, dealt, sizes, widths))
