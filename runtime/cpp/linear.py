@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.cpp.unit import LinearKey
-from attnspec.runtime.core.form import Form, like, room
+from attnspec.runtime.core.form import Form, Room, empty, like, room
 from attnspec.runtime.core.request import EMPTY, Call
 from attnspec.runtime.cpp import prepared
 from attnspec.runtime.cpp import structures as problem
@@ -101,18 +102,15 @@ def sweep(
     """
     beside = beside or Beside()
     tensors = x, y, z, beside.source, beside.result, beside.here, beside.there, beside.steps
-    made = _prepared(call.encoded, of, dtype, beside.at, *map(_typed, tensors))
-    carry, shape = made.kernel.carry, (*x.shape[:3], z.shape[3])
-    begin = -math.inf if of.logs == "max" else 0.0
-    out = torch.full(shape, begin) if carry else torch.empty(shape, dtype=dtype)
+    made = ready(call.encoded, of, dtype, beside.at, *map(typed, tensors))
     total = beside.total
     if of.one == "z":
-        total = torch.zeros(shape[:3]) if carry else torch.empty(shape[:3])
+        total = torch.zeros(x.shape[:3]) if made.carry else torch.empty(x.shape[:3])
     sums = torch.empty(_room_for_sums(beside.steps), dtype=torch.float64) if of.channels else EMPTY
     states = beside.state_in, beside.state_out
     arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, sums, beside.crossing, *states
-    made.run(call, [t.data_ptr() for t in (*tensors[:3], out, *tensors[3:], *arrays)])
-    if carry and of.divide and of.one == "z":
+    out = made.run(call, tensors, [t.data_ptr() for t in arrays])
+    if made.carry and of.divide and of.one == "z":
         out *= torch.where(total == 0, 0.0, 1 / total)[..., None]
     return out.to(dtype), total if of.one == "z" else EMPTY
 
@@ -123,15 +121,40 @@ def _room_for_sums(steps: Tensor) -> int:
     return batch * heads * -(-positions // _BLOCK) * -(-features // 16) * 16
 
 
-_Typed = tuple[torch.dtype, Form, Form]
+Typed = tuple[torch.dtype, Form, Form]
+"""The element type, shape and strides of a tensor."""
 
 
-def _typed(t: Tensor) -> _Typed:
-    return (t.dtype, t.shape, t.stride()) if t.dim() == 4 else (t.dtype, (0, 0, 0, 0), (0, 0, 0, 0))
+def typed(t: Tensor) -> Typed:
+    """Those of a tensor; of one that is not there, nothing."""
+    return (t.dtype, t.shape, t.stride()) if t.dim() == 4 else NOTHING
+
+
+NOTHING: Typed = (EMPTY.dtype, (0, 0, 0, 0), (0, 0, 0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A sweep for tensors of one form. ``carry``: it adds to its output, float32, which then begins with ``begin``."""
+
+    kernel: prepared.Prepared
+    out: Room
+    carry: bool
+    begin: float
+
+    def run(self, call: Call, tensors: Sequence[Tensor], arrays: Sequence[int]) -> Tensor:
+        """The output, of tensors in the order of TENSORS, but for itself, and the addresses of ARRAYS."""
+        x, y, z, *rest = [t.data_ptr() for t in tensors]
+        out = empty(*self.out)
+        if self.carry:
+            out.fill_(self.begin)
+        self.kernel.run(call, [x, y, z, out.data_ptr(), *rest, *arrays])
+        return out
 
 
 @functools.lru_cache(maxsize=512)
-def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], *forms: _Typed) -> prepared.Prepared:
+def ready(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], *forms: Typed) -> Ready:
+    """A sweep for tensors of these forms, as ``TENSORS`` has them but for the output, which is of a dtype."""
     given = [like(shape, strides, kind) for kind, shape, strides in forms]
     (outer, inner, values, *others), steps = given, given[-1]
     q, k = (inner, outer) if of.keys else (outer, inner)
@@ -154,8 +177,8 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], 
         carry=of.keys and q.shape[1] != k.shape[1],
     )
     kernel = prepared.native_of(call, key)
-    out = like(*room((*outer.shape[:3], values.shape[3]))[:2])
-    tensors = map(problem.tensor_of, (outer, inner, values, out, *others))
+    made = room((*outer.shape[:3], values.shape[3]), torch.float32 if kernel.carry else dtype)
+    tensors = map(problem.tensor_of, (outer, inner, values, like(*made[:2]), *others))
     # The output is divided here only if one pass sees all of a row.
     divide = of.divide and not (kernel.carry and of.one == "z")
     whole = LinearProblem(
@@ -163,4 +186,5 @@ def _prepared(program: str, of: Sweep, dtype: torch.dtype, at: tuple[int, int], 
     )
     names = [*TENSORS, *ARRAYS, "scale", "threads"]
     argument = prepared.packed(whole, names)
-    return prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)
+    own = prepared.Prepared(kernel, call.program, call.sizes, prepared.reads(call.program), 0, (), argument)
+    return Ready(own, made, kernel.carry, -math.inf if of.logs == "max" else 0.0)

@@ -5,7 +5,7 @@ All tensors of a call go in one list, q, k, v and then inputs, for a list withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.direct import direct
 from attnspec.runtime.core.program import decode, facts
 from attnspec.runtime.core.visible import transforming
+from attnspec.runtime.linear.plain import Plain
 from attnspec.runtime.linear.work import Work
 from attnspec.runtime.prepare.operator import LIBRARY, define, in_places, refuse
 
@@ -53,14 +54,26 @@ def require_plain(program: str, q: Tensor) -> None:
         )
 
 
-def _attend(*given: Any) -> tuple[Tensor, Tensor]:
-    return Work.of(*given).forward()
+def _attend(
+    tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str
+) -> tuple[Tensor, Tensor]:
+    plain = _plain(tensors, program)
+    found = None if plain is None else plain.forward(tensors, scale)
+    return Work.of(tensors, names, scale, program).forward() if found is None else found
 
 
 def _attend_backward(*arguments: Any) -> list[Tensor]:
     """Gradients of q, k, v and of the float inputs that are wanted, in one list."""
-    *given, out, total, dout, dtotal, wanted = arguments
-    return Work.of(*given).backward(out, total, dout, dtotal, wanted)
+    tensors, names, scale, program, out, total, dout, dtotal, wanted = arguments
+    plain = _plain(tensors, program)
+    if plain is not None:
+        return plain.backward(tensors, scale, out, total, dout, dtotal)
+    return Work.of(tensors, names, scale, program).backward(out, total, dout, dtotal, wanted)
+
+
+def _plain(tensors: Sequence[Tensor], program: str) -> Plain | None:
+    """What there is to do, if no more than that."""
+    return Plain.of(program) if len(tensors) == 3 and tensors[0].shape[3] == tensors[1].shape[3] else None
 
 
 def _fake(tensors: list[Tensor], names: list[str], scale: float | None, program: str) -> tuple[Tensor, Tensor]:

@@ -116,7 +116,7 @@ def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = No
     """
     assert total or not divide
     call, of_q, of_k, *_ = given
-    of = _forward(of_q, of_k, given.decays, given.channels is not None, divide, total, given.units)
+    of = forward_sweep(of_q, of_k, given.decays, given.channels is not None, divide, total, given.units)
     beside, end = given.beside, None
     if given.begin is not None:
         beside = beside._replace(state_in=given.begin)
@@ -128,7 +128,7 @@ def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = No
 
 
 @functools.lru_cache(maxsize=64)
-def _forward(
+def forward_sweep(
     of_q: str, of_k: str, decay: bool, by_channel: bool, divide: bool, total: bool, units: tuple[bool, bool]
 ) -> Sweep:
     """The sweep that gives the sums."""
@@ -137,7 +137,7 @@ def _forward(
 
 
 @functools.lru_cache(maxsize=64)
-def _backward(
+def backward_sweeps(
     of_q: str, of_k: str, decay: bool, by_channel: bool, divided: bool, total: bool
 ) -> tuple[Sweep, Sweep, Sweep]:
     """The sweeps that give the gradients of queries, keys and values; ``total``: a gradient of totals goes along."""
@@ -166,7 +166,7 @@ def gradients(
     call, of_q, of_k, *_ = given
     a, b, v = call[:3]
     decay, shape, by_channel = given.decays, (*a.shape[:3],), given.channels is not None
-    to_q, to_k, to_v = _backward(of_q, of_k, decay, by_channel, divided, of.total is not None)
+    to_q, to_k, to_v = backward_sweeps(of_q, of_k, decay, by_channel, divided, of.total is not None)
     beside = given.beside
     if of.total is not None:
         dtotal = EMPTY if dtotal is None else dtotal.to(torch.float32).contiguous()

@@ -12,6 +12,8 @@ from torch import Tensor
 import attnspec
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.linear.operators import attend_linear
+from attnspec.runtime.linear.plain import Plain
+from attnspec.runtime.linear.work import Work
 from tests.support.linear import as_dense
 from tests.support.marks import slow
 from tests.support.oracle import tensors
@@ -151,6 +153,22 @@ def test_the_operator() -> None:
         assert torch.equal(a, b)
     with pytest.raises(NotImplementedError, match="second derivatives"):
         torch.autograd.grad(attend(q, k, v).sum(), q, create_graph=True)[0].sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.bfloat16)])
+def test_short_ways_to_kernels_lead_to_the_same_ones(dtype: torch.dtype) -> None:
+    program = attnspec.compile("linear").program.encoded
+    plain = Plain.of(program)
+    assert plain is not None
+    q, k, v = (t.detach() for t in tensors(150, 140, 4, 2, 2, dim_v=24, dtype=dtype))
+    work = Work.of([q, k, v], [], 0.5, program)
+    found = plain.forward([q, k, v], 0.5)
+    assert found is not None
+    assert all(map(torch.equal, found, work.forward()))
+    upstream = *found, torch.randn(found[0].shape).to(dtype), torch.randn(found[1].shape)
+    assert all(map(torch.equal, plain.backward([q, k, v], 0.5, *upstream), work.backward(*upstream, [])))
+    for text in ("linear_documents", "performer", "retention"):
+        assert Plain.of(attnspec.compile(text).program.encoded) is None, text
 
 
 def test_what_kernels_cannot_do_is_refused() -> None:
