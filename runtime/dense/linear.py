@@ -46,7 +46,8 @@ def dense_linear(
     """
     seen = counts > 0
     known = seen.any(-2) if recalled is None else seen.any(-2) | (recalled > 0).any(-2)
-    q, k = _clean(q.double(), seen.any(-1)), _clean(per_head(k.double(), sizes.heads), known)
+    q = _clean(spec, q.double(), seen.any(-1))
+    k = _clean(spec, per_head(k.double(), sizes.heads), known)
     values = without(per_head(v.double(), sizes.heads), known)
     made = Made.of(spec, q, k, inputs, sizes, projection)
     if recalled is not None:
@@ -56,12 +57,15 @@ def dense_linear(
     return weights @ values, log_of_totals(total)
 
 
-def _clean(x: Tensor, seen: Tensor) -> Tensor:
-    """Vectors without those that have no part in any pair and are not finite: zero times what they hold is no number.
+def _clean(spec: Spec, x: Tensor, seen: Tensor) -> Tensor:
+    """Vectors with others, of which all maps have features, in place of those that have no part in any pair.
 
-    (The others stay: `favor` looks for the largest entry among all of them.)
+    Zero times the features of these may be no number. Of `favor`, which looks for the largest entry among all vectors,
+    only those that are not finite are replaced, by zeros.
     """
-    return without(x, seen | x.isfinite().all(-1))
+    if spec.weights.favors:
+        return without(x, seen | x.isfinite().all(-1))
+    return x.masked_fill(~seen[..., None], 1.0)
 
 
 @dataclass(frozen=True, eq=False)

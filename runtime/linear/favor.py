@@ -90,8 +90,9 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, si
     c is the largest entry of ``W x`` of the row. For keys it is, with ``stable = all``, that of all positions of the
     head (as published: with eps above 0 the future then has a part in the past); with ``running`` that of the positions
     so far: what is weighed later is less by ``exp`` of the sum of the gates, which are 0 or negative. With ``none`` c
-    is 0 on both sides. No gradient goes through c, unless ``through_max``. ``logs``: the logarithms of the features,
-    with ``kernel = softmax``. ``since`` (..) is the running maximum of what came before, if anything did.
+    is 0 on both sides. A key that is no number counts as zeros there: it may be one that no row sees. No gradient goes
+    through c, unless ``through_max``. ``logs``: the logarithms of the features, with ``kernel = softmax``. ``since``
+    (..) is the running maximum of what came before, if anything did.
     """
     projected = (x * x.shape[-1] ** -0.25) @ rows.to(x.dtype).T
     if of.kernel == "relu":
@@ -103,9 +104,9 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, si
     elif not keys:
         largest = projected.amax(-1, keepdim=True)
     elif of.stable == "all":
-        largest = projected.amax((-2, -1), keepdim=True)
+        largest = _of_keys(projected).amax(-1, keepdim=True)[..., None]
     else:
-        so_far = projected.amax(-1).cummax(-1).values
+        so_far = _of_keys(projected).cummax(-1).values
         so_far = so_far if since is None else torch.maximum(so_far, since[..., None])
         first = so_far[..., :1] if since is None else since[..., None]
         gates, last = torch.cat([first, so_far[..., :-1]], -1) - so_far, so_far[..., -1]
@@ -118,3 +119,8 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, si
         least = exponents.new_tensor(of.eps).log()
         return Features(torch.logaddexp(exponents, least) - 0.5 * math.log(rows.shape[0]), gates, last)
     return Features(rows.shape[0] ** -0.5 * (torch.exp(exponents) + of.eps), gates, last)
+
+
+def _of_keys(projected: Tensor) -> Tensor:
+    """The largest entry of each key, (.., n); 0 where it is no number."""
+    return projected.amax(-1).nan_to_num(0.0, 0.0, 0.0)

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.visible import visible
 from attnspec.runtime.expressions.real import Differentiable, tables
 from attnspec.runtime.linear.favor import favor, projection
 from attnspec.spec import expr as e
@@ -88,18 +90,41 @@ def _parts(
     assert feature is not None
     floats = {table(name): t.to(x.dtype) for name, t in inputs.items() if t.is_floating_point()}
     env = {**axes(sizes, 4), **tables(inputs), **floats, f.CHANNEL.name: np.arange(x.shape[-1])}
-    found = []
-    for part in f.parts(feature):
+
+    def of(part: r.RealExpr, x: Tensor) -> Mapped:
         own = logs and f.is_exponential(part)
         if isinstance(part, f.Favor):
             rows = projection(part, x.shape[-1], given, x.device, spec.name)
-            found.append(Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k", own, since), own))
-        elif own:
+            return Mapped(*favor(part, _entries(part.arg, env, x), rows, side == "k", own, since), own)
+        if own:
             assert isinstance(part, r.Apply)
-            found.append(Mapped(_entries(part.arg, env, x), logs=True))
-        else:
-            found.append(Mapped(_entries(part, env, x)))
-    return found
+            return Mapped(_entries(part.arg, env, x), logs=True)
+        return Mapped(_entries(part, env, x))
+
+    # Of what there are features whatever the map; favor looks for the largest entry among all vectors.
+    others = (0.0 if isinstance(part, f.Favor) else 1.0 for part in f.parts(feature))
+    return [
+        _learned(functools.partial(of, part), x, other) for part, other in zip(f.parts(feature), others, strict=True)
+    ]
+
+
+def _learned(of: Callable[[Tensor], Mapped], x: Tensor, other: float) -> Mapped:
+    """What a map makes of vectors. Those of which it makes no numbers have no gradient: they are mapped as another.
+
+    Keys that no row sees may be anything: the gradient of what they are mapped to is zero, and zero times the slope of
+    the map there is no number.
+    """
+    found = of(x)
+    if not found.values.requires_grad:
+        return found
+    values = found.values.detach()
+    if visible(values) and bool(values.sum().isfinite()):
+        return found
+    wrong = (values.isnan() | (values == torch.inf)).any(-1, keepdim=True)
+    if visible(values) and not bool(wrong.any()):
+        return found
+    made = of(x.masked_fill(wrong, other))
+    return replace(made, values=torch.where(wrong, values, made.values))
 
 
 def together(spec: Spec, of_q: int, of_k: int) -> int:

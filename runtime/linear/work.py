@@ -227,9 +227,12 @@ class Work:
         write = read = write[:, ::group]
         if self.spec.weights.divide is not None:
             total = totals(earlier, inputs, b, decay, unit)[..., None]
+            # Of a key that no row sees it may be no number; the gradient of its slope there is none.
+            wrong = ~total.isfinite()
+            total = total.masked_fill(wrong, 1.0)
             some = total != 0 if self.divides else seen(earlier.call(b, v, inputs))
-            over = total if self.divides else self.divisor(b, total[..., 0])
-            read = self.divided(write[..., None], over, some)[..., 0]
+            over = total if self.divides else self.divisor(b.masked_fill(wrong, 0.0), total[..., 0])
+            read = self.divided(write[..., None], over, some).masked_fill(wrong, torch.nan)[..., 0]
         return corrected(earlier, inputs, b, v, write, read, decay, unit)
 
     def _mapped(self, side: str, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -51,9 +51,13 @@ def _together(el: Elaborator, lines: Lines, others: Others) -> None:
             el.wrong(weights_mistake(span, f"`linear {other}:` is missing", "of one side only", help=help))
             return
     if not weights.linear:
-        for word in ("divide", "delta"):
+        why = {
+            "divide": "softmax divides by its total already",
+            "delta": "keys recall values by products of features: add a `linear` line",
+        }
+        for word, help in why.items():
             if word in first:
-                el.wrong(no_meaning(first[word], word, "without `linear`", help="softmax divides by its total already"))
+                el.wrong(no_meaning(first[word], word, "without `linear`", help=help))
         if weights.by_channel:
             title = "beside softmax a decay has no channels"
             help = "a pair has one score; features decay by channel: add a `linear` line"
