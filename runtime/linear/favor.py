@@ -74,7 +74,7 @@ def _kept(features: int, dim: int, seed: int, scaling: str) -> Tensor:
 class Features(NamedTuple):
     """The features of vectors (.., n, dim), (.., n, features), the gates of a running maximum, (.., n), and its end.
 
-    That is the maximum of all, (..); both are None where there is none.
+    That is the maximum of all keys, (..), running or not; both are None where there is none.
     """
 
     values: Tensor
@@ -92,7 +92,8 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, si
     so far: what is weighed later is less by ``exp`` of the sum of the gates, which are 0 or negative. With ``none`` c
     is 0 on both sides. A key that is no number counts as zeros there: it may be one that no row sees. No gradient goes
     through c, unless ``through_max``. ``logs``: the logarithms of the features, with ``kernel = softmax``. ``since``
-    (..) is the running maximum of what came before, if anything did.
+    (..) is the running maximum of what came before, if anything did; with ``all`` that of all positions, of which these
+    are some.
     """
     projected = (x * x.shape[-1] ** -0.25) @ rows.to(x.dtype).T
     if of.kernel == "relu":
@@ -104,7 +105,8 @@ def favor(of: Favor, x: Tensor, rows: Tensor, keys: bool, logs: bool = False, si
     elif not keys:
         largest = projected.amax(-1, keepdim=True)
     elif of.stable == "all":
-        largest = _of_keys(projected).amax(-1, keepdim=True)[..., None]
+        last = _of_keys(projected).amax(-1) if since is None else since
+        largest = last[..., None, None]
     else:
         so_far = _of_keys(projected).cummax(-1).values
         so_far = so_far if since is None else torch.maximum(so_far, since[..., None])

@@ -40,8 +40,11 @@ ONLY_KEYS = "softmax keeps keys and values, not a state: that is what attnspec.C
 """Why softmax alone hands on no state."""
 
 
-def why_not(spec: Spec) -> str:
-    """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may."""
+def why_not(spec: Spec, largest: bool = False) -> str:
+    """Why a pattern's calls hand on no state, as far as its lines say; nothing where they may.
+
+    ``largest``: they are told the largest entry of all keys.
+    """
     weights = spec.weights
     if not weights.linear:
         return ONLY_KEYS
@@ -54,7 +57,7 @@ def why_not(spec: Spec) -> str:
         return "`divide each` beside a decay by channel goes on from no state"
     if spec.sink is not None:
         return "a sink goes on from no state"
-    if any(found.kernel == "softmax" and found.stable == "all" for found in weights.favors):
+    if not largest and any(found.kernel == "softmax" and found.stable == "all" for found in weights.favors):
         return (
             "with `stable = all` the features of favor are relative to the largest key of each call: "
             "`stable = running` and `stable = none` have a state"
@@ -115,14 +118,16 @@ def _reads(node: e.Node) -> list[e.Node]:
 
 
 @functools.lru_cache(maxsize=64)
-def require_state(program: Program, heads: int, kv_heads: int, batch: int, waiting: bool = False) -> Carried:
+def require_state(
+    program: Program, heads: int, kv_heads: int, batch: int, waiting: bool = False, largest: bool = False
+) -> Carried:
     """How sequences of a program go on from a state. Raises CallError where they do not, with the reason.
 
-    ``waiting``: the last keys may be kept beside it.
+    ``waiting``: the last keys may be kept beside it. ``largest``: calls are told the largest entry of all keys.
     """
     spec, of, sizes = spec_of(program), needed(program, heads, kv_heads, batch), Sizes(1, 1, heads, kv_heads, batch)
     waiting = waiting and spec.weights.delta is None and spec.align == "end"
-    found = why_not(spec) or carried(relation(program, of), sizes, waiting)
+    found = why_not(spec, largest) or carried(relation(program, of), sizes, waiting)
     if isinstance(found, Carried) and spec.weights.running and (found.alike or found.packed):
         found = "a running maximum is that of all documents"
     if isinstance(found, Carried):
@@ -144,6 +149,13 @@ class Asked(NamedTuple):
     return_state: bool
     waiting: bool = False
     """Whether the last keys are kept beside the state: there may be fewer queries than keys, the last ones."""
+    alone: bool = False
+    """Whether the new state is all that is wanted: features are then made by operations of tensors."""
+    largest: Tensor | None = None
+    """With ``stable = all``: the largest entry of all keys of a sequence, (batch, heads), of which these are some.
+
+    Empty: that of these keys, whatever others there are.
+    """
 
 
 def going_on(asked: Asked) -> Results:
@@ -157,15 +169,19 @@ def going_on(asked: Asked) -> Results:
     return Results(found.out.to(dtype), total, found.state.to(rest))
 
 
-def piece(asked: Asked) -> Piece | WholePiece:
-    """A call that takes or gives a state. Raises CallError where it cannot."""
-    program, q, k, v, scale, inputs, state, q_start, return_state, waiting = asked
+def piece(asked: Asked, going: Carried | None = None) -> Piece | WholePiece:
+    """A call that takes or gives a state. Raises CallError where it cannot.
+
+    ``going``: how sequences go on, where it is not what is left of keys before that a state is made of.
+    """
+    program, q, k, v, scale, inputs, state, q_start, return_state, waiting, alone, largest = asked
     known = decode(program)
     spec, dense = spec_of(known), known.target == "dense"
     (batch, heads, n_q, _), (_, kv_heads, n, _) = q.shape, k.shape
     if n_q != n and not waiting:
         raise CallError(f"{spec.name}: a state wants as many queries as keys, not {n_q} and {n}")
-    going = require_state(known, heads, kv_heads, batch, waiting)
+    if going is None:
+        going = require_state(known, heads, kv_heads, batch, waiting, largest is not None)
     check_lists(known, heads, kv_heads, batch)
     start = begins(spec, going, n, state is not None, q_start, return_state)
     sizes, given = sizes_of(spec, q, k), dict(inputs)
@@ -179,7 +195,8 @@ def piece(asked: Asked) -> Piece | WholePiece:
     assert weights.k is not None
     packed = None if going.packed is None else Documents.of(given[going.packed], n)
     features = together(spec, size(weights.q, q.shape[3]), size(weights.k, q.shape[3]))
-    by_kernels = not (dense or n == 1 or weights.each or weights.delta is not None or weights.running)
+    by_tensors = dense or alone or largest is not None
+    by_kernels = not (by_tensors or n == 1 or weights.each or weights.delta is not None or weights.running)
     if packed is not None:
         masks = packed_masks(going, packed, batch)
     else:
@@ -215,13 +232,16 @@ def piece(asked: Asked) -> Piece | WholePiece:
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
     needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
+    needed = needed[0] and not alone, needed[1]
     a, b, gates, running = None, None, None, None
     if needed[0]:
         a = mapped(spec, "q", q, found, sizes, projection).values.expand(*q.shape[:-1], features)
     if needed[1] and weights.by_logarithms:
         b = torch.cat([one.values for one in apart(spec, k, found, sizes, projection, features)], -1)
     elif needed[1]:
-        since = state[:, :, 0, v.shape[3]].to(dtype) if state is not None and weights.running else None
+        since = None if largest is None or not largest.numel() else largest
+        if state is not None and weights.running:
+            since = state[:, :, 0, v.shape[3]].to(dtype)
         made = mapped(spec, "k", k, found, sizes, projection, since)
         b, gates, running = made.values.expand(*k.shape[:-1], features), made.gates, made.last
     if state is not None and weights.running:

@@ -49,7 +49,7 @@ class Piece:
     the new one and ``stays`` whether the old one is, each (batch or 1, heads or 1, tokens or 1), or None: all are.
     ``itself`` says where a token that comes alone sees itself; ``returns``: a new state is wanted. With ``vectors``, q,
     k and v, turned, kernels map these by themselves, and features of rows or keys are there only if needed. ``running``
-    (batch, heads) is the running maximum after the call, where features have one: it goes into the new state.
+    (batch, heads) is the maximum after the call, where features count from one: if it runs it goes into the new state.
     """
 
     spec: Spec
@@ -107,7 +107,7 @@ class Piece:
 
     def _with_maximum(self, state: Tensor) -> Tensor:
         """A state with the running maximum behind its values."""
-        if self.running is None:
+        if self.running is None or not self.spec.weights.running:
             return state
         column, at = self.running[..., None, None].expand(*state.shape[:3], 1), self.v.shape[3]
         return torch.cat([state[..., :at], column.to(state.dtype), state[..., at:]], -1)
@@ -188,10 +188,18 @@ class Piece:
         state = self._summed(b, v)
         if self.state is None:
             return state
-        old = self.state.to(state.dtype)
-        if steps is not None:
-            old = old * _factors(self._logs_over(steps), b).mT
-        return state + masked(old, self.stays)
+        old, logs = self.state.to(state.dtype), self.over()
+        return state + (old if logs is None else masked(old * logs.exp().to(old.dtype)[..., None], self.stays))
+
+    def over(self) -> Tensor | None:
+        """The logarithms of what is left of an older state, (its batch, heads, 1 or features); None where all is."""
+        logs = None
+        if self.steps is not None:
+            logs = self._logs_over(self.steps[:, : self.v.shape[1]])
+            logs = logs.squeeze(2) if logs.dim() == 4 else logs
+        if self.stays is None:
+            return logs
+        return (self.v.new_zeros((1, 1, 1)) if logs is None else logs).masked_fill(~self.stays, -torch.inf)
 
     def _chosen(self, a: Tensor, past: bool) -> Tensor:
         """The features of rows; with ``divide each`` over a divisor of their own."""

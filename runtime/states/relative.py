@@ -151,10 +151,8 @@ class RelativePiece(Piece):
         logs = masked(logs, self.kept, -torch.inf)
         most, old = self._most(logs.detach()), None
         if self.state is not None:
-            old = self._counts_from
-            if steps is not None:
-                old = old + self._logs_over(steps).to(old.dtype)
-            old = masked(old[..., None], self.stays, -torch.inf)[..., 0]
+            old, over = self._counts_from, self.over()
+            old = old if over is None else old + over.to(old.dtype)
             most = torch.maximum(most, old.detach())
         b = torch.exp(logs - self._last(_finite(most)[..., None]))
         sums = self._summed(b, torch.cat([masked(v, self.kept), v.new_ones((*v.shape[:3], 1))], -1))

@@ -13,61 +13,25 @@ from attnspec.runtime.core.arguments import CallError
 from tests.support.linear import TOLERANCE
 from tests.support.marks import slow
 from tests.support.oracle import tensors
-from tests.support.states import DIM, HEADS, KV_HEADS, REGIMES, Case, N, cut_anywhere, near
-
-CASES = {
-    "causal": Case(
-        "attention a { input cu: int[n] offsets  attend causal and cu[q] == cu[k]  linear elu(x) + 1  divide total }",
-        offsets=(0, 4, 4, 5, 30, N),
-    ),
-    "gates": Case(
-        """attention a {
-            input cu: int[batch, n] offsets  input g: float[batch, heads, n]
-            attend causal and cu[b, q] == cu[b, k] and (h > 1 or q - k < 2)
-            linear exp(x)  decay g[b, h, t]  divide total + mass
-        }""",
-        inputs={"g": ()},
-        offsets=((0, 0, 9, 13, N), (0, 21, 22, N, N)),
-    ),
-    "channels": Case(
-        """attention a {
-            input cu: int[n] offsets  input g: float[batch, heads, n, dim]
-            attend k < q and cu[q] == cu[k]  linear x  decay g[b, h, t, c]
-        }""",
-        inputs={"g": (DIM,)},
-        offsets=(0, 9, 18, 27, 36, N),
-    ),
-    "each": Case(
-        "attention a { input cu: int[n] offsets  attend causal and cu[q] == cu[k]  linear exp(x)  divide each total }",
-        offsets=(0, 7, 8, 30, N),
-    ),
-    "delta": Case(
-        """attention a {
-            input cu: int[batch, n] offsets  input beta: float[batch, heads, n]  input g: float[batch, heads, n]
-            attend causal and cu[b, q] == cu[b, k]
-            linear softmax(x)  decay g[b, h, t]  delta beta[b, h, k]  divide total + 0.5
-        }""",
-        inputs={"beta": (), "g": ()},
-        offsets=((0, 3, 9, 13, N), (0, 21, 22, 22, N)),
-    ),
-}
+from tests.support.state_cases import PACKED
+from tests.support.states import DIM, HEADS, KV_HEADS, REGIMES, cut_anywhere, near
 
 
-@pytest.mark.parametrize("name", [name if name == "gates" else slow(name) for name in CASES])
+@pytest.mark.parametrize("name", [name if name == "gates" else slow(name) for name in PACKED])
 def test_dense_sequences_in_pieces(name: str) -> None:
-    cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), "random")
+    cut_anywhere(PACKED[name], "dense", torch.float64, (1e-11, 1e-11), "random")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gates", "channels"])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_gates_of_any_size(name: str, regime: str) -> None:
-    cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), regime)
+    cut_anywhere(PACKED[name], "dense", torch.float64, (1e-11, 1e-11), regime)
 
 
 @pytest.mark.parametrize("name", [slow("causal"), slow("gates"), slow("delta")])
 def test_kernels(name: str) -> None:
-    cut_anywhere(CASES[name], "cpp", torch.float32, TOLERANCE[torch.float32], "random")
+    cut_anywhere(PACKED[name], "cpp", torch.float32, TOLERANCE[torch.float32], "random")
 
 
 def test_packed_sequences_go_on_one_by_one() -> None:
