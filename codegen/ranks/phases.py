@@ -3,61 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.codegen.ranks.loads import KEYS, QUERIES, RESULTS, Ints, Loads
+from attnspec.codegen.ranks.exchange import Exchange
+from attnspec.codegen.ranks.needs import Ints
 
 Floats = NDArray[np.float64]
-
-SUMS = 4
-"""Bytes of a number of what is summed: outputs of parts, their log-sum-exp, gradients."""
-
-
-class Layer(NamedTuple):
-    """The vectors that a schedule is for: how many numbers they have, the element type and its bytes, batch entries."""
-
-    dim: int
-    dim_v: int
-    dtype: str
-    itemsize: int
-    batch: int = 1
-
-
-class _Leg(NamedTuple):
-    """A way that messages of a kind go: bytes of a row, there or ``back``, before their step or ``after`` it."""
-
-    kind: int
-    row: int
-    back: bool = False
-    after: bool = False
-    joined: bool = False
-    """Whether it travels in one message with another."""
-
-
-def _legs(layer: Layer, backward: bool) -> tuple[_Leg, ...]:
-    size, dim, dim_v = layer.itemsize, layer.dim, layer.dim_v
-    keys, queries = _Leg(KEYS, size * (dim + dim_v)), _Leg(QUERIES, size * dim)
-    if not backward:
-        return keys, queries, _Leg(RESULTS, SUMS * (dim_v + 1), after=True)
-    return (
-        keys,
-        _Leg(KEYS, SUMS * (dim + dim_v), back=True, after=True),
-        queries,
-        # With queries: gradients of outputs, the log-sum-exp of the whole, and its gradient less what outputs take.
-        _Leg(RESULTS, size * dim_v + 2 * SUMS, back=True, joined=True),
-        _Leg(QUERIES, SUMS * dim, back=True, after=True),
-    )
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Messages in order of their phase: phase p is beside the work of step p, and the last is after all steps.
-
-    ``nbytes`` are those of all batch entries; ``counted`` is 0 for what travels in another's message, else 1.
-    """
+    """Messages in order of their phase: phase p is beside the work of step p, and the last is after all steps."""
 
     phases: int
     ranks: int
@@ -65,51 +23,33 @@ class Phases:
     source: Ints
     target: Ints
     nbytes: Ints
-    counted: Ints
-
-    @property
-    def sent(self) -> Ints:
-        """Bytes that each rank sends."""
-        return self._by(self.source, self.nbytes)
-
-    @property
-    def received(self) -> Ints:
-        """Bytes that each rank receives."""
-        return self._by(self.target, self.nbytes)
 
     @property
     def messages(self) -> Ints:
         """How many messages each rank receives."""
-        return self._by(self.target, self.counted)
+        return np.bincount(self.target, minlength=self.ranks)
 
-    def _by(self, end: Ints, weights: Ints) -> Ints:
-        return np.bincount(end, weights, self.ranks).astype(np.int64)
-
-    def by_phase(self, end: Ints, weights: Ints) -> Floats:
-        """Sums over messages by the phase and the rank at one ``end``, shape (phases, ranks)."""
+    def by_phase(self, end: Ints, weights: Ints | None = None) -> Floats:
+        """Bytes, or other sums over messages, by the phase and the rank at one ``end``, shape (phases, ranks)."""
         place = self.phase * self.ranks + end
-        found = np.bincount(place, weights, self.phases * self.ranks).astype(np.float64)
-        return found.reshape(self.phases, self.ranks)
+        found = np.bincount(place, self.nbytes if weights is None else weights, self.phases * self.ranks)
+        return found.astype(np.float64).reshape(self.phases, self.ranks)
 
 
-def phases(loads: Loads, layer: Layer, backward: bool = False) -> Phases:
-    """The messages of one pass of a schedule."""
-    parts = list[tuple[Ints, ...]]()
-    for leg in _legs(layer, backward):
-        (at,) = np.nonzero(loads.kind == leg.kind)
-        source, target = (loads.target, loads.source) if leg.back else (loads.source, loads.target)
-        phase, counted = loads.step[at] + (1 if leg.after else -1), np.full(len(at), int(not leg.joined))
-        parts.append((phase, source[at], target[at], loads.rows[at] * (leg.row * layer.batch), counted))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    order = np.argsort(columns[0], kind="stable")
-    return Phases(loads.steps + 1, loads.ranks, *(column[order] for column in columns))
+def phases(made: Exchange, ranks: int, backward: bool = False) -> Phases:
+    """The messages of a pass: what a step needs comes beside the one before, what it gives returns beside the next."""
+    there, back = (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
+    legs = ((made.source, made.target, there, -1), (made.target, made.source, back, 1))
+    parts = [(made.step + shift, source, target, nbytes) for source, target, nbytes, shift in legs]
+    phase, source, target, nbytes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    sent = np.flatnonzero(nbytes)
+    order = sent[np.argsort(phase[sent], kind="stable")]
+    return Phases(made.steps + 1, ranks, phase[order], source[order], target[order], nbytes[order])
 
 
-def keys_held(loads: Loads) -> Ints:
+def keys_held(made: Exchange, ranks: int) -> Ints:
     """Key rows of others that each rank holds at most: those of a step and, on their way, of the next."""
-    found = loads.kind == KEYS
-    place = loads.step[found] * loads.ranks + loads.target[found]
-    arriving = np.bincount(place, loads.rows[found], (loads.steps + 1) * loads.ranks)
-    arriving = arriving.reshape(loads.steps + 1, loads.ranks)
+    place = made.step * ranks + made.target
+    arriving = np.bincount(place, made.keys, (made.steps + 1) * ranks).reshape(made.steps + 1, ranks)
     held: Ints = (arriving[:-1] + arriving[1:]).max(0).astype(np.int64)
     return held

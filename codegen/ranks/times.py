@@ -12,9 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from attnspec.codegen.ranks.exchange import Exchange
 from attnspec.codegen.ranks.loads import Loads
 from attnspec.codegen.ranks.machines import Machine
-from attnspec.codegen.ranks.phases import Floats, Layer, Phases, phases
+from attnspec.codegen.ranks.phases import Floats, Phases, phases
+from attnspec.codegen.ranks.traffic import Widths
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,25 @@ class Times:
         return float(self.whole.max())
 
 
-def operations(layer: Layer, backward: bool) -> int:
+def operations(widths: Widths, backward: bool) -> int:
     """Those of a pair: two products forward, five backward."""
-    return layer.batch * 2 * (3 * layer.dim + 2 * layer.dim_v if backward else layer.dim + layer.dim_v)
+    dim, dim_v = widths.dim, widths.dim_v
+    return widths.batch * 2 * (3 * dim + 2 * dim_v if backward else dim + dim_v)
 
 
-def times(loads: Loads, layer: Layer, machine: Machine, backward: bool = False) -> Times:
-    """The times of one pass. Alike on every machine that works them out: there are no sums whose order is open."""
-    moved = phases(loads, layer, backward)
-    compute = loads.pairs * (operations(layer, backward) / machine.flops[layer.dtype]) + loads.calls * machine.call
+def times(
+    loads: Loads, traffic: Exchange, widths: Widths, machine: Machine, dtype: str, backward: bool = False
+) -> Times:
+    """The times of one pass. Alike on every processor that works them out: there are no sums whose order is open."""
+    steps, ranks = loads.pairs.shape
+    moved = phases(traffic, ranks, backward)
+    compute = loads.pairs * (operations(widths, backward) / machine.flops[dtype]) + loads.calls * machine.call
     busy = np.maximum(compute, machine.step) if machine.beside else compute + machine.step
     transfers = _transfers(moved, machine)
-    now = np.zeros(loads.ranks)
+    now = np.zeros(ranks)
     cuts = np.searchsorted(moved.phase, np.arange(moved.phases + 1)).tolist()
     for phase, (low, high) in enumerate(pairwise(cuts)):
-        done = now + busy[phase] if phase < loads.steps else now
+        done = now + busy[phase] if phase < steps else now
         if low < high:
             source, target = moved.source[low:high], moved.target[low:high]
             both = np.maximum(now[source], now[target])
@@ -67,6 +73,6 @@ def _transfers(moved: Phases, machine: Machine) -> Floats:
     for end in (moved.source, moved.target):
         for here, rate in ((near, machine.near), (~near, machine.far)):
             np.maximum(longest, moved.by_phase(end, moved.nbytes * here) / rate, out=longest)
-    received = moved.by_phase(moved.target, moved.counted)
-    sent = moved.by_phase(moved.source, moved.counted)
+    one = np.ones_like(moved.nbytes)
+    received, sent = moved.by_phase(moved.target, one), moved.by_phase(moved.source, one)
     return longest + np.maximum(received, sent) * machine.message

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnspec.codegen.ranks.machines import Machine
-from attnspec.codegen.ranks.phases import SUMS, Layer
 from attnspec.codegen.ranks.times import operations
+from attnspec.codegen.ranks.traffic import Widths
 from attnspec.relation.sizes import Sizes
 
 
@@ -32,11 +32,12 @@ class _Case:
     ranks: int
     largest: int
     total: int
-    layer: Layer
+    widths: Widths
     machine: Machine
+    dtype: str
 
     def compute(self, pairs: float, backward: bool) -> float:
-        return pairs * operations(self.layer, backward) / self.machine.flops[self.layer.dtype]
+        return pairs * operations(self.widths, backward) / self.machine.flops[self.dtype]
 
     def busy(self, compute: float, calls: int = 1) -> float:
         """Of a step: kernels, and the host beside them or before them."""
@@ -52,37 +53,36 @@ class _Case:
 
     @property
     def keys(self) -> int:
-        """Vectors of keys of a rank, over heads and batch."""
-        return -(-self.sizes.n // self.ranks) * self.sizes.kv_heads * self.layer.batch
+        """Keys of a rank, each head's apart."""
+        return -(-self.sizes.n // self.ranks) * self.sizes.kv_heads
 
 
 def usual(
-    sizes: Sizes, ranks: int, largest: int, total: int, layer: Layer, machine: Machine
+    sizes: Sizes, ranks: int, largest: int, total: int, widths: Widths, machine: Machine, dtype: str
 ) -> tuple[Usual, Usual, Usual]:
     """All three. ``largest`` and ``total`` are pairs: of the rank with most under the best shards, and of all ranks."""
-    case = _Case(sizes, ranks, largest, total, layer, machine)
+    case = _Case(sizes, ranks, largest, total, widths, machine, dtype)
     return _ring(case), _all_gather(case), _ulysses(case)
 
 
 def _ring(case: _Case) -> Usual:
     """Keys go round, a neighbour further in each step; in backward their gradients go with them, in float32."""
-    layer, machine, numbers = case.layer, case.machine, case.layer.dim + case.layer.dim_v
+    machine, widths, others = case.machine, case.widths, case.ranks - 1
     rate = machine.near if case.ranks <= machine.node else machine.far  # all wait for the slowest link
-    others = case.ranks - 1
 
     def seconds(backward: bool) -> float:
-        nbytes = case.keys * numbers * (layer.itemsize + (SUMS if backward else 0))
+        nbytes = case.keys * (widths.key + (widths.key_gradient if backward else 0))
         step = case.busy(case.compute(case.largest / case.ranks, backward))
         sent = nbytes / rate + machine.message
         return step + others * max(step, sent) + (sent if backward and others else 0.0)  # gradients go on once more
 
-    return Usual("ring", seconds(False), seconds(True), others * case.keys * numbers * layer.itemsize)
+    return Usual("ring", seconds(False), seconds(True), others * case.keys * widths.key)
 
 
 def _all_gather(case: _Case) -> Usual:
     """All keys come first; in backward again, and their gradients return, in float32."""
-    numbers = (case.ranks - 1) * case.keys * (case.layer.dim + case.layer.dim_v)
-    keys, gradients = numbers * case.layer.itemsize, numbers * SUMS
+    far = (case.ranks - 1) * case.keys
+    keys, gradients = far * case.widths.key, far * case.widths.key_gradient
     forward = case.spread(keys) + case.busy(case.compute(case.largest, False))
     backward = case.spread(keys) + case.busy(case.compute(case.largest, True)) + case.spread(gradients)
     return Usual("all-gather", forward, backward, keys)
@@ -90,14 +90,13 @@ def _all_gather(case: _Case) -> Usual:
 
 def _ulysses(case: _Case) -> Usual:
     """Each rank takes some heads of all positions: queries, keys and values come, outputs return."""
-    s, layer, ranks = case.sizes, case.layer, case.ranks
+    s, widths, ranks = case.sizes, case.widths, case.ranks
     if s.kv_heads % ranks:
         why = f"at most {s.kv_heads} ranks" if ranks > s.kv_heads else f"not {s.kv_heads} key heads to {ranks} ranks"
         return Usual("Ulysses", why=why)
-    vectors = -(-s.n // ranks) * layer.batch * (ranks - 1) // ranks
-    keys, queries = vectors * s.kv_heads, vectors * s.heads
-    there = layer.itemsize * (queries * layer.dim + keys * (layer.dim + layer.dim_v))
-    values = layer.itemsize * queries * layer.dim_v
+    far = -(-s.n // ranks) * (ranks - 1)
+    there = far * (s.heads // ranks * widths.query + s.kv_heads // ranks * widths.key)
+    values = far * (s.heads // ranks) * widths.batch * widths.dim_v * widths.itemsize
     forward = case.spread(there) + case.busy(case.compute(case.total / ranks, False)) + case.spread(values)
     backward = case.spread(values) + case.busy(case.compute(case.total / ranks, True)) + case.spread(there)
     return Usual("Ulysses", forward, backward, there + values)
