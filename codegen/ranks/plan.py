@@ -10,6 +10,7 @@ from attnspec.codegen.ranks.machines import DEFAULT, Machine
 from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.times import operations
 from attnspec.codegen.ranks.usual import Usual
+from attnspec.relation.relation import inputs_of, scalar_names
 from attnspec.spec.units import count, plural, quantity, seconds
 from attnspec.spec.writing import Shown
 
@@ -63,6 +64,13 @@ class RankPlan(Shown):
         return alone / self.figures.seconds if self.figures.seconds else 1.0
 
     @property
+    def open_inputs(self) -> tuple[str, ...]:
+        """The inputs that say which of the counted pairs there are."""
+        relation = self.schedule.relation
+        atoms = [atom for item in relation.classes for atom in item.unknown]
+        return (*inputs_of(atoms), *(scalar_names(relation.spec) if relation.reads_scalars else ()))
+
+    @property
     def all_keys(self) -> int:
         """Bytes of the keys and values of all ranks but one: what a rank receives where all are gathered."""
         return self.schedule.gathered
@@ -74,6 +82,7 @@ class RankPlan(Shown):
             "ranks": self.ranks,
             "machine": self.machine.name,
             "dtype": self.dtype,
+            "inputs": list(self.open_inputs),
             "prices": self.machine.origin,
             "shards": self.schedule.shards.kind,
             "rows": self.schedule.shards.rows,
@@ -113,11 +122,16 @@ class RankPlan(Shown):
             "chosen": self.reason,
             "prices": self.machine.origin,
         }
+        if self.open_inputs:
+            said = ", ".join(f"`{name}`" for name in self.open_inputs)
+            lines["inputs"] = f"all of this at most: each call says what {said} holds"
         width = max(map(len, lines)) + 2
         return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
 
     def _received(self) -> str:
         f = self.figures
+        if self.ranks == 1:
+            return "nothing: there is one rank"
         if not f.messages:
             return "nothing: no rank needs what another holds"
         share = f"{f.received / self.all_keys:.1%} of all keys" if self.all_keys else ""
