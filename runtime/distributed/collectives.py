@@ -88,11 +88,11 @@ def combined(transport: Transport, x: Tensor, how: Callable[[Tensor], Tensor]) -
 
 
 def total(x: Tensor) -> Tensor:
-    """A sum of (ranks, numbers) in the order of the ranks."""
-    found = x[0].clone()
+    """A sum of (ranks, ..) in the order of the ranks, at least in float32."""
+    found = x[0].to(torch.promote_types(x.dtype, torch.float32)).clone()
     for row in x[1:]:
         found += row
-    return found
+    return found.to(x.dtype)
 
 
 class _Summed(torch.autograd.Function):
