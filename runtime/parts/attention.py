@@ -26,7 +26,7 @@ from attnspec.runtime.sink import sink
 from attnspec.spec.spec import Spec
 
 
-def _logit(program: str, spec: Spec, rows: Tensor, asked: Asked, given: Mapping[str, Tensor]) -> Tensor:
+def logit_of_rows(program: str, spec: Spec, rows: Tensor, asked: Asked, given: Mapping[str, Tensor]) -> Tensor:
     """The sink of the rows, (batch, heads, rows or 1), differentiable."""
     keys = rows[:, : None if asked.kv_heads == UNKNOWN else asked.kv_heads, :0]
     sizes = sizes_of(spec, rows, keys, part_of(program, rows, keys, asked))
@@ -35,7 +35,7 @@ def _logit(program: str, spec: Spec, rows: Tensor, asked: Asked, given: Mapping[
     return by_row(found)
 
 
-_untraced = _disable_dynamo(_logit)  # sinks are evaluated in Python: the graph breaks there
+_untraced = _disable_dynamo(logit_of_rows)  # sinks are evaluated in Python: the graph breaks there
 
 
 class Parts(Rotations):
@@ -271,7 +271,7 @@ class Parts(Rotations):
             return out, lse
         numbers = {"q_start": q_start, "k_start": 0, "n": n, "h_start": h_start, "b_start": b_start}
         asked = Asked.of(name, **numbers, n_q=n_q, heads=heads, kv_heads=kv_heads, batch=batch)
-        logit = (_untraced if torch.compiler.is_compiling() else _logit)(self._encoded, self.spec, out, asked, given)
+        logit = (_untraced if torch.compiler.is_compiling() else logit_of_rows)(self._encoded, self.spec, out, asked, given)
         return merge([(out, lse), (torch.zeros_like(out), logit.expand(lse.shape))])
 
     def _part_vectors(

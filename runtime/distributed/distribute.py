@@ -1,0 +1,288 @@
+"""One sequence over many devices: ``attnspec.distribute``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from attnspec.runtime import sharding
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, named
+from attnspec.runtime.core.visible import transforming
+from attnspec.runtime.distributed import operator
+from attnspec.runtime.distributed.duties import Planned
+from attnspec.runtime.distributed.everybody import gathered
+from attnspec.runtime.distributed.planning import Asked
+from attnspec.runtime.distributed.spread import Spread
+from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.mixture import check_lse
+from attnspec.runtime.operators import keeps
+from attnspec.spec.writing import Shown
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+def distribute(
+    attend: Attention,
+    group_or_mesh: ProcessGroup | DeviceMesh | Transport | None = None,
+    *,
+    n: int | None = None,
+    heads: int,
+    kv_heads: int | None = None,
+    dim: int,
+    dim_v: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+    shard: str = "auto",
+    chunks: int | None = None,
+    machine: str = "auto",
+) -> Distributed:
+    """Attention to one sequence that is dealt out to the ranks of a group, planned from the pattern.
+
+    >>> far = attnspec.distribute(attend, mesh["cp"], n=1 << 20, heads=32, kv_heads=8, dim=128)  # doctest: +SKIP
+    >>> print(far.plan)  # doctest: +SKIP
+    >>> ids, labels = far.shard(ids, dim=1), far.shard(labels, dim=1, pad=-100)  # doctest: +SKIP
+    >>> out = far(q, k, v)  # of local rows, differentiable  # doctest: +SKIP
+
+    ``attend`` is what :func:`attnspec.compile` gives, ``group_or_mesh`` a group of processes of torch.distributed
+    (gloo or NCCL), a mesh of one dimension, or None for all processes. All ranks of it call this at the same place of
+    their programs, and everything that they do with what it returns. Plans are made for each length of a sequence, from
+    integers only, alike on all ranks: which positions a rank holds, which pairs it computes, and what it sends.
+
+    ``n`` is the length of sequences; without it, that of what :meth:`Distributed.shard` was given. ``heads``,
+    ``kv_heads`` (as many as heads), ``dim`` and ``dim_v`` (as dim) are those of calls. ``shard`` is ``"auto"``,
+    ``"contiguous"`` (tokens stay in order), ``"zigzag"``, ``"residue"``, ``"grid"`` or ``"greedy"``, ``chunks`` how
+    many each rank holds. What is fastest is worked out for ``dtype`` and ``batch`` on a ``machine`` (``attnspec inspect
+    --ranks`` lists those with prices); calls may have others.
+
+    Raises CallError for a pattern that cannot be computed so, and for numbers that do not fit.
+    """
+    name = attend._facts.name
+    if attend._target == "dense":
+        raise CallError(f'{name}: target="dense" evaluates the whole mask, and is not for many ranks')
+    kv_heads, dim_v = heads if kv_heads is None else kv_heads, dim if dim_v is None else dim_v
+    numbers = {"heads": heads, "kv_heads": kv_heads, "dim": dim, "dim_v": dim_v, "batch": batch}
+    for label, number in {**numbers, "n": 0 if n is None else n, "chunks": 1 if chunks is None else chunks}.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < (0 if label == "n" else 1):
+            raise CallError(f"{name}: {label} is a number of at least {int(label != 'n')}, not {number!r}")
+    if heads % kv_heads:
+        raise CallError(f"{name}: {heads} heads cannot be shared among {kv_heads} key heads")
+    asked = Asked(heads, kv_heads, dim, dim_v, str(dtype).removeprefix("torch."), batch, shard, chunks, machine)
+    return Distributed(Spread(attend, transport_of(name, group_or_mesh), asked), n)
+
+
+def transport_of(name: str, group_or_mesh: Any) -> Transport:
+    """How messages travel in a group or a mesh. Raises CallError for what is neither."""
+    if hasattr(group_or_mesh, "post"):
+        return group_or_mesh  # type: ignore[no-any-return]
+    import torch.distributed as dist
+
+    from attnspec.runtime.distributed.processes import of_group
+
+    if not dist.is_available() or not dist.is_initialized():
+        raise CallError(
+            f"{name}: torch.distributed is not initialized: torch.distributed.init_process_group(...) comes before "
+            "attnspec.distribute, and torchrun starts the processes"
+        )
+    if hasattr(group_or_mesh, "get_group"):
+        if group_or_mesh.ndim != 1:
+            raise CallError(
+                f"{name}: the mesh has {group_or_mesh.ndim} dimensions; a sequence is dealt out along one: "
+                f"mesh[{(group_or_mesh.mesh_dim_names or ('cp',))[-1]!r}]"
+            )
+        group_or_mesh = group_or_mesh.get_group()
+    group = dist.group.WORLD if group_or_mesh is None else group_or_mesh
+    if not isinstance(group, dist.ProcessGroup):
+        raise CallError(
+            f"{name}: a group of processes or a mesh of one dimension is needed, in which this process is; not {group!r}"
+        )
+    return of_group(group)
+
+
+class Distributed(Shown):
+    """An attention over a group of ranks: :func:`attnspec.distribute` makes it."""
+
+    def __init__(self, spread: Spread, n: int | None) -> None:
+        self._of, self._n = spread, n
+        self._name, self._facts = spread.name, spread.attend._facts
+        self._lengths: dict[int, set[int]] = {}
+        transport = spread.transport
+        self.rank, self.ranks = transport.rank, transport.ranks
+        self._encoded = operator.registered(spread, str(getattr(transport, "name", f"transport {id(transport)}")))
+        if n is not None:
+            self._planned(n)
+
+    @property
+    def attend(self) -> Attention:
+        """What is computed."""
+        return self._of.attend
+
+    @property
+    def plan(self) -> Planned:
+        """What was planned for ``n``: print it. Raises CallError where no length is known yet."""
+        return self.plan_for(self._only())
+
+    def plan_for(self, n: int) -> Planned:
+        """What is planned for sequences of this length."""
+        return self._planned(n)
+
+    @property
+    def positions(self) -> Tensor:
+        """The positions of this rank's rows in the sequence, int64, -1 for padding: for what a model does by itself."""
+        n = self._only()
+        found = torch.full((self._planned(n).shards.rows,), -1)
+        own = self._of.positions(n, self.rank)
+        found[: len(own)] = own
+        return found
+
+    def shard(self, t: Tensor, dim: int, pad: float = 0) -> Tensor:
+        """This rank's rows of a tensor that is whole: ``dim`` is the dimension of the sequence.
+
+        The only way from positions to rows: they may be in another order. Behind its positions a rank may have rows of
+        padding, so that all have as many; they hold ``pad``. Differentiable. Raises CallError where the length is
+        not that of the sequence.
+        """
+        dim = self._dim(t, dim)
+        n = t.shape[dim]
+        if self._n not in (None, n):
+            raise CallError(f"{self._name}: dimension {dim} of the tensor has {n} entries; sequences have {self._n}")
+        rows = self._planned(n).shards.rows
+        own = t.index_select(dim, self._of.positions(n, self.rank).to(t.device))
+        missing = rows - own.shape[dim]
+        if not missing:
+            return own
+        shape = (*own.shape[:dim], missing, *own.shape[dim + 1 :])
+        return torch.cat([own, torch.full(shape, pad, dtype=own.dtype, device=own.device)], dim)
+
+    def gather(self, t: Tensor, dim: int, *, n: int | None = None) -> Tensor:
+        """The whole of a tensor of which all ranks hold their rows, on all ranks: ``dim`` is that of the rows.
+
+        Without gradients: give ``t.detach()`` where it has some. Raises CallError where the rows are no shard.
+        """
+        dim = self._dim(t, dim)
+        if t.requires_grad and torch.is_grad_enabled():
+            raise CallError(f"{self._name}: gather has no gradients: give t.detach(), or gather under torch.no_grad()")
+        n = self._length("t", t.shape[dim], n)
+        whole = t.new_empty((*t.shape[:dim], n, *t.shape[dim + 1 :]))
+        for rank, rows in enumerate(gathered(self._of.transport, t.detach())):
+            at = self._of.positions(n, rank).to(t.device)
+            whole.index_copy_(dim, at, rows.narrow(dim, 0, len(at)))
+        return whole
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        n: int | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[True],
+        n: int | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: bool = False,
+        n: int | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
+        **more: Tensor,
+    ) -> Any:
+        """Attention of the rows of this rank: q (batch, heads, rows, dim), k and v (batch, kv_heads, rows, dim).
+
+        Returns this rank's rows of the output, (batch, heads, rows, dim_v), and with ``return_lse`` of the log-sum-exp,
+        as a call of ``attend`` with the whole of q, k and v would; rows of padding see nothing. Differentiable in q, k,
+        v and float inputs. All ranks call it together, and differentiate together. Positions are those of the whole
+        sequence in everything, and inputs are whole, the same on all ranks; the gradients of float inputs are summed
+        over the group. Everything else as in a call.
+
+        Raises CallError for tensors that are no shards, by name, and where ranks are not about to do the same, with
+        their numbers. A rank that is gone is an error in the others, at the latest after the group's timeout.
+        """
+        given = named(self._name, inputs, more)
+        check_lse(self._facts, return_lse)
+        if sharding.distributed(q, k, v, *given.values()):
+            raise CallError(f"{self._name}: give the rows that are here, q.to_local(), and not DTensors")
+        if not torch.compiler.is_compiling() and transforming():
+            raise NotImplementedError(f"{self._name}: attention over ranks has no rules for torch.func (vmap, grad)")
+        q, k, v = autocast(q, k, v)
+        check_derivatives(self._name, scale, q, k, v, *given.values())
+        length = self._length("q", q.shape[2], n)
+        tensors = [q, k, v, *given.values()]
+        scale = None if scale is None else float(scale)
+        found = operator.attend_parallel(tensors, list(given), scale, self._encoded, length, keeps(*tensors))
+        return (found[0], found[1]) if return_lse else found[0]
+
+    def _planned(self, n: int) -> Planned:
+        found = self._of.planned(n)
+        self._lengths.setdefault(found.shards.rows, set()).add(n)
+        return found
+
+    def _only(self) -> int:
+        """The length that is meant where none is said."""
+        known = sorted({n for lengths in self._lengths.values() for n in lengths})
+        if self._n is None and len(known) != 1:
+            seen = f"those so far are {', '.join(map(str, known))}" if known else "none was sharded yet"
+            raise CallError(f"{self._name}: which length of sequences is meant is not known ({seen}): give n=")
+        return known[0] if self._n is None else self._n
+
+    def _length(self, label: str, rows: int, n: int | None) -> int:
+        """The length of a sequence of whose tensors a rank has so many rows."""
+        if self._n is not None or n is not None:
+            if self._n is not None and n not in (None, self._n):
+                raise CallError(f"{self._name}: this is for sequences of {self._n}, not of n = {n}")
+            n = self._n if n is None else n
+            if not torch.compiler.is_compiling() and rows != (wants := self._planned(n).shards.rows):
+                raise CallError(
+                    f"{self._name}: {label} has {rows} rows, which is no shard: each of {self.ranks} ranks has {wants} "
+                    f"of a sequence of {n}. Give what far.shard(t, dim) returns"
+                )
+            return n
+        found = self._lengths.get(rows, set())
+        if len(found) != 1:
+            why = "several lengths have so many rows" if found else "no sequence that was sharded has so many rows"
+            raise CallError(
+                f"{self._name}: {label} has {rows} rows, and of which length the sequence is, is not known: {why}. Give "
+                "n=, here or to attnspec.distribute, and what far.shard(t, dim) returns"
+            )
+        return next(iter(found))
+
+    def _dim(self, t: Tensor, dim: int) -> int:
+        if not isinstance(t, Tensor) or not -t.dim() <= dim < t.dim():
+            what = f"of {t.dim()} dimensions" if isinstance(t, Tensor) else f"but {type(t).__name__}"
+            raise CallError(f"{self._name}: a tensor with a dimension {dim} is needed, not one {what}")
+        return dim % t.dim()
+
+    def __str__(self) -> str:
+        if self._n is None and not self._lengths:
+            return f"{self._name} over {self.ranks} ranks, planned for each length when it is seen"
+        return str(self.plan)
+
+    def __repr__(self) -> str:
+        return f"<attnspec {self._name} over {self.ranks} ranks, this is rank {self.rank}>"

@@ -1,0 +1,176 @@
+"""An attention over a group of ranks: plans by length, agreed on by all, and the passes of one rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnspec.codegen.ranks.runs import positions
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError, check_call, check_tensors
+from attnspec.runtime.core.program import fingerprint
+from attnspec.runtime.distributed.backward import backward
+from attnspec.runtime.distributed.duties import Duties, Planned
+from attnspec.runtime.distributed.everybody import gathered, summed
+from attnspec.runtime.distributed.finish import Finish, Kept
+from attnspec.runtime.distributed.forward import forward
+from attnspec.runtime.distributed.job import Job
+from attnspec.runtime.distributed.planning import Asked, planned
+from attnspec.runtime.distributed.stored import Form
+from attnspec.runtime.distributed.strided import whole_inputs
+from attnspec.runtime.distributed.transport import Transport
+
+
+class Given(NamedTuple):
+    """The tensors of a call: local rows of q, k and v, and whole inputs."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    inputs: Mapping[str, Tensor]
+    scale: float | None
+    n: int
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, n: int) -> Given:
+        """From the arguments of operators."""
+        q, k, v, *rest = tensors
+        return cls(q, k, v, dict(zip(names, rest, strict=True)), scale, n)
+
+
+@dataclass(eq=False)
+class Spread:
+    """One rank's view of it."""
+
+    attend: Attention
+    transport: Transport
+    asked: Asked
+    _planned: dict[int, Planned] = field(default_factory=dict)
+    _duties: dict[int, Duties] = field(default_factory=dict)
+    _agreed: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.attend._facts.name
+
+    def planned(self, n: int) -> Planned:
+        """The schedule for sequences of length n: the same on all ranks."""
+        if n not in self._planned:
+            self._planned[n] = planned(self.attend, self.transport.ranks, n, self.asked)
+        return self._planned[n]
+
+    def duties(self, n: int) -> Duties:
+        """What this rank has to do of it."""
+        if n not in self._duties:
+            self._duties[n] = Duties.of(self.planned(n), self.transport.rank)
+        return self._duties[n]
+
+    def positions(self, n: int, rank: int) -> Tensor:
+        """The positions of a rank's rows, but padding."""
+        return torch.from_numpy(np.ascontiguousarray(positions(self.planned(n).shards.held[rank])))
+
+    @torch.no_grad()
+    def forward(self, given: Given, keep: bool) -> Kept:
+        """Results of this rank's rows. Raises CallError for tensors that do not fit."""
+        form = self._form(given)
+        self._agree(given, form)
+        job = self._job(given, form)
+        finish = Finish(self.attend, job.duties, form, job.inputs.given)
+        return finish.forward(forward(job, given.q, given.k, given.v), keep)
+
+    @torch.no_grad()
+    def backward(
+        self, given: Given, kept: Kept, dout: Tensor, dlse: Tensor | None, wanted: Sequence[str]
+    ) -> list[Tensor]:
+        """Gradients of q, k and v, of this rank's rows, and of the inputs that are wanted, summed over all ranks."""
+        form = self._form(given)
+        job = self._job(given, form)
+        like = {name: given.inputs[name] for name in wanted}
+        dinputs = {name: torch.zeros(t.shape, dtype=torch.float32, device=t.device) for name, t in like.items()}
+        dout = dout.to(form.dtype)
+        rows = Finish(self.attend, job.duties, form, job.inputs.given).backward(kept, dout, dlse, dinputs)
+        found = backward(job, (given.q, given.k, given.v), dout, rows, dinputs)
+        summed(self.transport, list(dinputs.values()))
+        return [*(t.to(form.dtype) for t in found), *dinputs.values()]
+
+    def _job(self, given: Given, form: Form) -> Job:
+        spec, known, n = self.attend.spec, self.attend._facts, given.n
+        sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
+        schedule = self.planned(n)
+        branches = self.attend.branches if len(schedule.branches) > 1 else (self.attend,)
+        return Job(
+            self.transport,
+            self.duties(n),
+            form,
+            branches,
+            bool(known.separate or known.shared),
+            given.scale,
+            whole_inputs(spec, given.inputs, sizes, form.device),
+        )
+
+    def _form(self, given: Given) -> Form:
+        """The sizes of a call. Raises CallError where its tensors are not shards, or not of what was planned."""
+        q, k, v, inputs, _, n = given
+        name, asked = self.name, self.asked
+        check_call(name, self.attend._target, self.attend._kinds, q, k, v)
+        check_tensors(name, inputs)
+        length = self.planned(n).shards.rows
+        for label, t in (("q", q), ("k", k), ("v", v)):
+            if t.shape[2] != length:
+                raise CallError(
+                    f"{name}: {label} has {t.shape[2]} rows, which is no shard: each of {self.transport.ranks} ranks "
+                    f"has {length} of a sequence of {n}. Give what far.shard({label}, dim=2) returns"
+                )
+        found = Form(q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
+        for label, has, wants in (
+            ("heads", found.heads, asked.heads),
+            ("kv_heads", found.kv_heads, asked.kv_heads),
+            ("dim", found.dim, asked.dim),
+            ("dim_v", found.dim_v, asked.dim_v),
+        ):
+            if has != wants:
+                raise CallError(
+                    f"{name}: this is planned for {label} = {wants}, and the tensors have {has}: attnspec.distribute("
+                    f"..., {label}={has})"
+                )
+        for label, t in inputs.items():
+            if t.device != q.device:
+                raise CallError(f"{name}: input `{label}` is on {t.device}, but q is on {q.device}")
+        return found
+
+    def _agree(self, given: Given, form: Form) -> None:
+        """At the first call of its kind: all ranks are about to do the same. Raises CallError that names those not."""
+        of_inputs = [(name, tuple(t.shape), str(t.dtype)) for name, t in given.inputs.items()]
+        call = (tuple(form[:5]), str(form.dtype), of_inputs, given.scale, given.n)
+        kind = json.dumps([call, self.attend.program.encoded, self.asked])
+        if kind in self._agreed and not _always():
+            return
+        whole = f"{kind}\0{fingerprint()}\0{self.planned(given.n).digest}"
+        digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
+        told = gathered(self.transport, digest)
+        common = max(told, key=lambda t: sum(torch.equal(t, other) for other in told))
+        if differ := [rank for rank, t in enumerate(told) if not torch.equal(t, common)]:
+            who = ", ".join(map(str, differ))
+            raise CallError(
+                f"{self.name}: the ranks are not about to do the same: pattern, plan, shapes, dtypes, inputs or scale "
+                f"of rank {who} differ from those of the others. Here (rank {self.transport.rank}): n = {given.n}, "
+                f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in zip('qkv', given[:3], strict=True))}, "
+                f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.planned(given.n).shards}"
+            )
+        self._agreed.add(kind)
+
+
+def _always() -> bool:
+    """Whether torch.distributed is asked to look closely (TORCH_DISTRIBUTED_DEBUG)."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.get_debug_level() != dist.DebugLevel.OFF
+
