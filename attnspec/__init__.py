@@ -18,11 +18,13 @@ __all__ = [
     "Attention",
     "Cache",
     "CallError",
+    "Distributed",
     "Recurrent",
     "Spec",
     "SpecError",
     "TokenStatistics",
     "compile",
+    "distribute",
     "merge",
     "read",
     "recurrent",
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.cpp.merge import merge
+    from attnspec.runtime.distributed.distribute import Distributed, distribute
     from attnspec.runtime.modules.token_statistics import TokenStatistics
     from attnspec.runtime.recurrent.recurrent import Recurrent, recurrent
     from attnspec.spec.spec import Spec
@@ -54,6 +57,8 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 _HOMES = {
     "compile": "attnspec.runtime.attention",
     "merge": "attnspec.runtime.cpp.merge",
+    "Distributed": "attnspec.runtime.distributed.distribute",
+    "distribute": "attnspec.runtime.distributed.distribute",
     "Recurrent": "attnspec.runtime.recurrent.recurrent",
     "recurrent": "attnspec.runtime.recurrent.recurrent",
     "Attention": "attnspec.runtime.attention",

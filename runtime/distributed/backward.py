@@ -12,6 +12,7 @@ Sums are float32, in a fixed order, as forward.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -58,11 +59,11 @@ class _Backward:
         q, k, v = vectors
         floats = torch.float32
         self.of_keys = Column(form.dtype, form.dim, keys=True), Column(form.dtype, form.dim_v, keys=True)
-        self.of_queries = Column(form.dtype, form.dim), Column(form.dtype, form.dim_v)
         # The log-sum-exp of the whole is one for all branches, unless there are shares: then the whole has none.
         self.shared = rows[0].share is not None
         whole = () if self.shared else (rows[0].lse,)
-        self.of_queries += (Column(floats),) * len(whole)
+        vectors_of_queries = Column(form.dtype, form.dim), Column(form.dtype, form.dim_v)
+        self.of_queries = (*vectors_of_queries, *(Column(floats),) * len(whole))
         self.of_rows = (Column(floats),) * (3 if self.shared else 1)
         self.of_dkeys = Column(floats, form.dim, keys=True), Column(floats, form.dim_v, keys=True)
         self.of_dq = (Column(floats, form.dim),)
@@ -83,14 +84,15 @@ class _Backward:
         for number, step in enumerate(steps):
             coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else None
             legs = [Leg(m, self.job.slices(m, self._back(m.kind)), back=True) for m in step.inputs]
-            made = {(leg.message.kind, leg.target): leg for leg in legs if leg.source == self.job.rank}
-            into = {key: empty(self.job.form, leg.parts, torch.zeros) for key, leg in made.items()}
+            into = {
+                (str(leg.message.kind), leg.target): empty(self.job.form, leg.parts, torch.zeros)
+                for leg in legs
+                if leg.source == self.job.rank
+            }
             for item in step.items:
                 self._compute(item, arrived, into)
-            del arrived
-            now = post(
-                self.job.transport, self.job.form, legs, lambda leg, into=into: into.pop((leg.message.kind, leg.target))
-            )
+            arrived = NOTHING
+            now = post(self.job.transport, self.job.form, legs, partial(_taken, into))
             self._add(before.wait())
             before = now
             arrived = NOTHING if coming is None else coming.wait()
@@ -101,7 +103,8 @@ class _Backward:
         return self.of_dkeys if kind == "keys" else self.of_dq
 
     def _fetch(self, step: Step) -> Coming:
-        legs = [Leg(m, self._parts(step, m.source, m.target) if m.kind == "queries" else self.job.slices(m, self.of_keys)) for m in step.inputs]  # fmt: skip
+        of_queries = {m: self._parts(step, m.source, m.target) for m in step.inputs if m.kind == "queries"}
+        legs = [Leg(m, of_queries[m] if m in of_queries else self.job.slices(m, self.of_keys)) for m in step.inputs]
         return post(self.job.transport, self.job.form, legs, self._filled)
 
     def _parts(self, step: Step, asker: int, place: int) -> list[Part]:
@@ -112,28 +115,26 @@ class _Backward:
 
     def _filled(self, leg: Leg) -> Stored:
         memory = empty(self.job.form, leg.parts)
-        return copied(self.keys if leg.message.kind == "keys" else self.queries, memory, self.rows)
+        return copied(
+            self.keys if leg.message.kind == "keys" else self.queries, memory, lambda b: self.rows[self.job.total(b)]
+        )
 
     def _compute(self, item: Item, arrived: Arrived, into: Mapping[tuple[str, int], Stored]) -> None:
-        rank, total = self.job.rank, self.job.total(item.branch)
+        rank = self.job.rank
         if item.asker == rank:
-            queries, rows = self.queries, self.rows[total].at(item.heads, item.queries)
-            (dq,) = self.dq.at(item.heads, item.queries)
+            queries, dq = self.queries, self.dq.at(item.heads, item.queries)
+            rows = self.rows[self.job.total(item.branch)].at(item.heads, item.queries)
         else:
-            queries = arrived.queries[item.asker]
-            rows = queries.at(item.heads, item.queries, total)
-            (dq,) = into["queries", item.asker].at(item.heads, item.queries)
-        q, dout, *whole = queries.at(item.heads, item.queries)
-        number, lse = (rows[0], rows[1]) if self.shared else (rows[0], whole[0])
-        if self.shared:
-            dout = (dout * rows[2][..., None]).to(dout.dtype)
-        k, v = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
-        of_keys = self.dkeys if item.keeper == rank else into["keys", item.keeper]
-        dk, dv = of_keys.at(item.heads, item.keys)
+            queries, dq = arrived.queries[item.asker], into["queries", item.asker].at(item.heads, item.queries)
+            rows = queries.at(item.heads, item.queries, item.branch)
+        q, dout, *whole = queries.at(item.heads, item.queries).tensors
+        number, lse, *share = (*rows.tensors, *whole)
+        if share:
+            dout = (dout * share[0][..., None]).to(dout.dtype)
+        keys = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
+        dkeys = (self.dkeys if item.keeper == rank else into["keys", item.keeper]).at(item.heads, item.keys)
         out = self.zero.expand(dout.shape)  # what is needed of the output is in the number
-        self.job.part_backward(
-            item, (q, k, v), (out, lse, dout, number), dq=dq, dk=dk, dv=dv, dinputs=self.dinputs
-        )
+        self.job.part_backward(item, (q, out, lse, dout, number), keys, dq, dkeys, self.dinputs)
 
     def _add(self, arrived: Arrived) -> None:
         """Add gradients that others computed for what they were sent."""
@@ -142,5 +143,9 @@ class _Backward:
                 for section in stored.sections:
                     heads = section.heads.start, section.heads.stop
                     for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-                        for to, t in zip(own.at(heads, run), section.tensors, strict=True):
+                        for to, t in zip(own.at(heads, run).tensors, section.tensors, strict=True):
                             to.add_(t[:, :, first : first + run.length])
+
+
+def _taken(made: dict[tuple[str, int], Stored], leg: Leg) -> Stored:
+    return made.pop((leg.message.kind, leg.target))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attnspec.runtime import sharding
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, named
+from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, check_tensors, named
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import operator
 from attnspec.runtime.distributed.duties import Planned
@@ -99,7 +99,7 @@ def transport_of(name: str, group_or_mesh: Any) -> Transport:
     group = dist.group.WORLD if group_or_mesh is None else group_or_mesh
     if not isinstance(group, dist.ProcessGroup):
         raise CallError(
-            f"{name}: a group of processes or a mesh of one dimension is needed, in which this process is; not {group!r}"
+            f"{name}: a group of processes or a mesh of one dimension is needed, with this process in it; not {group!r}"
         )
     return of_group(group)
 
@@ -141,7 +141,7 @@ class Distributed(Shown):
         return found
 
     def shard(self, t: Tensor, dim: int, pad: float = 0) -> Tensor:
-        """This rank's rows of a tensor that is whole: ``dim`` is the dimension of the sequence.
+        """The rows of this rank of a tensor that is whole: ``dim`` is the dimension of the sequence.
 
         The only way from positions to rows: they may be in another order. Behind its positions a rank may have rows of
         padding, so that all have as many; they hold ``pad``. Differentiable. Raises CallError where the length is
@@ -226,6 +226,7 @@ class Distributed(Shown):
         their numbers. A rank that is gone is an error in the others, at the latest after the group's timeout.
         """
         given = named(self._name, inputs, more)
+        check_tensors(self._name, given)
         check_lse(self._facts, return_lse)
         if sharding.distributed(q, k, v, *given.values()):
             raise CallError(f"{self._name}: give the rows that are here, q.to_local(), and not DTensors")
@@ -257,7 +258,8 @@ class Distributed(Shown):
         if self._n is not None or n is not None:
             if self._n is not None and n not in (None, self._n):
                 raise CallError(f"{self._name}: this is for sequences of {self._n}, not of n = {n}")
-            n = self._n if n is None else n
+            n = self._n if self._n is not None else n
+            assert n is not None
             if not torch.compiler.is_compiling() and rows != (wants := self._planned(n).shards.rows):
                 raise CallError(
                     f"{self._name}: {label} has {rows} rows, which is no shard: each of {self.ranks} ranks has {wants} "
@@ -268,8 +270,8 @@ class Distributed(Shown):
         if len(found) != 1:
             why = "several lengths have so many rows" if found else "no sequence that was sharded has so many rows"
             raise CallError(
-                f"{self._name}: {label} has {rows} rows, and of which length the sequence is, is not known: {why}. Give "
-                "n=, here or to attnspec.distribute, and what far.shard(t, dim) returns"
+                f"{self._name}: {label} has {rows} rows, and of which length the sequence is, is not known: {why}. "
+                "Give n=, here or to attnspec.distribute, and what far.shard(t, dim) returns"
             )
         return next(iter(found))
 

@@ -25,6 +25,16 @@ class Planned(Protocol):
         """How many steps there are, step 0 among them."""
         ...
 
+    @property
+    def branches(self) -> int:
+        """How many branches items are of."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """What is the same on all ranks if the schedule is."""
+        ...
+
     def items(self, rank: int) -> Sequence[Item]:
         """What a rank computes, in the order of execution."""
         ...

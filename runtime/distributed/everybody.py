@@ -33,7 +33,9 @@ def summed(transport: Transport, tensors: Sequence[Tensor]) -> None:
     pieces = torch.cat([numbers, numbers.new_zeros(size * transport.ranks - numbers.numel())]).view(-1, size)
     others = [rank for rank in range(transport.ranks) if rank != transport.rank]
     sent = [Sent(rank, pieces[rank]) for rank in others]
-    came = transport.post(sent, [Expected(rank, (size,), t.dtype, t.device) for rank in others for t in [numbers]]).wait()
+    came = transport.post(
+        sent, [Expected(rank, (size,), t.dtype, t.device) for rank in others for t in [numbers]]
+    ).wait()
     total = torch.zeros_like(pieces[transport.rank])
     for t in (*came[: transport.rank], pieces[transport.rank], *came[transport.rank :]):
         total += t

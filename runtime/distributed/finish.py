@@ -55,16 +55,12 @@ class Finish:
         out, lse = mixed(totals, self._shares(self.inputs), whole)  # gradients are worked out by hand
         return Kept(out.to(dtype), lse, outs, lses)
 
-    def backward(
-        self, kept: Kept, dout: Tensor, dlse: Tensor | None, dinputs: Mapping[str, Tensor]
-    ) -> list[OfRows]:
+    def backward(self, kept: Kept, dout: Tensor, dlse: Tensor | None, dinputs: Mapping[str, Tensor]) -> list[OfRows]:
         """What gradients of each total come from; those of inputs that stand beside the parts are added."""
         with torch.inference_mode(False), torch.no_grad():  # operators leave the graph out, under enable_grad too
             return self._backward(kept, dout, dlse, dinputs)
 
-    def _backward(
-        self, kept: Kept, dout: Tensor, dlse: Tensor | None, dinputs: Mapping[str, Tensor]
-    ) -> list[OfRows]:
+    def _backward(self, kept: Kept, dout: Tensor, dlse: Tensor | None, dinputs: Mapping[str, Tensor]) -> list[OfRows]:
         outs = list(kept.outs) if self.apart else [kept.out]
         dots = [dots_of_rows(dout, out) for out in outs]
         given = {name: t.detach().requires_grad_(name in dinputs) for name, t in self.inputs.items()}

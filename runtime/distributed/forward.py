@@ -31,11 +31,11 @@ class _Forward:
         self.of_queries = (Column(form.dtype, form.dim),)
         self.of_results = Column(torch.float32, form.dim_v), Column(torch.float32)
         shape = (form.batch, form.heads, job.duties.length)
-        none = {"dtype": torch.float32, "device": form.device}
-        self.totals = [
-            (torch.zeros(*shape, form.dim_v, **none), torch.full(shape, -torch.inf, **none))  # type: ignore[arg-type]
-            for _ in range(job.totals)
-        ]
+
+        def filled(value: float, *width: int) -> Tensor:
+            return torch.full((*shape, *width), value, dtype=torch.float32, device=form.device)
+
+        self.totals = [(filled(0.0, form.dim_v), filled(-torch.inf)) for _ in range(job.totals)]
         self.q = Stored.own(form, rows, self.of_queries, (q,))
         self.keys = Stored.own(form, rows, self.of_keys, (k, v))
         self.own = [Stored.own(form, rows, self.of_results, total) for total in self.totals]
@@ -48,7 +48,7 @@ class _Forward:
             made = self._made(step)
             for item in step.items:
                 self._compute(item, arrived, made)
-            del arrived
+            arrived = NOTHING  # its memory is free before the next is there
             now = self._send(step, made)
             self._add(before.wait())
             before = now
@@ -57,9 +57,7 @@ class _Forward:
         return self.totals
 
     def _fetch(self, step: Step) -> Coming:
-        legs = [
-            Leg(m, self.job.slices(m, self.of_keys if m.kind == "keys" else self.of_queries)) for m in step.inputs
-        ]
+        legs = [Leg(m, self.job.slices(m, self.of_keys if m.kind == "keys" else self.of_queries)) for m in step.inputs]
         return post(
             self.job.transport,
             self.job.form,
@@ -79,14 +77,14 @@ class _Forward:
         return found
 
     def _compute(self, item: Item, arrived: Arrived, made: dict[int, Stored]) -> None:
-        rank, total = self.job.rank, self.job.total(item.branch)
-        (q,) = (self.q if item.asker == rank else arrived.queries[item.asker]).at(item.heads, item.queries)
-        k, v = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
+        rank = self.job.rank
+        q = (self.q if item.asker == rank else arrived.queries[item.asker]).at(item.heads, item.queries)
+        keys = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
         if item.asker == rank:
-            out, lse = self.own[total].at(item.heads, item.queries)
+            results = self.own[self.job.total(item.branch)].at(item.heads, item.queries)
         else:
-            out, lse = made[item.asker].at(item.heads, item.queries, total)
-        self.job.part(item, q, k, v, out, lse)
+            results = made[item.asker].at(item.heads, item.queries, item.branch)
+        self.job.part(item, q, keys, results)
 
     def _send(self, step: Step, made: dict[int, Stored]) -> Coming:
         legs = [Leg(m, self.job.slices(m, self.of_results)) for m in step.results]
@@ -99,9 +97,9 @@ class _Forward:
                 heads = section.heads.start, section.heads.stop
                 assert section.branch is not None
                 for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-                    own = self.own[section.branch].at(heads, run)
+                    own = self.own[self.job.total(section.branch)].at(heads, run).tensors
                     out, lse = (t[:, :, first : first + run.length] for t in section.tensors)
-                    merge_into(*own, out, lse)
+                    merge_into(own[0], own[1], out, lse)
 
 
 def merge_into(out: Tensor, lse: Tensor, more: Tensor, its_lse: Tensor) -> None:

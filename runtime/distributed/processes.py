@@ -72,7 +72,7 @@ def of_group(group: dist.ProcessGroup) -> Processes:
 
 def of_name(name: str) -> Processes:
     """Those of the group of this name. Raises RuntimeError where there is none."""
-    return of_group(dist.distributed_c10d._resolve_process_group(name))  # type: ignore[arg-type]
+    return of_group(dist.distributed_c10d._resolve_process_group(name))  # type: ignore[attr-defined, arg-type]
 
 
 def _timeout(group: dist.ProcessGroup) -> object:

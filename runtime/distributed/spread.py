@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnspec.codegen.ranks.runs import positions
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.core.arguments import CallError, check_call, check_tensors
+from attnspec.runtime.core.arguments import CallError, check_call
 from attnspec.runtime.core.program import fingerprint
 from attnspec.runtime.distributed.backward import backward
 from attnspec.runtime.distributed.duties import Duties, Planned
@@ -105,7 +105,7 @@ class Spread:
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
         schedule = self.planned(n)
-        branches = self.attend.branches if len(schedule.branches) > 1 else (self.attend,)
+        branches = self.attend.branches if schedule.branches > 1 else (self.attend,)
         return Job(
             self.transport,
             self.duties(n),
@@ -120,15 +120,14 @@ class Spread:
         """The sizes of a call. Raises CallError where its tensors are not shards, or not of what was planned."""
         q, k, v, inputs, _, n = given
         name, asked = self.name, self.asked
-        check_call(name, self.attend._target, self.attend._kinds, q, k, v)
-        check_tensors(name, inputs)
         length = self.planned(n).shards.rows
         for label, t in (("q", q), ("k", k), ("v", v)):
-            if t.shape[2] != length:
+            if t.dim() == 4 and t.shape[2] != length:
                 raise CallError(
                     f"{name}: {label} has {t.shape[2]} rows, which is no shard: each of {self.transport.ranks} ranks "
                     f"has {length} of a sequence of {n}. Give what far.shard({label}, dim=2) returns"
                 )
+        check_call(name, self.attend._target, self.attend._kinds, q, k, v)
         found = Form(q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
         for label, has, wants in (
             ("heads", found.heads, asked.heads),
@@ -172,5 +171,4 @@ def _always() -> bool:
     """Whether torch.distributed is asked to look closely (TORCH_DISTRIBUTED_DEBUG)."""
     import torch.distributed as dist
 
-    return dist.is_available() and dist.get_debug_level() != dist.DebugLevel.OFF
-
+    return dist.is_available() and dist.get_debug_level() != dist.DebugLevel.OFF  # type: ignore[attr-defined]

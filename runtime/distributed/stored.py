@@ -69,26 +69,51 @@ class Stored:
         """What a rank holds of all heads."""
         return cls(form, [Section(slice(0, form.heads), rows, None, tuple(columns), tuple(tensors))])
 
-    def at(self, heads: Heads | None, run: Run, branch: int | None = None) -> tuple[Tensor, ...]:
-        """The tensors of a run's positions, as views."""
+    def at(self, heads: Heads | None, run: Run, branch: int | None = None) -> Lent:
+        """The tensors of a run's positions: views, or copies with zeros at positions that are not here.
+
+        Of a rectangle of pairs that a rank computes only such positions travel as have pairs there.
+        """
         asked = self.form.of_queries(heads)
         for section in self.sections:
-            if section.branch != branch or not section.heads.start <= asked.start <= asked.stop <= section.heads.stop:
-                continue
-            if (rows := section.rows.at(run)) is not None:
-                return self._of(section, heads, rows)
+            if section.branch == branch and section.heads.start <= asked.start and asked.stop <= section.heads.stop:
+                of_heads = self._of(section, asked)
+                if (rows := section.rows.at(run)) is not None:
+                    return Lent([t[:, :, rows] for t in of_heads])
+                if shared := section.rows.shared(run):
+                    return Lent.copies(of_heads, run.length, shared)
         raise LookupError(f"no message brought heads {asked.start} to {asked.stop - 1} at {run}")
 
-    def _of(self, section: Section, heads: Heads | None, rows: slice) -> tuple[Tensor, ...]:
+    def _of(self, section: Section, heads: slice) -> list[Tensor]:
         found = []
         for column, t in zip(section.columns, section.tensors, strict=True):
             of = self.form.of_keys if column.keys else self.form.of_queries
-            first, own = of((section.heads.start, section.heads.stop)).start, of(heads)
-            if heads is None:
-                found.append(t[:, :, rows])
-            else:
-                found.append(t[:, own.start - first : own.stop - first, rows])
-        return tuple(found)
+            first, own = of((section.heads.start, section.heads.stop)).start, of((heads.start, heads.stop))
+            found.append(t[:, own.start - first : own.stop - first])
+        return found
+
+
+class Lent(NamedTuple):
+    """Tensors of a run's positions, and if they are copies what they were copied from, with where both lie."""
+
+    tensors: Sequence[Tensor]
+    sources: Sequence[Tensor] = ()
+    shared: Sequence[tuple[slice, slice]] = ()
+
+    @classmethod
+    def copies(cls, sources: Sequence[Tensor], length: int, shared: Sequence[tuple[slice, slice]]) -> Lent:
+        """Copies of what is there of so many positions."""
+        found = [t.new_zeros((*t.shape[:2], length, *t.shape[3:])) for t in sources]
+        for t, source in zip(found, sources, strict=True):
+            for here, there in shared:
+                t[:, :, here] = source[:, :, there]
+        return cls(found, sources, shared)
+
+    def give_back(self) -> None:
+        """Write back what copies hold."""
+        for t, source in zip(self.tensors, self.sources, strict=False):
+            for here, there in self.shared:
+                source[:, :, there] = t[:, :, here]
 
 
 class Part(NamedTuple):
@@ -108,7 +133,7 @@ def nbytes(form: Form, parts: Iterable[Part]) -> int:
 def _numbers(form: Form, part: Part, column: Column) -> int:
     heads = form.of_keys(part.heads) if column.keys else form.of_queries(part.heads)
     width = 1 if column.width is None else column.width
-    return form.batch * (heads.stop - heads.start) * count(part.runs) * width
+    return form.batch * int(heads.stop - heads.start) * count(part.runs) * width
 
 
 def message(form: Form, parts: Sequence[Part], memory: Tensor) -> Stored:
@@ -137,12 +162,12 @@ def empty(form: Form, parts: Sequence[Part], make: Callable[..., Tensor] = torch
     return message(form, parts, make(nbytes(form, parts), dtype=torch.uint8, device=form.device))
 
 
-def copied(source: Stored, target: Stored, branches: Sequence[Stored] = ()) -> Stored:
-    """A message with what a rank holds: sections of a branch are of ``branches``, the others of ``source``."""
+def copied(source: Stored, target: Stored, of_branch: Callable[[int], Stored] | None = None) -> Stored:
+    """A message with what a rank holds: sections of a branch by ``of_branch``, the others of ``source``."""
     for section in target.sections:
-        of = source if section.branch is None else branches[section.branch]
+        of = source if section.branch is None or of_branch is None else of_branch(section.branch)
         heads: Heads = (section.heads.start, section.heads.stop)
         for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-            for t, own in zip(section.tensors, of.at(heads, run), strict=True):
+            for t, own in zip(section.tensors, of.at(heads, run).tensors, strict=True):
                 t[:, :, first : first + run.length].copy_(own)
     return target

@@ -271,7 +271,9 @@ class Parts(Rotations):
             return out, lse
         numbers = {"q_start": q_start, "k_start": 0, "n": n, "h_start": h_start, "b_start": b_start}
         asked = Asked.of(name, **numbers, n_q=n_q, heads=heads, kv_heads=kv_heads, batch=batch)
-        logit = (_untraced if torch.compiler.is_compiling() else logit_of_rows)(self._encoded, self.spec, out, asked, given)
+        logit = (_untraced if torch.compiler.is_compiling() else logit_of_rows)(
+            self._encoded, self.spec, out, asked, given
+        )
         return merge([(out, lse), (torch.zeros_like(out), logit.expand(lse.shape))])
 
     def _part_vectors(

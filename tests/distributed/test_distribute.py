@@ -1,0 +1,100 @@
+"""One sequence over many ranks: results and gradients are those of one device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import attnspec
+from attnspec.runtime.core.arguments import CallError
+from tests.support.ranks import Simulated, simulate
+from tests.support.spread import Layer, check
+
+SINK = "attention a { input logit: float[heads]  within causal  sink logit[h] }"
+BIAS = "attention a { input bias: float[heads, n_q, n]  attend window(9)  score s + bias[h, q, k] }"
+LATER = "attention a { input late: float[n]  within causal  sink late[q] }"
+DETACHED = (
+    "attention a { input logit: float[heads]  within causal  sink logit[h]"
+    "  mix w in [4, 12] weights detached { attend window(w) } }"
+)
+SHARED = (
+    "attention a { input gate: float[heads]  sink 0.5  mix {"
+    " branch share sigmoid(gate[h]) { attend causal } branch share 1.0 - sigmoid(gate[h]) { attend |q - k| <= 3 } } }"
+)
+OWN_LINES = (
+    "attention a { mix { branch { attend causal score s * 1.5 } branch { attend |q - k| <= 3 rotate rope() } } }"
+)
+NUMBERS = {"logit": torch.tensor([0.5, -1.0, 2.0, 0.0]), "gate": torch.tensor([0.5, -1.0, 2.0, 0.0])}
+DOCUMENTS = torch.arange(50).div(13, rounding_mode="floor").expand(2, 50).contiguous()
+BRANCHES = {"branches": [[8, 1], [16, 2], [40, 5]]}
+
+
+def test_causal_over_three_ranks() -> None:
+    first = check(Layer("causal"), 3)
+    second = check(Layer("causal"), 3, seed=1)
+    assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["contiguous", "zigzag", "residue", "grid", "greedy"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer("causal"),
+        Layer("causal", dtype=torch.bfloat16),
+        Layer("window", params={"width": 9}, dtype=torch.float16),
+        Layer("longformer", n=300, params={"width": 16}),
+        Layer("dilated", n=128, params={"width": 5, "rate": 4}),
+        Layer(SINK, inputs={"logit": NUMBERS["logit"]}),
+        Layer(BIAS, inputs={"bias": torch.linspace(-2, 2, 4 * 50 * 50).sin().view(4, 50, 50)}),
+        Layer(LATER, inputs={"late": torch.linspace(-2, 2, 50)}),
+        Layer("rope"),
+        Layer("alibi"),
+        Layer("packed", inputs={"doc": DOCUMENTS}),
+        Layer(DETACHED, inputs={"logit": NUMBERS["logit"]}),
+        Layer(SHARED, inputs={"gate": NUMBERS["gate"]}, lse=False),
+        Layer(OWN_LINES),
+        Layer("longnet", params=BRANCHES),
+        Layer("longnet", heads=6, kv_heads=6, params=BRANCHES),
+    ],
+    ids=lambda layer: f"{layer.text[:24]}-{layer.dtype}",
+)
+def test_over_four_ranks(layer: Layer, shard: str) -> None:
+    check(layer, 4, shard=shard)
+
+
+def test_what_is_no_shard_is_refused_by_name() -> None:
+    attend = attnspec.compile("causal")
+
+    def run(transport: Simulated) -> None:
+        far = attnspec.distribute(attend, transport, heads=2, dim=16)
+        q = torch.randn(1, 2, 30, 16)
+        with pytest.raises(CallError, match="q has 30 rows, and of which length"):
+            far(q, q, q)
+        part = far.shard(q, 2)
+        assert part.shape[2] == 15
+        with pytest.raises(CallError, match="k has 30 rows, which is no shard: each of 2 ranks has 15 of a sequence"):
+            far(part, q, part)
+        with pytest.raises(CallError, match="planned for heads = 2, and the tensors have 1"):
+            far(part[:, :1], part[:, :1], part[:, :1])
+        far.shard(torch.zeros(29), 0)
+        with pytest.raises(CallError, match="several lengths"):
+            far(part, part, part)
+        with pytest.raises(CallError, match="which length of sequences is meant is not known"):
+            _ = far.positions
+        assert far(part, part, part, n=30).shape == part.shape
+
+    simulate(2, run)
+
+
+def test_ranks_that_are_not_about_to_do_the_same_are_named() -> None:
+    attend = attnspec.compile("causal")
+
+    def run(transport: Simulated) -> None:
+        far = attnspec.distribute(attend, transport, n=30, heads=2, dim=16)
+        q = torch.randn(1, 2, 10, 16)
+        scale = 2.0 if transport.rank == 1 else None
+        with pytest.raises(CallError, match="of rank 1 differ"):
+            far(q, q, q, scale=scale)
+
+    simulate(3, run)
