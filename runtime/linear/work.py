@@ -268,10 +268,13 @@ class Work:
             given = self.given(forward=True)
             given = given if self.bare else given.cut()
             line = self.spec.weights.divide
-            found = sums(given, line is not None, self.divides, self.v.dtype)
+            whole = self.divides or self.plain
+            # What is divided afterwards may be too large for fp16, or too small.
+            dtype = self.v.dtype if whole else torch.float32
+            found = sums(given, line is not None, self.divides, dtype)
             if found.total is None:
                 return found.out, self.v.new_empty(0, dtype=torch.float32)
-            if self.divides or self.plain:
+            if whole:
                 return found.out, found.total
             over = self.divisor(given.call.q, found.total)
             return self.divided(found.out, over, seen(given.call)).to(self.v.dtype), found.total

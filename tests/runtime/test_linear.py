@@ -216,3 +216,13 @@ def test_emit_shows_the_kernels_that_run(name: str, monkeypatch: pytest.MonkeyPa
     for more in ((), ("--backward",)):
         done = CliRunner().invoke(command, [name, "--stage", "cpp", "--dim", "10", *more])
         assert done.output in made, done.output.splitlines()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["30.0 * softplus(x)  divide total + 0.5", "1e-4 * softplus(x)  divide total + 1e-9"])
+def test_sums_beyond_half_precision_are_divided_first(line: str) -> None:
+    """fp16 ends at 65,504, and with few digits below 6e-5."""
+    q, k, v = tensors(1500, heads=1, dim=8, dim_v=5, dtype=torch.float16)
+    with torch.no_grad():
+        v += 3.0
+    as_dense(f"attention a {{ attend causal  linear {line} }}", q, k, v)
