@@ -126,7 +126,7 @@ def _spend(terms: int) -> None:
     effort.charge(terms // _STEPS_PER_OPERATION)
 
 
-def _guard(piece: Piece) -> None:
+def guard(piece: Piece) -> None:
     """Refuse pieces whose numbers might not fit in 64 bits, at the lengths that are counted (up to 2**33)."""
     reach = 1 << 34
     bounds: list[int] = []
@@ -156,7 +156,7 @@ def _divisions(piece: Piece, x: Any, y: Any) -> list[Any]:
 
 def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
     """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
-    _guard(piece)
+    guard(piece)
     step, grows = piece.period(2)
     _require(step * max(1, len(x)))
     block = max(1, _CHUNK // max(1, len(x)))
@@ -184,7 +184,7 @@ def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
 
 
 def _count_piece(piece: Piece, rows: int, first: int) -> int:
-    _guard(piece)
+    guard(piece)
     step, y_grows = piece.period(2)
     period, x_grows = piece.period(1)
     slopes = []
@@ -210,6 +210,40 @@ def _count_piece(piece: Piece, rows: int, first: int) -> int:
 
 def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]], period: int, end: int) -> int:
     """Lattice points (t, s) of the polygons ``x + period t, residue + step s``, one polygon for each x."""
+    _, ends, width = _series(piece, x, residue, slopes, period, end, None)
+    # Each product is twice an arithmetic series, hence even. Python's integers where 64 bits might not hold the sum.
+    if _fits(ends, width):
+        return int((ends * width).sum()) // 2
+    return sum(int(a) * int(b) for a, b in zip(ends.flat, width.flat, strict=True) if b) // 2
+
+
+def polygons(
+    piece: Piece, x: Ints, y: Ints, slopes: list[tuple[int, int]], period: int, end: Ints, above: Ints
+) -> tuple[Ints, Ints]:
+    """The lattice points of each polygon ``x + period t, y + step s``: ``t >= 0``, ``0 <= s <= above``, x < ``end``.
+
+    Returns the places of those that may have some, and how many these have.
+    """
+    kept, ends, width = _series(piece, x, y, slopes, period, end, above)
+    if not _fits(ends, width):
+        raise TooIrregular
+    return kept, (ends * width).sum(0) // 2
+
+
+def _fits(ends: Ints, width: Ints) -> bool:
+    return float(ends.max(initial=0)) * float(width.max(initial=0)) * ends.size < 2.0**62
+
+
+def _series(
+    piece: Piece,
+    x: Ints,
+    residue: Ints,
+    slopes: list[tuple[int, int]],
+    period: int,
+    end: Ints | int,
+    most: Ints | None,
+) -> tuple[Ints, Ints, Ints]:
+    """The places of polygons that may have points, and of each arithmetic series: sums of two ends, and lengths."""
     _spend(piece.terms * len(x))
     divs = _divisions(piece, x, residue)
     kept = np.ones(len(x), dtype=bool)
@@ -218,9 +252,13 @@ def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]]
             kept &= _affine(row, x, residue, divs) >= 0
     if not kept.all():  # most often few are left
         x, residue, divs = x[kept], residue[kept], [d[kept] if np.ndim(d) else d for d in divs]
+        end, most = end[kept] if isinstance(end, np.ndarray) else end, None if most is None else most[kept]
     first, last = np.zeros_like(x), (end - 1 - x) // period  # the t that stay within the rows
     upper: list[tuple[int, Ints]] = []
     lower: list[tuple[int, Ints]] = []
+    if most is not None:
+        upper.append((0, most))
+        lower.append((0, np.zeros_like(most)))
     for row, (along_y, along_x) in zip(piece.rows, slopes, strict=True):
         if along_y < 0:
             upper.append((along_x // -along_y, _affine(row, x, residue, divs) // -along_y))
@@ -237,15 +275,15 @@ def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]]
         for v, below in lower:
             gap = above - below + 1
             gaps[u - v] = np.minimum(gaps[u - v], gap) if u - v in gaps else gap
-    return _sum_of_min(
-        [(slope, np.broadcast_to(gap, x.shape)) for slope, gap in gaps.items()],
-        first,
-        np.maximum(last, first - 1, out=last),
-    )
+    lines = [(slope, np.broadcast_to(gap, x.shape)) for slope, gap in gaps.items()]
+    return np.flatnonzero(kept), *_under(lines, first, np.maximum(last, first - 1, out=last))
 
 
-def _sum_of_min(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> int:
-    """Sum over ``first <= t <= last`` of ``max(0, min over lines of slope * t + offset)``, over all entries."""
+def _under(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> tuple[Ints, Ints]:
+    """Series that add up, for each entry, ``max(0, min over lines of slope * t + offset)`` over ``first <= t <= last``.
+
+    Each by the sum of its two ends, and its length.
+    """
     cuts = [first - 1, last]
     for i, (slope, offset) in enumerate(lines):
         if slope:
@@ -269,8 +307,4 @@ def _sum_of_min(lines: list[tuple[int, Ints]], first: Ints, last: Ints) -> int:
 
     low, high = edges[:-1] + 1, edges[1:]
     width = np.maximum(high - low + 1, 0)
-    ends = np.where(width > 0, height(low) + height(high), 0)
-    # Each product is twice an arithmetic series, hence even. Python's integers where 64 bits might not hold the sum.
-    if float(ends.max(initial=0)) * float(width.max(initial=0)) * ends.size < 2.0**62:
-        return int((ends * width).sum()) // 2
-    return sum(int(a) * int(b) for a, b in zip(ends.flat, width.flat, strict=True) if b) // 2
+    return np.where(width > 0, height(low) + height(high), 0), width

@@ -6,20 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from attnspec.codegen.ranks.needs import Ints, Spans
-from attnspec.codegen.ranks.runs import Run, count, union
-from attnspec.codegen.ranks.shards import Shards
+from attnspec.codegen.ranks.needs import Ints
+from attnspec.codegen.ranks.shapes import Shapes
+
+_DENSE = 1 << 23
+_BITS = 62
 
 
 class Wanted(NamedTuple):
-    """Runs that ranks want: ``target`` of the chunks ``spans.at``, for a ``kind`` (a group of heads, a branch).
-
-    ``spans.of`` are numbers of parts, unlike ones of unlike parts.
-    """
+    """What ranks want: of a chunk, for a ``kind`` (a group of heads, a branch), positions of a shape."""
 
     target: Ints
+    chunk: Ints
     kind: Ints
-    spans: Spans
+    shape: Ints
 
 
 class Got(NamedTuple):
@@ -31,28 +31,41 @@ class Got(NamedTuple):
     total: Ints
 
 
-def distinct(wanted: Wanted, shards: Shards, kinds: int) -> Got:
-    """How many positions each rank gets of each chunk, for each kind: those of several parts once."""
-    number, spans = max(1, len(shards.owners)), wanted.spans
-    name = (wanted.target * number + spans.at) * kinds + wanted.kind
-    names, of = np.unique(name, return_inverse=True)
-    total = np.zeros(len(names), dtype=np.int64)
-    np.add.at(total, of, spans.lengths)
-    low, high = np.full(len(names), 1 << 62), np.full(len(names), -1)
-    np.minimum.at(low, of, spans.of)
-    np.maximum.at(high, of, spans.of)
-    several = np.flatnonzero(low != high)
-    if len(several):
-        order = np.argsort(of, kind="stable")
-        begin = np.searchsorted(of[order], several)
-        end = np.searchsorted(of[order], several, side="right")
-        table = np.stack([spans.start, spans.stop, spans.step])[:, order]
-        known: dict[bytes, int] = {}
-        for name_of, a, b in zip(several.tolist(), begin.tolist(), end.tolist(), strict=True):
-            runs = np.unique(table[:, a:b], axis=1)
-            key = runs.tobytes()
-            if key not in known:
-                known[key] = count(union([Run(*run) for run in runs.T.tolist()]))
-            total[name_of] = known[key]
+def distinct(wanted: Wanted, shapes: Shapes, chunks: int, kinds: int) -> Got:
+    """How many positions each rank gets of each of ``chunks``, for each of ``kinds``: those of several parts once."""
+    name = (wanted.target * max(1, chunks) + wanted.chunk) * kinds + wanted.kind
+    used, shape = np.unique(wanted.shape, return_inverse=True)
+    if len(used) <= _BITS:
+        names, total = _by_bits(name, used, shape, shapes)
+    else:
+        names, total = _one_by_one(name, wanted.shape, shapes)
     kind, rest = names % kinds, names // kinds
-    return Got(rest // number, rest % number, kind, total)
+    return Got(rest // max(1, chunks), rest % max(1, chunks), kind, total)
+
+
+def _by_bits(name: Ints, used: Ints, shape: Ints, shapes: Shapes) -> tuple[Ints, Ints]:
+    """Where there are few shapes: the set of those that a rank wants is a number."""
+    most = int(name.max(initial=-1)) + 1
+    if most <= _DENSE:
+        held = np.zeros(most, dtype=np.int64)
+        np.bitwise_or.at(held, name, np.int64(1) << shape)
+        names = np.flatnonzero(held)
+        held = held[names]
+    else:
+        names, of = np.unique(name, return_inverse=True)
+        held = np.zeros(len(names), dtype=np.int64)
+        np.bitwise_or.at(held, of, np.int64(1) << shape)
+    sets, of = np.unique(held, return_inverse=True)
+    counts = [shapes.union(int(number) for bit, number in enumerate(used) if one >> bit & 1) for one in sets.tolist()]
+    return names, np.array(counts, dtype=np.int64)[of]
+
+
+def _one_by_one(name: Ints, shape: Ints, shapes: Shapes) -> tuple[Ints, Ints]:
+    order = np.lexsort((shape, name))
+    name, shape = name[order], shape[order]
+    names, first = np.unique(name, return_index=True)
+    end = np.append(first[1:], len(name))
+    total = shapes.counts[shape[first]]
+    for at in np.flatnonzero(shape[first] != shape[end - 1]).tolist():
+        total[at] = shapes.union(shape[first[at] : end[at]].tolist())
+    return names, total

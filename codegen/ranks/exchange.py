@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnspec.codegen.ranks.distinct import Wanted, distinct
-from attnspec.codegen.ranks.needs import Ints, Spans
+from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.patterns import Patterns
 from attnspec.codegen.ranks.placed import Placed
 from attnspec.codegen.ranks.rounds import rounds
+from attnspec.codegen.ranks.shapes import Shapes
 from attnspec.codegen.ranks.shards import Shards
 from attnspec.codegen.ranks.traffic import Widths
 from attnspec.relation.sizes import Sizes
@@ -43,7 +44,9 @@ class Exchange:
         return int(self.step.max(initial=0)) + 1
 
 
-def exchange(made: tuple[Placed, ...], found: Patterns, shards: Shards, sizes: Sizes, widths: Widths) -> Exchange:
+def exchange(
+    made: tuple[Placed, ...], found: Patterns, shards: Shards, shapes: Shapes, sizes: Sizes, widths: Widths
+) -> Exchange:
     """The messages between ranks, each position once."""
     shared = max(1, sizes.heads // max(1, sizes.kv_heads))
     query_groups = sorted({(one.pattern.heads or (0, sizes.heads)) for one in made})
@@ -51,20 +54,17 @@ def exchange(made: tuple[Placed, ...], found: Patterns, shards: Shards, sizes: S
     heads = np.array([b - a for a, b in query_groups], dtype=np.int64)
     of = {group: number for number, group in enumerate(query_groups)}
     wanted: list[list[Wanted]] = [[], [], []]
-    first = 0
     for one in made:
         group = of[one.pattern.heads or (0, sizes.heads)]
-        far = one.asker != one.keeper
+        far, parts = one.asker != one.keeper, one.parts
         kinds = (one.pattern.keys, group, group * found.branches + one.pattern.branch)
-        for number, (spans, kind) in enumerate(
-            zip((one.parts.keys, one.parts.rows, one.parts.rows), kinds, strict=True)
-        ):
-            chosen = spans.take((far & (one.moved == (number > 0)))[spans.of])
-            target = one.place[chosen.of]
-            wanted[number].append(Wanted(target, np.full(len(target), kind), chosen._replace(of=chosen.of + first)))
-        first += len(one.parts)
+        columns = ((parts.keeper, parts.keys), (parts.asker, parts.rows), (parts.asker, parts.rows))
+        for number, ((chunk, shape), kind) in enumerate(zip(columns, kinds, strict=True)):
+            (which,) = np.nonzero(far & (one.moved == (number > 0)))
+            wanted[number].append(Wanted(one.place[which], chunk[which], np.full(len(which), kind), shape[which]))
     numbers = (len(found.groups), len(query_groups), len(query_groups) * found.branches)
-    got = [distinct(_joined(some), shards, number) for some, number in zip(wanted, numbers, strict=True)]
+    chunks = len(shards.owners)
+    got = [distinct(_joined(some), shapes, chunks, number) for some, number in zip(wanted, numbers, strict=True)]
     counts = [
         got[0].total * key_heads[got[0].kind],
         got[1].total * heads[got[1].kind],
@@ -84,8 +84,7 @@ def exchange(made: tuple[Placed, ...], found: Patterns, shards: Shards, sizes: S
 
 
 def _joined(wanted: list[Wanted]) -> Wanted:
-    spans = Spans(*(np.concatenate(columns) for columns in zip(*(one.spans for one in wanted), strict=True)))
-    return Wanted(np.concatenate([one.target for one in wanted]), np.concatenate([one.kind for one in wanted]), spans)
+    return Wanted(*(np.concatenate(columns) for columns in zip(*wanted, strict=True)))
 
 
 def _added(names: Ints, some: Ints, counts: Ints) -> Ints:

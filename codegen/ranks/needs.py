@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from attnspec.codegen.ranks.runs import Run, Runs, listed, union
 from attnspec.codegen.ranks.shards import Shards
-from attnspec.relation.count import Piece, runs_at
+from attnspec.relation.count import Piece, TooIrregular, runs_at
 from attnspec.relation.presburger import Pairs, budget
 
 Ints = NDArray[np.int64]
+
+_MOST_RESIDUES = 1 << 14
+"""Of runs that are read off for each chunk: with more it is better to look at single pairs of chunks."""
 
 
 class Spans(NamedTuple):
@@ -28,36 +31,28 @@ class Spans(NamedTuple):
     stop: Ints
     step: Ints
 
-    @property
-    def lengths(self) -> Ints:
-        """How many positions each run has."""
-        return (self.stop - self.start + self.step - 1) // self.step
-
     def take(self, which: NDArray[np.bool_] | Ints) -> Spans:
         """Some of them."""
         return Spans(*(column[which] for column in self))
 
 
-def needed(pairs: Pairs, shards: Shards) -> Spans:
+def needed(pairs: Pairs, shards: Shards, most: int) -> Spans:
     """The keys that each chunk of queries needs of every other chunk; ``pairs`` have no parameters.
 
-    No position of a chunk is in two runs. In order of ``of``, then ``at``, then ``start``.
+    No position of a chunk is in two runs. In order of ``of``, then ``at``, then ``start``. Raises TooIrregular where
+    there would be more than ``most`` runs.
     """
     with budget(pairs):
-        if shards.size:
-            size = shards.size
-            far = Pairs.read(f"y < x * {size} or y >= (x + 1) * {size}")
-            cut = pairs.image(f"floor(x / {size})", "y").intersection(far)
-        else:
-            far = Pairs.read(f"(x - y) mod {shards.ranks} != 0")
-            cut = pairs.image(f"x mod {shards.ranks}", "y").intersection(far)
+        cut = pairs.image(shards.number("x"), "y").intersection(Pairs.read(f"x != {shards.number('y')}"))
         pieces = cut.pieces()
+    if any(piece.period(2)[0] > _MOST_RESIDUES for piece in pieces):
+        raise TooIrregular
     found = runs_at(pieces, np.arange(len(shards.owners), dtype=np.int64))
     columns = [(run.x, run.low, run.high + 1, np.full(len(run.x), run.step, dtype=np.int64)) for run in found]
     if not columns:
         return Spans(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
     of, start, stop, step = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return _clipped(*_merged(of, start, stop, step), shards)
+    return _clipped(*_merged(of, start, stop, step), shards, most)
 
 
 def of_box(pairs: Pairs, queries: Run, keys: Run) -> tuple[Runs, Runs]:
@@ -70,7 +65,7 @@ def of_box(pairs: Pairs, queries: Run, keys: Run) -> tuple[Runs, Runs]:
 
 
 def within(name: str, run: Run) -> str:
-    """The condition that a position is in a run, in isl's syntax."""
+    """The condition that a position is in a run, in the solver's syntax."""
     by = f" and ({name} - {run.start}) mod {run.step} = 0" if run.step > 1 else ""
     return f"{run.start} <= {name} < {run.stop}{by}"
 
@@ -108,19 +103,21 @@ def _merged(of: Ints, start: Ints, stop: Ints, step: Ints) -> tuple[Ints, Ints, 
         stop = np.concatenate([stop[kept], high[whole]])
         step = np.concatenate([step[kept], np.ones(len(ones), dtype=np.int64)])
         start = np.concatenate([start[kept], start[ones]])
-    order = np.lexsort((start, step, of))
-    of, start, stop, step = of[order], start[order], stop[order], step[order]
+        order = np.lexsort((start, step, of))
+        of, start, stop, step = of[order], start[order], stop[order], step[order]
     touches = np.zeros(len(of), dtype=bool)
     touches[1:] = (of[1:] == of[:-1]) & (step[1:] == 1) & (step[:-1] == 1) & (start[1:] == stop[:-1])
     first = np.flatnonzero(~touches)
     return of[first], start[first], np.maximum.reduceat(stop, first), step[first]
 
 
-def _clipped(of: Ints, start: Ints, stop: Ints, step: Ints, shards: Shards) -> Spans:
+def _clipped(of: Ints, start: Ints, stop: Ints, step: Ints, shards: Shards, most: int) -> Spans:
     """The runs cut at the chunks in which their positions lie."""
     if shards.size:
         low, high = start // shards.size, (stop - 1) // shards.size
         each = high - low + 1
+        if each.sum() > most:
+            raise TooIrregular
         which = np.repeat(np.arange(len(of)), each)
         at = np.arange(len(which)) - np.repeat(np.cumsum(each) - each, each) + low[which]
         of, start, stop, step = of[which], start[which], stop[which], step[which]
@@ -128,6 +125,8 @@ def _clipped(of: Ints, start: Ints, stop: Ints, step: Ints, shards: Shards) -> S
         start = np.where(start < begin, start + -(-(begin - start) // step) * step, start)
     else:
         ranks = len(shards.owners)
+        if ranks * len(of) > most:
+            raise TooIrregular
         which = np.repeat(np.arange(len(of)), ranks)
         at = np.tile(np.arange(ranks), len(of))
         of, start, stop, step = of[which], start[which], stop[which], step[which]
@@ -148,6 +147,6 @@ def _clipped(of: Ints, start: Ints, stop: Ints, step: Ints, shards: Shards) -> S
 
 def _inverse(value: Ints, modulus: Ints) -> Ints:
     """The inverses of values by moduli to which they are prime, each."""
-    table = {pair: pow(pair[0] % pair[1], -1, pair[1]) if pair[1] > 1 else 0
-             for pair in set(zip(value.tolist(), modulus.tolist(), strict=True))}  # fmt: skip
-    return np.array([table[pair] for pair in zip(value.tolist(), modulus.tolist(), strict=True)], dtype=np.int64)
+    pairs = list(zip(value.tolist(), modulus.tolist(), strict=True))
+    table = {(a, m): pow(a % m, -1, m) if m > 1 else 0 for a, m in set(pairs)}
+    return np.array([table[pair] for pair in pairs], dtype=np.int64)

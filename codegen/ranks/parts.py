@@ -1,4 +1,4 @@
-"""Parts of the score matrix that lie across chunks: rectangles that are as small as can be, and where each is computed.
+"""Parts of the score matrix that lie across chunks: rectangles that are as small as can be.
 
 A pair of chunks is one part where its rows, and its keys, lie close together; where they do not (a few global rows, and
 those near the border), it is cut until they do. All parts are disjoint, and no pair of other chunks is outside of them.
@@ -7,85 +7,110 @@ those near the border), it is cut until they do. All parts are disjoint, and no 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from math import gcd
-from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from attnspec.codegen.ranks.alike import Boxes, classes
 from attnspec.codegen.ranks.needs import Ints, Spans, needed, of_box
 from attnspec.codegen.ranks.runs import Run, Runs
+from attnspec.codegen.ranks.shapes import Shapes
 from attnspec.codegen.ranks.shards import Shards
+from attnspec.relation.count import TooIrregular
 from attnspec.relation.presburger import Pairs
 
 _GAP = 32
 _SHARE = 8
 """A gap of more positions than this, and than this share of what it lies in, is worth a cut."""
-_MOST_CUT = 256
-"""Pairs of chunks that are cut further, of a pattern: each takes the solver some milliseconds."""
-
-
-class Part(NamedTuple):
-    """A rectangle of pairs of two chunks: exactly the rows and the keys that some pair of it has."""
-
-    rows: Runs
-    keys: Runs
+_MOST_CUT = 64
+"""Pairs of chunks that are looked at one by one, of a pattern: each takes the solver some milliseconds."""
+_MOST_RUNS, _RUNS_EACH = 1 << 13, 16
+"""Runs in pairs of chunks that are written down one by one; of more than that, or many chunks' each, most are alike."""
 
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """All parts of a pattern by columns: the chunk of the queries, that of the keys, and how many rows and keys.
+    """All parts of a pattern by columns: the chunks of queries and keys, and the numbers of their shapes.
 
-    ``rows`` and ``keys`` are runs, of part ``of``, in chunk ``at``.
+    ``like`` is the number of a part that has the same pairs, shifted: where not known otherwise its own.
     """
 
     asker: Ints
     keeper: Ints
-    row_count: Ints
-    key_count: Ints
-    rows: Spans
-    keys: Spans
+    rows: Ints
+    keys: Ints
+    like: Ints
 
     def __len__(self) -> int:
         return len(self.asker)
 
 
-def parts(pairs: Pairs, shards: Shards) -> Parts:
-    """The parts of a pattern without parameters."""
+def parts(pairs: Pairs, shards: Shards, shapes: Shapes) -> Parts:
+    """The parts of a pattern without parameters; their shapes are added to ``shapes``."""
+    try:
+        return _by_runs(pairs, shards, shapes, max(_MOST_RUNS, _RUNS_EACH * len(shards.owners)))
+    except TooIrregular:
+        return _by_classes(pairs, shards, shapes)
+
+
+def _by_runs(pairs: Pairs, shards: Shards, shapes: Shapes, most: int) -> Parts:
+    """From the runs that chunks need of each other."""
     number = len(shards.owners)
-    keys, rows = needed(pairs, shards), needed(pairs.transpose(), shards)
-    rows = rows.take(np.lexsort((rows.start, rows.of, rows.at)))
-    named, keys_of = np.unique(keys.of * number + keys.at, return_inverse=True)
-    again, rows_of = np.unique(rows.at * number + rows.of, return_inverse=True)
-    assert (named == again).all(), "rows that need keys, and keys that rows need, are those of the same pairs of chunks"
-    apart = _apart(keys, keys_of, len(named), shards.step) | _apart(rows, rows_of, len(named), shards.step)
-    cut: list[tuple[int, int, Part]] = []
-    if apart.any() and apart.sum() <= _MOST_CUT:
-        for pair in named[apart].tolist():
-            i, j = divmod(pair, number)
-            cut += [(i, j, part) for part in refined(pairs, shards.chunk(i), shards.chunk(j), shards.step)]
-    else:
-        apart = np.zeros(len(named), dtype=bool)
-    renumbered = np.cumsum(~apart) - 1
-    whole = int((~apart).sum())
-    kept_keys, kept_rows = ~apart[keys_of], ~apart[rows_of]
-    keys = keys.take(kept_keys)._replace(of=renumbered[keys_of[kept_keys]])
-    rows = rows.take(kept_rows)._replace(of=renumbered[rows_of[kept_rows]])
-    asker, keeper = named[~apart] // number, named[~apart] % number
-    asker = np.concatenate([asker, np.array([i for i, _, _ in cut], dtype=np.int64)])
-    keeper = np.concatenate([keeper, np.array([j for _, j, _ in cut], dtype=np.int64)])
-    rows = _with(rows, [(whole + at, i, part.rows) for at, (i, _, part) in enumerate(cut)])
-    keys = _with(keys, [(whole + at, j, part.keys) for at, (_, j, part) in enumerate(cut)])
-    return Parts(asker, keeper, _total(rows, len(asker)), _total(keys, len(asker)), rows, keys)
+    keys, rows = needed(pairs, shards, most), needed(pairs.transpose(), shards, most)
+    rows = Spans(rows.at, rows.of, *rows[2:])
+    rows = rows.take(np.lexsort((rows.start, rows.at, rows.of)))
+    names, first_keys, keys_of = np.unique(keys.of * number + keys.at, return_index=True, return_inverse=True)
+    again, first_rows, rows_of = np.unique(rows.of * number + rows.at, return_index=True, return_inverse=True)
+    assert (names == again).all(), "rows that need keys, and keys that rows need, are those of the same pairs of chunks"
+    asker, keeper = names // number, names % number
+    apart = _apart(keys, keys_of, len(names), shards.step) | _apart(rows, rows_of, len(names), shards.step)
+    cut: list[Boxes] = []
+    if apart.sum() <= _MOST_CUT:
+        cut = [Boxes(asker[at : at + 1], keeper[at : at + 1]) for at in np.flatnonzero(apart)]
+    else:  # where most are unlike each other they stay whole
+        alike = (_among(boxes, names[apart], number) for boxes in islice(classes(pairs, shards), _MOST_CUT // 2))
+        cut = [boxes for boxes in alike if len(boxes.asker) > 1]
+        apart = np.isin(names, np.concatenate([box.asker * number + box.keeper for box in cut] or [names[:0]]))
+    found = _joined([_cut(pairs, shards, shapes, boxes) for boxes in cut])
+    whole = ~apart
+    key_shapes = _shapes(keys, first_keys, shards, keeper, shapes, whole)
+    row_shapes = _shapes(rows, first_rows, shards, asker, shapes, whole)
+    like = np.arange(whole.sum())
+    return _joined([found, Parts(asker[whole], keeper[whole], row_shapes, key_shapes, like)])
 
 
-def refined(pairs: Pairs, queries: Run, keys: Run, step: int, depth: int = 4) -> list[Part]:
-    """The pairs of a rectangle in disjoint parts whose rows, and whose keys, lie close together."""
+def _by_classes(pairs: Pairs, shards: Shards, shapes: Shapes) -> Parts:
+    """From one of each class of pairs of chunks that are alike."""
+    return _joined([_cut(pairs, shards, shapes, boxes) for boxes in classes(pairs, shards)])
+
+
+def _among(boxes: Boxes, names: Ints, number: int) -> Boxes:
+    """Those of pairs of chunks that have a name in a list."""
+    kept = np.isin(boxes.asker * number + boxes.keeper, names)
+    return Boxes(boxes.asker[kept], boxes.keeper[kept])
+
+
+def _cut(pairs: Pairs, shards: Shards, shapes: Shapes, boxes: Boxes) -> Parts:
+    """The parts of a class of pairs of chunks: those of the first, for all of them."""
+    i, j = int(boxes.asker[0]), int(boxes.keeper[0])
+    found = []
+    for rows, keys in refined(pairs, shards.chunk(i), shards.chunk(j), shards.step):
+        row_shape, key_shape = shapes.add_positions(rows, shards, i), shapes.add_positions(keys, shards, j)
+        ones = np.ones(len(boxes.asker), dtype=np.int64)
+        found.append(Parts(boxes.asker, boxes.keeper, row_shape * ones, key_shape * ones, 0 * ones))
+    return _joined(found)
+
+
+def refined(pairs: Pairs, queries: Run, keys: Run, step: int, depth: int = 4) -> list[tuple[Runs, Runs]]:
+    """The pairs of a rectangle in disjoint parts whose rows, and whose keys, lie close together: both, exactly."""
     rows, columns = of_box(pairs, queries, keys)
     if not rows:
         return []
     row_groups, column_groups = _close(rows, step), _close(columns, step)
     if not depth or (len(row_groups) == 1 and len(column_groups) == 1):
-        return [Part(rows, columns)]
+        return [(rows, columns)]
     return [
         part
         for some in row_groups
@@ -108,7 +133,7 @@ def stride(rows: Runs, keys: Runs, step: int) -> int:
 
 def _close(runs: Runs, step: int) -> list[Runs]:
     """Runs in groups between which there is room."""
-    least = _least(max(run.stop for run in runs) - runs[0].start, step)
+    least = max(_GAP * step, (max(run.stop for run in runs) - runs[0].start) // _SHARE)
     groups: list[list[Run]] = [[runs[0]]]
     end = runs[0].stop
     for run in runs[1:]:
@@ -119,11 +144,7 @@ def _close(runs: Runs, step: int) -> list[Runs]:
     return [tuple(group) for group in groups]
 
 
-def _least(length: int, step: int) -> int:
-    return max(_GAP * step, length // _SHARE)
-
-
-def _apart(spans: Spans, of: Ints, number: int, step: int) -> np.ndarray:
+def _apart(spans: Spans, of: Ints, number: int, step: int) -> NDArray[np.bool_]:
     """Of which of so many groups the runs, in order of groups and starts, have room between them."""
     if not len(of):
         return np.zeros(number, dtype=bool)
@@ -133,20 +154,33 @@ def _apart(spans: Spans, of: Ints, number: int, step: int) -> np.ndarray:
     gap = np.zeros(len(of), dtype=np.int64)
     gap[1:] = np.where(of[1:] == of[:-1], spans.start[1:] - reach[:-1], 0)
     length = np.maximum.reduceat(spans.stop, first) - spans.start[first]
-    widest = np.maximum.reduceat(gap, first)
-    found: np.ndarray = widest >= np.maximum(_GAP * step, length // _SHARE)
+    found: NDArray[np.bool_] = np.maximum.reduceat(gap, first) >= np.maximum(_GAP * step, length // _SHARE)
     return found
 
 
-def _total(spans: Spans, number: int) -> Ints:
-    found = np.zeros(number, dtype=np.int64)
-    np.add.at(found, spans.of, spans.lengths)
-    return found
+def _shapes(spans: Spans, first: Ints, shards: Shards, chunk: Ints, shapes: Shapes, which: NDArray[np.bool_]) -> Ints:
+    """The number of the shape of each group of runs, which begin at ``first``, of ``which`` groups."""
+    end = np.append(first[1:], len(spans.start))
+    base = np.array([shards.first(c) for c in range(len(shards.owners))], dtype=np.int64)[chunk]
+    base = np.repeat(base, end - first)
+    start, stop = (spans.start - base) // shards.step, (spans.stop - 1 - base) // shards.step + 1
+    step = np.where(stop - start > 1, spans.step // shards.step, 1)
+    table = np.stack([start, stop, step], axis=1).tolist()
+    found = [
+        shapes.add(tuple(Run(*run) for run in table[a:b]))
+        for a, b in zip(first[which].tolist(), end[which].tolist(), strict=True)
+    ]
+    return np.array(found, dtype=np.int64)
 
 
-def _with(spans: Spans, more: list[tuple[int, int, Runs]]) -> Spans:
-    rows = [(of, at, *run) for of, at, runs in more for run in runs]
-    if not rows:
-        return spans
-    table = np.array(rows, dtype=np.int64).T
-    return Spans(*(np.concatenate([old, new]) for old, new in zip(spans, table, strict=True)))
+def _joined(found: list[Parts]) -> Parts:
+    """Parts one after another; each list counts what its parts are like from its own beginning."""
+    if not found:
+        return Parts(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
+    return Parts(
+        np.concatenate([one.asker for one in found]),
+        np.concatenate([one.keeper for one in found]),
+        np.concatenate([one.rows for one in found]),
+        np.concatenate([one.keys for one in found]),
+        np.concatenate([one.like + at for one, at in zip(found, np.cumsum([0, *map(len, found)])[:-1], strict=True)]),
+    )

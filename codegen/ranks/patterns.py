@@ -23,6 +23,7 @@ class Pattern:
     count: int
     keys: int
     pairs: Pairs
+    """One object for all that have the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +41,16 @@ def patterns(relation: Relation, sizes: Sizes) -> Patterns:
     apart = _apart(relation, sizes)
     groups, of = _key_groups(apart, sizes)
     found: list[Pattern] = []
-    known: dict[tuple[int, int, tuple[int, ...]], Pairs] = {}
+    known: dict[tuple[int, int], list[Pairs]] = {}
     for number, heads in enumerate(apart):
         first, count = (0, sizes.heads) if heads is None else (heads[0], heads[1] - heads[0])
         item = relation.of_head(first)
         for branch, part in enumerate(item.parts):
-            key = (branch, id(item), (first,) if relation.varies(item, "h") else ())
-            if key not in known:
-                known[key] = _possible(part.pairs, sizes, first)
-            found.append(Pattern(branch, heads, count, of[number], known[key]))
+            mine = _possible(part.pairs, sizes, first)
+            same = next((pairs for pairs in known.get((branch, id(item)), ()) if _equal(mine, pairs)), None)
+            if same is None:
+                known.setdefault((branch, id(item)), []).append(mine)
+            found.append(Pattern(branch, heads, count, of[number], mine if same is None else same))
     return Patterns(tuple(found), len(relation.spec.branches), groups)
 
 
@@ -63,12 +65,17 @@ def _possible(pairs: Pairs, sizes: Sizes, h: int) -> Pairs:
     return found
 
 
+def _equal(one: Pairs, other: Pairs) -> bool:
+    with budget(one, other):
+        return one.equals(other)
+
+
 def _apart(relation: Relation, sizes: Sizes) -> tuple[Heads | None, ...]:
     """The groups of neighbouring heads that see alike in every branch; None for all heads."""
     kinds: list[tuple[int, int]] = []
     for h in range(sizes.heads):
         item: HeadClass = relation.of_head(h)
-        kinds.append((id(item), h if relation.varies(item, "h") else 0))
+        kinds.append((id(item), h if item.pairs.depends_on("h") else 0))
     starts = [h for h in range(sizes.heads) if h == 0 or kinds[h] != kinds[h - 1]]
     if len(starts) <= 1:
         return (None,)

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.codegen.ranks.needs import Ints, Spans
+from attnspec.codegen.ranks.helpers import helped
+from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import Parts, parts
 from attnspec.codegen.ranks.patterns import Pattern
-from attnspec.codegen.ranks.runs import Run, Runs
+from attnspec.codegen.ranks.runs import Runs
+from attnspec.codegen.ranks.shapes import Shapes
 from attnspec.codegen.ranks.shards import Shards
 from attnspec.codegen.ranks.traffic import Widths
+from attnspec.codegen.ranks.work import local_pairs, part_pairs
+from attnspec.relation.presburger import Pairs
 from attnspec.relation.sizes import Sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A set of pairs cut at chunks: its parts across chunks, and how many pairs there are in them and in chunks."""
+
+    pairs: Pairs
+    shards: Shards
+    shapes: Shapes
+    help: bool
+
+    @cached_property
+    def _parts(self) -> tuple[Parts, NDArray[np.bool_] | None]:
+        found = parts(self.pairs, self.shards, self.shapes)
+        return (self.help and helped(found, self.shards, self.shapes)) or (found, None)
+
+    @property
+    def parts(self) -> Parts:
+        """Those of unlike chunks."""
+        return self._parts[0]
+
+    @property
+    def helpers(self) -> NDArray[np.bool_] | None:
+        """Which parts are computed where the keys are, so that ranks compute alike; None where bytes decide."""
+        return self._parts[1]
+
+    @cached_property
+    def part_pairs(self) -> Ints:
+        """How many pairs each part has, of one head."""
+        return part_pairs(self.pairs, self.parts, self.shapes, self.shards)
+
+    @cached_property
+    def local_pairs(self) -> Ints:
+        """How many pairs each chunk has with itself, of one head."""
+        return local_pairs(self.pairs, self.shards)
+
+    def runs(self, part: int) -> tuple[Runs, Runs]:
+        """The rows and the keys of a part."""
+        found = self.parts
+        rows = self.shapes.positions(int(found.rows[part]), self.shards, int(found.asker[part]))
+        return rows, self.shapes.positions(int(found.keys[part]), self.shards, int(found.keeper[part]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,67 +68,72 @@ class Placed:
     """The parts of a pattern across chunks; ``moved`` are those whose queries travel to the rank that has the keys."""
 
     pattern: Pattern
-    shards: Shards
-    parts: Parts
+    cut: Cut
     moved: NDArray[np.bool_]
+
+    @property
+    def parts(self) -> Parts:
+        """The parts, moved or not."""
+        return self.cut.parts
 
     @cached_property
     def asker(self) -> Ints:
         """The rank that has the queries of each part."""
-        return np.array(self.shards.owners, dtype=np.int64)[self.parts.asker]
+        return self._owners[self.parts.asker]
 
     @cached_property
     def keeper(self) -> Ints:
         """The rank that has its keys."""
-        return np.array(self.shards.owners, dtype=np.int64)[self.parts.keeper]
+        return self._owners[self.parts.keeper]
 
-    @property
+    @cached_property
     def place(self) -> Ints:
         """The rank that computes it."""
         return np.where(self.moved, self.keeper, self.asker)
 
-    @property
+    @cached_property
     def other(self) -> Ints:
         """The rank that sends for it."""
         return np.where(self.moved, self.asker, self.keeper)
 
-    def runs(self, part: int) -> tuple[Runs, Runs]:
-        """The rows and the keys of a part."""
-        return self._rows(part), self._keys(part)
-
-    def _rows(self, part: int) -> Runs:
-        return _read(self.parts.rows, *self._row_bounds[:, part])
-
-    def _keys(self, part: int) -> Runs:
-        return _read(self.parts.keys, *self._key_bounds[:, part])
+    @property
+    def _owners(self) -> Ints:
+        return np.array(self.cut.shards.owners, dtype=np.int64)
 
     @cached_property
-    def _row_bounds(self) -> Ints:
-        return _bounds(self.parts.rows, len(self.parts))
+    def pairs(self) -> Ints:
+        """How many pairs each part has, over the heads."""
+        return self.cut.part_pairs * self.pattern.count
 
     @cached_property
-    def _key_bounds(self) -> Ints:
-        return _bounds(self.parts.keys, len(self.parts))
+    def local(self) -> Ints:
+        """How many pairs each chunk has with itself, over the heads."""
+        return self.cut.local_pairs * self.pattern.count
 
 
-def _bounds(spans: Spans, number: int) -> Ints:
-    """Where the runs of each part begin and end; they stand part by part."""
-    parts_ = np.arange(number)
-    return np.stack([np.searchsorted(spans.of, parts_), np.searchsorted(spans.of, parts_, side="right")])
+def placed(
+    patterns: Sequence[Pattern], shards: Shards, shapes: Shapes, sizes: Sizes, widths: Widths, help_: bool
+) -> tuple[Placed, ...]:
+    """Each part where fewer bytes travel forward: its keys and values, or its queries and what they give.
 
-
-def _read(spans: Spans, first: int, end: int) -> Runs:
-    columns = (spans.start[first:end].tolist(), spans.stop[first:end].tolist(), spans.step[first:end].tolist())
-    return tuple(Run(*run) for run in zip(*columns, strict=True))
-
-
-def placed(pattern: Pattern, shards: Shards, sizes: Sizes, widths: Widths) -> Placed:
-    """Each part where fewer bytes travel forward: its keys and values, or its queries and what they give."""
-    found = parts(pattern.pairs, shards)
+    With ``help_`` causal attention over contiguous shards is balanced instead (:mod:`attnspec.codegen.ranks.helpers`).
+    """
     shared = max(1, sizes.heads // max(1, sizes.kv_heads))
-    first = 0 if pattern.heads is None else pattern.heads[0]
-    key_heads = -(-(first + pattern.count) // shared) - first // shared
-    rows = found.row_count * (pattern.count * (widths.query + widths.result))
-    keys = found.key_count * (key_heads * widths.key)
     owners = np.array(shards.owners, dtype=np.int64)
-    return Placed(pattern, shards, found, (rows < keys) & (owners[found.asker] != owners[found.keeper]))
+    cut: dict[int, Cut] = {}
+    made = []
+    for pattern in patterns:
+        if id(pattern.pairs) not in cut:
+            cut[id(pattern.pairs)] = Cut(pattern.pairs, shards, shapes, help_)
+        mine = cut[id(pattern.pairs)]
+        first = 0 if pattern.heads is None else pattern.heads[0]
+        key_heads = -(-(first + pattern.count) // shared) - first // shared
+        if mine.helpers is not None:
+            made.append(Placed(pattern, mine, mine.helpers))
+            continue
+        parts_, counts = mine.parts, shapes.counts  # in this order: parts add their shapes
+        rows = counts[parts_.rows] * (pattern.count * (widths.query + widths.result))
+        keys = counts[parts_.keys] * (key_heads * widths.key)
+        moved = (rows < keys) & (owners[parts_.asker] != owners[parts_.keeper])
+        made.append(Placed(pattern, mine, moved))
+    return tuple(made)

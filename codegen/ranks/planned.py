@@ -21,17 +21,20 @@ import numpy as np
 from attnspec.codegen.ranks.exchange import Exchange, exchange
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import hull, stride
-from attnspec.codegen.ranks.patterns import Pattern, Patterns, patterns
+from attnspec.codegen.ranks.patterns import Patterns, patterns
 from attnspec.codegen.ranks.placed import Placed, placed
+from attnspec.codegen.ranks.refused import require_splittable
 from attnspec.codegen.ranks.runs import Runs, union
-from attnspec.codegen.ranks.schedule import Heads, Item, Message, Slice
-from attnspec.codegen.ranks.shards import Shards, shards
+from attnspec.codegen.ranks.schedule import Heads, Item, Message, Slice, returned
+from attnspec.codegen.ranks.shapes import Shapes
+from attnspec.codegen.ranks.shards import Shards, block, chunk_size, chunks_of, shards
 from attnspec.codegen.ranks.traffic import Widths
-from attnspec.codegen.ranks.work import box_pairs, work_of_rows
-from attnspec.relation.effort import stage
+from attnspec.codegen.ranks.work import work_of_rows
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.writing import Shown
+
+_ORDER = ("keys", "queries", "results")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,38 +79,33 @@ class Schedule(Shown):
 
     def items(self, rank: int) -> tuple[Item, ...]:
         """What a rank computes, in the order in which it does."""
-        found = [item for one in self.placed for item in (*self._local(one.pattern, rank), *self._far(one, rank))]
+        found = [item for one in self.placed for item in (*self._local(one, rank), *self._far(one, rank))]
         return tuple(sorted(found, key=lambda item: item.step))
 
-    def _local(self, pattern: Pattern, rank: int) -> Iterator[Item]:
+    def _local(self, one: Placed, rank: int) -> Iterator[Item]:
         for number in self.shards.chunks[rank]:
             run = self.shards.chunk(number)
-            if pairs := box_pairs(pattern.pairs, run, run):
-                count = pairs * pattern.count
-                yield Item(pattern.branch, pattern.heads, run, run, rank, rank, rank, 0, count)
+            if pairs := int(one.local[number]):
+                yield Item(one.pattern.branch, one.pattern.heads, run, run, rank, rank, rank, 0, pairs)
 
     def _far(self, one: Placed, rank: int) -> Iterator[Item]:
         for part in np.flatnonzero(one.place == rank).tolist():
-            rows, keys = one.runs(part)
+            rows, keys = one.cut.runs(part)
             step = stride(rows, keys, self.shards.step)
-            queries, columns = hull(rows, step), hull(keys, step)
             asker, keeper = int(one.asker[part]), int(one.keeper[part])
-            pairs = box_pairs(one.pattern.pairs, queries, columns) * one.pattern.count
-            at = self.step_of(int(one.other[part]), rank)
-            yield Item(one.pattern.branch, one.pattern.heads, queries, columns, asker, keeper, rank, at, pairs)
+            at, pairs = self.step_of(int(one.other[part]), rank), int(one.pairs[part])
+            branch, heads = one.pattern.branch, one.pattern.heads
+            yield Item(branch, heads, hull(rows, step), hull(keys, step), asker, keeper, rank, at, pairs)
 
-    def messages(self, rank: int) -> tuple[Message, ...]:
-        """What a rank sends or receives forward, in the one order that all ranks agree on.
-
-        Backward the same are sent, and what returns is :meth:`returned`.
-        """
+    def messages(self, rank: int, backward: bool = False) -> tuple[Message, ...]:
+        """What a rank sends or receives in one pass, in the one order that all ranks agree on: that of steps."""
         there = (self.traffic.source == rank) | (self.traffic.target == rank)
         found: list[Message] = []
         for at in np.flatnonzero(there).tolist():
             source, target, step = (int(c[at]) for c in (self.traffic.source, self.traffic.target, self.traffic.step))
-            found += self._between(source, target, step)
-        order = ("keys", "queries", "results")
-        return tuple(sorted(found, key=lambda m: (m.step, order.index(m.kind), m.source, m.target)))
+            sent = tuple(self._between(source, target, step))
+            found += returned(sent) if backward else sent
+        return tuple(sorted(found, key=lambda m: (m.step, _ORDER.index(m.kind), m.of, m.source, m.target)))
 
     def _between(self, source: int, target: int, step: int) -> Iterator[Message]:
         keys: dict[Heads | None, list[Runs]] = {}
@@ -116,7 +114,7 @@ class Schedule(Shown):
         for one in self.placed:
             which = (one.other == source) & (one.place == target)
             for part in np.flatnonzero(which).tolist():
-                queries, columns = one.runs(part)
+                queries, columns = one.cut.runs(part)
                 heads = one.pattern.heads
                 if one.moved[part]:
                     rows.setdefault(heads, []).append(queries)
@@ -137,12 +135,8 @@ class Schedule(Shown):
         """The pairs that each rank computes, over its heads."""
         found = np.zeros(self.ranks, dtype=np.int64)
         for one in self.placed:
-            np.add.at(found, np.array(self.shards.owners, dtype=np.int64), work_of_rows(one.pattern, self.shards))
-            for part in np.flatnonzero(one.moved).tolist():
-                rows, keys = one.runs(part)
-                pairs = box_pairs(one.pattern.pairs, hull(rows, self.shards.step), hull(keys, self.shards.step))
-                found[one.asker[part]] -= pairs * one.pattern.count
-                found[one.keeper[part]] += pairs * one.pattern.count
+            np.add.at(found, np.array(self.shards.owners, dtype=np.int64), one.local)
+            np.add.at(found, one.place, one.pairs)
         return found
 
     def _by(self, ranks: Ints, *weights: Ints) -> Ints:
@@ -180,7 +174,6 @@ class Schedule(Shown):
         return f"ranks {self.ranks}  {self.shards}"
 
 
-@stage(4)
 def schedule(
     relation: Relation,
     sizes: Sizes,
@@ -190,10 +183,28 @@ def schedule(
     dim: int = 64,
     dim_v: int | None = None,
     itemsize: int = 4,
+    helpers: bool = True,
 ) -> Schedule:
-    """Plan a call over ranks. Raises DependsOnInputs for a computed order."""
-    dealt = shard if isinstance(shard, Shards) else shards(shard, sizes.n, ranks, chunks)
+    """Plan a call over ranks: ``shard`` is one of KINDS, with ``chunks`` for each rank, or shards.
+
+    ``dim``, ``dim_v`` and ``itemsize`` are the sizes of vectors, and the bytes of an element, for which bytes are
+    counted. ``helpers`` balances causal attention over contiguous shards. The plan does not depend on what inputs hold:
+    all pairs that are possible are computed. Raises CannotSplit where no plan can be made before a call.
+    """
+    require_splittable(relation, sizes)
     widths = Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch)
     found = patterns(relation, sizes)
-    made = tuple(placed(pattern, dealt, sizes, widths) for pattern in found.items)
-    return Schedule(relation, sizes, widths, dealt, found, made, exchange(made, found, dealt, sizes, widths))
+    dealt = shard if isinstance(shard, Shards) else _dealt(shard, relation, found, sizes.n, ranks, chunks)
+    shapes = Shapes()
+    made = placed(found.items, dealt, shapes, sizes, widths, helpers)
+    traffic = exchange(made, found, dealt, shapes, sizes, widths)
+    return Schedule(relation, sizes, widths, dealt, found, made, traffic)
+
+
+def _dealt(kind: str, relation: Relation, found: Patterns, n: int, ranks: int, chunks: int | None) -> Shards:
+    """Shards of a kind, as the pattern asks for them: by its work, or in its blocks."""
+    if kind == "greedy":
+        size = chunk_size(n, ranks * chunks_of(kind, chunks))
+        total = sum((work_of_rows(one.pairs, n, size) * one.count for one in found.items), start=np.zeros(1, np.int64))
+        return shards(kind, n, ranks, chunks, work=tuple(total.tolist()))
+    return shards(kind, n, ranks, chunks, block(relation.spec, -(-n // ranks)) if kind == "grid" else 1)

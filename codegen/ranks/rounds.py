@@ -13,7 +13,7 @@ import numpy as np
 
 from attnspec.codegen.ranks.needs import Ints
 
-SMALL = 1 << 16
+SMALL = 1 << 19
 """Bytes of a message that takes hardly longer than none: such messages travel together in the first step."""
 Rank = tuple[str, int]
 """A node: a rank as a sender or as a receiver."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from attnspec.codegen.ranks.runs import Run, Runs
@@ -44,8 +44,10 @@ class Message:
 
     Forward: ``keys`` are keys and values, needed in ``step``; ``queries`` are queries, needed in ``step``; ``results``
     are outputs and log-sum-exps of such queries, computed in ``step`` by the sender and added by the receiver after
-    it. Backward the same kinds mean: keys and values again; queries with what their gradients come from; and
-    ``results`` are the gradients of what was sent (``of``: keys or queries).
+    it, for each branch.
+
+    Backward: ``keys`` again; ``queries`` with what their gradients come from, of the ``branches`` (the slices of the
+    results forward); and ``results`` are the gradients of what was sent (``of``: keys or queries), after ``step``.
     """
 
     step: int
@@ -54,3 +56,17 @@ class Message:
     kind: Literal["keys", "queries", "results"]
     slices: tuple[Slice, ...]
     of: Literal["keys", "queries"] = "queries"
+    branches: tuple[Slice, ...] = ()
+
+
+def returned(sent: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages backward for those that go between two ranks forward: what comes again, and its gradients."""
+    results = {message.target: message.slices for message in sent if message.kind == "results"}
+    found: list[Message] = []
+    for one in sent:
+        if one.kind == "keys":
+            found += [one, Message(one.step, one.target, one.source, "results", one.slices, "keys")]
+        elif one.kind == "queries":
+            found.append(replace(one, branches=results[one.source]))
+            found.append(Message(one.step, one.target, one.source, "results", one.slices, "queries"))
+    return tuple(found)

@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.codegen.ranks.runs import Run, Runs, count, positions
+from attnspec.spec.contents import walk
+from attnspec.spec.expr import FloorDiv, Int, Mod
+from attnspec.spec.spec import Spec
 from attnspec.spec.writing import Shown
 
 KINDS = ("contiguous", "zigzag", "residue", "grid", "greedy")
@@ -51,6 +55,26 @@ class Shards(Shown):
             found = Run.below(number * self.size, min(self.n, (number + 1) * self.size))
         assert found is not None
         return found
+
+    def first(self, number: int) -> int:
+        """The first position of a chunk."""
+        return number * self.size if self.size else number
+
+    def number(self, position: str) -> str:
+        """The number of the chunk of a position, in the solver's syntax."""
+        return f"floor({position} / {self.size})" if self.size else f"({position} mod {self.ranks})"
+
+    def offset(self, position: str) -> str:
+        """How many positions of its chunk come before it, in the solver's syntax."""
+        return f"({position} mod {self.size})" if self.size else f"floor({position} / {self.ranks})"
+
+    def unlike(self, number: str, chunk: int) -> str:
+        """Of which chunks, by their ``number``, the length is not that of a given one, in the solver's syntax."""
+        if self.size:
+            rest, last = self.n % self.size, len(self.owners) - 1
+            return f"{number} {'!=' if chunk == last else '='} {last}" if rest else "false"
+        rest = self.n % self.ranks
+        return f"{number} {'>=' if chunk < rest else '<'} {rest}" if rest else "false"
 
     @cached_property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
@@ -129,6 +153,23 @@ def shards(
     else:
         owners = [i // each for i in range(number)]
     return Shards(kind, n, ranks, size, tuple(owners))
+
+
+def block(spec: Spec, most: int) -> int:
+    """The length of the blocks in which a pattern cuts positions, at most ``most``: rows of an image, segments, both.
+
+    That is the least common multiple of what its clauses divide by, or of those of them that fit; 1 without any.
+    """
+    nodes = (
+        node for branch in spec.branches for clause in (*branch.attend, *branch.within) for node in walk(clause.pred)
+    )
+    found = 1
+    for divisor in sorted(
+        {n.right.value for n in nodes if isinstance(n, (FloorDiv, Mod)) and isinstance(n.right, Int)}
+    ):
+        if divisor > 0 and lcm(found, divisor) <= most:
+            found = lcm(found, divisor)
+    return found
 
 
 def chunks_of(kind: str, chunks: int | None) -> int:

@@ -4,9 +4,8 @@ A rank's state is the sum over its keys of ``phi(k) v^T``, as what comes after i
 whatever came before, but for what becomes of the old one, all ranks make theirs at once, and a scan over the ranks
 gives each what came before it; else they go one after the other.
 
->>> from attnspec.codegen.ranks.runs import Run
->>> shards = Shards("contiguous", 64, tuple((Run(start, start + 16),) for start in range(0, 64, 16)))
->>> found = StateExchange("linear", shards, "scan", state=2 * 8 * 9)
+>>> from attnspec.codegen.ranks.shards import shards
+>>> found = StateExchange("linear", shards("contiguous", 64, 4), "scan", state=2 * 8 * 9)
 >>> print(found)
 linear: contiguous shards of 16 positions; each rank's state of 144 numbers goes to later ones in a scan of 3 steps
 >>> [(m.step, m.source, m.target, m.numbers) for m in found.messages(3)]

@@ -1,0 +1,87 @@
+"""Pairs of chunks whose pairs are the same but for where the chunks stand, as the solver proves: one stands for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from attnspec.codegen.ranks.needs import Ints, within
+from attnspec.codegen.ranks.shards import Shards
+from attnspec.relation.count import runs_at
+from attnspec.relation.presburger import Pairs, TooHard, budget
+
+_MOST = 24
+"""Classes that are looked for: global tokens and borders make some few."""
+
+
+class Boxes(NamedTuple):
+    """Pairs of chunks: those of the queries, and those of the keys."""
+
+    asker: Ints
+    keeper: Ints
+
+
+def live(pairs: Pairs, shards: Shards, local: bool = False) -> Boxes:
+    """The pairs of unlike chunks that have a pair at all; ``local``: those of a chunk with itself."""
+    with budget(pairs):
+        return _boxes(_live(pairs, shards, local), shards)
+
+
+def classes(pairs: Pairs, shards: Shards, local: bool = False) -> Iterator[Boxes]:
+    """Classes of live pairs of chunks that are alike; the first of a class stands for it.
+
+    The last are of one each: those that are left after some tries, or that the solver finds too hard.
+    """
+    with budget(pairs):
+        left = _live(pairs, shards, local)
+        boxes = _boxes(left, shards)
+    for _ in range(_MOST):
+        if not len(boxes.asker):
+            return
+        middle = len(boxes.asker) // 2
+        i, j = int(boxes.asker[middle]), int(boxes.keeper[middle])
+        try:
+            with budget(pairs):
+                same = left.difference(_unlike(pairs, shards, i, j))
+                left = left.difference(same)
+                found, boxes = _boxes(same, shards), _boxes(left, shards)
+        except TooHard:
+            break
+        if not len(found.asker):
+            break
+        yield found
+    for i, j in zip(boxes.asker, boxes.keeper, strict=True):
+        yield Boxes(np.array([i]), np.array([j]))
+
+
+def _live(pairs: Pairs, shards: Shards, local: bool) -> Pairs:
+    return pairs.image(shards.number("x"), shards.number("y")).intersection(Pairs.read(f"x {'=' if local else '!='} y"))
+
+
+def _boxes(live_: Pairs, shards: Shards) -> Boxes:
+    asker, keeper = [], []
+    for run in runs_at(live_.pieces(), np.arange(len(shards.owners), dtype=np.int64)):
+        each = (run.high - run.low) // run.step + 1
+        which = np.repeat(np.arange(len(run.x)), each)
+        at = np.arange(len(which)) - np.repeat(np.cumsum(each) - each, each)
+        asker.append(run.x[which])
+        keeper.append(run.low[which] + run.step * at)
+    none = np.zeros(0, dtype=np.int64)
+    a, b = np.concatenate([none, *asker]), np.concatenate([none, *keeper])
+    order = np.lexsort((b, a))
+    return Boxes(a[order], b[order])
+
+
+def _unlike(pairs: Pairs, shards: Shards, i: int, j: int) -> Pairs:
+    """The pairs of chunks that do not have exactly the pairs of a given one."""
+    rows, keys = shards.chunk(i), shards.chunk(j)
+    one = pairs.intersection(Pairs.read(f"{within('x', rows)} and {within('y', keys)}"))
+    offsets = one.image(shards.offset("x"), shards.offset("y"))
+    every = offsets.view(f"x = {shards.offset('u')} and 0 <= u < {shards.n}")
+    differ = every.difference(pairs).union(pairs.difference(every))
+    found = differ.image(shards.number("x"), shards.number("y"))
+    for name, chunk in (("x", i), ("y", j)):
+        found = found.union(Pairs.read(shards.unlike(name, chunk)))
+    return found
