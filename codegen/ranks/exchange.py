@@ -78,7 +78,7 @@ def exchange(
     source, target = all_names // shards.ranks, all_names % shards.ranks
     return Exchange(
         source, target, rounds(source, target, forward, shards.ranks), keys, rows, results, forward,
-        results * widths.result, forward + results * widths.result_back,
+        results * widths.result, keys * widths.key + rows * widths.query_back + results * widths.result_back,
         keys * widths.key_gradient + rows * widths.query_gradient,
     )  # fmt: skip
 

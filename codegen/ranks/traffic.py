@@ -39,12 +39,17 @@ class Widths:
         return self.batch * (self.dim + self.dim_v) * 4
 
     @property
-    def result_back(self) -> int:
-        """Bytes of what the gradients of a row come from beside its query: of one head and branch.
+    def query_back(self) -> int:
+        """Bytes of a row for which gradients are computed elsewhere, of one head.
 
-        The gradient of its output, in the type of the model; its log-sum-exp and what is taken off, float32.
+        The query and the gradient of its output, in the type of the model, and its log-sum-exp, float32.
         """
-        return self.batch * (self.dim_v * self.itemsize + 8)
+        return self.batch * ((self.dim + self.dim_v) * self.itemsize + 4)
+
+    @property
+    def result_back(self) -> int:
+        """Bytes of what else they come from, of one head and branch: what is taken off, float32."""
+        return self.batch * 4
 
     @property
     def query_gradient(self) -> int:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 from torch import Tensor
 
+from attnspec.codegen.ranks.machines import DEFAULT, MACHINES
+from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.runtime import sharding
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, check_tensors, named
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import operator
-from attnspec.runtime.distributed.duties import Planned
 from attnspec.runtime.distributed.everybody import gathered
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
@@ -57,8 +58,9 @@ def distribute(
     ``n`` is the length of sequences; without it, that of what :meth:`Distributed.shard` was given. ``heads``,
     ``kv_heads`` (as many as heads), ``dim`` and ``dim_v`` (as dim) are those of calls. ``shard`` is ``"auto"``,
     ``"contiguous"`` (tokens stay in order), ``"zigzag"``, ``"residue"``, ``"grid"`` or ``"greedy"``, ``chunks`` how
-    many each rank holds. What is fastest is worked out for ``dtype`` and ``batch`` on a ``machine`` (``attnspec inspect
-    --ranks`` lists those with prices); calls may have others.
+    many each rank holds. What is fastest is worked out for ``dtype`` and ``batch`` on a ``machine``: ``"h100"``,
+    ``"h200"``, ``"gb200-nvl72"``, ``"cpu-gloo"``, or ``"auto"`` (this for gloo, ``"h100"`` for NCCL); calls may have
+    others.
 
     Raises CallError for a pattern that cannot be computed so, and for numbers that do not fit.
     """
@@ -72,8 +74,13 @@ def distribute(
             raise CallError(f"{name}: {label} is a number of at least {int(label != 'n')}, not {number!r}")
     if heads % kv_heads:
         raise CallError(f"{name}: {heads} heads cannot be shared among {kv_heads} key heads")
+    transport = transport_of(name, group_or_mesh)
+    if machine == "auto":
+        machine = "cpu-gloo" if getattr(transport, "backend", "gloo") == "gloo" else DEFAULT
+    if machine not in MACHINES:
+        raise CallError(f"{name}: machine is one of {', '.join(MACHINES)}, not {machine!r}")
     asked = Asked(heads, kv_heads, dim, dim_v, str(dtype).removeprefix("torch."), batch, shard, chunks, machine)
-    return Distributed(Spread(attend, transport_of(name, group_or_mesh), asked), n)
+    return Distributed(Spread(attend, transport, asked), n)
 
 
 def transport_of(name: str, group_or_mesh: Any) -> Transport:
@@ -123,11 +130,11 @@ class Distributed(Shown):
         return self._of.attend
 
     @property
-    def plan(self) -> Planned:
+    def plan(self) -> RankPlan:
         """What was planned for ``n``: print it. Raises CallError where no length is known yet."""
         return self.plan_for(self._only())
 
-    def plan_for(self, n: int) -> Planned:
+    def plan_for(self, n: int) -> RankPlan:
         """What is planned for sequences of this length."""
         return self._planned(n)
 
@@ -135,7 +142,7 @@ class Distributed(Shown):
     def positions(self) -> Tensor:
         """The positions of this rank's rows in the sequence, int64, -1 for padding: for what a model does by itself."""
         n = self._only()
-        found = torch.full((self._planned(n).shards.rows,), -1)
+        found = torch.full((self._planned(n).schedule.shards.rows,), -1)
         own = self._of.positions(n, self.rank)
         found[: len(own)] = own
         return found
@@ -151,7 +158,7 @@ class Distributed(Shown):
         n = t.shape[dim]
         if self._n not in (None, n):
             raise CallError(f"{self._name}: dimension {dim} of the tensor has {n} entries; sequences have {self._n}")
-        rows = self._planned(n).shards.rows
+        rows = self._planned(n).schedule.shards.rows
         own = t.index_select(dim, self._of.positions(n, self.rank).to(t.device))
         missing = rows - own.shape[dim]
         if not missing:
@@ -240,9 +247,9 @@ class Distributed(Shown):
         found = operator.attend_parallel(tensors, list(given), scale, self._encoded, length, keeps(*tensors))
         return (found[0], found[1]) if return_lse else found[0]
 
-    def _planned(self, n: int) -> Planned:
+    def _planned(self, n: int) -> RankPlan:
         found = self._of.planned(n)
-        self._lengths.setdefault(found.shards.rows, set()).add(n)
+        self._lengths.setdefault(found.schedule.shards.rows, set()).add(n)
         return found
 
     def _only(self) -> int:
@@ -260,7 +267,7 @@ class Distributed(Shown):
                 raise CallError(f"{self._name}: this is for sequences of {self._n}, not of n = {n}")
             n = self._n if self._n is not None else n
             assert n is not None
-            if not torch.compiler.is_compiling() and rows != (wants := self._planned(n).shards.rows):
+            if not torch.compiler.is_compiling() and rows != (wants := self._planned(n).schedule.shards.rows):
                 raise CallError(
                     f"{self._name}: {label} has {rows} rows, which is no shard: each of {self.ranks} ranks has {wants} "
                     f"of a sequence of {n}. Give what far.shard(t, dim) returns"

@@ -2,46 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.runs import Runs, count
 from attnspec.codegen.ranks.schedule import Item, Message
-from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime.distributed.rows import Rows
-
-
-class Planned(Protocol):
-    """What is read of a schedule."""
-
-    @property
-    def shards(self) -> Shards:
-        """Who holds what."""
-        ...
-
-    @property
-    def steps(self) -> int:
-        """How many steps there are, step 0 among them."""
-        ...
-
-    @property
-    def branches(self) -> int:
-        """How many branches items are of."""
-        ...
-
-    @property
-    def digest(self) -> str:
-        """What is the same on all ranks if the schedule is."""
-        ...
-
-    def items(self, rank: int) -> Sequence[Item]:
-        """What a rank computes, in the order of execution."""
-        ...
-
-    def messages(self, rank: int) -> Sequence[Message]:
-        """What a rank sends or receives, in the order that all ranks agree on."""
-        ...
 
 
 class Step(NamedTuple):
@@ -69,17 +36,17 @@ class Duties:
     steps: tuple[Step, ...]
 
     @classmethod
-    def of(cls, planned: Planned, rank: int) -> Duties:
+    def of(cls, schedule: Schedule, rank: int) -> Duties:
         """Of a rank of a schedule."""
-        steps: list[tuple[list[Item], list[Message], list[Message]]] = [([], [], []) for _ in range(planned.steps)]
-        for item in planned.items(rank):
+        steps: list[tuple[list[Item], list[Message], list[Message]]] = [([], [], []) for _ in range(schedule.steps)]
+        for item in schedule.items(rank):
             steps[item.step][0].append(item)
-        for message in planned.messages(rank):
+        for message in schedule.messages(rank):
             if message.kind != "results":
                 steps[message.step][1].append(message)
             elif message.of == "queries":
                 steps[message.step][2].append(message)
-        shards = planned.shards
+        shards = schedule.shards
         held = shards.held[rank]
         made = tuple(Step(tuple(items), tuple(inputs), tuple(results)) for items, inputs, results in steps)
         return cls(rank, shards.ranks, shards.n, shards.rows, held, Rows.of(held), made)

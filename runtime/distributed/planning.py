@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 import torch
 
-from attnspec.codegen.ranks.planned import Schedule, schedule
-from attnspec.codegen.ranks.refused import require_splittable
+from attnspec.codegen.ranks.choose import plan_ranks
+from attnspec.codegen.ranks.machines import MACHINES
+from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.relation.relation import DependsOnInputs
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError
 
 
 class Asked(NamedTuple):
@@ -26,12 +30,26 @@ class Asked(NamedTuple):
     machine: str
 
 
-def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> Schedule:
-    """The plan: worked out from integers only, and so the same on all ranks."""
-    shard = "contiguous" if asked.shard == "auto" else asked.shard
+def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:
+    """The plan: worked out from integers only, and so the same on all ranks.
+
+    Raises CallError for a pattern that ranks cannot share, and for wishes that no plan fits.
+    """
     m = attend.spec.sizes(n)["m"]
     sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, attend.spec.align == "end", m)
     relation = attend.relation_for(heads=asked.heads, kv_heads=asked.kv_heads, batch=asked.batch)
-    require_splittable(relation, sizes)
-    itemsize = getattr(torch, asked.dtype).itemsize
-    return schedule(relation, sizes, ranks, shard, asked.chunks, asked.dim, asked.dim_v, itemsize)
+    try:
+        return plan_ranks(
+            relation,
+            sizes,
+            ranks,
+            shard=asked.shard,
+            chunks=asked.chunks,
+            dim=asked.dim,
+            dim_v=asked.dim_v,
+            itemsize=getattr(torch, asked.dtype).itemsize,
+            dtype=asked.dtype,
+            machine=MACHINES[asked.machine],
+        )
+    except (CannotSplit, DependsOnInputs, ValueError) as error:
+        raise CallError(f"{attend.spec.name}: {error}") from None

@@ -39,7 +39,7 @@ class Processes:
         self.name = str(group.group_name)
         self.rank, self.ranks = dist.get_rank(group), dist.get_world_size(group)
         members = dist.get_process_group_ranks(group)
-        backend = dist.get_backend(group)
+        self.backend = backend = str(dist.get_backend(group))
         timeout = _timeout(group)
         self._own = dist.new_group(members, backend=backend, timeout=timeout, use_local_synchronization=True)
         self._sent: Counter[int] = Counter()

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.runs import positions
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
 from attnspec.runtime.core.program import fingerprint
 from attnspec.runtime.distributed.backward import backward
-from attnspec.runtime.distributed.duties import Duties, Planned
+from attnspec.runtime.distributed.duties import Duties
 from attnspec.runtime.distributed.everybody import gathered, summed
 from attnspec.runtime.distributed.finish import Finish, Kept
 from attnspec.runtime.distributed.forward import forward
@@ -52,7 +54,7 @@ class Spread:
     attend: Attention
     transport: Transport
     asked: Asked
-    _planned: dict[int, Planned] = field(default_factory=dict)
+    _planned: dict[int, RankPlan] = field(default_factory=dict)
     _duties: dict[int, Duties] = field(default_factory=dict)
     _agreed: set[str] = field(default_factory=set)
 
@@ -61,21 +63,25 @@ class Spread:
         """What errors call it."""
         return self.attend._facts.name
 
-    def planned(self, n: int) -> Planned:
-        """The schedule for sequences of length n: the same on all ranks."""
+    def planned(self, n: int) -> RankPlan:
+        """The plan for sequences of length n: the same on all ranks."""
         if n not in self._planned:
             self._planned[n] = planned(self.attend, self.transport.ranks, n, self.asked)
         return self._planned[n]
 
+    def schedule(self, n: int) -> Schedule:
+        """What ranks do by it."""
+        return self.planned(n).schedule
+
     def duties(self, n: int) -> Duties:
         """What this rank has to do of it."""
         if n not in self._duties:
-            self._duties[n] = Duties.of(self.planned(n), self.transport.rank)
+            self._duties[n] = Duties.of(self.schedule(n), self.transport.rank)
         return self._duties[n]
 
     def positions(self, n: int, rank: int) -> Tensor:
         """The positions of a rank's rows, but padding."""
-        return torch.from_numpy(np.ascontiguousarray(positions(self.planned(n).shards.held[rank])))
+        return torch.from_numpy(np.ascontiguousarray(positions(self.schedule(n).shards.held[rank])))
 
     @torch.no_grad()
     def forward(self, given: Given, keep: bool) -> Kept:
@@ -104,7 +110,7 @@ class Spread:
     def _job(self, given: Given, form: Form) -> Job:
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
-        schedule = self.planned(n)
+        schedule = self.schedule(n)
         branches = self.attend.branches if schedule.branches > 1 else (self.attend,)
         return Job(
             self.transport,
@@ -120,7 +126,7 @@ class Spread:
         """The sizes of a call. Raises CallError where its tensors are not shards, or not of what was planned."""
         q, k, v, inputs, _, n = given
         name, asked = self.name, self.asked
-        length = self.planned(n).shards.rows
+        length = self.schedule(n).shards.rows
         for label, t in (("q", q), ("k", k), ("v", v)):
             if t.dim() == 4 and t.shape[2] != length:
                 raise CallError(
@@ -152,7 +158,7 @@ class Spread:
         kind = json.dumps([call, self.attend.program.encoded, self.asked])
         if kind in self._agreed and not _always():
             return
-        whole = f"{kind}\0{fingerprint()}\0{self.planned(given.n).digest}"
+        whole = f"{kind}\0{fingerprint()}\0{self.schedule(given.n).digest}"
         digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
         told = gathered(self.transport, digest)
         common = max(told, key=lambda t: sum(torch.equal(t, other) for other in told))
@@ -162,7 +168,7 @@ class Spread:
                 f"{self.name}: the ranks are not about to do the same: pattern, plan, shapes, dtypes, inputs or scale "
                 f"of rank {who} differ from those of the others. Here (rank {self.transport.rank}): n = {given.n}, "
                 f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in zip('qkv', given[:3], strict=True))}, "
-                f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.planned(given.n).shards}"
+                f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.schedule(given.n).shards}"
             )
         self._agreed.add(kind)
 

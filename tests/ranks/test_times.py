@@ -35,7 +35,7 @@ def sends(*messages: tuple[int, int, int, int, int, int], widths: Widths = WIDTH
         keys * widths.key + rows * widths.query,
         keys * widths.key_gradient + rows * widths.query_gradient,
     )
-    backward = there + results * widths.result_back
+    backward = keys * widths.key + rows * widths.query_back + results * widths.result_back
     return Exchange(source, target, step, keys, rows, results, there, results * widths.result, backward, gradients)
 
 
