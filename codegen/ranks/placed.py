@@ -118,22 +118,25 @@ def placed(
 
     With ``help_`` causal attention over contiguous shards is balanced instead (:mod:`attnspec.codegen.ranks.helpers`).
     """
-    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
-    owners = np.array(shards.owners, dtype=np.int64)
     cut: dict[int, Cut] = {}
     made = []
     for pattern in patterns:
         if id(pattern.pairs) not in cut:
             cut[id(pattern.pairs)] = Cut(pattern.pairs, shards, shapes, help_)
         mine = cut[id(pattern.pairs)]
-        first = 0 if pattern.heads is None else pattern.heads[0]
-        key_heads = -(-(first + pattern.count) // shared) - first // shared
-        if mine.helpers is not None:
-            made.append(Placed(pattern, mine, mine.helpers))
-            continue
-        parts_, counts = mine.parts, shapes.counts  # in this order: parts add their shapes
-        rows = counts[parts_.rows] * (pattern.count * (widths.query + widths.result))
-        keys = counts[parts_.keys] * (key_heads * widths.key)
-        moved = (rows < keys) & (owners[parts_.asker] != owners[parts_.keeper])
+        moved = by_bytes(pattern, mine, sizes, widths) if mine.helpers is None else mine.helpers
         made.append(Placed(pattern, mine, moved))
     return tuple(made)
+
+
+def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArray[np.bool_]:
+    """Of which parts fewer bytes travel forward if the queries do."""
+    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
+    owners = np.array(cut.shards.owners, dtype=np.int64)
+    first = 0 if pattern.heads is None else pattern.heads[0]
+    key_heads = -(-(first + pattern.count) // shared) - first // shared
+    parts_, counts = cut.parts, cut.shapes.counts  # in this order: parts add their shapes
+    rows = counts[parts_.rows] * (pattern.count * (widths.query + widths.result))
+    keys = counts[parts_.keys] * (key_heads * widths.key)
+    found: NDArray[np.bool_] = (rows < keys) & (owners[parts_.asker] != owners[parts_.keeper])
+    return found

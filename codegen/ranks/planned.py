@@ -167,7 +167,8 @@ class Schedule(Shown):
     @cached_property
     def digest(self) -> str:
         """A hash of what the schedule was made from: equal on all ranks, or they would not fit together."""
-        made = (self.relation.spec, self.sizes, self.widths, self.shards, self.traffic.step.tolist())
+        sent = (self.traffic.step.tolist(), self.traffic.keys.tolist(), self.traffic.rows.tolist())
+        made = (self.relation.spec, self.sizes, self.widths, self.shards, *sent)
         return sha256("\n".join(map(str, made)).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
