@@ -23,6 +23,7 @@ __all__ = [
     "Spec",
     "SpecError",
     "TokenStatistics",
+    "checkpoint_policy",
     "compile",
     "distribute",
     "merge",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from attnspec.runtime.caches.cache import Cache
     from attnspec.runtime.core.arguments import CallError
     from attnspec.runtime.cpp.merge import merge
+    from attnspec.runtime.distributed.checkpoint import checkpoint_policy
     from attnspec.runtime.distributed.distribute import Distributed, distribute
     from attnspec.runtime.modules.token_statistics import TokenStatistics
     from attnspec.runtime.recurrent.recurrent import Recurrent, recurrent
@@ -57,6 +59,7 @@ def read(source: str, *, params: dict[str, Any] | None = None, **more: Any) -> S
 _HOMES = {
     "compile": "attnspec.runtime.attention",
     "merge": "attnspec.runtime.cpp.merge",
+    "checkpoint_policy": "attnspec.runtime.distributed.checkpoint",
     "Distributed": "attnspec.runtime.distributed.distribute",
     "distribute": "attnspec.runtime.distributed.distribute",
     "Recurrent": "attnspec.runtime.recurrent.recurrent",

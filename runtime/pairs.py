@@ -51,6 +51,14 @@ def cost_of(call: Call) -> Cost | None:
         return None
 
 
+def possible(call: Call) -> int | None:
+    """How many pairs are possible, whatever inputs hold; None where not even that is known without them."""
+    try:
+        return _cost(call.program, call.needed, call.sizes, call.q.shape[3], call.v.shape[3]).pairs
+    except DependsOnInputs:
+        return None
+
+
 @functools.lru_cache(maxsize=256)
 def _cost(program: Program, needed: Needed, sizes: Sizes, dim: int, dim_v: int) -> Cost:
     return cost(plan(program, needed), sizes, dim, dim_v, 1)

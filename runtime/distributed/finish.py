@@ -43,14 +43,14 @@ class Finish:
     def forward(self, totals: Sequence[Total], keep: bool) -> Kept:
         """The results; ``totals`` may be written over."""
         dtype = self.form.dtype
-        none = torch.empty(0, dtype=dtype, device=self.form.device)
+        none, no_lses = (torch.empty(0, dtype=kind, device=self.form.device) for kind in (dtype, torch.float32))
         if not self.apart:
             out, lse = _added(*totals[0], self._sink(self.attend, self.inputs))
-            return Kept(out.to(dtype), lse, none, none.float())
+            return Kept(out.to(dtype), lse, none, no_lses)
         if self.shared:
             totals = [_added(*total, sink) for total, sink in zip(totals, self._sinks(self.inputs), strict=True)]
         outs = torch.stack([out for out, _ in totals]).to(dtype) if keep else none
-        lses = torch.stack([lse for _, lse in totals]) if keep and self.shared else none.float()
+        lses = torch.stack([lse for _, lse in totals]) if keep and self.shared else no_lses
         whole = None if self.shared else self._sink(self.attend, self.inputs)
         out, lse = mixed(totals, self._shares(self.inputs), whole)  # gradients are worked out by hand
         return Kept(out.to(dtype), lse, outs, lses)

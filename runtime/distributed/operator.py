@@ -17,7 +17,6 @@ from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.distributed.finish import Kept
 from attnspec.runtime.distributed.planning import Asked
-from attnspec.runtime.distributed.processes import of_name
 from attnspec.runtime.distributed.spread import Given, Spread
 from attnspec.runtime.prepare.operator import define, in_places, refuse
 
@@ -37,6 +36,8 @@ def _spread(encoded: str) -> Spread:
     """That of a string, which may come from a graph that was saved."""
     found = _SPREADS.get(encoded)
     if found is None:
+        from attnspec.runtime.distributed.processes import of_name
+
         program, target, group, asked = json.loads(encoded)
         found = Spread(Attention(decode(program), target), of_name(group), Asked(**asked))
         _KEPT.append(found)
@@ -46,6 +47,12 @@ def _spread(encoded: str) -> Spread:
 
 _KEPT: list[Spread] = []
 """Those that nobody else holds."""
+
+
+def share_of_pairs(encoded: str, n: int) -> float:
+    """The pairs of a batch entry that a rank has on average: the same number on all ranks."""
+    spread = _spread(encoded)
+    return float(spread.schedule(n).work.sum()) / spread.transport.ranks
 
 
 def _forward(*arguments: Any) -> Kept:

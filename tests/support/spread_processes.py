@@ -36,8 +36,7 @@ def in_sub_groups() -> list[float]:
 
     mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "cp"))
     layer = Layer("causal")
-    found = [wrong_by(spread(of, layer)[0], layer) for of in (mesh["cp"].get_group(), mesh["cp"], mesh["dp"])]
-    return found
+    return [wrong_by(spread(of, layer)[0], layer) for of in (mesh["cp"].get_group(), mesh["cp"], mesh["dp"])]
 
 
 def one_dies() -> Any:
