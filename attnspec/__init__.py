@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from attnspec import distributed as distributed
     from attnspec import nn as nn
     from attnspec.errors.diagnostic import SpecError
     from attnspec.language.load import shipped
@@ -72,6 +73,7 @@ _HOMES = {
     "TokenStatistics": "attnspec.runtime.modules.token_statistics",
     "shipped": "attnspec.language.load",
 }
+_MODULES = ("distributed", "nn")
 
 
 def __getattr__(name: str) -> Any:
@@ -79,10 +81,10 @@ def __getattr__(name: str) -> Any:
 
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name == "nn":
-        return import_module("attnspec.nn")
+    if name in _MODULES:
+        return import_module(f"attnspec.{name}")
     raise AttributeError(f"module 'attnspec' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "nn"})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnspec.runtime.attention import Attention
+    from attnspec.runtime.core.program import Program
     from attnspec.runtime.modules.byte_model import Step
     from attnspec.spec.spec import Spec
 
@@ -32,8 +34,10 @@ def train_on(
     context: click.Context,
     options: dict[str, Any],
     device: torch.device,
+    ranks: int | None = None,
+    shard: str = "auto",
 ) -> None:
-    """Train with a progress bar and print how the loss fell."""
+    """Train, over ``ranks`` if there are some, with a progress bar, and print how the loss fell."""
     given = {name: context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT for name in options}
     for name in ("queries", "kv_heads", "batch", "dim", "dtype"):
         if given[name]:
@@ -52,6 +56,11 @@ def train_on(
     data = path.read_bytes()
     if len(data) < length + 1:
         raise click.UsageError(f"{path} has {len(data):,} bytes; at least {length + 1:,} are needed (or a smaller -n)")
+    if ranks is not None:
+        if spec.recurrence is not None:
+            raise click.UsageError(f"{spec.name} trains segment by segment, and --ranks share a sequence that is whole")
+        _over_ranks(data, path.name, attend, length, steps, heads, ranks, shard)
+        return
     out = console()
     train = _over_segments if spec.recurrence is not None else _at_once
     taken, how = train(data, attend, length, steps, heads, device)
@@ -74,6 +83,58 @@ def _at_once(data: bytes, attend: Attention, length: int, steps: int, heads: int
     if restricted is not attend:
         console().print(f"{attend.spec.name} looks ahead; to predict the next byte it is restricted to k <= q")
     return train(data, restricted, length, steps, heads, device=device), ""
+
+
+_COMPARED = 5
+"""Steps that one device takes too: after many more the last digits of sums tell."""
+_NEAR = 2e-3
+"""Bits per byte by which losses may differ."""
+
+
+def _over_ranks(
+    data: bytes, name: str, attend: Attention, length: int, steps: int, heads: int, ranks: int, shard: str
+) -> None:
+    """With the sequence dealt out to ranks; status 1 if the loss of the first steps is not that of one device."""
+    from attnspec.runtime.distributed.launch import on_ranks, speaks
+
+    restricted = restrict(attend, heads)
+    if speaks():
+        what = f"a byte-level language model, 2 layers of width 128 with {heads} heads, trains on {name}"
+        console().print(f"{what} ({len(data):,} bytes), {steps} steps of {length:,} bytes over {ranks} ranks")
+    found = on_ranks(ranks, _rank, data, restricted.program, length, steps, heads, shard)
+    near = found[0]
+    if speaks():
+        word = "is that" if near <= _NEAR else "IS NOT that"
+        steps = min(steps, _COMPARED)
+        console().print(f"check: the loss {word} of one device over {steps} steps, to {near:.1e} bits per byte")
+    sys.exit(0 if near <= _NEAR else 1)
+
+
+def _rank(data: bytes, program: Program, length: int, steps: int, heads: int, shard: str) -> float:
+    """On each rank: train, print on rank 0, and say by how much the first losses differ from those of one device."""
+    from attnspec.runtime.attention import Attention
+    from attnspec.runtime.distributed.distribute import distribute
+    from attnspec.runtime.modules.byte_model import train
+    from attnspec.runtime.modules.byte_model_ranks import train_over_ranks
+
+    attend = Attention(program, "auto")
+    far = distribute(attend, n=length, heads=heads, dim=128 // heads, shard=shard)
+    taken = list[float]()
+
+    def seen() -> Iterator[Step]:
+        for step in train_over_ranks(data, far, length, steps, heads):
+            taken.append(step.bits)
+            yield step
+
+    if far.rank == 0:
+        out = console()
+        out.print(f"{far.plan}\n", soft_wrap=True)
+        _show(seen(), steps, out)
+        alone = train(data, attend, length, min(steps, _COMPARED), heads)
+        return max(abs(step.bits - bits) for step, bits in zip(alone, taken, strict=False))
+    for _ in seen():
+        pass
+    return 0.0
 
 
 def _over_segments(data: bytes, attend: Attention, length: int, steps: int, heads: int, device: torch.device) -> Train:

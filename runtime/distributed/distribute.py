@@ -14,7 +14,7 @@ from attnspec.runtime import sharding
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, check_tensors, named
 from attnspec.runtime.core.visible import transforming
-from attnspec.runtime.distributed import operator
+from attnspec.runtime.distributed import dtensors, operator
 from attnspec.runtime.distributed.everybody import gathered
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
@@ -229,6 +229,10 @@ class Distributed(Shown):
         sequence in everything, and inputs are whole, the same on all ranks; the gradients of float inputs are summed
         over the group. Everything else as in a call.
 
+        q, k and v may be DTensors with ``Shard(2)`` along the dimension of their mesh that is this group, whose local
+        rows are those of :meth:`shard`; along others ``Shard(0)``, ``Shard(1)`` (this is then planned for the heads
+        that are here) or ``Replicate()``. Results are DTensors of the same placements.
+
         Raises CallError for tensors that are no shards, by name, and where ranks are not about to do the same, with
         their numbers. A rank that is gone is an error in the others, at the latest after the group's timeout.
         """
@@ -236,7 +240,8 @@ class Distributed(Shown):
         check_tensors(self._name, given)
         check_lse(self._facts, return_lse)
         if sharding.distributed(q, k, v, *given.values()):
-            raise CallError(f"{self._name}: give the rows that are here, q.to_local(), and not DTensors")
+            options = {"scale": scale, "return_lse": return_lse, "n": n}
+            return dtensors.call(self, self.attend.spec, self._of.transport, q, k, v, given, **options)
         if not torch.compiler.is_compiling() and transforming():
             raise NotImplementedError(f"{self._name}: attention over ranks has no rules for torch.func (vmap, grad)")
         q, k, v = autocast(q, k, v)

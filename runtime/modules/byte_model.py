@@ -27,10 +27,10 @@ class Step:
 class Block(nn.Module):
     """A pre-norm transformer block; the float inputs of its attention are learned, others stay as they are given."""
 
-    def __init__(self, width: int, heads: int, attend: Attention, inputs: Mapping[str, Tensor]) -> None:
+    def __init__(self, width: int, heads: int, attend: Callable[..., Tensor], inputs: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.heads = heads
-        self.attend: Callable[..., Tensor] = attend
+        self.attend = attend
         self.learned = nn.ParameterDict({name: t.clone() for name, t in inputs.items() if t.is_floating_point()})
         self.given = [name for name, t in inputs.items() if not t.is_floating_point()]
         for name in self.given:
@@ -51,19 +51,28 @@ class Block(nn.Module):
 
 
 class ByteModel(nn.Module):
-    """Bytes to logits of the next byte; positions are learned."""
+    """Bytes to logits of the next byte; positions are learned. ``call`` may compute ``attend`` in another way."""
 
-    def __init__(self, attend: Attention, length: int, width: int = 128, heads: int = 4, layers: int = 2) -> None:
+    def __init__(
+        self,
+        attend: Attention,
+        length: int,
+        width: int = 128,
+        heads: int = 4,
+        layers: int = 2,
+        call: Callable[..., Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.bytes, self.positions = nn.Embedding(256, width), nn.Embedding(length, width)
         sizes = Sizes(length, length, heads, heads, 1, attend.spec.align == "end")
         inputs = example(attend.spec, sizes, torch.Generator().manual_seed(0))
-        self.blocks = nn.ModuleList(Block(width, heads, attend, inputs) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, call or attend, inputs) for _ in range(layers))
         self.norm, self.logits = nn.LayerNorm(width), nn.Linear(width, 256)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, length) bytes to (batch, length, 256) logits."""
-        x = self.bytes(tokens) + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(batch, length) bytes to (batch, length, 256) logits; ``positions`` are theirs, if not 0, 1, ..."""
+        at = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        x = self.bytes(tokens) + self.positions(at)
         for block in self.blocks:
             x = block(x)
         return self.logits(self.norm(x))  # type: ignore[no-any-return]
@@ -101,8 +110,12 @@ def steps_on(
     loss: Callable[[Tensor], Tensor],
     seed: int,
     device: torch.device | None,
+    together: Callable[[Tensor], Tensor] = lambda loss: loss,
 ) -> Iterator[Step]:
     """Steps on random stretches of ``length + 1`` bytes: ``loss`` is that of one, (1, length + 1).
+
+    ``together`` puts gradients together after each backward pass where several processes have a part of them each, and
+    the loss of this one, which it returns.
 
     Raises ValueError if the data is shorter than one stretch.
     """
@@ -117,5 +130,6 @@ def steps_on(
         found = loss(text[at : at + length + 1].long()[None].to(device))
         optimizer.zero_grad()
         found.backward()  # type: ignore[no-untyped-call]
+        whole = together(found.detach())
         optimizer.step()
-        yield Step(number, found.item() / 0.6931471805599453, time.perf_counter() - start)
+        yield Step(number, whole.item() / 0.6931471805599453, time.perf_counter() - start)

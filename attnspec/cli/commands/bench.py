@@ -55,6 +55,11 @@ if TYPE_CHECKING:
 @click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, and parts.")
 @click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
 @click.option(
+    "--ranks",
+    type=click.IntRange(2, 64),
+    help="Measure instead: calls over so many processes, beside all-gather, ring and PyTorch's context_parallel.",
+)
+@click.option(
     "--ceilings", is_flag=True, help="Measure this device's matrix rate and bandwidth instead, for `inspect`."
 )
 @click.option("--forget", is_flag=True, help="With --ceilings: forget what was measured, and measure nothing.")
@@ -76,6 +81,7 @@ def command(
     memory: bool,
     decode: bool,
     linear: bool,
+    ranks: int | None,
     ceilings: bool,
     forget: bool,
     given: tuple[str, ...],
@@ -95,16 +101,15 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    given_flags = (("--ceilings", ceilings), ("--suite", suite), ("--decode", decode), ("--linear", linear))
-    asked = [name for name, wanted in given_flags if wanted]
+    flags = {"--ceilings": ceilings, "--suite": suite, "--decode": decode, "--linear": linear, "--ranks": ranks}
+    asked = [name for name, wanted in flags.items() if wanted]
     if len(asked) + bool(startup or memory) > 1:
         raise click.UsageError(
-            "--suite, --decode, --linear, --ceilings, and --startup or --memory are measured one at a time"
+            "--suite, --decode, --linear, --ranks, --ceilings, and --startup or --memory are measured one at a time"
         )
     if asked and spec:
-        what = (
-            "all shipped specs" if suite else "calls of its own" if decode or linear else "the machine, not a pattern"
-        )
+        own = decode or linear or ranks
+        what = "all shipped specs" if suite else "calls of its own" if own else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if given and (asked or startup or memory or not spec):
         raise click.UsageError("--input gives inputs of a SPEC that is timed")
@@ -135,6 +140,14 @@ def command(
         from attnspec.runtime.bench.linear import CASES
 
         show_linear(CASES, runs, as_json)
+        return
+    if ranks is not None:
+        if device.type != "cpu" or backward or threads:
+            raise click.UsageError("--ranks measures forward calls on the CPU, with one thread a rank")
+        from attnspec.cli.bench.ranks import show_ranks
+        from attnspec.runtime.bench.ranks.cases import CASES as OVER_RANKS
+
+        show_ranks([case.cut(ranks) for case in OVER_RANKS], ranks, runs, as_json)
         return
     if startup or memory:
         if device.type != "cpu":

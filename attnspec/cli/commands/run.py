@@ -24,6 +24,7 @@ from attnspec.cli.options import (
     text_of,
     tile_of,
 )
+from attnspec.codegen.ranks.shards import KINDS
 
 if TYPE_CHECKING:
     from attnspec.runtime.attention import Attention
@@ -41,6 +42,16 @@ if TYPE_CHECKING:
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
 @click.option("--runs", type=click.IntRange(1), default=9, show_default=True, help="Timed rounds, at most.")
 @click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Seconds for timed rounds.")
+@click.option(
+    "--ranks", type=click.IntRange(1, 64), help="Over so many processes of this machine; or those of torchrun."
+)
+@click.option(
+    "--shard",
+    type=click.Choice(["auto", *KINDS]),
+    default="auto",
+    show_default=True,
+    help="With --ranks: how positions are dealt out.",
+)
 @plan_options
 @input_option
 @size_options(length=16384, device=True)
@@ -54,6 +65,8 @@ def command(
     no_flex: bool,
     runs: int,
     budget: int,
+    ranks: int | None,
+    shard: str,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -62,10 +75,17 @@ def command(
     Prints picture and cost, the largest errors, the time beside SDPA's and FlexAttention's, and in one line what comes
     of it. Of long calls some hundred rows are compared, and the gradients of what these rows give. Status 1 if the
     results do not agree. With --text, a small language model with this attention trains on the file's bytes instead.
+
+    With --ranks, the sequence is dealt out to processes; results and gradients are compared with those of one device,
+    and bytes with the plan. Inside torchrun (`torchrun --nnodes 2 .. -m attnspec run ..`) its processes are the ranks.
     """
     from attnspec.runtime.attention import compile
 
     device = device_option_of(options)
+    if ranks is None and shard != "auto":
+        raise click.UsageError("--shard deals positions out to --ranks")
+    if ranks is not None and (device.type != "cpu" or options["tile"] or options["layout"] != "auto"):
+        raise click.UsageError("--ranks are processes on the CPU, with the compiler's own --tile and --layout")
     attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     chosen = click.get_current_context().get_parameter_source
     if text is None and chosen("steps") is not click.core.ParameterSource.DEFAULT:
@@ -77,7 +97,7 @@ def command(
     if text is not None:
         from attnspec.cli.training import train_on
 
-        train_on(attend, text, steps, click.get_current_context(), options, device)
+        train_on(attend, text, steps, click.get_current_context(), options, device, ranks, shard)
         return
     import torch
 
@@ -89,6 +109,10 @@ def command(
     values = read_inputs(given)
     own = tensors(attend.spec, sizes, values)
     setup = Setup(sizes, options["dim"], getattr(torch, options["dtype"]), False, runs, device, own)
+    if ranks is not None:
+        from attnspec.cli.ranks import run_ranks
+
+        run_ranks(attend, setup, ranks, shard, as_json)
     if not as_json:
         _introduce(attend, setup, options, values)
     verdict = _verify(attend, setup)
