@@ -16,6 +16,8 @@ from attnspec.runtime.core.arguments import CallError, autocast, check_derivativ
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import dtensors, operator
 from attnspec.runtime.distributed.everybody import gathered
+from attnspec.runtime.distributed.inputs import gathered as gathered_rows
+from attnspec.runtime.distributed.inputs import sharded_axis
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.transport import Transport
@@ -227,7 +229,9 @@ class Distributed(Shown):
         as a call of ``attend`` with the whole of q, k and v would; rows of padding see nothing. Differentiable in q, k,
         v and float inputs. All ranks call it together, and differentiate together. Positions are those of the whole
         sequence in everything, and inputs are whole, the same on all ranks; the gradients of float inputs are summed
-        over the group. Everything else as in a call.
+        over the group. What is declared to be along positions (``n``, ``n_q``) may also come as :meth:`shard` gives it:
+        then it is gathered once, and the gradient is that of the shard. Documents (``sorted`` numbers or ``offsets``
+        that queries and keys must share) say in each call what is to be sent. Everything else as in a call.
 
         q, k and v may be DTensors with ``Shard(2)`` along the dimension of their mesh that is this group, whose local
         rows are those of :meth:`shard`; along others ``Shard(0)``, ``Shard(1)`` (this is then planned for the heads
@@ -247,6 +251,7 @@ class Distributed(Shown):
         q, k, v = autocast(q, k, v)
         check_derivatives(self._name, scale, q, k, v, *given.values())
         length = self._length("q", q.shape[2], n)
+        given = self._whole(given, length)
         tensors = [q, k, v, *given.values()]
         scale = None if scale is None else float(scale)
         found = operator.attend_parallel(tensors, list(given), scale, self._encoded, length, keeps(*tensors))
@@ -255,6 +260,17 @@ class Distributed(Shown):
     def _planned(self, n: int) -> RankPlan:
         found = self._of.planned(n)
         self._lengths.setdefault(found.schedule.shards.rows, set()).add(n)
+        return found
+
+    def _whole(self, given: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
+        """Inputs with those that came as shards gathered."""
+        if torch.compiler.is_compiling():
+            return dict(given)
+        shards, found = self._planned(n).schedule.shards, dict(given)
+        for name, t in given.items():
+            axis = sharded_axis(self._of.attend.spec, name, t, shards)
+            if axis is not None:
+                found[name] = gathered_rows(self._of.transport, shards, t, axis, alike=True)
         return found
 
     def _only(self) -> int:

@@ -14,6 +14,7 @@ from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.distributed.collectives import exchanged, shared, total
 from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.prepare.inputs import check_offsets
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
@@ -81,12 +82,13 @@ def _sharded(spec: Spec, declared: Input, t: Tensor, shards: Shards) -> int | No
     return found[0] if found else None
 
 
-def gathered(transport: Transport, shards: Shards, t: Tensor, axis: int) -> Tensor:
+def gathered(transport: Transport, shards: Shards, t: Tensor, axis: int, *, alike: bool = False) -> Tensor:
     """All positions of a tensor of which each rank has its rows, in their order along ``axis``.
 
-    The gradient of a rank's rows is the sum of those that all ranks have for them; that of padding is 0.
+    The gradient of a rank's rows is the sum of those that all ranks have for them (``alike``: these are the same, the
+    sum already); that of padding is 0.
     """
-    return _Gathered.apply(transport, shards, axis, t)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gathered.apply(transport, shards, axis, alike, t)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _places(shards: Shards, rank: int, device: torch.device) -> Tensor:
@@ -96,8 +98,8 @@ def _places(shards: Shards, rank: int, device: torch.device) -> Tensor:
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, transport: Transport, shards: Shards, axis: int, t: Tensor) -> Tensor:
-        ctx.how, ctx.rows = (transport, shards, axis), t.shape[axis]
+    def forward(ctx: Any, transport: Transport, shards: Shards, axis: int, alike: bool, t: Tensor) -> Tensor:
+        ctx.how, ctx.rows = (transport, shards, axis, alike), t.shape[axis]
         others = [rank for rank in range(transport.ranks) if rank != transport.rank]
         got = exchanged(transport, [(rank, t) for rank in others], [(rank, t) for rank in others])
         got.insert(transport.rank, t)
@@ -108,18 +110,33 @@ class _Gathered(torch.autograd.Function):
         return found
 
     @staticmethod
-    def backward(ctx: Any, d: Tensor) -> tuple[None, None, None, Tensor]:
-        transport, shards, axis = ctx.how
+    def backward(ctx: Any, d: Tensor) -> tuple[None, None, None, None, Tensor]:
+        transport, shards, axis, alike = ctx.how
         me = transport.rank
-        pieces = [d.index_select(axis, _places(shards, rank, d.device)) for rank in range(transport.ranks)]
-        others = [rank for rank in range(transport.ranks) if rank != me]
-        sent = [(rank, pieces[rank]) for rank in others if pieces[rank].numel()]
-        got = exchanged(transport, sent, [(rank, pieces[me]) for rank in others if pieces[me].numel()])
-        got.insert(me, pieces[me])
+        own = d.index_select(axis, _places(shards, me, d.device))
+        if not alike:
+            others = [rank for rank in range(transport.ranks) if rank != me]
+            pieces = {rank: d.index_select(axis, _places(shards, rank, d.device)) for rank in others}
+            sent = [(rank, piece) for rank, piece in pieces.items() if piece.numel()]
+            got = exchanged(transport, sent, [(rank, own) for rank in others if own.numel()])
+            if own.numel():
+                got.insert(me, own)
+                own = total(torch.stack(got))
         found = d.new_zeros((*d.shape[:axis], ctx.rows, *d.shape[axis + 1 :]))
-        if pieces[me].numel():
-            found.narrow(axis, 0, pieces[me].shape[axis]).copy_(total(torch.stack(got)))
-        return None, None, None, found
+        found.narrow(axis, 0, own.shape[axis]).copy_(own)
+        return None, None, None, None, found
+
+
+def check_documents(where: str, declared: Input, t: Tensor, n: int) -> None:
+    """Raise CallError for what says not of each position of a sequence in which document it is."""
+    if t.is_floating_point() or t.dtype == torch.bool or t.dim() != len(declared.sizes):
+        raise CallError(f"{where} is declared `{declared}`, not {t.dtype} of {t.dim()} dimensions")
+    if declared.form == "offsets":
+        check_offsets(where, t, n)
+    elif t.shape[-1] != n:
+        raise CallError(f"{where} has {t.shape[-1]:,} entries by position, and the sequence {n:,} positions")
+    elif not bool((t[..., 1:] >= t[..., :-1]).all()):
+        raise CallError(f"{where} is declared sorted, but its values decrease")
 
 
 def require_alike(name: str, transport: Transport, values: Mapping[str, Tensor], device: torch.device) -> None:

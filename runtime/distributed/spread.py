@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from attnspec.codegen.ranks.documents import Extents, documents, restricted
 from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.runs import positions
@@ -23,6 +24,7 @@ from attnspec.runtime.distributed.duties import Duties
 from attnspec.runtime.distributed.everybody import gathered, summed
 from attnspec.runtime.distributed.finish import Finish, Kept
 from attnspec.runtime.distributed.forward import forward
+from attnspec.runtime.distributed.inputs import check_documents, require_alike
 from attnspec.runtime.distributed.job import Job
 from attnspec.runtime.distributed.planning import Asked, planned
 from attnspec.runtime.distributed.stored import Form
@@ -57,6 +59,7 @@ class Spread:
     _planned: dict[int, RankPlan] = field(default_factory=dict)
     _duties: dict[int, Duties] = field(default_factory=dict)
     _agreed: set[str] = field(default_factory=set)
+    _by_documents: dict[tuple[Any, ...], Duties] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -79,6 +82,33 @@ class Spread:
             self._duties[n] = Duties.of(self.schedule(n), self.transport.rank)
         return self._duties[n]
 
+    def _of_documents(self, given: Given) -> dict[str, Extents]:
+        """Where documents begin and end at the chunks of shards, of each input that says what they are."""
+        schedule, found = self.schedule(given.n), {}
+        names = frozenset().union(*(documents(schedule.relation, one.pattern) for one in schedule.placed))
+        if self.transport.ranks == 1 or not schedule.shards.size:
+            return {}
+        for declared in self.attend.spec.inputs:
+            name, t = declared.name, given.inputs.get(declared.name)
+            if name in names and t is not None:
+                check_documents(f"{self.name}: input `{name}`", declared, t, given.n)
+                made = Extents.of_offsets if declared.form == "offsets" else Extents.of_numbers
+                found[name] = made(t.numpy(force=True).astype(np.int64), schedule.shards)
+        return found
+
+    def _duties_of(self, given: Given) -> Duties:
+        """What this rank has to do in a call: documents leave less of it."""
+        extents = self._of_documents(given)
+        if not extents:
+            return self.duties(given.n)
+        key = given.n, *sorted(extents.items())
+        if key not in self._by_documents:
+            while len(self._by_documents) >= _MOST_DOCUMENTS:
+                del self._by_documents[next(iter(self._by_documents))]
+            made = restricted(self.schedule(given.n), extents)
+            self._by_documents[key] = Duties.of(made, self.transport.rank)
+        return self._by_documents[key]
+
     def positions(self, n: int, rank: int) -> Tensor:
         """The positions of a rank's rows, but padding."""
         return torch.from_numpy(np.ascontiguousarray(positions(self.schedule(n).shards.held[rank])))
@@ -88,6 +118,8 @@ class Spread:
         """Results of this rank's rows. Raises CallError for tensors that do not fit."""
         form = self._form(given)
         self._agree(given, form)
+        if found := self._of_documents(given):
+            require_alike(self.name, self.transport, {name: given.inputs[name] for name in found}, form.device)
         job = self._job(given, form)
         finish = Finish(self.attend, job.duties, form, job.inputs.given)
         return finish.forward(forward(job, given.q, given.k, given.v), keep)
@@ -110,11 +142,10 @@ class Spread:
     def _job(self, given: Given, form: Form) -> Job:
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
-        schedule = self.schedule(n)
-        branches = self.attend.branches if schedule.branches > 1 else (self.attend,)
+        branches = self.attend.branches if self.schedule(n).branches > 1 else (self.attend,)
         return Job(
             self.transport,
-            self.duties(n),
+            self._duties_of(given),
             form,
             branches,
             bool(known.separate or known.shared),
@@ -171,6 +202,10 @@ class Spread:
                 f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.schedule(given.n).shards}"
             )
         self._agreed.add(kind)
+
+
+_MOST_DOCUMENTS = 64
+"""Of so many calls' documents it is remembered what a rank has to do: those of the layers of a model, and some more."""
 
 
 def _always() -> bool:
