@@ -55,6 +55,12 @@ def test_dense_sequences_in_pieces(name: str) -> None:
     cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), "random")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_dense_sequences_cut_everywhere(name: str) -> None:
+    cut_anywhere(CASES[name], "dense", torch.float64, (1e-11, 1e-11), "random", everywhere=True)
+
+
 @pytest.mark.parametrize(
     ("name", "regime"),
     [

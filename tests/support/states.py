@@ -82,8 +82,13 @@ def pieces(attend: Attention, vectors: Sequence[Tensor], inputs: Given, cuts: Se
     return torch.cat(outs, 2), state
 
 
-def cut_anywhere(case: Case, target: str, dtype: torch.dtype, tolerance: tuple[float, float], regime: str) -> None:
-    """Assert that a sequence in pieces gives what it gives whole: outputs, state, all gradients."""
+def cut_anywhere(
+    case: Case, target: str, dtype: torch.dtype, tolerance: tuple[float, float], regime: str, everywhere: bool = False
+) -> None:
+    """Assert that a sequence in pieces gives what it gives whole: outputs, state, all gradients.
+
+    ``everywhere``: it is cut wherever it can be, in place of some drawn places.
+    """
     attend = attnspec.compile(case.text, target=target)
     vectors = [t.detach().to(dtype).requires_grad_() for t in tensors(N, N, HEADS, KV_HEADS, BATCH, DIM, 5)]
     inputs = {
@@ -92,6 +97,7 @@ def cut_anywhere(case: Case, target: str, dtype: torch.dtype, tolerance: tuple[f
     floats = [t for t in inputs.values() if t.is_floating_point()]
     places = range(case.cut, N, case.cut)
     cuts = [sorted(random.Random(seed).sample(places, min(len(places), seed + 1))) for seed in range(4)]
+    cuts = [list(places)] if everywhere else cuts
     ends = N // case.cut * case.cut  # where a state is left
     vectors = [t[:, :, :ends] for t in vectors]
     cut = {"doc": lambda t: t[:, :ends], "cu": lambda t: t.clamp(max=ends)}
