@@ -16,6 +16,7 @@ from math import lcm
 from attnspec.relation.count import Piece, count
 from attnspec.relation.presburger import Pairs, TooHard, budget
 
+_FACTORS = (2, 3, 5, 7)
 _CHEAP = 1 << 16
 """Residues of pairs that are counted at once."""
 
@@ -30,7 +31,7 @@ def count_pairs(pairs: Pairs, rows: range, keys: int) -> int:
     pieces = _cut(pairs, rows, keys)
     if sum(_residues(piece) for piece in pieces) <= _CHEAP:
         return count(pieces, len(rows), rows.start)
-    size = _block(pairs, pieces)
+    size = _block(pairs, pieces, rows, keys)
     low, high = 0, 0
     if size is not None:  # then a row below 0 has no pair, and one beyond the last key's block neither
         rows = range(max(0, rows.start), min(rows.stop, -(-keys // size) * size))
@@ -56,16 +57,32 @@ def _residues(piece: Piece) -> int:
     return piece.period(1)[0] * piece.period(2)[0]
 
 
-def _block(pairs: Pairs, pieces: tuple[Piece, ...]) -> int | None:
-    """The size of blocks, from 0 on, such that pairs lie in one block and each block has the same; None if unknown."""
+def _block(pairs: Pairs, pieces: tuple[Piece, ...], rows: range, keys: int) -> int | None:
+    """The size of blocks, from 0 on, such that pairs lie in one block and each block has the same; None if unknown.
+
+    Each that is whole: with all its rows, and below the last key.
+    """
     size = lcm(*(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
-    inside = Pairs.read(f"floor(x / {size}) = floor(y / {size}) and y >= 0")
     try:
         with budget(pairs):
-            start = pairs.intersection(Pairs.read("x >= 0 and y >= 0"))
-            if not start.within(inside):
+            box = (max(0, rows.start), min(rows.stop, keys))
+            start = pairs.intersection(Pairs.read(f"{box[0]} <= x < {rows.stop} and 0 <= y < {keys}"))
+            if not _in_blocks(start, size, *box):
                 return None
-            moved = start.image(f"x + {size}", f"y + {size}")
-            return size if moved.equals(start.intersection(Pairs.read(f"x >= {size}"))) else None
+            for factor in _FACTORS:  # the divisions may be written with a longer period than the pairs have
+                while size % factor == 0 and _in_blocks(start, size // factor, *box):
+                    size //= factor
+            return size
     except TooHard:
         return None
+
+
+def _in_blocks(start: Pairs, size: int, first: int, end: int) -> bool:
+    """Whether pairs lie in one block each, and each block between ``first`` and ``end`` has the same."""
+    if not start.within(Pairs.read(f"floor(x / {size}) = floor(y / {size}) and y >= 0")):
+        return False
+    low, high = -(-first // size) * size, end // size * size
+    inner = start.intersection(Pairs.read(f"{low + size} <= x < {high}"))
+    return (
+        start.intersection(Pairs.read(f"{low} <= x < {high - size}")).image(f"x + {size}", f"y + {size}").equals(inner)
+    )

@@ -9,14 +9,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd, lcm
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnspec.relation.count import Ints, Piece, TooIrregular, guard, polygons
 
-WORK = 10_000_000
-"""Residue pairs of all rectangles: about a second."""
+WORK = 2_000_000
+"""Residue pairs of all rectangles: one to two seconds."""
 _CHUNK = 1 << 15
 
 Ends = tuple[Ints, Ints]
@@ -32,33 +34,113 @@ def count_boxes(pieces: tuple[Piece, ...], rows: Ends, keys: Ends, stride: int =
     total = np.zeros(len(rows[0]), dtype=np.int64)
     for piece in pieces:
         guard(piece)
-        step, y_grows = piece.period(2)
-        period, x_grows = piece.period(1)
-        by_y, by_x = lcm(step, stride) // step, lcm(period, stride) // period
-        slopes = [
-            (
-                (row[2] * step + sum(c * g for c, g in zip(row[3:], y_grows, strict=True))) * by_y,
-                (row[1] * period + sum(c * g for c, g in zip(row[3:], x_grows, strict=True))) * by_x,
-            )
-            for row in piece.rows
-        ]
-        step, period = step * by_y, period * by_x
-        widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y), 1)
-        wide, period = [(y, x * widen) for y, x in slopes], period * widen
-        # Rectangles that are shorter than a period have no more residues than rows.
-        down = min(period // stride, int(((rows[1] - rows[0] - 1) // stride).max(initial=-1)) + 1)
-        across = min(step // stride, int(((keys[1] - keys[0] - 1) // stride).max(initial=-1)) + 1)
-        if down < 1 or across < 1:
-            continue
-        if down * across * len(total) > most:
-            raise TooIrregular
-        for start in range(0, down * across * len(total), _CHUNK):
-            flat = np.arange(start, min(start + _CHUNK, down * across * len(total)), dtype=np.int64)
-            box, rest = flat // (down * across), flat % (down * across)
-            x, y = rows[0][box] + stride * (rest // across), keys[0][box] + stride * (rest % across)
-            inside = (x < rows[1][box]) & (y < keys[1][box])
-            box, x, y = box[inside], x[inside], y[inside]
-            above = (keys[1][box] - 1 - y) // step
-            kept, areas = polygons(piece, x, y, wide, period, rows[1][box], above)
-            np.add.at(total, box[kept], areas)
+        least, largest = _ends_of(piece, rows, keys)
+        live = (rows[0] < rows[1]) & (keys[0] < keys[1]) & (largest >= 0).all(0)
+        whole = live & (least >= 0).all(0)
+        total[whole] += _length(rows, stride)[whole] * _length(keys, stride)[whole]
+        (left,) = np.nonzero(live & ~whole)
+        which, of = _kinds(piece, least[:, left] < 0, _taken(rows, left), _taken(keys, left))
+        total[left] += _count(piece, _taken(rows, left[which]), _taken(keys, left[which]), stride, most)[of]
+    return total
+
+
+def _length(ends: Ends, stride: int) -> Ints:
+    return (ends[1] - ends[0] + stride - 1) // stride
+
+
+def _taken(ends: Ends, which: Ints) -> Ends:
+    return ends[0][which], ends[1][which]
+
+
+def _ends_of(piece: Piece, rows: Ends, keys: Ends) -> Ends:
+    """Between which numbers each row of a piece is in each rectangle: (rows, rectangles)."""
+    low: list[Ints] = [np.ones_like(rows[0]), rows[0], keys[0]]
+    high: list[Ints] = [np.ones_like(rows[0]), rows[1] - 1, keys[1] - 1]
+
+    def ends(row: tuple[int, ...]) -> Ends:
+        terms = [(c, a, b) for c, a, b in zip(row, low, high, strict=False) if c]
+        none = np.zeros_like(rows[0])
+        return (
+            sum((c * (a if c > 0 else b) for c, a, b in terms), start=none),
+            sum((c * (b if c > 0 else a) for c, a, b in terms), start=none),
+        )
+
+    for division in piece.divisions:
+        least, largest = ends(division.row)
+        low.append(least // division.denominator)
+        high.append(largest // division.denominator)
+    found = [ends(row) for row in piece.rows]
+    none = np.zeros((0, len(rows[0])), dtype=np.int64)
+    return np.stack([a for a, _ in found] or [*none]), np.stack([b for _, b in found] or [*none])
+
+
+def _kinds(piece: Piece, open_: NDArray[np.bool_], rows: Ends, keys: Ends) -> tuple[Ints, Ints]:
+    """Rectangles that stand for all, and which of them for each.
+
+    Where both sides are shifted by a period, what the pairs of a rectangle depend on is the same, but for rows of the
+    piece that grow by that, and are ``open_`` in it: (rows, rectangles), False where all pairs fulfil them.
+    """
+    (down, x_grows), (across, y_grows) = piece.period(1), piece.period(2)
+    period = lcm(down, across)
+    alone = np.zeros(len(rows[0]), dtype=bool)
+    for row, matters in zip(piece.rows, open_, strict=True):
+        by_x = row[1] * period + sum(c * g * (period // down) for c, g in zip(row[3:], x_grows, strict=True))
+        by_y = row[2] * period + sum(c * g * (period // across) for c, g in zip(row[3:], y_grows, strict=True))
+        if by_x + by_y:
+            alone |= matters
+    own = np.where(alone, np.arange(len(alone)), -1)
+    kinds = np.stack([own, rows[0] % period, rows[1] - rows[0], keys[0] - rows[0], keys[1] - rows[0]])
+    _, which, of = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
+    return which, of.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """How the pairs of a piece are summed: by polygons whose rows are a period apart, and whose keys a step."""
+
+    piece: Piece
+    slopes: list[tuple[int, int]]
+    period: int
+    step: int
+    down: int
+    across: int
+
+
+def _sum(piece: Piece, rows: Ends, keys: Ends, stride: int) -> _Sum:
+    step, y_grows = piece.period(2)
+    period, x_grows = piece.period(1)
+    by_y, by_x = lcm(step, stride) // step, lcm(period, stride) // period
+    slopes = [
+        (
+            (row[2] * step + sum(c * g for c, g in zip(row[3:], y_grows, strict=True))) * by_y,
+            (row[1] * period + sum(c * g for c, g in zip(row[3:], x_grows, strict=True))) * by_x,
+        )
+        for row in piece.rows
+    ]
+    widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y), 1)
+    step, period = step * by_y, period * by_x * widen
+    # Rectangles that are shorter than a period have no more residues than rows.
+    down = min(period // stride, int(_length(rows, stride).max(initial=0)))
+    across = min(step // stride, int(_length(keys, stride).max(initial=0)))
+    return _Sum(piece, [(y, x * widen) for y, x in slopes], period, step, down, across)
+
+
+def _count(piece: Piece, rows: Ends, keys: Ends, stride: int, most: int) -> Ints:
+    """How many pairs of a piece rectangles have: row by row or key by key, whatever takes fewer residues."""
+    one, other = _sum(piece, rows, keys, stride), _sum(piece.transpose(), keys, rows, stride)
+    if other.down * other.across < one.down * one.across:
+        one, rows, keys = other, keys, rows
+    total = np.zeros(len(rows[0]), dtype=np.int64)
+    each = one.down * one.across
+    if each * len(total) > most:
+        raise TooIrregular
+    for start in range(0, each * len(total), _CHUNK):
+        flat = np.arange(start, min(start + _CHUNK, each * len(total)), dtype=np.int64)
+        box, rest = flat // each, flat % each
+        x, y = rows[0][box] + stride * (rest // one.across), keys[0][box] + stride * (rest % one.across)
+        inside = (x < rows[1][box]) & (y < keys[1][box])
+        box, x, y = box[inside], x[inside], y[inside]
+        above = (keys[1][box] - 1 - y) // one.step
+        kept, areas = polygons(one.piece, x, y, one.slopes, one.period, rows[1][box], above)
+        np.add.at(total, box[kept], areas)
     return total

@@ -24,6 +24,7 @@ _WORK = 20_000_000
 _STEPS_PER_OPERATION = 256
 """How many terms (a row of constraints at a residue pair, a corner of its sum) take as long as one of the solver."""
 _CHUNK = 1 << 11
+_REACH = 1 << 34
 
 
 class TooIrregular(AttnspecError):
@@ -126,12 +127,11 @@ def _spend(terms: int) -> None:
     effort.charge(terms // _STEPS_PER_OPERATION)
 
 
-def guard(piece: Piece) -> None:
+def guard(piece: Piece, most: int = _REACH) -> None:
     """Refuse pieces whose numbers might not fit in 64 bits, at the lengths that are counted (up to 2**33)."""
-    reach = 1 << 34
     bounds: list[int] = []
     for row in [*(d.row for d in piece.divisions), *piece.rows]:
-        worst = abs(row[0]) + (abs(row[1]) + abs(row[2])) * reach
+        worst = abs(row[0]) + abs(row[1]) * most + abs(row[2]) * _REACH
         worst += sum(abs(c) * b for c, b in zip(row[3:], bounds, strict=False))
         if worst >= 1 << 61:
             raise TooIrregular
@@ -156,7 +156,7 @@ def _divisions(piece: Piece, x: Any, y: Any) -> list[Any]:
 
 def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
     """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
-    guard(piece)
+    guard(piece, int(np.abs(x).max(initial=0)) + 1)
     step, grows = piece.period(2)
     _require(step * max(1, len(x)))
     block = max(1, _CHUNK // max(1, len(x)))

@@ -23,19 +23,13 @@ class Boxes(NamedTuple):
     keeper: Ints
 
 
-def live(pairs: Pairs, shards: Shards, local: bool = False) -> Boxes:
-    """The pairs of unlike chunks that have a pair at all; ``local``: those of a chunk with itself."""
-    with budget(pairs):
-        return _boxes(_live(pairs, shards, local), shards)
-
-
-def classes(pairs: Pairs, shards: Shards, local: bool = False) -> Iterator[Boxes]:
+def classes(pairs: Pairs, shards: Shards) -> Iterator[Boxes]:
     """Classes of live pairs of chunks that are alike; the first of a class stands for it.
 
     The last are of one each: those that are left after some tries, or that the solver finds too hard.
     """
     with budget(pairs):
-        left = _live(pairs, shards, local)
+        left = _live(pairs, shards)
         boxes = _boxes(left, shards)
     for _ in range(_MOST):
         if not len(boxes.asker):
@@ -56,8 +50,8 @@ def classes(pairs: Pairs, shards: Shards, local: bool = False) -> Iterator[Boxes
         yield Boxes(np.array([i]), np.array([j]))
 
 
-def _live(pairs: Pairs, shards: Shards, local: bool) -> Pairs:
-    return pairs.image(shards.number("x"), shards.number("y")).intersection(Pairs.read(f"x {'=' if local else '!='} y"))
+def _live(pairs: Pairs, shards: Shards) -> Pairs:
+    return pairs.image(shards.number("x"), shards.number("y")).intersection(Pairs.read("x != y"))
 
 
 def _boxes(live_: Pairs, shards: Shards) -> Boxes:

@@ -7,7 +7,6 @@ those near the border), it is cut until they do. All parts are disjoint, and no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from math import gcd
 
 import numpy as np
@@ -66,13 +65,9 @@ def _by_runs(pairs: Pairs, shards: Shards, shapes: Shapes, most: int) -> Parts:
     assert (names == again).all(), "rows that need keys, and keys that rows need, are those of the same pairs of chunks"
     asker, keeper = names // number, names % number
     apart = _apart(keys, keys_of, len(names), shards.step) | _apart(rows, rows_of, len(names), shards.step)
-    cut: list[Boxes] = []
-    if apart.sum() <= _MOST_CUT:
-        cut = [Boxes(asker[at : at + 1], keeper[at : at + 1]) for at in np.flatnonzero(apart)]
-    else:  # where most are unlike each other they stay whole
-        alike = (_among(boxes, names[apart], number) for boxes in islice(classes(pairs, shards), _MOST_CUT // 2))
-        cut = [boxes for boxes in alike if len(boxes.asker) > 1]
-        apart = np.isin(names, np.concatenate([box.asker * number + box.keeper for box in cut] or [names[:0]]))
+    if apart.sum() > _MOST_CUT:  # they stay whole
+        apart[:] = False
+    cut = [Boxes(asker[at : at + 1], keeper[at : at + 1]) for at in np.flatnonzero(apart)]
     found = _joined([_cut(pairs, shards, shapes, boxes) for boxes in cut])
     whole = ~apart
     key_shapes = _shapes(keys, first_keys, shards, keeper, shapes, whole)
@@ -84,12 +79,6 @@ def _by_runs(pairs: Pairs, shards: Shards, shapes: Shapes, most: int) -> Parts:
 def _by_classes(pairs: Pairs, shards: Shards, shapes: Shapes) -> Parts:
     """From one of each class of pairs of chunks that are alike."""
     return _joined([_cut(pairs, shards, shapes, boxes) for boxes in classes(pairs, shards)])
-
-
-def _among(boxes: Boxes, names: Ints, number: int) -> Boxes:
-    """Those of pairs of chunks that have a name in a list."""
-    kept = np.isin(boxes.asker * number + boxes.keeper, names)
-    return Boxes(boxes.asker[kept], boxes.keeper[kept])
 
 
 def _cut(pairs: Pairs, shards: Shards, shapes: Shapes, boxes: Boxes) -> Parts:
