@@ -9,12 +9,13 @@ from typing import Any
 from attnspec.codegen.ranks.choose import plan_ranks
 from attnspec.codegen.ranks.machines import Machine
 from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.refused import require_splittable
 from attnspec.codegen.ranks.schedule import Item, Message
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
 from attnspec.report.insight import ITEMSIZE
+from attnspec.report.ranks_states import StatePlan, state_plan
 from attnspec.spec.spec import Spec
-from attnspec.spec.units import quantity, seconds
 
 LISTED = 20_000
 """Items, and messages, that ``--json`` lists at most; where there are more it says so in their place."""
@@ -22,46 +23,44 @@ _RANKS = 256
 """Ranks of which it lists any."""
 
 
+Planned = RankPlan | StatePlan
+
+
 def planned(
     pattern: Spec, sizes: Sizes, ranks: Sequence[int], dim: int, dtype: str, machine: Machine
-) -> tuple[RankPlan, ...]:
+) -> tuple[Planned, ...]:
     """A plan for each number of ranks. Raises CannotSplit where there is none, SpecError where there is no relation."""
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
+    require_splittable(relation, sizes)
     size = ITEMSIZE[dtype]
+    if pattern.weights.linear and not pattern.composed:
+        return tuple(state_plan(relation, sizes, number, dim, size, dtype, machine) for number in ranks)
     return tuple(
         plan_ranks(relation, sizes, number, dim=dim, itemsize=size, dtype=dtype, machine=machine) for number in ranks
     )
 
 
-def text(plans: Sequence[RankPlan]) -> str:
+def text(plans: Sequence[Planned]) -> str:
     """The plan; of several a table."""
     if len(plans) == 1:
         return str(plans[0])
-    rows = [("ranks", "shards", "work", "receives", "forward", "backward", "of one rank", "best of usual")]
-    for plan in plans:
-        f = plan.figures
-        best = min((one for one in plan.usual if not one.why), key=lambda one: one.forward + one.backward)
-        rows.append(
-            (
-                f"{plan.ranks:,}",
-                plan.candidates[plan.chosen].name,
-                f"{f.balance:.3f}",
-                quantity(f.received, "B"),
-                seconds(f.forward.seconds),
-                seconds(f.backward.seconds),
-                f"{plan.speed:,.1f}x",
-                f"{best.name} {seconds(best.forward)}",
-            )
-        )
+    title: tuple[str, ...] = ("ranks", "shards", "receives", "in", "forward", "backward")
+    note = ""
+    if isinstance(plans[0], RankPlan):
+        title = ("ranks", "shards", "work", "receives", "forward", "backward", "of one rank", "best of usual")
+        note = "work: largest over mean; of usual: forward; "
+    rows = [title, *(plan.row() for plan in plans)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     machine = plans[0].machine
-    return "\n".join([*lines, "", f"work: largest over mean; of usual: forward; {machine}: {machine.origin}"])
+    return "\n".join([*lines, "", f"{note}{machine}: {machine.origin}"])
 
 
-def to_dict(plans: Sequence[RankPlan]) -> dict[str, Any] | list[dict[str, Any]]:
+def to_dict(plans: Sequence[Planned]) -> dict[str, Any] | list[dict[str, Any]]:
     """The plan as plain data, with its items and messages; of several a list, without them."""
-    return _whole(plans[0]) if len(plans) == 1 else [plan.to_dict() for plan in plans]
+    if len(plans) > 1:
+        return [plan.to_dict() for plan in plans]
+    return _whole(plans[0]) if isinstance(plans[0], RankPlan) else plans[0].to_dict()
 
 
 def _whole(plan: RankPlan) -> dict[str, Any]:

@@ -108,6 +108,21 @@ class RankPlan(Shown):
             ],
         }
 
+    def row(self) -> tuple[str, ...]:
+        """The cells of a table over numbers of ranks."""
+        f = self.figures
+        best = min((one for one in self.usual if not one.why), key=lambda one: one.forward + one.backward)
+        return (
+            f"{self.ranks:,}",
+            self.candidates[self.chosen].name,
+            f"{f.balance:.3f}",
+            quantity(f.received, "B"),
+            seconds(f.forward.seconds),
+            seconds(f.backward.seconds),
+            f"{self.speed:,.1f}x",
+            f"{best.name} {seconds(best.forward)}",
+        )
+
     def __str__(self) -> str:
         f = self.figures
         others = " (--machine names another)" if self.machine.name == DEFAULT else ""
