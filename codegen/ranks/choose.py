@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import gcd
 
 from attnspec.codegen.ranks.figures import Figures, figures
+from attnspec.codegen.ranks.helpers import helped
 from attnspec.codegen.ranks.machines import DEFAULT, MACHINES, Machine
 from attnspec.codegen.ranks.plan import FAST, Candidate, RankPlan
 from attnspec.codegen.ranks.planned import Schedule, schedule
 from attnspec.codegen.ranks.refused import require_splittable
+from attnspec.codegen.ranks.shards import block
 from attnspec.codegen.ranks.usual import usual
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
+from attnspec.spec.contents import walk
+from attnspec.spec.expr import Int, Mod
+from attnspec.spec.spec import Spec
 
+HELPER = "helper"
+"""Contiguous shards of which ranks with few keys before them help the others."""
 UNBALANCED = 1.05
 """Greedy shards are weighed where all others have a rank with more than so many times the mean work."""
+
+MOST_RESIDUES = 64
+"""Ranks up to which residue shards are weighed: with more, few strides are multiples of their number."""
 
 
 def plan_ranks(
@@ -32,36 +43,61 @@ def plan_ranks(
 ) -> RankPlan:
     """The plan by which ranks share one sequence.
 
-    ``shard`` is a kind of shards, or ``"auto"``: those with which forward and backward take least time on a
+    ``shard`` is a kind of shards (contiguous ones have helpers where these balance), or ``"auto"``: those with which forward and backward take least time on a
     ``machine``; one that is hardly slower and comes earlier is preferred. Raises CannotSplit where there is no plan.
     """
     require_splittable(relation, sizes)
-    weighed: list[tuple[Candidate, Schedule]] = []
+    weighed: dict[str, tuple[Schedule, Figures]] = {}
+    skipped: dict[str, str] = {}
 
-    def weigh(kind: str) -> None:
-        made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize)
-        weighed.append((Candidate(kind, figures(made, machine, dtype)), made))
+    def weigh(name: str) -> Figures:
+        kind, helpers = ("contiguous", True) if name == HELPER else (name, shard != "auto")
+        made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize, helpers)
+        weighed[name] = made, figures(made, machine, dtype)
+        return weighed[name][1]
 
-    for kind in _kinds(sizes, ranks) if shard == "auto" else (shard,):
-        weigh(kind)
-    if shard == "auto" and min(_figures(one).balance for one, _ in weighed) > UNBALANCED:
-        weigh("greedy")
+    first = weigh("contiguous" if shard == "auto" else shard)
+    if shard == "auto" and ranks > 1:
+        if first.balance <= FAST:
+            skipped["zigzag"] = "work is equal already"
+        else:
+            weigh("zigzag")
+            if _helps(weighed["contiguous"][0]):
+                weigh(HELPER)
+        for name in _shaped(relation.spec, sizes.n, ranks):
+            if name == "residue" and ranks > MOST_RESIDUES:
+                skipped[name] = f"weighed for up to {MOST_RESIDUES} ranks"
+            else:
+                weigh(name)
+        if min(found.balance for _, found in weighed.values()) > UNBALANCED:
+            weigh("greedy")
+    candidates = tuple(Candidate(name, found) for name, (_, found) in weighed.items())
     chosen = 0
-    for number, (one, _) in enumerate(weighed):
-        if one.seconds * FAST < weighed[chosen][0].seconds:
+    for number, one in enumerate(candidates):
+        if one.seconds * FAST < candidates[chosen].seconds:
             chosen = number
-    candidates = tuple(one for one, _ in weighed)
-    best = min((_figures(one) for one in candidates), key=lambda f: f.largest)
-    made = weighed[chosen][1]
-    others = usual(sizes, ranks, best.largest, best.pairs // sizes.batch, made.widths, machine, dtype)
-    reason = _reason(candidates, chosen) if shard == "auto" else "as asked for"
-    return RankPlan(made, machine, dtype, candidates, others, chosen, reason)
+    best = min((found for _, found in weighed.values()), key=lambda f: f.largest)
+    made = weighed[candidates[chosen].name][0]
+    others = usual(sizes, ranks, best.largest, best.pairs // max(1, sizes.batch), made.widths, machine, dtype)
+    reason = _reason(candidates, chosen) if shard == "auto" else f"{shard}: as asked for"
+    unweighed = tuple(Candidate(name, why=why) for name, why in skipped.items())
+    return RankPlan(made, machine, dtype, candidates + unweighed, others, chosen, reason)
 
 
-def _kinds(sizes: Sizes, ranks: int) -> Iterator[str]:
-    yield "contiguous"
-    if ranks > 1 and 2 * ranks <= sizes.n:
-        yield "zigzag"
+def _helps(plain: Schedule) -> bool:
+    """Whether helpers balance a schedule over contiguous shards that has none."""
+    return any(helped(one.parts, plain.shards, one.cut.shapes) is not None for one in plain.placed)
+
+
+def _shaped(spec: Spec, n: int, ranks: int) -> Iterator[str]:
+    """The shards that only patterns of a shape ask for: by residues, or in blocks."""
+    nodes = [node for branch in spec.branches for part in (*branch.attend, *branch.within) for node in walk(part.pred)]
+    moduli = [node.right.value for node in nodes if isinstance(node, Mod) and isinstance(node.right, Int)]
+    if any(gcd(modulus, ranks) > 1 for modulus in moduli):
+        yield "residue"
+    rows = -(-n // ranks)
+    if rows % block(spec, rows):
+        yield "grid"
 
 
 def _figures(one: Candidate) -> Figures:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 from math import lcm
 
 import numpy as np
@@ -183,9 +184,11 @@ def chunk_size(n: int, chunks: int, block: int = 1) -> int:
 
 
 def _greedy(work: Sequence[int], ranks: int, each: int) -> tuple[int, ...]:
-    load, held = [0] * ranks, [0] * ranks
+    least, held = [(0, rank) for rank in range(ranks)], [0] * ranks  # a heap
     owners = [0] * len(work)
     for number in sorted(range(len(work)), key=lambda i: (-work[i], i)):
-        rank = min((r for r in range(ranks) if held[r] < each), key=lambda r: (load[r], r))
-        owners[number], load[rank], held[rank] = rank, load[rank] + work[number], held[rank] + 1
+        load, rank = heappop(least)
+        owners[number], held[rank] = rank, held[rank] + 1
+        if held[rank] < each:
+            heappush(least, (load + work[number], rank))
     return tuple(owners)
