@@ -43,8 +43,9 @@ def plan_ranks(
 ) -> RankPlan:
     """The plan by which ranks share one sequence.
 
-    ``shard`` is a kind of shards (contiguous ones have helpers where these balance), or ``"auto"``: those with which forward and backward take least time on a
-    ``machine``; one that is hardly slower and comes earlier is preferred. Raises CannotSplit where there is no plan.
+    ``shard`` is a kind of shards (contiguous ones have helpers where these balance), or ``"auto"``: those with which
+    forward and backward take least time on a ``machine``; one that is hardly slower and comes earlier is preferred.
+    Raises CannotSplit where there is no plan.
     """
     require_splittable(relation, sizes)
     weighed: dict[str, tuple[Schedule, Figures]] = {}

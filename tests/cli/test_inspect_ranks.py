@@ -80,3 +80,13 @@ def test_what_inputs_say_is_named() -> None:
 )
 def test_what_is_no_question_is_refused(words: tuple[str, ...], reason: str) -> None:
     assert reason in " ".join(run("inspect", *words, status=2).stderr.split())
+
+
+def test_patterns_of_features_exchange_states() -> None:
+    found = read_json("inspect", "linear", "-n", "4096", "--heads", "4", "--dim", "16", "--ranks", "8")
+    assert (found["states"]["way"], found["states"]["state"]) == ("scan", 4 * 16 * 17)
+    assert found["received"] == 4 * 4 * 16 * 17 * found["steps"]
+    assert found["received"] < found["all_gather_bytes"]
+    said = run("inspect", "linear_window", "-n", "4096", "--ranks", "2,4").stdout
+    assert said.splitlines()[0].split() == ["ranks", "shards", "receives", "in", "forward", "backward"]
+    assert "nothing hidden" in run("inspect", "delta", "-n", "4096", "--ranks", "2").stdout
