@@ -12,7 +12,15 @@ from attnspec.codegen.ranks.machines import DEFAULT, MACHINES
 from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.runtime import sharding
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.core.arguments import CallError, autocast, check_derivatives, check_tensors, named
+from attnspec.runtime.core.arguments import (
+    DTYPES,
+    CallError,
+    autocast,
+    check_derivatives,
+    check_tensors,
+    check_vectors,
+    named,
+)
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import dtensors, operator
 from attnspec.runtime.distributed.everybody import gathered
@@ -66,7 +74,11 @@ def distribute(
 
     Raises CallError for a pattern that cannot be computed so, and for numbers that do not fit.
     """
+    if not isinstance(attend, Attention):
+        raise CallError(f"distribute takes what attnspec.compile returns, not {attend!r}")
     name = attend._facts.name
+    if dtype not in DTYPES:
+        raise CallError(f"{name}: dtype is {dtype}; supported are float32, bfloat16 and float16")
     if attend._target == "dense":
         raise CallError(f'{name}: target="dense" evaluates the whole mask, and is not for many ranks')
     kv_heads, dim_v = heads if kv_heads is None else kv_heads, dim if dim_v is None else dim_v
@@ -249,6 +261,9 @@ class Distributed(Shown):
         if not torch.compiler.is_compiling() and transforming():
             raise NotImplementedError(f"{self._name}: attention over ranks has no rules for torch.func (vmap, grad)")
         q, k, v = autocast(q, k, v)
+        if not torch.compiler.is_compiling():
+            for label, t in (("q", q), ("k", k), ("v", v)):
+                check_vectors(self._name, self.attend._target, self.attend._kinds, label, t)
         check_derivatives(self._name, scale, q, k, v, *given.values())
         length = self._length("q", q.shape[2], n)
         given = self._whole(given, length)

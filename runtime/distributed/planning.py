@@ -52,4 +52,5 @@ def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:
             machine=MACHINES[asked.machine],
         )
     except (CannotSplit, DependsOnInputs, ValueError) as error:
-        raise CallError(f"{attend.spec.name}: {error}") from None
+        said = str(error)  # some begin with the name
+        raise CallError(said if said.startswith(attend.spec.name) else f"{attend.spec.name}: {said}") from None

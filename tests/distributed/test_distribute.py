@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 
 import attnspec
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.distributed.transport import Expected, Pending, Sent
 from tests.support.ranks import Simulated, simulate
 from tests.support.spread import Layer, check
 
@@ -98,3 +102,45 @@ def test_ranks_that_are_not_about_to_do_the_same_are_named() -> None:
             far(q, q, q, scale=scale)
 
     simulate(3, run)
+
+
+def test_what_cannot_be_distributed_is_refused_at_once() -> None:
+    class Alone:
+        rank, ranks, name = 0, 2, "alone"
+
+        def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
+            raise AssertionError
+
+    sizes: dict[str, Any] = {"n": 40, "heads": 4, "dim": 16}
+    causal = attnspec.compile("causal")
+    for attend, more, message in (
+        (attnspec.compile("reformer"), {}, "^reformer cannot be shared among ranks by a plan: it orders all positions"),
+        (attnspec.compile("causal", target="dense"), {}, 'target="dense"'),
+        ("causal", {}, "takes what attnspec.compile returns"),
+        (causal, {"shard": "round"}, "^causal: shards are contiguous, zigzag"),
+        (causal, {"kv_heads": 3}, "4 heads cannot be shared among 3 key heads"),
+        (causal, {"machine": "abacus"}, "machine is one of h100"),
+        (causal, {"dtype": torch.float64}, "dtype is torch.float64"),
+        (causal, {"n": -1}, "n is a number of at least 0, not -1"),
+        (causal, {"chunks": 0}, "chunks is a number of at least 1, not 0"),
+    ):
+        with pytest.raises(CallError, match=message):
+            attnspec.distribute(attend, Alone(), **{**sizes, **more})  # type: ignore[arg-type]
+    with pytest.raises(CallError, match="init_process_group"):
+        attnspec.distribute(causal, **sizes)
+    far = attnspec.distribute(causal, Alone(), **sizes)
+    q = torch.randn(1, 4, 20, 16)
+    for given, more, message in (
+        ((None, q, q), {}, "q must be a tensor"),
+        ((q[0], q, q), {}, "q must have 4 dimensions"),
+        ((q, q.double(), q), {}, "k is torch.float64"),
+        ((q, q, q), {"n": 41}, "this is for sequences of 40, not of n = 41"),
+    ):
+        with pytest.raises(CallError, match=message):
+            far(*given, **more)
+    with pytest.raises(NotImplementedError, match="rules for torch"):
+        torch.func.grad(lambda x: far(x, x, x).sum())(q)
+    with pytest.raises(CallError, match="gather has no gradients"):
+        far.gather(q.clone().requires_grad_(), 2)
+    with pytest.raises(CallError, match="dimension 2 of the tensor has 20 entries; sequences have 40"):
+        far.shard(q, 2)
