@@ -47,7 +47,7 @@ def ceilings() -> Device:
     name = f"this machine, {threads} thread{'s' * (threads != 1)}"
     origin = (
         f"{processor()}: the micro-kernel on operands in cache, and a copy of {source.nbytes >> 20} MiB in parts, "
-        f"{time.strftime('%Y-%m-%d')}{_busy()}"
+        f"{time.strftime('%Y-%m-%d')}{busy()}"
     )
     found = Device(name, flops, bandwidth, origin)
     Cache.default().set_note(_note(), asdict(found))
@@ -74,7 +74,8 @@ def remembered() -> Device | None:
     return None if note is None else Device(note["name"], note["flops"], note["bandwidth"], note["origin"])
 
 
-def _busy() -> str:
+def busy() -> str:
+    """What to add to figures that were measured while the machine had other work; nothing if it had none."""
     load, processors = os.getloadavg()[0], os.cpu_count() or 1
     if load <= processors + 0.5:
         return ""

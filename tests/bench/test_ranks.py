@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from attnspec.codegen.ranks.machines import MACHINES
 from attnspec.runtime.bench.ranks.bars import bars
 from attnspec.runtime.bench.ranks.cases import CASES, Case
 from attnspec.runtime.bench.ranks.contenders import GATHER, OURS, RING, ROTATIONS, Planned, names_of
+from attnspec.runtime.bench.ranks.kept import NAME, Prices, forget, keep, remembered
 from attnspec.runtime.bench.ranks.measure import TOLERANCE, Compared, Ran, measure_ranks
 from attnspec.runtime.bench.ranks.peers import Chunks
 from tests.support.command import read_json, run
@@ -86,3 +88,15 @@ def test_a_job_over_processes_is_that_of_one_device(tmp_path: Path) -> None:
     text.write_bytes(bytes(range(32, 127)) * 20)
     said = run("run", "alibi", "--ranks", "2", "--text", str(text), "--steps", "6", "-n", "200").stdout
     assert "check: the loss is that of one device over 5 steps" in said
+
+
+def test_prices_that_were_measured_are_those_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNSPEC_CACHE", str(tmp_path))
+    ask = ("inspect", "causal", "--ranks", "2", "-n", "64", "--machine", NAME)
+    assert remembered() is None
+    mine = Prices(replace(MACHINES[NAME], origin="measured just now"), {1024: 1e-4})
+    keep(mine)
+    assert remembered() == mine
+    assert "measured just now" in run(*ask).stdout
+    assert forget()
+    assert (forget(), remembered()) == (False, None)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from attnspec.runtime.bench.ranks.cases import Case
+    from attnspec.runtime.bench.ranks.kept import Prices
     from attnspec.runtime.bench.ranks.measure import Compared
-    from attnspec.runtime.bench.ranks.prices import Prices
 
 
 def show_ranks(cases: Sequence[Case], ranks: int, runs: int, as_json: bool) -> None:

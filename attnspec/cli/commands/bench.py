@@ -117,8 +117,9 @@ def command(
         raise click.UsageError("--forget goes with --ceilings, on the CPU")
     if forget:
         from attnspec.runtime.bench.ceilings import forget as forget_ceilings
+        from attnspec.runtime.bench.ranks.kept import forget as forget_prices
 
-        click.echo("forgotten" if forget_ceilings() else "there were none")
+        click.echo("forgotten" if any([forget_ceilings(), forget_prices()]) else "there were none")
         return
     if ceilings:
         _ceilings(as_json, device)

@@ -23,7 +23,7 @@ from attnspec.cli.options import (
     tile_of,
 )
 from attnspec.codegen.cost.data_sheets import SHEETS
-from attnspec.codegen.ranks.machines import DEFAULT, MACHINES
+from attnspec.codegen.ranks.machines import DEFAULT, MACHINES, Machine
 
 if TYPE_CHECKING:
     from attnspec.spec.spec import Spec
@@ -131,6 +131,14 @@ def _says_nothing(about: str, *names: str) -> None:
             raise click.UsageError(f"--{words.get(name, name)} says nothing about {about}: leave it out")
 
 
+def _prices(machine: str | None) -> Machine:
+    """Those of a machine by name: of this one as they were measured, if they were."""
+    from attnspec.runtime.bench.ranks.kept import NAME, remembered
+
+    found = remembered() if machine == NAME else None
+    return MACHINES[machine or DEFAULT] if found is None else found.machine
+
+
 def _ranks(pattern: Spec, ranks: tuple[int, ...], machine: str | None, as_json: bool, options: dict[str, Any]) -> None:
     from attnspec.report.ranks import planned, text, to_dict
 
@@ -138,7 +146,7 @@ def _ranks(pattern: Spec, ranks: tuple[int, ...], machine: str | None, as_json: 
     sizes = call_sizes(pattern, options, whole=True)
     if max(ranks) > sizes.n:
         raise click.UsageError(f"{max(ranks):,} ranks for {sizes.n:,} positions: each is to have one at least")
-    plans = planned(pattern, sizes, ranks, options["dim"], options["dtype"], MACHINES[machine or DEFAULT])
+    plans = planned(pattern, sizes, ranks, options["dim"], options["dtype"], _prices(machine))
     click.echo(json.dumps(to_dict(plans), indent=2) if as_json else text(plans))
 
 

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from hashlib import sha256
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from attnspec.codegen.ranks.machines import Machine
 from attnspec.runtime.attention import compile
-from attnspec.runtime.bench.ceilings import processor
-from attnspec.runtime.core.store import Cache
+from attnspec.runtime.bench.ceilings import busy, processor
+from attnspec.runtime.bench.ranks.kept import NAME, Prices, keep
 from attnspec.runtime.distributed.launch import on_processes
 from attnspec.runtime.distributed.processes import of_group
 from attnspec.runtime.distributed.transport import Expected, Sent
 
-NAME = "cpu-gloo"
 SIZES = tuple(1 << power for power in range(10, 25, 2))
 """Bytes of messages, 1 KiB to 16 MiB."""
 _ROUNDS, _DIM, _N = 15, 64, 4096
-
-
-class Prices(NamedTuple):
-    """The prices, and for each size of message the seconds until it is there, all ranks sending one at once."""
-
-    machine: Machine
-    messages: dict[int, float]
 
 
 def prices(ranks: int) -> Prices:
@@ -45,34 +33,22 @@ def prices(ranks: int) -> Prices:
     message = max(0.0, (all_ - one) / (ranks - 2)) if ranks > 2 else one
     bandwidth = max(size / seconds for size, seconds in slowest.items())
     flops = min(found[4] for found in by_rank)
-    origin = f"{processor()}, {ranks} processes on {os.cpu_count()} processors, {time.strftime('%Y-%m-%d')}"
+    origin = f"{processor()}, {ranks} processes on {os.cpu_count()} processors, {time.strftime('%Y-%m-%d')}{busy()}"
     machine = Machine(
         NAME,
         dict.fromkeys(("float32", "bfloat16", "float16"), flops),
         near=bandwidth,
         far=bandwidth,
-        node=ranks,
+        node=1,
         message=message,
         call=call,
         step=max(0.0, one - message),
         beside=False,
-        origin=f"attnspec bench --ranks {ranks} --ceilings: {origin}",
+        origin=f"attnspec bench --ranks {ranks}: {origin}",
     )
     found = Prices(machine, slowest)
-    kept = {"machine": {**asdict(machine), "flops": dict(machine.flops)}, "messages": list(slowest.items())}
-    Cache.default().set_note(_note(), kept)
+    keep(found)
     return found
-
-
-def remembered() -> Prices | None:
-    """Those that were measured last on this machine, or None."""
-    note = Cache.default().note(_note())
-    return None if note is None else Prices(Machine(**note["machine"]), dict(note["messages"]))
-
-
-def _note() -> str:
-    identity = f"{platform.node()} {processor()} {os.cpu_count()}"
-    return f"ranks-{sha256(identity.encode()).hexdigest()[:32]}"
 
 
 def _measured() -> tuple[dict[int, float], float, float, float, float]:
