@@ -142,6 +142,11 @@ class StateExchange(Shown):
         )
 
     def __str__(self) -> str:
+        return f"{self.name}: {self.shards}; {self.travels}"
+
+    @property
+    def travels(self) -> str:
+        """What is sent, and how."""
         numbers = f"{self.state:,} numbers"
         said = {
             "nothing": "no state is seen by a later rank",
@@ -154,4 +159,4 @@ class StateExchange(Shown):
         if self.factors and self.way == "scan":
             said += f", with {self.factors:,} that say what becomes of older ones"
         keys = f"; the last {self.lag:,} keys before a rank's own are sent as they are" if self.lag else ""
-        return f"{self.name}: {self.shards}; {said}{keys}"
+        return said + keys

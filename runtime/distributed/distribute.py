@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attnspec.codegen.ranks.machines import DEFAULT, MACHINES
 from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime import sharding
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import (
@@ -23,7 +24,9 @@ from attnspec.runtime.core.arguments import (
 )
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import dtensors, operator
+from attnspec.runtime.distributed.by_states import StatePlan, StateSpread, by_states
 from attnspec.runtime.distributed.everybody import gathered
+from attnspec.runtime.distributed.gather import GatherPlan, GatherSpread
 from attnspec.runtime.distributed.inputs import gathered as gathered_rows
 from attnspec.runtime.distributed.inputs import sharded_axis
 from attnspec.runtime.distributed.planning import Asked
@@ -52,6 +55,7 @@ def distribute(
     shard: str = "auto",
     chunks: int | None = None,
     machine: str = "auto",
+    gather: Literal["keys"] | None = None,
 ) -> Distributed:
     """Attention to one sequence that is dealt out to the ranks of a group, planned from the pattern.
 
@@ -71,6 +75,11 @@ def distribute(
     many each rank holds. What is fastest is worked out for ``dtype`` and ``batch`` on a ``machine``: ``"h100"``,
     ``"h200"``, ``"gb200-nvl72"``, ``"cpu-gloo"``, or ``"auto"`` (this for gloo, ``"h100"`` for NCCL); calls may have
     others.
+
+    Weights that are products of features (``linear`` lines, branches of mixtures too) exchange states in place of keys,
+    over contiguous shards. A pattern with a computed order, or with tables of pairs or blocks, has no plan;
+    ``gather="keys"`` gathers all keys and values on every rank, for any pattern: each rank then computes its own rows
+    (where orders are computed, or branches or weights have lines of their own, all rows, of which it keeps its own).
 
     Raises CallError for a pattern that cannot be computed so, and for numbers that do not fit.
     """
@@ -94,7 +103,10 @@ def distribute(
     if machine not in MACHINES:
         raise CallError(f"{name}: machine is one of {', '.join(MACHINES)}, not {machine!r}")
     asked = Asked(heads, kv_heads, dim, dim_v, str(dtype).removeprefix("torch."), batch, shard, chunks, machine)
-    return Distributed(Spread(attend, transport, asked), n)
+    if gather not in (None, "keys"):
+        raise CallError(f'{name}: gather is "keys" or None, not {gather!r}')
+    kind: Any = GatherSpread if gather == "keys" else StateSpread if by_states(attend) else Spread
+    return Distributed(kind(attend, transport, asked), n)
 
 
 def transport_of(name: str, group_or_mesh: Any) -> Transport:
@@ -128,13 +140,15 @@ def transport_of(name: str, group_or_mesh: Any) -> Transport:
 class Distributed(Shown):
     """An attention over a group of ranks: :func:`attnspec.distribute` makes it."""
 
-    def __init__(self, spread: Spread, n: int | None) -> None:
+    def __init__(self, spread: Spread | StateSpread | GatherSpread, n: int | None) -> None:
         self._of, self._n = spread, n
         self._name, self._facts = spread.name, spread.attend._facts
         self._lengths: dict[int, set[int]] = {}
         transport = spread.transport
         self.rank, self.ranks = transport.rank, transport.ranks
-        self._encoded = operator.registered(spread, str(getattr(transport, "name", f"transport {id(transport)}")))
+        self._encoded = ""
+        if isinstance(spread, Spread):
+            self._encoded = operator.registered(spread, str(getattr(transport, "name", f"transport {id(transport)}")))
         if n is not None:
             self._planned(n)
 
@@ -144,11 +158,11 @@ class Distributed(Shown):
         return self._of.attend
 
     @property
-    def plan(self) -> RankPlan:
+    def plan(self) -> RankPlan | StatePlan | GatherPlan:
         """What was planned for ``n``: print it. Raises CallError where no length is known yet."""
         return self.plan_for(self._only())
 
-    def plan_for(self, n: int) -> RankPlan:
+    def plan_for(self, n: int) -> RankPlan | StatePlan | GatherPlan:
         """What is planned for sequences of this length."""
         return self._planned(n)
 
@@ -156,7 +170,7 @@ class Distributed(Shown):
     def positions(self) -> Tensor:
         """The positions of this rank's rows in the sequence, int64, -1 for padding: for what a model does by itself."""
         n = self._only()
-        found = torch.full((self._planned(n).schedule.shards.rows,), -1)
+        found = torch.full((self._shards(n).rows,), -1)
         own = self._of.positions(n, self.rank)
         found[: len(own)] = own
         return found
@@ -172,7 +186,7 @@ class Distributed(Shown):
         n = t.shape[dim]
         if self._n not in (None, n):
             raise CallError(f"{self._name}: dimension {dim} of the tensor has {n} entries; sequences have {self._n}")
-        rows = self._planned(n).schedule.shards.rows
+        rows = self._shards(n).rows
         own = t.index_select(dim, self._of.positions(n, self.rank).to(t.device))
         missing = rows - own.shape[dim]
         if not missing:
@@ -266,22 +280,29 @@ class Distributed(Shown):
                 check_vectors(self._name, self.attend._target, self.attend._kinds, label, t)
         check_derivatives(self._name, scale, q, k, v, *given.values())
         length = self._length("q", q.shape[2], n)
+        if not isinstance(self._of, Spread):
+            out, lse = self._of.call((q, k, v), scale, given, length, return_lse)
+            return (out, lse) if return_lse else out
         given = self._whole(given, length)
         tensors = [q, k, v, *given.values()]
         scale = None if scale is None else float(scale)
         found = operator.attend_parallel(tensors, list(given), scale, self._encoded, length, keeps(*tensors))
         return (found[0], found[1]) if return_lse else found[0]
 
-    def _planned(self, n: int) -> RankPlan:
-        found = self._of.planned(n)
-        self._lengths.setdefault(found.schedule.shards.rows, set()).add(n)
+    def _planned(self, n: int) -> RankPlan | StatePlan | GatherPlan:
+        self._shards(n)
+        return self._of.planned(n)
+
+    def _shards(self, n: int) -> Shards:
+        found = self._of.shards(n)
+        self._lengths.setdefault(found.rows, set()).add(n)
         return found
 
     def _whole(self, given: Mapping[str, Tensor], n: int) -> dict[str, Tensor]:
         """Inputs with those that came as shards gathered."""
         if torch.compiler.is_compiling():
             return dict(given)
-        shards, found = self._planned(n).schedule.shards, dict(given)
+        shards, found = self._shards(n), dict(given)
         for name, t in given.items():
             axis = sharded_axis(self._of.attend.spec, name, t, shards)
             if axis is not None:
@@ -303,7 +324,7 @@ class Distributed(Shown):
                 raise CallError(f"{self._name}: this is for sequences of {self._n}, not of n = {n}")
             n = self._n if self._n is not None else n
             assert n is not None
-            if not torch.compiler.is_compiling() and rows != (wants := self._planned(n).schedule.shards.rows):
+            if not torch.compiler.is_compiling() and rows != (wants := self._shards(n).rows):
                 raise CallError(
                     f"{self._name}: {label} has {rows} rows, which is no shard: each of {self.ranks} ranks has {wants} "
                     f"of a sequence of {n}. Give what far.shard(t, dim) returns"

@@ -53,10 +53,15 @@ def going_on(program: Program, heads: int, kv_heads: int, batch: int) -> Carried
     return require_state(program, heads, kv_heads, batch, True, whole)
 
 
+def cut_of(program: Program, heads: int, kv_heads: int, batch: int) -> int:
+    """After multiples of how many positions ranks may begin. Raises CallError where they cannot exchange states."""
+    going = going_on(program, heads, kv_heads, batch)
+    return 1 if going is None else going.cut
+
+
 def state_shards(program: Program, n: int, ranks: int, heads: int, kv_heads: int, batch: int) -> Shards:
     """Contiguous shards that begin where the sequence can be cut. Raises CallError where it cannot be."""
-    going = going_on(program, heads, kv_heads, batch)
-    cut = 1 if going is None else going.cut
+    cut = cut_of(program, heads, kv_heads, batch)
     return shards("contiguous" if cut == 1 else "grid", n, ranks, block=cut)
 
 

@@ -53,4 +53,7 @@ def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:
         )
     except (CannotSplit, DependsOnInputs, ValueError) as error:
         said = str(error)  # some begin with the name
-        raise CallError(said if said.startswith(attend.spec.name) else f"{attend.spec.name}: {said}") from None
+        said = said if said.startswith(attend.spec.name) else f"{attend.spec.name}: {said}"
+        if isinstance(error, (CannotSplit, DependsOnInputs)):
+            said += '. attnspec.distribute(..., gather="keys") gathers all keys on every rank'
+        raise CallError(said) from None

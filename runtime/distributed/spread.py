@@ -16,6 +16,7 @@ from attnspec.codegen.ranks.documents import Extents, documents, restricted
 from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.runs import positions
+from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
 from attnspec.runtime.core.program import fingerprint
@@ -75,6 +76,10 @@ class Spread:
     def schedule(self, n: int) -> Schedule:
         """What ranks do by it."""
         return self.planned(n).schedule
+
+    def shards(self, n: int) -> Shards:
+        """Who holds what."""
+        return self.schedule(n).shards
 
     def duties(self, n: int) -> Duties:
         """What this rank has to do of it."""

@@ -64,7 +64,7 @@ class Tokens:
         """Of a rank, with the keys before its own that it needs. Raises CallError for inputs that do not fit."""
         spec, (start, stop) = spec_of(program), exchange.span(transport.rank)
         first, n, rows = exchange.first(transport.rank), exchange.shards.n, exchange.shards.rows
-        documents = _documents(going)
+        documents = documents_of(going)
         axes, begins, local = {}, {}, []
         for declared in spec.inputs:
             t = inputs.get(declared.name)
@@ -142,7 +142,7 @@ class Tokens:
         if self.going is None or self.going.packed is not None or not self.first or self.first >= self.n:
             return None
         found = None
-        for name in _documents(self.going):
+        for name in documents_of(self.going):
             t, axis = self.inputs[name], self.axes[name]
             same = (t.select(axis, self.first) == t.select(axis, self.first - 1)).reshape(-1, 1, 1, 1)
             found = same if found is None else found & same
@@ -156,7 +156,8 @@ def made(asked: Asked, going: Carried | None = None) -> Piece:
     return found
 
 
-def _documents(going: Carried | None) -> set[str]:
+def documents_of(going: Carried | None) -> set[str]:
+    """The inputs that say in which document a position is."""
     if going is None:
         return set()
     return {name for atom in going.alike for name in contents.varies(atom)} - e.POSITIONS - e.SIZES
@@ -176,3 +177,14 @@ def _axis(spec: Spec, declared: Input, of_documents: bool) -> int | None:
     if declared.form == "offsets" and not of_documents:
         raise CallError(f"{spec.name}: ranks that exchange states take no `{declared}`, which says no documents")
     return read[0]
+
+
+def rows_of_inputs(spec: Spec, inputs: Mapping[str, Tensor], n: int, start: int, count: int) -> dict[str, Tensor]:
+    """Whole inputs with the entries of some positions alone, where there is one for each."""
+    found = dict(inputs)
+    for declared in spec.inputs:
+        for axis, size in enumerate(declared.sizes):
+            t = found.get(declared.name)
+            if t is not None and size in _LENGTHS and declared.form != "offsets" and t.shape[axis] == n:
+                found[declared.name] = t.narrow(axis, start if count else 0, count)
+    return found

@@ -74,8 +74,8 @@ def attended_in_branches(spec: Spec, branches: Sequence[Callable[..., Any]], ask
         found = found if isinstance(found, tuple | list) else (found,)
         parts.append((found[0], nothing if spec.shared else found[1]))
         after.append(found[-1] if return_state and own.weights.linear else None)
-    shares = [_by_row(spec, one.share, q, k, given, start) for one in spec.mixture if one.share is not None]
-    sink = None if shares or spec.sink is None else _by_row(spec, spec.sink, q, k, given, start)
+    shares = [by_row(spec, one.share, q, k, given, start) for one in spec.mixture if one.share is not None]
+    sink = None if shares or spec.sink is None else by_row(spec, spec.sink, q, k, given, start)
     return MixedResults(*mixed(parts, shares, sink, spec.detached), tuple(after))
 
 
@@ -156,7 +156,7 @@ def _reads_positions(spec: Spec) -> bool:
     return any("q" in contents.free(_of_rows(spec, line)) for line in lines)
 
 
-def _by_row(spec: Spec, line: RealExpr, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], start: int) -> Tensor:
+def by_row(spec: Spec, line: RealExpr, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor], start: int) -> Tensor:
     """A number for each row of the call, (batch, heads, n or 1), which begins after ``start`` tokens."""
     sizes = sizes_of(spec, q, k)
     dtype = _numbers(q)

@@ -1,0 +1,250 @@
+"""An attention over a group of ranks in which weights, or those of branches, are products of features.
+
+Such branches exchange states (:mod:`attnspec.runtime.distributed.linear`), those of softmax beside them keys, over the
+same shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from math import lcm
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from attnspec.codegen.ranks.planned import Schedule, schedule
+from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.codegen.ranks.shards import Shards, shards
+from attnspec.codegen.ranks.states import StateExchange
+from attnspec.relation.relation import DependsOnInputs
+from attnspec.relation.sizes import Sizes
+from attnspec.runtime import attend as around
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError, check_call
+from attnspec.runtime.cpp.merge import mixed
+from attnspec.runtime.distributed import operator
+from attnspec.runtime.distributed.inputs import gathered, require_alike, sharded_axis, whole_inputs
+from attnspec.runtime.distributed.linear import attended
+from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
+from attnspec.runtime.distributed.planning import Asked
+from attnspec.runtime.distributed.spread import Spread
+from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
+from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.linear.favor import by_branch
+from attnspec.runtime.operators import keeps
+from attnspec.runtime.states.mixture import by_row
+from attnspec.spec.real import RealExpr
+from attnspec.spec.writing import Shown
+
+Vectors = tuple[Tensor, Tensor, Tensor]
+
+
+def by_states(attend: Attention) -> bool:
+    """Whether weights, or those of a branch, are products of features."""
+    return any(branch.spec.weights.linear for branch in (attend, *_branches(attend)))
+
+
+def _branches(attend: Attention) -> tuple[Attention, ...]:
+    return tuple(attend.branches) if attend._facts.composed else (attend,)
+
+
+@dataclass(frozen=True, eq=False)
+class StatePlan(Shown):
+    """What each branch exchanges, over the same shards: states, or keys where it is softmax."""
+
+    name: str
+    shards: Shards
+    branches: tuple[StateExchange | Schedule, ...]
+
+    @property
+    def digest(self) -> str:
+        """What is the same on all ranks if the plan is."""
+        parts = [one.digest if isinstance(one, Schedule) else repr(one) for one in self.branches]
+        return sha256("\n".join([self.name, str(self.shards), *parts]).encode()).hexdigest()[:16]
+
+    def span(self, rank: int) -> tuple[int, int]:
+        """The first position of a rank, and how many it has."""
+        held = self.shards.held[rank]
+        return (held[0].start, held[0].stop - held[0].start) if held else (self.shards.n, 0)
+
+    def __str__(self) -> str:
+        if len(self.branches) == 1:
+            return str(self.branches[0])
+        said = [f"branch {number}: {_said(one)}" for number, one in enumerate(self.branches)]
+        return "\n".join([f"{self.name}: {self.shards}", *said])
+
+
+def _said(one: StateExchange | Schedule) -> str:
+    if isinstance(one, StateExchange):
+        return one.travels
+    return f"keys and queries, at most {int(one.received().max()):,} bytes to a rank, in {one.steps} steps"
+
+
+@dataclass(eq=False)
+class _Fixed(Spread):
+    """A branch of softmax over shards that others chose."""
+
+    dealt: dict[int, Shards] = field(default_factory=dict)
+    _schedules: dict[int, Schedule] = field(default_factory=dict)
+
+    def schedule(self, n: int) -> Schedule:
+        """What ranks do."""
+        if n not in self._schedules:
+            asked, spec = self.asked, self.attend.spec
+            sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, spec.align == "end", spec.sizes(n)["m"])
+            relation = self.attend.relation_for(heads=asked.heads, kv_heads=asked.kv_heads, batch=asked.batch)
+            try:
+                self._schedules[n] = schedule(
+                    relation, sizes, self.transport.ranks, self.dealt[n], None, asked.dim, asked.dim_v,
+                    getattr(torch, asked.dtype).itemsize,
+                )  # fmt: skip
+            except (CannotSplit, DependsOnInputs) as error:
+                raise CallError(f"{self.name}: {error}") from None
+        return self._schedules[n]
+
+
+class StateSpread:
+    """One rank's view of it."""
+
+    def __init__(self, attend: Attention, transport: Transport, asked: Asked) -> None:
+        """Raises CallError where ranks cannot exchange states, with the reason."""
+        self.attend, self.transport, self.asked = attend, transport, asked
+        self.name = attend._facts.name
+        if asked.shard not in ("auto", "contiguous") or asked.chunks not in (None, 1):
+            raise CallError(
+                f"{self.name}: ranks that exchange states hold one piece of the sequence each, in order: "
+                f'shard="contiguous", not {asked.shard!r}{"" if asked.chunks is None else f" in {asked.chunks} chunks"}'
+            )
+        self.branches = _branches(attend)
+        self._plans: dict[tuple[int, int], StatePlan] = {}
+        self._dealt: dict[int, Shards] = {}
+        self._agreed: set[str] = set()
+        self._softmax: dict[int, tuple[_Fixed, str]] = {}
+        group = str(getattr(transport, "name", f"transport {id(transport)}"))
+        for number, one in enumerate(self.branches):
+            if not one.spec.weights.linear:
+                spread = _Fixed(one, transport, asked, dealt=self._dealt)
+                self._softmax[number] = spread, operator.registered(spread, f"{group}, branch {number} {id(self)}")
+        sizes = asked.heads, asked.kv_heads, asked.batch
+        self._cut = lcm(*(cut_of(one.program, *sizes) for one in self.branches if one.spec.weights.linear))
+
+    def planned(self, n: int, batch: int | None = None) -> StatePlan:
+        """What is planned for sequences of length n: the same on all ranks."""
+        asked = self.asked
+        key = n, asked.batch if batch is None else batch
+        if key not in self._plans:
+            kind = "contiguous" if self._cut == 1 else "grid"
+            dealt = self._dealt.setdefault(n, shards(kind, n, self.transport.ranks, block=self._cut))
+            sizes = asked.heads, asked.kv_heads, key[1], asked.dim, asked.dim_v
+            found = tuple(
+                self._softmax[number][0].schedule(n)
+                if number in self._softmax
+                else state_exchange(one.program, dealt, *sizes)
+                for number, one in enumerate(self.branches)
+            )
+            self._plans[key] = StatePlan(self.name, dealt, found)
+        return self._plans[key]
+
+    def shards(self, n: int) -> Shards:
+        """Who holds what."""
+        return self.planned(n).shards
+
+    def positions(self, n: int, rank: int) -> Tensor:
+        """The positions of a rank's rows, but padding."""
+        places = self.shards(n).positions(rank)
+        return torch.from_numpy(places[places >= 0])
+
+    def call(
+        self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp (NaN where there is none) of this rank's rows. Raises CallError."""
+        run = _untraced if torch.compiler.is_compiling() else _called
+        return run(self, vectors, scale, given, n, return_lse)
+
+    def agree(self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int) -> None:
+        """Raise CallError where tensors are not what was planned for, or ranks are not about to do the same.
+
+        That documents are the same is looked at in each call.
+        """
+        (q, k, v), asked = vectors, self.asked
+        check_call(self.name, self.attend._target, self.attend._kinds, q, k, v)
+        has = {"heads": q.shape[1], "kv_heads": k.shape[1], "dim": q.shape[3], "dim_v": v.shape[3]}
+        for label, number in has.items():
+            if number != (wants := getattr(asked, label)):
+                raise CallError(
+                    f"{self.name}: this is planned for {label} = {wants}, and the tensors have {number}: "
+                    f"attnspec.distribute(..., {label}={number})"
+                )
+        tensors = {"q": q, "k": k, "v": v, **given}
+        shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()]
+        kind = f"{shapes} {scale} {n} {self.attend.program.encoded} {self.planned(n, q.shape[0]).digest}"
+        same = {name: given[name] for name in sorted(self.documents) if name in given}
+        if kind not in self._agreed or same:
+            told = torch.frombuffer(bytearray(sha256(kind.encode()).digest()), dtype=torch.uint8)
+            require_alike(self.name, self.transport, {"call (shapes, dtypes, scale)": told, **same}, q.device)
+            self._agreed.add(kind)
+
+    @property
+    def documents(self) -> set[str]:
+        """The inputs that say in which document a position is."""
+        sizes = self.asked.heads, self.asked.kv_heads, self.asked.batch
+        linear = [one.program for one in self.branches if one.spec.weights.linear]
+        return {name for program in linear for name in documents_of(going_on(program, *sizes))}
+
+    def by_keys(
+        self, number: int, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int
+    ) -> tuple[Tensor, Tensor]:
+        """A branch of softmax."""
+        spread, encoded = self._softmax[number]
+        dealt, held = self.shards(n), dict(given)
+        for name, t in given.items():
+            axis = sharded_axis(spread.attend.spec, name, t, dealt)
+            held[name] = t if axis is None else gathered(self.transport, dealt, t, axis, alike=True)
+        tensors = [*vectors, *held.values()]
+        found = operator.attend_parallel(tensors, list(held), scale, encoded, n, keeps(*tensors))
+        return found[0], found[1]
+
+
+def _called(
+    of: StateSpread, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
+) -> tuple[Tensor, Tensor]:
+    spec, transport, q = of.attend.spec, of.transport, vectors[0]
+    around.check_results(spec, scale, return_lse, False)
+    of.agree(vectors, scale, given, n)
+    plan = of.planned(n, q.shape[0])
+    beside, own_inputs = by_branch([one.spec for one in of.branches], given)
+    parts: list[tuple[Tensor, Tensor]] = []
+    for number, (one, mine) in enumerate(zip(of.branches, own_inputs, strict=True)):
+        exchange = plan.branches[number]
+        if len(of.branches) > 1:
+            names = {declared.name for declared in one.spec.inputs} | {"projection"}
+            mine = {name: t for name, t in mine.items() if name in names}
+        if not isinstance(exchange, StateExchange):
+            parts.append(of.by_keys(number, vectors, scale, mine, n))
+            continue
+        local = [name for name in mine if name not in of.documents]
+        held = whole_inputs(one.spec, transport, plan.shards, mine, as_they_are=local)
+        found = attended(exchange, transport, one.program, *vectors, scale, held)
+        nothing = q.new_full(q.shape[:3], torch.nan, dtype=torch.float32)
+        parts.append((found.out, nothing if found.total is None else found.lse))
+    if len(of.branches) == 1:
+        return parts[0]
+    start, count = plan.span(transport.rank)
+    names = {declared.name for declared in spec.inputs}
+    read = whole_inputs(spec, transport, plan.shards, {name: t for name, t in beside.items() if name in names})
+    here = rows_of_inputs(spec, read, n, start, count)
+    short = [t.narrow(2, 0, count) for t in vectors[:2]]
+
+    def of_rows(line: RealExpr) -> Tensor:
+        found = by_row(spec, line, short[0], short[1], here, start).expand(-1, -1, count)
+        return torch.nn.functional.pad(found, (0, plan.shards.rows - count))
+
+    shares = [of_rows(one.share) for one in spec.mixture if one.share is not None]
+    sink = None if shares or spec.sink is None else of_rows(spec.sink)
+    return mixed(parts, shares, sink, spec.detached)
+
+
+_untraced = _disable_dynamo(_called)
