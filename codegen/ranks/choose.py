@@ -27,6 +27,9 @@ UNBALANCED = 1.05
 MOST_RESIDUES = 64
 """Ranks up to which residue shards are weighed: with more, few strides are multiples of their number."""
 
+MOST_HELPED = 256
+"""Ranks up to which helpers are weighed: with more there is much to plan, and they send more than zigzag does."""
+
 
 def plan_ranks(
     relation: Relation,
@@ -63,7 +66,9 @@ def plan_ranks(
             skipped["zigzag"] = "work is equal already"
         else:
             weigh("zigzag")
-            if _helps(weighed["contiguous"][0]):
+            if ranks > MOST_HELPED:
+                skipped[HELPER] = f"weighed for up to {MOST_HELPED} ranks"
+            elif _helps(weighed["contiguous"][0]):
                 weigh(HELPER)
         for name in _shaped(relation.spec, sizes.n, ranks):
             if name == "residue" and ranks > MOST_RESIDUES:
@@ -80,7 +85,7 @@ def plan_ranks(
     best = min((found for _, found in weighed.values()), key=lambda f: f.largest)
     made = weighed[candidates[chosen].name][0]
     others = usual(sizes, ranks, best.largest, best.pairs // max(1, sizes.batch), made.widths, machine, dtype)
-    reason = _reason(candidates, chosen) if shard == "auto" else f"{shard}: as asked for"
+    reason = _reason(candidates, chosen, ranks) if shard == "auto" else f"{shard}: as asked for"
     unweighed = tuple(Candidate(name, why=why) for name, why in skipped.items())
     return RankPlan(made, machine, dtype, candidates + unweighed, others, chosen, reason)
 
@@ -106,11 +111,13 @@ def _figures(one: Candidate) -> Figures:
     return one.figures
 
 
-def _reason(candidates: tuple[Candidate, ...], chosen: int) -> str:
+def _reason(candidates: tuple[Candidate, ...], chosen: int, ranks: int) -> str:
     """Why one of them is chosen."""
     best, rest = candidates[chosen], [one for number, one in enumerate(candidates) if number != chosen]
+    if ranks == 1:
+        return f"{best.name}: there is one rank"
     if not rest:
-        return f"{best.name}: there is nothing else to weigh"
+        return f"{best.name}: work is equal, and other shards would send more"
     if not any(_figures(one).messages for one in candidates):
         return f"{best.name}: nothing is sent, whatever the shards"
     slower = [one for one in rest if one.seconds > FAST * best.seconds]

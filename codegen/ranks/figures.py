@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnspec.codegen.ranks.loads import loads
 from attnspec.codegen.ranks.machines import Machine
-from attnspec.codegen.ranks.phases import keys_held, phases
+from attnspec.codegen.ranks.phases import keys_held, messages
 from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.times import Times, times
 
@@ -48,7 +48,7 @@ def figures(plan: Schedule, machine: Machine, dtype: str) -> Figures:
         balance=largest * plan.ranks / pairs if pairs else 1.0,
         received=int(plan.received().max()),
         returned=int(plan.received(backward=True).max()),
-        messages=int(phases(made, plan.ranks).messages.max()),
+        messages=int(messages(made, plan.ranks).max()),
         held=plan.shards.rows + -(-int(keys_held(made, plan.ranks).max()) // plan.sizes.kv_heads),
         forward=times(work, made, plan.widths, machine, dtype),
         backward=times(work, made, plan.widths, machine, dtype, backward=True),

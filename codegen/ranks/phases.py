@@ -24,11 +24,6 @@ class Phases:
     target: Ints
     nbytes: Ints
 
-    @property
-    def messages(self) -> Ints:
-        """How many messages each rank receives."""
-        return np.bincount(self.target, minlength=self.ranks)
-
     def by_phase(self, end: Ints, weights: Ints | None = None) -> Floats:
         """Bytes, or other sums over messages, by the phase and the rank at one ``end``, shape (phases, ranks)."""
         place = self.phase * self.ranks + end
@@ -43,8 +38,15 @@ def phases(made: Exchange, ranks: int, backward: bool = False) -> Phases:
     parts = [(made.step + shift, source, target, nbytes) for source, target, nbytes, shift in legs]
     phase, source, target, nbytes = (np.concatenate(column) for column in zip(*parts, strict=True))
     sent = np.flatnonzero(nbytes)
-    order = sent[np.argsort(phase[sent], kind="stable")]
+    short = np.uint16 if made.steps < 1 << 16 else np.int64  # numpy sorts short integers by their digits
+    order = sent[np.argsort(phase[sent].astype(short), kind="stable")]
     return Phases(made.steps + 1, ranks, phase[order], source[order], target[order], nbytes[order])
+
+
+def messages(made: Exchange, ranks: int) -> Ints:
+    """How many messages each rank receives forward."""
+    there, back = (made.forward > 0).astype(np.int64), (made.forward_back > 0).astype(np.int64)
+    return (np.bincount(made.target, there, ranks) + np.bincount(made.source, back, ranks)).astype(np.int64)
 
 
 def keys_held(made: Exchange, ranks: int) -> Ints:

@@ -10,7 +10,7 @@ import pytest
 from attnspec.codegen.ranks.exchange import Exchange
 from attnspec.codegen.ranks.loads import Loads
 from attnspec.codegen.ranks.machines import MACHINES, Machine
-from attnspec.codegen.ranks.phases import keys_held, phases
+from attnspec.codegen.ranks.phases import keys_held, messages, phases
 from attnspec.codegen.ranks.times import operations, times
 from attnspec.codegen.ranks.traffic import Widths
 from attnspec.codegen.ranks.usual import Usual, usual
@@ -74,7 +74,7 @@ def test_backward_returns_gradients() -> None:
     assert there.by_phase(there.target).sum(0).tolist() == [5 * 3 * 32, 5 * (2 * 64 + 3 * 36)]
     # queries, output gradients and two numbers of each row go; keys go, their gradients return, so do those of queries
     assert back.by_phase(back.target).sum(0).tolist() == [5 * (3 * (64 + 8) + 2 * 64), 5 * (2 * 64 + 3 * 32)]
-    assert back.messages.tolist() == [2, 2]
+    assert messages(traffic, 2).tolist() == [1, 2]
     assert operations(widths, True) == 5 * 2 * 5 * 8
 
 
