@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -33,13 +34,17 @@ _LINEAR = ("attend_linear", "attend_linear_backward")
 _PARTS = ("part", "part_into", "part_backward", "part_backward_into")
 
 
-def watched() -> None:
-    """Before an operator is called: who counts operations is to know of it."""
+Formula = Callable[..., int]
+"""The operations of a call of an operator, from its arguments."""
+
+
+def watched(more: Mapping[str, Formula] = MappingProxyType({})) -> None:
+    """Before an operator is called: who counts operations is to know of it, and of ``more``, by their names."""
     if not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack():
-        announce()
+        announce(more)
 
 
-def announce() -> None:
+def announce(more: Mapping[str, Formula] = MappingProxyType({})) -> None:
     """Tell FlopCounterMode of the operators, if anybody has imported it.
 
     It takes half a second to import, and each mode copies the registry when it is made: active ones are told too.
@@ -50,10 +55,12 @@ def announce() -> None:
     names = [
         name for name in (*_OPERATORS, *_LINEAR, *_PARTS) if hasattr(torch.ops.attnspec, name)
     ]  # those defined so far
-    packets = [getattr(torch.ops.attnspec, name) for name in names]
-    for name, packet in zip(names, packets, strict=True):
+    formulas: dict[str, Formula] = {name: functools.partial(_operations, name) for name in names}
+    formulas |= more
+    packets = [getattr(torch.ops.attnspec, name) for name in formulas]
+    for formula, packet in zip(formulas.values(), packets, strict=True):
         if packet not in module.flop_registry:
-            module.register_flop_formula(packet, get_raw=True)(functools.partial(_operations, name))
+            module.register_flop_formula(packet, get_raw=True)(formula)
     for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
         counter = getattr(mode, "counter", None)
         if isinstance(counter, module.FlopCounterMode):

@@ -32,6 +32,7 @@ from attnspec.runtime.distributed.inputs import sharded_axis
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.flops import watched
 from attnspec.runtime.mixture import check_lse
 from attnspec.runtime.operators import keeps
 from attnspec.spec.writing import Shown
@@ -286,6 +287,7 @@ class Distributed(Shown):
         given = self._whole(given, length)
         tensors = [q, k, v, *given.values()]
         scale = None if scale is None else float(scale)
+        watched(operator.FORMULAS)
         found = operator.attend_parallel(tensors, list(given), scale, self._encoded, length, keeps(*tensors))
         return (found[0], found[1]) if return_lse else found[0]
 

@@ -5,8 +5,10 @@ Which ranks there are, and what is planned for them, follows from a string, as t
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -53,6 +55,23 @@ def share_of_pairs(encoded: str, n: int) -> float:
     """The pairs of a batch entry that a rank has on average: the same number on all ranks."""
     spread = _spread(encoded)
     return float(spread.schedule(n).work.sum()) / spread.transport.ranks
+
+
+def _operations(products: Callable[[int, int], int], *arguments: Any, out_val: Any = None) -> int:
+    """What this rank computes of a call, by its plan (documents leave less): so many products of each pair."""
+    (q, _, v, *_), _, _, encoded, n, *_ = arguments
+    spread = _spread(encoded)
+    pairs = int(spread.schedule(n).work[spread.transport.rank]) * q.shape[0]
+    return int(2 * pairs * products(q.shape[3], v.shape[3]))
+
+
+FORMULAS: Mapping[str, Callable[..., int]] = MappingProxyType(
+    {
+        "attend_parallel": functools.partial(_operations, lambda dim, dim_v: dim + dim_v),
+        "attend_parallel_backward": functools.partial(_operations, lambda dim, dim_v: 3 * dim + 2 * dim_v),
+    }
+)
+"""What FlopCounterMode is told: see :mod:`attnspec.runtime.flops`."""
 
 
 def _forward(*arguments: Any) -> Kept:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import attnspec
 from tests.support.ranks import Simulated, simulate
@@ -22,7 +23,7 @@ def test_a_layer_is_compiled_whole(text: str) -> None:
     def run(transport: Simulated) -> None:
         torch.manual_seed(transport.rank)
         far = attnspec.distribute(attend, transport, n=40, heads=2, dim=16)
-        q = torch.randn(1, 2, 20, 16, requires_grad=True)
+        q = torch.randn(1, 2, len(far.positions), 16, requires_grad=True)
         inputs = {"logit": torch.tensor([0.5, 2.0], requires_grad=True)} if text == SINK else {}
 
         def layer(q: Tensor) -> Tensor:
@@ -35,6 +36,32 @@ def test_a_layer_is_compiled_whole(text: str) -> None:
             found, want = (torch.autograd.grad(f(q).sum(), [q, *inputs.values()]) for f in (compiled, layer))
         for a, b in zip(found, want, strict=True):
             torch.testing.assert_close(a, b)
+
+    simulate(2, run)
+
+
+def test_operations_are_counted() -> None:
+    def run(transport: Simulated) -> tuple[int, int]:
+        far = attnspec.distribute(attnspec.compile("causal"), transport, n=40, heads=2, dim=16, shard="contiguous")
+        q = torch.randn(3, 2, 20, 16, requires_grad=True)
+        with FlopCounterMode(display=False) as forward:
+            out = far(q, q, q)
+        with FlopCounterMode(display=False) as backward:
+            out.sum().backward()
+        return forward.get_total_flops(), backward.get_total_flops()
+
+    pairs = 3 * 2 * 40 * 41 // 2
+    counted = simulate(2, run).results
+    assert sum(forward for forward, _ in counted) == 2 * pairs * 32
+    assert sum(backward for _, backward in counted) == 2 * pairs * 80
+
+
+def test_a_length_that_is_not_said_is_that_of_what_was_sharded() -> None:
+    def run(transport: Simulated) -> None:
+        far = attnspec.distribute(attnspec.compile("causal"), transport, heads=2, dim=16)
+        q = far.shard(torch.randn(1, 2, 40, 16), 2)
+        found = torch.compile(lambda q: far(q, q, q).sin(), fullgraph=True, backend="aot_eager")(q)
+        torch.testing.assert_close(found, far(q, q, q).sin())
 
     simulate(2, run)
 
