@@ -77,19 +77,23 @@ def _ends_of(piece: Piece, rows: Ends, keys: Ends) -> Ends:
 def _kinds(piece: Piece, open_: NDArray[np.bool_], rows: Ends, keys: Ends) -> tuple[Ints, Ints]:
     """Rectangles that stand for all, and which of them for each.
 
-    Where both sides are shifted by a period, what the pairs of a rectangle depend on is the same, but for rows of the
-    piece that grow by that, and are ``open_`` in it: (rows, rectangles), False where all pairs fulfil them.
+    Where both sides, or one, are shifted by a period, the pairs of a rectangle are the same if no row of the piece
+    grows by that which is ``open_`` in it: (rows, rectangles), False where all of its pairs fulfil the row.
     """
     (down, x_grows), (across, y_grows) = piece.period(1), piece.period(2)
     period = lcm(down, across)
-    alone = np.zeros(len(rows[0]), dtype=bool)
+    alike = np.ones((3, len(rows[0])), dtype=bool)  # shifted on both sides, by rows, by keys
     for row, matters in zip(piece.rows, open_, strict=True):
         by_x = row[1] * period + sum(c * g * (period // down) for c, g in zip(row[3:], x_grows, strict=True))
         by_y = row[2] * period + sum(c * g * (period // across) for c, g in zip(row[3:], y_grows, strict=True))
-        if by_x + by_y:
-            alone |= matters
-    own = np.where(alone, np.arange(len(alone)), -1)
-    kinds = np.stack([own, rows[0] % period, rows[1] - rows[0], keys[0] - rows[0], keys[1] - rows[0]])
+        for shifted, grows in zip(alike, (by_x + by_y, by_x, by_y), strict=True):
+            if grows:
+                shifted &= ~matters
+    way = np.where(alike.any(0), alike.argmax(0), 3)
+    first = np.where(way == 1, keys[0], np.where(way == 2, rows[0], np.where(way == 0, keys[0] - rows[0], 0)))
+    own = np.where(way == 3, np.arange(len(way)), -1)
+    place = np.where(way == 2, keys[0], rows[0]) % period
+    kinds = np.stack([way, own, place, first, rows[1] - rows[0], keys[1] - keys[0]])
     _, which, of = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
     return which, of.reshape(-1)
 

@@ -54,18 +54,21 @@ def _live(pairs: Pairs, shards: Shards) -> Pairs:
     return pairs.image(shards.number("x"), shards.number("y")).intersection(Pairs.read("x != y"))
 
 
-def _boxes(live_: Pairs, shards: Shards) -> Boxes:
-    asker, keeper = [], []
-    for run in runs_at(live_.pieces(), np.arange(len(shards.owners), dtype=np.int64)):
+def _boxes(live: Pairs, shards: Shards) -> Boxes:
+    number = len(shards.owners)
+    edges = np.zeros((number, number + 1), dtype=np.int8)  # 1 where a run begins, -1 behind its end
+    for run in runs_at(live.pieces(), np.arange(number, dtype=np.int64)):
+        if run.step == 1:
+            np.add.at(edges, (run.x, run.low), 1)
+            np.add.at(edges, (run.x, run.high + 1), -1)
+            continue
         each = (run.high - run.low) // run.step + 1
         which = np.repeat(np.arange(len(run.x)), each)
-        at = np.arange(len(which)) - np.repeat(np.cumsum(each) - each, each)
-        asker.append(run.x[which])
-        keeper.append(run.low[which] + run.step * at)
-    none = np.zeros(0, dtype=np.int64)
-    a, b = np.concatenate([none, *asker]), np.concatenate([none, *keeper])
-    order = np.lexsort((b, a))
-    return Boxes(a[order], b[order])
+        at = run.low[which] + run.step * (np.arange(len(which)) - np.repeat(np.cumsum(each) - each, each))
+        np.add.at(edges, (run.x[which], at), 1)
+        np.add.at(edges, (run.x[which], at + 1), -1)
+    np.cumsum(edges, axis=1, out=edges)
+    return Boxes(*np.nonzero(edges))
 
 
 def _unlike(pairs: Pairs, shards: Shards, i: int, j: int) -> Pairs:

@@ -34,30 +34,43 @@ class Got(NamedTuple):
 def distinct(wanted: Wanted, shapes: Shapes, chunks: int, kinds: int) -> Got:
     """How many positions each rank gets of each of ``chunks``, for each of ``kinds``: those of several parts once."""
     name = (wanted.target * max(1, chunks) + wanted.chunk) * kinds + wanted.kind
-    used, shape = np.unique(wanted.shape, return_inverse=True)
+    (used,) = np.nonzero(np.bincount(wanted.shape, minlength=1))
     if len(used) <= _BITS:
-        names, total = _by_bits(name, used, shape, shapes)
+        bit = np.zeros(int(used.max(initial=0)) + 1, dtype=np.int64)
+        bit[used] = np.int64(1) << np.arange(len(used))
+        names, total = _by_bits(name, used, bit[wanted.shape], shapes)
     else:
         names, total = _one_by_one(name, wanted.shape, shapes)
     kind, rest = names % kinds, names // kinds
     return Got(rest // max(1, chunks), rest % max(1, chunks), kind, total)
 
 
-def _by_bits(name: Ints, used: Ints, shape: Ints, shapes: Shapes) -> tuple[Ints, Ints]:
+def _by_bits(name: Ints, used: Ints, bits: Ints, shapes: Shapes) -> tuple[Ints, Ints]:
     """Where there are few shapes: the set of those that a rank wants is a number."""
     most = int(name.max(initial=-1)) + 1
     if most <= _DENSE:
         held = np.zeros(most, dtype=np.int64)
-        np.bitwise_or.at(held, name, np.int64(1) << shape)
+        np.bitwise_or.at(held, name, bits)
         names = np.flatnonzero(held)
         held = held[names]
     else:
-        names, of = np.unique(name, return_inverse=True)
+        names, of = numbered(name)
         held = np.zeros(len(names), dtype=np.int64)
-        np.bitwise_or.at(held, of, np.int64(1) << shape)
-    sets, of = np.unique(held, return_inverse=True)
+        np.bitwise_or.at(held, of, bits)
+    sets, of = numbered(held)
     counts = [shapes.union(int(number) for bit, number in enumerate(used) if one >> bit & 1) for one in sets.tolist()]
     return names, np.array(counts, dtype=np.int64)[of]
+
+
+def numbered(values: Ints) -> tuple[Ints, Ints]:
+    """The unlike ones among numbers from 0 on, in order, and the place of each number among them."""
+    if int(values.max(initial=0)) > _DENSE:
+        names, of = np.unique(values, return_inverse=True)
+        return names, of
+    (names,) = np.nonzero(np.bincount(values, minlength=1))
+    place = np.zeros(int(names.max(initial=0)) + 1, dtype=np.int64)
+    place[names] = np.arange(len(names))
+    return names, place[values]
 
 
 def _one_by_one(name: Ints, shape: Ints, shapes: Shapes) -> tuple[Ints, Ints]:

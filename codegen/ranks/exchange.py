@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.codegen.ranks.distinct import Wanted, distinct
+from attnspec.codegen.ranks.distinct import Wanted, distinct, numbered
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.patterns import Patterns
 from attnspec.codegen.ranks.placed import Placed
@@ -72,8 +72,11 @@ def exchange(
     ]
     owners = np.array(shards.owners, dtype=np.int64)
     names = [owners[one.chunk] * shards.ranks + one.target for one in got]
-    all_names = np.unique(np.concatenate(names))
-    keys, rows, results = (_added(all_names, name, count) for name, count in zip(names, counts, strict=True))
+    all_names, places = numbered(np.concatenate(names))
+    ends = np.cumsum([0, *map(len, names)])
+    keys, rows, results = (
+        _added(len(all_names), places[a:b], count) for a, b, count in zip(ends, ends[1:], counts, strict=False)
+    )
     forward = keys * widths.key + rows * widths.query
     source, target = all_names // shards.ranks, all_names % shards.ranks
     return Exchange(
@@ -84,10 +87,12 @@ def exchange(
 
 
 def _joined(wanted: list[Wanted]) -> Wanted:
+    if len(wanted) == 1:
+        return wanted[0]
     return Wanted(*(np.concatenate(columns) for columns in zip(*wanted, strict=True)))
 
 
-def _added(names: Ints, some: Ints, counts: Ints) -> Ints:
-    found = np.zeros(len(names), dtype=np.int64)
-    np.add.at(found, np.searchsorted(names, some), counts)
+def _added(number: int, places: Ints, counts: Ints) -> Ints:
+    found = np.zeros(number, dtype=np.int64)
+    np.add.at(found, places, counts)
     return found

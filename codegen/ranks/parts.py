@@ -164,6 +164,8 @@ def _shapes(spans: Spans, first: Ints, shards: Shards, chunk: Ints, shapes: Shap
 
 def _joined(found: list[Parts]) -> Parts:
     """Parts one after another; each list counts what its parts are like from its own beginning."""
+    if len(found) == 1:
+        return found[0]
     if not found:
         return Parts(*(np.zeros(0, dtype=np.int64) for _ in range(5)))
     return Parts(

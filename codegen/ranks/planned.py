@@ -4,9 +4,10 @@ r"""The schedule of a call over many ranks: who computes which pairs in which st
 >>> from attnspec.relation.lower import lower
 >>> relation = lower(check_text("attention a { attend window(1024) }"))
 >>> plan = schedule(relation, Sizes(65536, 65536, 8, 2), 4, shard="contiguous")
->>> print(*plan.items(1), sep="\n")  # doctest: +ELLIPSIS
-Item(branch=0, heads=None, queries=Run(start=16384, stop=32768, step=1), keys=Run(start=16384, stop=32768, step=1), ...
-Item(branch=0, heads=None, queries=Run(start=16384, stop=17407, step=1), keys=Run(start=15361, stop=16384, step=1), ...
+>>> print(*plan.items(1), *plan.messages(0), sep="\n")
+step 0: queries 16,384..32,767 x keys 16,384..32,767: 130,027,520 pairs
+step 1: queries 16,384..17,406 x keys 15,361..16,383 of rank 0: 4,190,208 pairs
+step 1: sends rank 1 keys 15,361..16,383
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.writing import Shown
 
+_MOST_WRITTEN = 8
 _ORDER = ("keys", "queries", "results")
 
 
@@ -172,7 +174,15 @@ class Schedule(Shown):
         return sha256("\n".join(map(str, made)).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
-        return f"ranks {self.ranks}  {self.shards}"
+        lines = [f"ranks {self.ranks}  {self.shards}  {self.steps} steps"]
+        for rank in range(min(self.ranks, _MOST_WRITTEN)):
+            held = " and ".join(map(str, self.shards.held[rank])) or "nothing"
+            lines.append(f"rank {rank}  holds {held}, computes {self.work[rank]:,} pairs")
+            lines += [f"    {item}" for item in self.items(rank)]
+            lines += [f"    {message}" for message in self.messages(rank) if message.source == rank]
+        if self.ranks > _MOST_WRITTEN:
+            lines.append(f"and {self.ranks - _MOST_WRITTEN:,} more")
+        return "\n".join(lines)
 
 
 def schedule(

@@ -29,6 +29,12 @@ class Item(NamedTuple):
     step: int
     pairs: int
 
+    def __str__(self) -> str:
+        of = "" if self.asker == self.keeper else f" of rank {self.keeper if self.place == self.asker else self.asker}"
+        who = _who(self.heads) + (f", branch {self.branch}" if self.branch else "")
+        queries, keys = (of, "") if self.place == self.keeper else ("", of)
+        return f"step {self.step}: queries {self.queries}{queries} x keys {self.keys}{keys}{who}: {self.pairs:,} pairs"
+
 
 class Slice(NamedTuple):
     """Positions of some heads: ``heads`` are query heads (None: all), whatever is sent; ``branch`` only of results."""
@@ -36,6 +42,9 @@ class Slice(NamedTuple):
     heads: Heads | None
     runs: Runs
     branch: int = 0
+
+    def __str__(self) -> str:
+        return " and ".join(map(str, self.runs)) + _who(self.heads) + (f", branch {self.branch}" if self.branch else "")
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,14 @@ class Message:
     slices: tuple[Slice, ...]
     of: Literal["keys", "queries"] = "queries"
     branches: tuple[Slice, ...] = ()
+
+    def __str__(self) -> str:
+        what = f"{self.kind} of {self.of}" if self.kind == "results" else self.kind
+        return f"step {self.step}: sends rank {self.target} {what} {'; '.join(map(str, self.slices))}"
+
+
+def _who(heads: Heads | None) -> str:
+    return "" if heads is None else f", heads {heads[0]}..{heads[1] - 1}"
 
 
 def returned(sent: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from attnspec.codegen.ranks.runs import Run, Runs, count, positions
 from attnspec.spec.contents import walk
-from attnspec.spec.expr import FloorDiv, Int, Mod
+from attnspec.spec.expr import FloorDiv, Int, Mod, Node
 from attnspec.spec.spec import Spec
 from attnspec.spec.writing import Shown
 
@@ -161,16 +161,20 @@ def block(spec: Spec, most: int) -> int:
 
     That is the least common multiple of what its clauses divide by, or of those of them that fit; 1 without any.
     """
-    nodes = (
-        node for branch in spec.branches for clause in (*branch.attend, *branch.within) for node in walk(clause.pred)
-    )
+    clauses = (clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within))
     found = 1
-    for divisor in sorted(
-        {n.right.value for n in nodes if isinstance(n, (FloorDiv, Mod)) and isinstance(n.right, Int)}
-    ):
-        if divisor > 0 and lcm(found, divisor) <= most:
+    for divisor in sorted({_divisor(node) for clause in clauses for node in walk(clause)}, reverse=True):
+        if lcm(found, divisor) <= most:
             found = lcm(found, divisor)
     return found
+
+
+def _divisor(node: Node) -> int:
+    """What a node divides by, those divisions included that it divides again: ``i // 56 // 7`` has blocks of 392."""
+    if not isinstance(node, (FloorDiv, Mod)) or not isinstance(node.right, Int) or node.right.value < 1:
+        return 1
+    inner = max((_divisor(part) for part in walk(node.left) if isinstance(part, FloorDiv)), default=1)
+    return node.right.value * inner
 
 
 def chunks_of(kind: str, chunks: int | None) -> int:

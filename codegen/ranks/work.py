@@ -17,7 +17,9 @@ from attnspec.relation.box_counts import Ends, count_boxes
 from attnspec.relation.count import Piece, TooIrregular
 from attnspec.relation.presburger import Pairs, TooHard, budget
 
-_EASY = 1 << 19
+_FEW = 64
+"""Rectangles that the solver looks at one by one: it sees what in them is constant."""
+_EASY = 1 << 15
 """Residue pairs that are counted sooner than the solver finds which rectangles are alike."""
 _LONGEST = 1 << 22
 """The longest period that is looked for."""
@@ -60,8 +62,9 @@ def _counted(pairs: Pairs, n: int, rows: Ends, keys: Ends, step: int) -> Ints:
         return count_boxes(pieces, rows, keys, step, _EASY)
     which, of = _kinds(pairs, n, pieces, rows, keys)
     rows, keys = (rows[0][which], rows[1][which]), (keys[0][which], keys[1][which])
-    with suppress(TooIrregular):
-        return count_boxes(pieces, rows, keys, step)[of]
+    if len(which) > _FEW:
+        with suppress(TooIrregular):
+            return count_boxes(pieces, rows, keys, step)[of]
     boxes = zip(*(column.tolist() for column in (*rows, *keys)), strict=True)
     return np.array([box_pairs(pairs, Run(a, b, step), Run(c, d, step)) for a, b, c, d in boxes], dtype=np.int64)[of]
 

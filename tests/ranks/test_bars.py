@@ -1,0 +1,132 @@
+"""How well work is shared, how little is sent, and how long it takes to plan that."""
+
+from __future__ import annotations
+
+from time import thread_time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import attnspec
+from attnspec.codegen.ranks.loads import loads
+from attnspec.codegen.ranks.planned import Schedule, schedule
+from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.codegen.ranks.shards import KINDS, shards
+from attnspec.relation.lower import lower
+from attnspec.relation.sizes import Sizes
+from attnspec.spec import axes
+
+LONG = 1 << 16
+
+
+def plan(
+    name: str, n: int, ranks: int, kind: str = "contiguous", heads: tuple[int, int] = (8, 2), **params: Any
+) -> Schedule:
+    return schedule(lower(attnspec.read(name, **params), heads[0]), Sizes(n, n, *heads), ranks, kind)
+
+
+def share(made: Schedule) -> float:
+    """What ranks receive, of what they would if all keys and values were gathered."""
+    return float(made.received().sum() / (made.gathered * made.ranks))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 8, 64])
+def test_helpers_share_causal_attention_equally(ranks: int) -> None:
+    made = plan("causal", 128 * ranks, ranks)
+    assert (made.work == made.work[0]).all()
+    assert made.work.sum() == 8 * (128 * ranks) * (128 * ranks + 1) // 2
+    assert (loads(made).pairs.sum(0) == made.work).all()
+
+
+def test_zigzag_shares_causal_attention() -> None:
+    for ranks in (2, 3, 4, 5, 64):
+        work = plan("causal", 4096, ranks, "zigzag").work
+        assert work.max() <= 1.01 * work.mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "kind", "ranks", "most"),
+    [
+        ("window", {"width": 1024}, "contiguous", 4, 0.02),
+        ("longformer", {"width": 1024}, "contiguous", 4, 0.03),
+        ("dilated", {"rate": 16}, "residue", 8, 0.0),
+        ("dilated", {"rate": 16}, "residue", 16, 0.0),
+        ("swin", {}, "grid", 4, 0.0),
+        ("chunked", {}, "grid", 4, 0.0),
+    ],
+)
+def test_little_is_sent(name: str, params: dict[str, int], kind: str, ranks: int, most: float) -> None:
+    assert share(plan(name, LONG, ranks, kind, **params)) <= most
+
+
+def test_global_rows_travel_as_queries() -> None:
+    made = plan("longformer", LONG, 4, width=1024)
+    rows = [one for rank in range(4) for one in made.messages(rank) if one.kind == "queries" and one.source == rank]
+    assert [(one.source, [run.length for run in one.slices[0].runs]) for one in rows] == [(0, [16])] * 3
+    assert made.work.max() <= 1.02 * made.work.mean()
+
+
+@pytest.mark.slow
+def test_longnet_receives_what_its_branches_take() -> None:
+    assert share(plan("longnet", LONG, 8, heads=(8, 8))) <= 1 / 8
+    assert all(item.queries.step == item.keys.step for item in plan("longnet", LONG, 8).items(3))
+
+
+def test_greedy_shares_by_work() -> None:
+    work = plan("causal", 4096, 4, "greedy").work
+    assert work.max() <= 1.05 * work.mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_hold_each_position_once(kind: str) -> None:
+    for n in (0, 1, 2, 5, 16, 37):
+        for ranks in (1, 2, 3, 7):
+            made = shards(kind, n, ranks, block=3)
+            places = np.concatenate([made.positions(rank) for rank in range(ranks)])
+            assert sorted(places[places >= 0].tolist()) == list(range(n))
+            for rank in range(ranks):
+                mine = made.positions(rank)
+                rows = made.rows_of(rank, mine[mine >= 0])
+                assert rows.tolist() == list(range(len(rows)))
+                assert (made.rows_of(rank, np.setdiff1d(np.arange(n), mine)) == -1).all()
+
+
+def test_wrong_shards_are_named() -> None:
+    with pytest.raises(ValueError, match="shards are contiguous, zigzag, residue, grid, greedy; not 'striped'"):
+        shards("striped", 8, 2)
+    with pytest.raises(ValueError, match="ranks must be a positive integer, not 0"):
+        shards("zigzag", 8, 0)
+    with pytest.raises(ValueError, match="residue shards have one chunk a rank, not 2"):
+        shards("residue", 8, 2, 2)
+
+
+def static() -> list[str]:
+    """The shipped specs whose pairs no input decides, and that ranks can share."""
+    found = []
+    for name in attnspec.shipped():
+        spec = attnspec.read(name)
+        if not spec.inputs and spec.order is None and spec.recurrence is None:
+            found.append(name)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag"])
+@pytest.mark.parametrize("name", static())
+def test_many_ranks_are_planned_in_two_seconds(name: str, kind: str) -> None:
+    """1,024 ranks and 2^30 tokens: work, bytes and steps of each rank."""
+    spec = attnspec.read(name)
+    n, n_q = axes.lengths(spec.axes, 1 << 30) if spec.axes else (1 << 30, 1 << 30)
+    sizes = Sizes(n, n_q, 32, 8, m=1 << 30)
+    took = []
+    for _ in range(2):
+        start = thread_time()
+        try:
+            made = schedule(lower(spec, 32), sizes, 1024, kind, dim=128, itemsize=2)
+        except CannotSplit:
+            return
+        assert made.work.sum() > 0
+        assert made.received().sum() == made.sent().sum()
+        took.append(thread_time() - start)
+    assert min(took) < 2
