@@ -144,3 +144,38 @@ def test_what_cannot_be_distributed_is_refused_at_once() -> None:
         far.gather(q.clone().requires_grad_(), 2)
     with pytest.raises(CallError, match="dimension 2 of the tensor has 20 entries; sequences have 40"):
         far.shard(q, 2)
+
+
+@pytest.mark.slow
+def test_rows_of_padding_see_nothing_and_are_seen_by_none() -> None:
+    attend = attnspec.compile(SINK)
+
+    def run(transport: Simulated) -> None:
+        torch.manual_seed(0)
+        far = attnspec.distribute(attend, transport, n=41, heads=4, dim=16, shard="zigzag")
+        q, k, v = (far.shard(torch.randn(1, 4, 41, 16), 2, pad=torch.nan).requires_grad_() for _ in range(3))
+        logit = NUMBERS["logit"].clone().requires_grad_()
+        out, lse = far(q, k, v, return_lse=True, logit=logit)
+        padding = far.positions < 0
+        assert bool((out[:, :, padding] == 0).all())
+        assert bool((lse[:, :, padding] == -torch.inf).all())
+        dout = torch.ones_like(out)
+        dout[:, :, padding] = torch.nan
+        *found, dlogit = torch.autograd.grad(out, [q, k, v, logit], dout)
+        assert all(bool(t.isfinite().all()) and bool((t[:, :, padding] == 0).all()) for t in found)
+        assert bool(dlogit.isfinite().all())
+
+    simulate(3, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(Layer("causal", n=n) for n in (1, 2, 3)),
+        Layer("attention a { attend q - k >= 7 }", n=20),
+        Layer("attention a { attend q < 0 }", n=20),
+    ],
+)
+def test_few_positions_and_empty_rows(layer: Layer) -> None:
+    check(layer, 4)
