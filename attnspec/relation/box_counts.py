@@ -89,11 +89,12 @@ def _kinds(piece: Piece, open_: NDArray[np.bool_], rows: Ends, keys: Ends) -> tu
         for shifted, grows in zip(alike, (by_x + by_y, by_x, by_y), strict=True):
             if grows:
                 shifted &= ~matters
-    way = np.where(alike.any(0), alike.argmax(0), 3)
-    first = np.where(way == 1, keys[0], np.where(way == 2, rows[0], np.where(way == 0, keys[0] - rows[0], 0)))
-    own = np.where(way == 3, np.arange(len(way)), -1)
-    place = np.where(way == 2, keys[0], rows[0]) % period
-    kinds = np.stack([way, own, place, first, rows[1] - rows[0], keys[1] - keys[0]])
+    both, by_rows, by_keys, free, alone = range(5)
+    way = np.where(alike.all(0), free, np.where(alike.any(0), alike.argmax(0), alone))
+    own = np.where(way == alone, np.arange(len(way)), -1)
+    place = np.where(way == by_keys, rows[0], rows[0] % period)
+    beside = np.select([way == both, way == by_rows], [keys[0] - rows[0], keys[0]], keys[0] % period)
+    kinds = np.stack([way, own, place, beside, rows[1] - rows[0], keys[1] - keys[0]])
     _, which, of = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
     return which, of.reshape(-1)
 
