@@ -147,6 +147,13 @@ def test_what_cannot_be_distributed_is_refused_at_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("text", ["causal", SINK])
+def test_kernels_of_triton(text: str) -> None:
+    inputs = {"logit": NUMBERS["logit"][:2]} if text == SINK else {}
+    check(Layer(text, n=40, heads=2, kv_heads=1, batch=1, inputs=inputs, target="triton"), 2, shard="contiguous")
+
+
+@pytest.mark.slow
 def test_rows_of_padding_see_nothing_and_are_seen_by_none() -> None:
     attend = attnspec.compile(SINK)
 

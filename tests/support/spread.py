@@ -30,6 +30,7 @@ class Layer:
     params: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     lse: bool = True
+    target: str = "auto"
 
     def vectors(self) -> list[Tensor]:
         """Whole q, k, v, and gradients of the output and of its log-sum-exp."""
@@ -52,7 +53,7 @@ def results(call: Any, q: Tensor, k: Tensor, v: Tensor, dout: Tensor, dlse: Tens
 
 def spread(transport: Transport | None, layer: Layer, **options: Any) -> tuple[list[Tensor], list[int]]:
     """The same on one rank of many, gathered, and the bytes that it sent, forward and backward, if that is counted."""
-    attend = attnspec.compile(layer.text, **layer.params)
+    attend = attnspec.compile(layer.text, target=layer.target, **layer.params)
     options = {"n": layer.n, "batch": layer.batch, "dtype": layer.dtype, **options}
     sizes = {"heads": layer.heads, "kv_heads": layer.kv_heads, "dim": layer.dim}
     far = attnspec.distribute(attend, transport, **sizes, **options)
