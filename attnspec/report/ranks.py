@@ -9,7 +9,7 @@ from typing import Any
 from attnspec.codegen.ranks.choose import plan_ranks
 from attnspec.codegen.ranks.machines import Machine
 from attnspec.codegen.ranks.plan import RankPlan
-from attnspec.codegen.ranks.refused import require_splittable
+from attnspec.codegen.ranks.refused import CannotSplit, require_splittable
 from attnspec.codegen.ranks.schedule import Item, Message
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
@@ -33,6 +33,11 @@ def planned(
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
     require_splittable(relation, sizes)
     size = ITEMSIZE[dtype]
+    if pattern.composed and any(branch.weights.linear for branch in pattern.alone):
+        raise CannotSplit(
+            f"{pattern.name}: its branches are calls of their own, of which some send keys and some states: look at each "
+            "as a pattern of its own"
+        )
     if pattern.weights.linear and not pattern.composed:
         return tuple(state_plan(relation, sizes, number, dim, size, dtype, machine) for number in ranks)
     return tuple(
