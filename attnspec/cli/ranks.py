@@ -53,9 +53,9 @@ def _report(attend: Attention, setup: Setup, found: Job) -> None:
     out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {found.tolerance:.0e})")
     for number, what in enumerate(("forward", "backward")):
         sent = [one.sent[number] for one in found.ranks]
-        planned = [one.planned[number] for one in found.ranks]
-        same = "as planned, to the byte" if sent == planned else f"NOT AS PLANNED ({_each(planned)})"
-        out.print(f"  sent {what:8} {quantity(sum(sent), 'B')}, {same}: {_each(sent)}", soft_wrap=True)
+        planned = [one.planned[number] for one in found.ranks if one.planned is not None]
+        same = "as planned, to the byte" if sent == planned else f"NOT AS PLANNED ({_each(planned)})" if planned else ""
+        out.print(f"  sent {what:8} {quantity(sum(sent), 'B')}{same and ', '}{same}: {_each(sent)}", soft_wrap=True)
     out.print("time   medians of 3 rounds, that of the last rank; one device is one process alone, once", style="bold")
     for what, together, alone in (
         ("forward", max(one.forward for one in found.ranks), first.alone[0]),
@@ -63,7 +63,8 @@ def _report(attend: Attention, setup: Setup, found: Job) -> None:
     ):
         out.print(f"  {what:8} {seconds(together)}, {alone / together:.2f}x as fast as one device ({seconds(alone)})")
     right = found.agrees and found.as_planned
-    out.print(f"\n{'right' if right else 'WRONG'}: results {word.lower()} one device", style="bold")
+    but = "" if found.as_planned else ", and what was sent is not what was planned"
+    out.print(f"\n{'right' if right else 'WRONG'}: results {word.lower()} one device{but}", style="bold")
 
 
 def _each(numbers: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.bench.ranks.transport import Counting
 from attnspec.runtime.bench.setup import Setup, examples, inputs
@@ -23,15 +24,15 @@ from attnspec.runtime.distributed.processes import of_group
 
 @dataclass(frozen=True)
 class OfRank:
-    """What one rank has to say: bytes sent and planned forward and backward, and seconds.
+    """What one rank has to say: bytes sent forward and backward, and seconds.
 
+    ``planned`` are the bytes that the plan says; None where it says them of no call (states travel, or keys of all
+    ranks) or of each only when its inputs are known.
     Rank 0 knows the largest errors too, relative to the largest value, the plan as text, and the seconds of one device.
     """
 
     sent: tuple[int, int]
-    planned: tuple[int, int]
-    received: int
-    pairs: int
+    planned: tuple[int, int] | None
     forward: float
     both: float
     errors: Mapping[str, float]
@@ -53,8 +54,8 @@ class Job:
 
     @property
     def as_planned(self) -> bool:
-        """Whether each rank sent the bytes that the plan says, forward and backward."""
-        return all(one.sent == one.planned for one in self.ranks)
+        """Whether each rank sent the bytes that the plan says, if it does, forward and backward."""
+        return all(one.planned in (None, one.sent) for one in self.ranks)
 
 
 def job_of(found: list[OfRank], setup: Setup) -> Job:
@@ -94,18 +95,17 @@ def job(program: Program, setup: Setup, shard: str) -> OfRank:
     errors, alone = _compared(far, attend, whole, given, found, with_lse)
     del whole, found
     times = [_median(lambda: _forward(far, local, given)), _median(lambda: _results(far, local, given, with_lse))]
-    plan = far.plan
-    schedule: Any = getattr(plan, "schedule", plan)
-    rank = far.rank
+    plan, planned = far.plan, None
+    if isinstance(plan, RankPlan) and attend.relation_for(heads=s.heads, kv_heads=s.kv_heads).exact:
+        sent, back = plan.schedule.sent(), plan.schedule.sent(backward=True)
+        planned = int(sent[far.rank]), int(back[far.rank])
     return OfRank(
         sent=(forward, backward),
-        planned=(int(schedule.sent()[rank]), int(schedule.sent(backward=True)[rank])),
-        received=int(schedule.received()[rank]),
-        pairs=int(schedule.work[rank]),
+        planned=planned,
         forward=times[0],
         both=times[1],
         errors=errors,
-        plan=str(plan) if rank == 0 else "",
+        plan=str(plan) if far.rank == 0 else "",
         alone=alone,
     )
 
