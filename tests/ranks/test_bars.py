@@ -13,7 +13,7 @@ from attnspec.codegen.ranks.loads import loads
 from attnspec.codegen.ranks.planned import Schedule, schedule
 from attnspec.codegen.ranks.refused import CannotSplit
 from attnspec.codegen.ranks.shards import KINDS, shards
-from attnspec.relation.lower import lower
+from attnspec.relation.lower import listed_heads, lower
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import axes
 
@@ -118,12 +118,13 @@ def test_many_ranks_are_planned_in_two_seconds(name: str, kind: str) -> None:
     """1,024 ranks and 2^30 tokens: work, bytes and steps of each rank."""
     spec = attnspec.read(name)
     n, n_q = axes.lengths(spec.axes, 1 << 30) if spec.axes else (1 << 30, 1 << 30)
-    sizes = Sizes(n, n_q, 32, 8, m=1 << 30)
+    heads = listed_heads(spec) or 32
+    sizes = Sizes(n, n_q, heads, heads // 4, m=1 << 30)
     took = []
     for _ in range(2):
         start = thread_time()
         try:
-            made = schedule(lower(spec, 32), sizes, 1024, kind, dim=128, itemsize=2)
+            made = schedule(lower(spec, heads), sizes, 1024, kind, dim=128, itemsize=2)
         except CannotSplit:
             return
         assert made.work.sum() > 0

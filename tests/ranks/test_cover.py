@@ -72,7 +72,7 @@ def test_items_cover_all_pairs_once(call: Call) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(calls())
 def test_items_cover_all_pairs_once_as_sets(call: Call) -> None:
     require_cover(call.plan())
@@ -80,7 +80,7 @@ def test_items_cover_all_pairs_once_as_sets(call: Call) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("gap", "runs"), [(1, 1 << 13), (1, 0), (32, 0)])
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(calls())
 def test_however_parts_are_found(gap: int, runs: int, call: Call) -> None:
     """With cuts at small gaps, and with pairs of chunks looked at one by one, or by classes."""
@@ -92,7 +92,7 @@ def test_however_parts_are_found(gap: int, runs: int, call: Call) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30)
 @given(calls(longest=3000))
 def test_long_calls(call: Call) -> None:
     require_cover(call.plan())

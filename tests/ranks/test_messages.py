@@ -109,7 +109,7 @@ def test_what_is_sent(call: Call) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(calls())
 def test_what_is_sent_of_more(call: Call) -> None:
     test_what_is_sent.hypothesis.inner_test(call)  # type: ignore[attr-defined]
