@@ -147,7 +147,7 @@ class Spread:
     def _job(self, given: Given, form: Form) -> Job:
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
-        branches = self.attend.branches if self.schedule(n).branches > 1 else (self.attend,)
+        branches = self.attend.branches if spec.mixture else (self.attend,)
         return Job(
             self.transport,
             self._duties_of(given),

@@ -58,6 +58,7 @@ CASES: dict[str, tuple[str, Call]] = {
     "documents, biases, a sink": (BIASED, Call(80, batch=2, inputs=_floats(doc=_DOC, bias=_BIAS, logit=_LOGIT))),
     "a mixture": (MIXTURES["branches"], Call(120, shard="zigzag", chunks=4)),
     "given shares": (SHARES, Call(80, inputs=_floats(gate=_LOGIT))),
+    "one branch, detached": (MIXTURES["one branch, detached"], Call(80)),
     "fewer positions than ranks": ("causal", Call(2)),
     "one position a rank": ("causal", Call(4)),
     "nothing": (PATTERNS["nothing"], Call(40)),
