@@ -18,7 +18,7 @@ from attnspec.codegen.ranks.runs import Run, Runs
 from attnspec.codegen.ranks.shapes import Shapes
 from attnspec.codegen.ranks.shards import Shards
 from attnspec.relation.count import TooIrregular
-from attnspec.relation.presburger import Pairs
+from attnspec.relation.presburger import Pairs, TooHard
 
 _GAP = 32
 _SHARE = 8
@@ -50,7 +50,7 @@ def parts(pairs: Pairs, shards: Shards, shapes: Shapes) -> Parts:
     """The parts of a pattern without parameters; their shapes are added to ``shapes``."""
     try:
         return _by_runs(pairs, shards, shapes, max(_MOST_RUNS, _RUNS_EACH * len(shards.owners)))
-    except TooIrregular:
+    except (TooIrregular, TooHard):
         return _by_classes(pairs, shards, shapes)
 
 

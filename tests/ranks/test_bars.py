@@ -127,7 +127,7 @@ def test_many_ranks_are_planned_in_two_seconds(name: str, kind: str) -> None:
             made = schedule(lower(spec, heads), sizes, 1024, kind, dim=128, itemsize=2)
         except CannotSplit:
             return
-        assert made.work.sum() > 0
+        assert made.work.min() > 0
         assert made.received().sum() == made.sent().sum()
         took.append(thread_time() - start)
     assert min(took) < 2
