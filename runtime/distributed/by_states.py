@@ -157,6 +157,25 @@ class StateSpread:
         places = self.shards(n).positions(rank)
         return torch.from_numpy(places[places >= 0])
 
+    def sent(self, inputs: Mapping[str, Tensor], n: int) -> tuple[int, int]:
+        """The bytes that this rank sends in a call with these inputs, forward and backward; sums of gradients left out.
+
+        Inputs are whole. With documents ranks tell each other in each call that theirs are the same.
+        """
+        asked, rank, forward, backward = self.asked, self.transport.rank, 0, 0
+        by_position = asked.batch * asked.kv_heads * (asked.dim + asked.dim_v) * getattr(torch, asked.dtype).itemsize
+        for number, one in enumerate(self.planned(n).branches):
+            if isinstance(one, Schedule):
+                there, back = self._softmax[number][0].sent(inputs, n)
+                forward, backward = forward + there, backward + back
+                continue
+            for m in one.messages(rank):
+                size = m.numbers * (by_position if m.part == "keys" else 4)
+                forward += size * (m.source == rank)
+                backward += size * (m.target == rank) * (m.part != "largest")
+        documents = len(self.documents & inputs.keys())
+        return forward + 8 * (documents + 1) * (documents > 0) * (self.transport.ranks - 1), backward
+
     def call(
         self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
     ) -> tuple[Tensor, Tensor]:

@@ -167,6 +167,13 @@ class Distributed(Shown):
         """What is planned for sequences of this length."""
         return self._planned(n)
 
+    def sent(self, inputs: Mapping[str, Tensor] | None = None, n: int | None = None) -> tuple[int, int]:
+        """The bytes that this rank sends in a call with these inputs, given whole, forward and backward.
+
+        Left out are sums of gradients of inputs, and what the first call of a kind says, so that all do the same.
+        """
+        return self._of.sent(dict(inputs or {}), self._only() if n is None else n)
+
     @property
     def positions(self) -> Tensor:
         """The positions of this rank's rows in the sequence, int64, -1 for padding: for what a model does by itself."""

@@ -82,6 +82,13 @@ class GatherSpread:
         places = self.shards(n).positions(rank)
         return torch.from_numpy(places[places >= 0])
 
+    def sent(self, inputs: Mapping[str, Tensor], n: int) -> tuple[int, int]:
+        """The bytes that this rank sends in a call, forward and backward, of inputs that are whole."""
+        plan = self.planned(n)
+        held = [sum(run.length for run in runs) for runs in plan.shards.held]
+        others = sum(held) - held[self.transport.rank]
+        return plan.received, others * plan.of_position
+
     def call(
         self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
     ) -> tuple[Tensor, Tensor]:

@@ -87,23 +87,33 @@ class Spread:
             self._duties[n] = Duties.of(self.schedule(n), self.transport.rank)
         return self._duties[n]
 
-    def _of_documents(self, given: Given) -> dict[str, Extents]:
+    def sent(self, inputs: Mapping[str, Tensor], n: int) -> tuple[int, int]:
+        """The bytes that this rank sends in a call with these inputs, forward and backward; sums of gradients left out.
+
+        With documents ranks tell each other in each call that theirs are the same.
+        """
+        extents, rank = self._of_documents(inputs, n), self.transport.rank
+        made = restricted(self.schedule(n), extents) if extents else self.schedule(n)
+        told = 8 * len(extents) * (self.transport.ranks - 1)
+        return int(made.sent()[rank]) + told, int(made.sent(backward=True)[rank])
+
+    def _of_documents(self, inputs: Mapping[str, Tensor], n: int) -> dict[str, Extents]:
         """Where documents begin and end at the chunks of shards, of each input that says what they are."""
-        schedule, found = self.schedule(given.n), {}
+        schedule, found = self.schedule(n), {}
         names = frozenset().union(*(documents(schedule.relation, one.pattern) for one in schedule.placed))
         if self.transport.ranks == 1 or not schedule.shards.size:
             return {}
         for declared in self.attend.spec.inputs:
-            name, t = declared.name, given.inputs.get(declared.name)
+            name, t = declared.name, inputs.get(declared.name)
             if name in names and t is not None:
-                check_documents(f"{self.name}: input `{name}`", declared, t, given.n)
+                check_documents(f"{self.name}: input `{name}`", declared, t, n)
                 made = Extents.of_offsets if declared.form == "offsets" else Extents.of_numbers
                 found[name] = made(t.numpy(force=True).astype(np.int64), schedule.shards)
         return found
 
     def _duties_of(self, given: Given) -> Duties:
         """What this rank has to do in a call: documents leave less of it."""
-        extents = self._of_documents(given)
+        extents = self._of_documents(given.inputs, given.n)
         if not extents:
             return self.duties(given.n)
         key = given.n, *sorted(extents.items())
@@ -123,7 +133,7 @@ class Spread:
         """Results of this rank's rows. Raises CallError for tensors that do not fit."""
         form = self._form(given)
         self._agree(given, form)
-        if found := self._of_documents(given):
+        if found := self._of_documents(given.inputs, given.n):
             require_alike(self.name, self.transport, {name: given.inputs[name] for name in found}, form.device)
         job = self._job(given, form)
         finish = Finish(self.attend, job.duties, form, job.inputs.given)

@@ -72,6 +72,7 @@ def test_documents_say_what_is_sent() -> None:
         q, k, v = (far.shard(t.detach(), 2) for t in tensors(N, heads=2))
         with torch.no_grad():
             far(q, k, v, doc=torch.arange(N)[None] // 20)
+        assert far.sent({"doc": torch.arange(N)[None] // 20}) == (16, 0)  # that documents are the same, to two ranks
 
     ran = simulate(3, run)
     assert max(ran.bytes.values()) < 300  # what tells ranks that they do the same

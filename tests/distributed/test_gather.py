@@ -25,7 +25,7 @@ LOGIT = torch.tensor([0.5, -1.0, 2.0, 0.0])
         slow(Layer(TABLE, inputs={"keep": KEEP})),
         slow(Layer("reformer", n=64, kv_heads=4, params={"buckets": 4, "chunk": 16})),
         slow(Layer("linear", lse=False)),
-        slow(Layer("attention a { linear x  decay -0.1 }", lse=False)),
+        slow(Layer("attention a { attend k <= q or k < 4  linear elu(x) + 1  divide total }")),
     ],
     ids=lambda layer: layer.text[:60] if isinstance(layer, Layer) else None,
 )

@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.bench.ranks.transport import Counting
 from attnspec.runtime.bench.setup import Setup, examples, inputs
@@ -26,13 +25,11 @@ from attnspec.runtime.distributed.processes import of_group
 class OfRank:
     """What one rank has to say: bytes sent forward and backward, and seconds.
 
-    ``planned`` are the bytes that the plan says; None where it says them of no call (states travel, or keys of all
-    ranks) or of each only when its inputs are known.
-    Rank 0 knows the largest errors too, relative to the largest value, the plan as text, and the seconds of one device.
+    ``planned`` are the bytes that the plan says of a call with these inputs. Rank 0 knows the largest errors too, relative to the largest value, the plan as text, and the seconds of one device.
     """
 
     sent: tuple[int, int]
-    planned: tuple[int, int] | None
+    planned: tuple[int, int]
     forward: float
     both: float
     errors: Mapping[str, float]
@@ -54,8 +51,8 @@ class Job:
 
     @property
     def as_planned(self) -> bool:
-        """Whether each rank sent the bytes that the plan says, if it does, forward and backward."""
-        return all(one.planned in (None, one.sent) for one in self.ranks)
+        """Whether each rank sent the bytes that the plan says, forward and backward."""
+        return all(one.sent == one.planned for one in self.ranks)
 
 
 def job_of(found: list[OfRank], setup: Setup) -> Job:
@@ -83,7 +80,10 @@ def job(program: Program, setup: Setup, shard: str) -> OfRank:
     whole = inputs(setup)
     local = tuple(far.shard(t, 2) for t in whole)
     transport.sent = 0
-    with_lse = not attend._facts.shared
+    weights = attend.spec.weights
+    with_lse = not attend._facts.shared and (
+        not weights.linear or (weights.divides_by_total and weights.never_negative)
+    )
     found, before = _results(far, local, given, with_lse), transport.sent
     # The checks of the first call are messages too: what a call sends is counted by itself.
     with torch.no_grad():
@@ -95,17 +95,13 @@ def job(program: Program, setup: Setup, shard: str) -> OfRank:
     errors, alone = _compared(far, attend, whole, given, found, with_lse)
     del whole, found
     times = [_median(lambda: _forward(far, local, given)), _median(lambda: _results(far, local, given, with_lse))]
-    plan, planned = far.plan, None
-    if isinstance(plan, RankPlan) and attend.relation_for(heads=s.heads, kv_heads=s.kv_heads).exact:
-        sent, back = plan.schedule.sent(), plan.schedule.sent(backward=True)
-        planned = int(sent[far.rank]), int(back[far.rank])
     return OfRank(
         sent=(forward, backward),
-        planned=planned,
+        planned=far.sent(given),
         forward=times[0],
         both=times[1],
         errors=errors,
-        plan=str(plan) if far.rank == 0 else "",
+        plan=str(far.plan) if far.rank == 0 else "",
         alone=alone,
     )
 
