@@ -53,8 +53,8 @@ def _report(attend: Attention, setup: Setup, found: Job) -> None:
     out.print(f"  largest errors, relative to the largest value: {errors} (tolerance {found.tolerance:.0e})")
     for number, what in enumerate(("forward", "backward")):
         sent = [one.sent[number] for one in found.ranks]
-        planned = [one.planned[number] for one in found.ranks if one.planned is not None]
-        same = "as planned, to the byte" if sent == planned else f"NOT AS PLANNED ({_each(planned)})" if planned else ""
+        planned = [one.planned[number] for one in found.ranks]
+        same = "as planned, to the byte" if sent == planned else f"NOT AS PLANNED ({_each(planned)})"
         out.print(f"  sent {what:8} {quantity(sum(sent), 'B')}{same and ', '}{same}: {_each(sent)}", soft_wrap=True)
     out.print("time   medians of 3 rounds, that of the last rank; one device is one process alone, once", style="bold")
     for what, together, alone in (

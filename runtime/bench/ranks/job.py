@@ -25,7 +25,8 @@ from attnspec.runtime.distributed.processes import of_group
 class OfRank:
     """What one rank has to say: bytes sent forward and backward, and seconds.
 
-    ``planned`` are the bytes that the plan says of a call with these inputs. Rank 0 knows the largest errors too, relative to the largest value, the plan as text, and the seconds of one device.
+    ``planned`` are the bytes that the plan says of a call with these inputs. Rank 0 knows the largest errors too,
+    relative to the largest value, the plan as text, and the seconds of one device.
     """
 
     sent: tuple[int, int]
