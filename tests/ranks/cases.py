@@ -65,9 +65,11 @@ class Call:
 
 @st.composite
 def calls(draw: st.DrawFn, longest: int = 70) -> Call:
-    kind = draw(st.sampled_from(KINDS))
+    pattern = draw(st.sampled_from(sorted(PATTERNS)))
+    # Segments of positions taken by heads, dealt out by residue, may be too hard for the solver: an error says so.
+    kind = draw(st.sampled_from([kind for kind in KINDS if (pattern, kind) != ("longnet", "residue")]))
     return Call(
-        draw(st.sampled_from(sorted(PATTERNS))),
+        pattern,
         draw(st.integers(1, longest)),
         draw(st.integers(1, 7)),
         kind,
