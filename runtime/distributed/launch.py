@@ -128,6 +128,8 @@ def _said(error: Any, ranks: int) -> str:
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         return f"rank {rank} of {ranks} died ({name}), and the other processes were ended"
+    if not os.path.isfile(failure.error_file):  # it wrote no account of an error
+        return f"rank {rank} of {ranks} ended with status {failure.exitcode}, and the other processes were ended"
     message = failure.message
     if isinstance(message, dict):
         trace = message["extraInfo"].get("py_callstack", "")

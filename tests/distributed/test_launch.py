@@ -27,6 +27,7 @@ def test_each_rank_returns_what_it_found_and_handlers_stay() -> None:
     ("mode", "message"),
     [
         ("dies", r"rank 1 of 3 died \(SIGKILL\), and the other processes were ended"),
+        ("leaves", "rank 1 of 3 ended with status 3, and the other processes were ended"),
         ("fails", r"(?s)rank 1 of 3 failed, .* ValueError: a number is missing\n.*in sums"),
         ("refuses", r"rank 1 of 3 failed, and the other processes were ended: causal: q has 3 rows$"),
     ],

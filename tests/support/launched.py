@@ -22,6 +22,8 @@ def sums(mode: str) -> tuple[int, float]:
     rank = dist.get_rank()
     if rank == 1 and mode == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
+    if rank == 1 and mode == "leaves":
+        os._exit(3)
     if rank == 1 and mode == "fails":
         raise ValueError("a number is missing")
     if rank == 1 and mode == "refuses":
