@@ -46,8 +46,8 @@ def dense_linear(
     """
     seen = counts > 0
     known = seen.any(-2) if recalled is None else seen.any(-2) | (recalled > 0).any(-2)
-    q = _clean(spec, q.double(), seen.any(-1))
-    k = _clean(spec, per_head(k.double(), sizes.heads), known)
+    q = clean(spec, q.double(), seen.any(-1))
+    k = clean(spec, per_head(k.double(), sizes.heads), known)
     values = without(per_head(v.double(), sizes.heads), known)
     made = Made.of(spec, q, k, inputs, sizes, projection)
     if recalled is not None:
@@ -57,7 +57,7 @@ def dense_linear(
     return weights @ values, log_of_totals(total)
 
 
-def _clean(spec: Spec, x: Tensor, seen: Tensor) -> Tensor:
+def clean(spec: Spec, x: Tensor, seen: Tensor) -> Tensor:
     """Vectors with others, of which all maps have features, in place of those that have no part in any pair.
 
     Zero times the features of these may be no number. Of `favor`, which looks for the largest entry among all vectors,

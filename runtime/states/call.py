@@ -28,6 +28,7 @@ from attnspec.runtime.states.documents import Documents
 from attnspec.runtime.states.packed import PackedPiece, packed_masks
 from attnspec.runtime.states.piece import Piece, Results
 from attnspec.runtime.states.relative import PackedRelativePiece, RelativePiece
+from attnspec.runtime.states.seen import Seen
 from attnspec.runtime.states.whole import WholePiece, whole
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
@@ -231,6 +232,8 @@ def piece(asked: Asked, going: Carried | None = None) -> Piece | WholePiece:
     of_kernels = (q, k, v) if by_kernels else None
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
+    own_seen = Seen.of(program, sizes, inputs, state is not None, seen, kept, itself)
+    q, (k, v) = own_seen.of_queries(spec, q), own_seen.of_keys(spec, k, v)
     needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
     needed = needed[0] and not alone, needed[1]
     a, b, gates, running = None, None, None, None

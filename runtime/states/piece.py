@@ -179,10 +179,9 @@ class Piece:
         assert b is not None
         heads = b.shape[1]
         steps = None if self.steps is None else self.steps[:, :heads]
-        if steps is not None:
+        b, v = masked(b, self.kept), masked(v, self.kept)
+        if steps is not None:  # of keys that stay: others may be no numbers, of which steps have no gradient
             b = b * _factors(self._logs_behind(steps), b)
-        b = masked(b, self.kept)
-        v = masked(v, self.kept)
         if self.spec.weights.divide is not None:
             v = torch.cat([v, v.new_ones((*v.shape[:3], 1))], -1)
         state = self._summed(b, v)

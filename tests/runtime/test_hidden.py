@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 import attnspec
 from attnspec.check.check import check_text
@@ -82,3 +83,61 @@ def test_hidden_keys_of_any_size_in_the_dense_meaning() -> None:
     out = attend(q, k, v)
     assert torch.equal(out, attend(q, k.detach().index_fill(2, torch.tensor([4]), 0.0), v))
     assert torch.autograd.grad(out.sum(), k)[0].isfinite().all()
+
+
+def _cut(name: str, target: str, hides: float, cache: bool = False) -> list[Tensor]:
+    """Outputs, state and gradients of a sequence in pieces of 8, in which 3 of 8 keys and rows have no part."""
+    n, dtype = 24, torch.float64 if target == "dense" else torch.float32
+    sources = [t.detach().to(dtype) for t in tensors(n, heads=2, kv_heads=1, batch=1, dim=4, dim_v=3)]
+    for t in sources:
+        t.unflatten(2, (-1, 8))[:, :, :, :3] = hides
+    given = {"beta": torch.rand(1, 2, n, dtype=dtype)} if "beta" in LINES[name] else {}
+    if "gate" in LINES[name]:
+        given["gate"] = -torch.rand(1, 2, n, *([4] if "channel" in name else []), dtype=dtype)
+    if "w[h, c]" in LINES[name]:
+        given["w"] = torch.rand(2, 4, dtype=dtype)
+    pattern = "causal and k // 8 >= q // 8 - 1 and k % 8 > 2 and q % 8 > 2"
+    attend = attnspec.compile(f"attention a {{ attend {pattern}  {LINES[name]} }}", target=target)
+    leaves = [t.requires_grad_(not cache) for t in (*sources, *given.values())]
+    outs, state = [], None
+    kept = attnspec.Cache(attend, batch=1, kv_heads=1, heads=2, dim=4, dim_v=3) if cache else None
+    for start in range(0, n, 8):
+        q, k, v = (t[:, :, start : start + 8] for t in leaves[:3])
+        own = {one: t if one == "w" else t[:, :, start : start + 8] for one, t in zip(given, leaves[3:], strict=True)}
+        if kept is not None:
+            kept.append(k.float(), v.float())
+            outs.append(kept.attend(q.float(), inputs=own))
+            continue
+        out, state = attend(q, k, v, inputs=own, state=state, q_start=start, return_state=True)
+        outs.append(out)
+    if state is None:
+        return outs
+    results = [torch.cat(outs, 2), state]
+    up = [torch.ones_like(x) for x in results]
+    return [*results, *torch.autograd.grad(results, leaves, up, materialize_grads=True)]
+
+
+def _same_cut(name: str, target: str, cache: bool = False) -> None:
+    torch.manual_seed(0)
+    want = _cut(name, target, 0.5, cache)
+    for hides in (torch.nan, torch.inf):
+        torch.manual_seed(0)
+        for number, (x, y) in enumerate(zip(_cut(name, target, hides, cache), want, strict=True)):
+            close(f"result {number}", x, y.detach().double(), 1e-12 if target == "dense" and not cache else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["gated delta", "gates by channel", "each", "total", "delta by another divisor"])
+def test_hidden_keys_of_a_cut_sequence(name: str) -> None:
+    _same_cut(name, "dense")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*LINES} - {"favor", "favor, running", "favor, each"}))
+@pytest.mark.parametrize("target", ["dense", "cpp"])
+def test_hidden_keys_of_cut_sequences(name: str, target: str) -> None:
+    _same_cut(name, target)
+
+
+@pytest.mark.parametrize("name", ["each", "scalar gates", pytest.param("delta", marks=pytest.mark.slow)])
+def test_hidden_keys_in_caches_of_states(name: str) -> None:
+    _same_cut(name, "dense", cache=True)
