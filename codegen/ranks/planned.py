@@ -203,7 +203,7 @@ def schedule(
     all pairs that are possible are computed. Raises CannotSplit where no plan can be made before a call.
     """
     require_splittable(relation, sizes)
-    widths = Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch)
+    widths = Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch, relation.spec.shared)
     found = patterns(relation, sizes)
     dealt = shard if isinstance(shard, Shards) else _dealt(shard, relation, found, sizes.n, ranks, chunks)
     shapes = Shapes()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 class Widths:
     """The sizes of vectors: elements of queries and keys, of values, bytes of an element; and of how many entries.
 
+    ``shared`` says that branches of a mixture have given shares.
+
     >>> Widths(64, 64, 2).key
     256
     """
@@ -17,6 +19,7 @@ class Widths:
     dim_v: int
     itemsize: int
     batch: int = 1
+    shared: bool = False
 
     @property
     def key(self) -> int:
@@ -42,14 +45,18 @@ class Widths:
     def query_back(self) -> int:
         """Bytes of a row for which gradients are computed elsewhere, of one head.
 
-        The query and the gradient of its output, in the type of the model, and its log-sum-exp, float32.
+        The query and the gradient of its output, in the type of the model, and its log-sum-exp, float32, but where
+        branches have shares, and each its own.
         """
-        return self.batch * ((self.dim + self.dim_v) * self.itemsize + 4)
+        return self.batch * ((self.dim + self.dim_v) * self.itemsize + (0 if self.shared else 4))
 
     @property
     def result_back(self) -> int:
-        """Bytes of what else they come from, of one head and branch: what is taken off, float32."""
-        return self.batch * 4
+        """Bytes of what else they come from, of one head and branch: what is taken off, float32.
+
+        Where branches have shares their log-sum-exps and shares too.
+        """
+        return self.batch * (12 if self.shared else 4)
 
     @property
     def query_gradient(self) -> int:
