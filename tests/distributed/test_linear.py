@@ -70,7 +70,9 @@ def test_ranks_give_what_one_device_gives(name: str, ranks: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ALL if not _refused(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in ALL if not _refused(name) and name not in ("each and gates", "each and delta")]
+)  # which have no kernels on one device
 def test_kernels(name: str) -> None:
     case = ALL[name]
     n = N // case.cut * case.cut if _states(name) else N
