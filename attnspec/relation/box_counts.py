@@ -20,6 +20,7 @@ from attnspec.relation.count import Ints, Piece, TooIrregular, guard, polygons
 WORK = 2_000_000
 """Residue pairs of all rectangles: one to two seconds."""
 _CHUNK = 1 << 15
+_MOST = 2.0**62
 
 Ends = tuple[Ints, Ints]
 """Where each rectangle begins and ends on a side."""
@@ -29,8 +30,11 @@ def count_boxes(pieces: tuple[Piece, ...], rows: Ends, keys: Ends, stride: int =
     """How many pairs of pieces, which are disjoint, each rectangle has.
 
     ``rows`` and ``keys`` go from their beginnings in steps of ``stride`` to before their ends. Raises TooIrregular
-    where the divisors are too large and too different: with more than ``most`` residue pairs of all rectangles.
+    where the divisors are too large and too different: with more than ``most`` residue pairs of all rectangles. And
+    where a rectangle might have more pairs than 64 bits hold.
     """
+    if (_length(rows, stride) * _length(keys, stride).astype(np.float64)).max(initial=0.0) >= _MOST:
+        raise TooIrregular
     total = np.zeros(len(rows[0]), dtype=np.int64)
     for piece in pieces:
         guard(piece)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnspec.analysis.states import same_document
+from attnspec.codegen.ranks.exact import added, total
 from attnspec.codegen.ranks.exchange import exchange
 from attnspec.codegen.ranks.parts import Parts
 from attnspec.codegen.ranks.patterns import Pattern
@@ -100,7 +101,7 @@ def restricted(plan: Schedule, extents: Mapping[str, Extents]) -> Schedule:
     made = [tuple(as_before), tuple(by_size)]
     shapes = plan.placed[0].cut.shapes
     traffic = [exchange(placed, plan.patterns, plan.shards, shapes, plan.sizes, plan.widths) for placed in made]
-    best = min((0, 1), key=lambda number: int((traffic[number].forward + traffic[number].forward_back).sum()))
+    best = min((0, 1), key=lambda number: total(added(traffic[number].forward, traffic[number].forward_back)))
     return replace(plan, placed=made[best], traffic=traffic[best])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnspec.codegen.ranks.distinct import Wanted, distinct, numbered
+from attnspec.codegen.ranks.exact import Counts, added, product, sums
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.patterns import Patterns
 from attnspec.codegen.ranks.placed import Placed
@@ -30,13 +31,13 @@ class Exchange:
     source: Ints
     target: Ints
     step: Ints
-    keys: Ints
-    rows: Ints
-    results: Ints
-    forward: Ints
-    forward_back: Ints
-    backward: Ints
-    backward_back: Ints
+    keys: Counts
+    rows: Counts
+    results: Counts
+    forward: Counts
+    forward_back: Counts
+    backward: Counts
+    backward_back: Counts
 
     @property
     def steps(self) -> int:
@@ -75,14 +76,15 @@ def exchange(
     all_names, places = numbered(np.concatenate(names))
     ends = np.cumsum([0, *map(len, names)])
     keys, rows, results = (
-        _added(len(all_names), places[a:b], count) for a, b, count in zip(ends, ends[1:], counts, strict=False)
+        sums(places[a:b], count, len(all_names)) for a, b, count in zip(ends, ends[1:], counts, strict=False)
     )
-    forward = keys * widths.key + rows * widths.query
+    forward = added(product(keys, widths.key), product(rows, widths.query))
     source, target = all_names // shards.ranks, all_names % shards.ranks
     return Exchange(
         source, target, rounds(source, target, forward, shards.ranks), keys, rows, results, forward,
-        results * widths.result, keys * widths.key + rows * widths.query_back + results * widths.result_back,
-        keys * widths.key_gradient + rows * widths.query_gradient,
+        product(results, widths.result),
+        added(product(keys, widths.key), product(rows, widths.query_back), product(results, widths.result_back)),
+        added(product(keys, widths.key_gradient), product(rows, widths.query_gradient)),
     )  # fmt: skip
 
 
@@ -90,9 +92,3 @@ def _joined(wanted: list[Wanted]) -> Wanted:
     if len(wanted) == 1:
         return wanted[0]
     return Wanted(*(np.concatenate(columns) for columns in zip(*wanted, strict=True)))
-
-
-def _added(number: int, places: Ints, counts: Ints) -> Ints:
-    found = np.zeros(number, dtype=np.int64)
-    np.add.at(found, places, counts)
-    return found

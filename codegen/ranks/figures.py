@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attnspec.codegen.ranks.exact import total
 from attnspec.codegen.ranks.loads import loads
 from attnspec.codegen.ranks.machines import Machine
 from attnspec.codegen.ranks.phases import keys_held, messages
@@ -40,8 +41,7 @@ class Figures:
 def figures(plan: Schedule, machine: Machine, dtype: str) -> Figures:
     """The figures of a schedule on a machine."""
     work, made = loads(plan), plan.traffic
-    by_rank = work.pairs.sum(0)
-    pairs, largest = sum(map(int, by_rank)), int(by_rank.max())  # all of them may not fit in 64 bits
+    pairs, largest = total(plan.work), int(plan.work.max())
     return Figures(
         pairs=pairs * plan.sizes.batch,
         largest=largest,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from attnspec.codegen.ranks.exact import Counts, sums
 from attnspec.codegen.ranks.exchange import Exchange
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.placed import Placed
@@ -16,22 +17,23 @@ from attnspec.codegen.ranks.planned import Schedule
 class Loads:
     """Of one batch entry, over all heads and branches: pairs and kernel calls, arrays (steps, ranks)."""
 
-    pairs: Ints
-    calls: Ints
+    pairs: Counts
+    calls: Counts
 
 
 def loads(plan: Schedule) -> Loads:
     """The loads of a schedule."""
     shape = plan.steps, plan.ranks
-    pairs, calls = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     owners = np.array(plan.shards.owners, dtype=np.int64)
+    places, pairs, calls = [], [], []
     for one in plan.placed:
-        np.add.at(pairs[0], owners, one.local)
-        np.add.at(calls[0], owners, (one.local > 0).astype(np.int64))
         step = _steps(one, plan.traffic, plan.ranks)
-        np.add.at(pairs, (step, one.place), one.pairs)
-        np.add.at(calls, (step, one.place), 1)
-    return Loads(pairs, calls)
+        places += [owners, step * plan.ranks + one.place]
+        pairs += [one.local, one.pairs]
+        calls += [one.local > 0, np.ones(len(step), dtype=bool)]
+    place = np.concatenate(places)
+    columns = (np.concatenate(pairs), np.concatenate(calls).astype(np.int64))
+    return Loads(*(sums(place, column, plan.steps * plan.ranks).reshape(shape) for column in columns))
 
 
 def _steps(one: Placed, traffic: Exchange, ranks: int) -> Ints:

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from attnspec.codegen.ranks.exact import Counts, product
 from attnspec.codegen.ranks.helpers import helped
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import Parts, parts
@@ -47,12 +48,12 @@ class Cut:
         return self._parts[1]
 
     @cached_property
-    def part_pairs(self) -> Ints:
+    def part_pairs(self) -> Counts:
         """How many pairs each part has, of one head."""
         return part_pairs(self.pairs, self.parts, self.shapes, self.shards)
 
     @cached_property
-    def local_pairs(self) -> Ints:
+    def local_pairs(self) -> Counts:
         """How many pairs each chunk has with itself, of one head."""
         return local_pairs(self.pairs, self.shards)
 
@@ -101,14 +102,14 @@ class Placed:
         return np.array(self.cut.shards.owners, dtype=np.int64)
 
     @cached_property
-    def pairs(self) -> Ints:
+    def pairs(self) -> Counts:
         """How many pairs each part has, over the heads."""
-        return self.cut.part_pairs * self.pattern.count
+        return product(self.cut.part_pairs, self.pattern.count)
 
     @cached_property
-    def local(self) -> Ints:
+    def local(self) -> Counts:
         """How many pairs each chunk has with itself, over the heads."""
-        return self.cut.local_pairs * self.pattern.count
+        return product(self.cut.local_pairs, self.pattern.count)
 
 
 def placed(
@@ -136,7 +137,7 @@ def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArra
     first = 0 if pattern.heads is None else pattern.heads[0]
     key_heads = -(-(first + pattern.count) // shared) - first // shared
     parts_, counts = cut.parts, cut.shapes.counts  # in this order: parts add their shapes
-    rows = counts[parts_.rows] * (pattern.count * (widths.query + widths.result))
-    keys = counts[parts_.keys] * (key_heads * widths.key)
+    rows = product(counts[parts_.rows], pattern.count * (widths.query + widths.result))
+    keys = product(counts[parts_.keys], key_heads * widths.key)
     found: NDArray[np.bool_] = (rows < keys) & (owners[parts_.asker] != owners[parts_.keeper])
     return found

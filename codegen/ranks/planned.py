@@ -19,8 +19,8 @@ from hashlib import sha256
 
 import numpy as np
 
+from attnspec.codegen.ranks.exact import Counts, added, product, sums
 from attnspec.codegen.ranks.exchange import Exchange, exchange
-from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import hull, stride
 from attnspec.codegen.ranks.patterns import Patterns, patterns
 from attnspec.codegen.ranks.placed import Placed, placed
@@ -133,31 +133,25 @@ class Schedule(Shown):
             yield Message(step, target, source, "results", slices)
 
     @cached_property
-    def work(self) -> Ints:
+    def work(self) -> Counts:
         """The pairs that each rank computes, over its heads."""
-        found = np.zeros(self.ranks, dtype=np.int64)
-        for one in self.placed:
-            np.add.at(found, np.array(self.shards.owners, dtype=np.int64), one.local)
-            np.add.at(found, one.place, one.pairs)
-        return found
+        owners = np.array(self.shards.owners, dtype=np.int64)
+        places = np.concatenate([place for one in self.placed for place in (owners, one.place)])
+        return sums(
+            places, np.concatenate([pairs for one in self.placed for pairs in (one.local, one.pairs)]), self.ranks
+        )
 
-    def _by(self, ranks: Ints, *weights: Ints) -> Ints:
-        found = np.zeros(self.ranks, dtype=np.int64)
-        for weight in weights:
-            np.add.at(found, ranks, weight)
-        return found
-
-    def sent(self, backward: bool = False) -> Ints:
+    def sent(self, backward: bool = False) -> Counts:
         """The bytes that each rank sends."""
         there, back = self._bytes(backward)
-        return self._by(self.traffic.source, there) + self._by(self.traffic.target, back)
+        return added(sums(self.traffic.source, there, self.ranks), sums(self.traffic.target, back, self.ranks))
 
-    def received(self, backward: bool = False) -> Ints:
+    def received(self, backward: bool = False) -> Counts:
         """The bytes that each rank receives."""
         there, back = self._bytes(backward)
-        return self._by(self.traffic.target, there) + self._by(self.traffic.source, back)
+        return added(sums(self.traffic.target, there, self.ranks), sums(self.traffic.source, back, self.ranks))
 
-    def _bytes(self, backward: bool) -> tuple[Ints, Ints]:
+    def _bytes(self, backward: bool) -> tuple[Counts, Counts]:
         made = self.traffic
         return (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
 
@@ -216,6 +210,6 @@ def _dealt(kind: str, relation: Relation, found: Patterns, n: int, ranks: int, c
     """Shards of a kind, as the pattern asks for them: by its work, or in its blocks."""
     if kind == "greedy":
         size = chunk_size(n, ranks * chunks_of(kind, chunks))
-        total = sum((work_of_rows(one.pairs, n, size) * one.count for one in found.items), start=np.zeros(1, np.int64))
-        return shards(kind, n, ranks, chunks, work=tuple(total.tolist()))
+        work = added(*(product(work_of_rows(one.pairs, n, size), one.count) for one in found.items))
+        return shards(kind, n, ranks, chunks, work=tuple(work.tolist()))
     return shards(kind, n, ranks, chunks, block(relation.spec, -(-n // ranks)) if kind == "grid" else 1)

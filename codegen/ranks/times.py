@@ -48,7 +48,8 @@ def times(
     """The times of one pass. Alike on every processor that works them out: there are no sums whose order is open."""
     steps, ranks = loads.pairs.shape
     moved = phases(traffic, ranks, backward)
-    compute = loads.pairs * (operations(widths, backward) / machine.flops[dtype]) + loads.calls * machine.call
+    pair = operations(widths, backward) / machine.flops[dtype]
+    compute = loads.pairs.astype(np.float64) * pair + loads.calls * machine.call
     busy = np.maximum(compute, machine.step) if machine.beside else compute + machine.step
     transfers = _transfers(moved, machine)
     now = np.zeros(ranks)

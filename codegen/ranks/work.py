@@ -7,6 +7,7 @@ from math import lcm
 
 import numpy as np
 
+from attnspec.codegen.ranks.exact import Counts, counts
 from attnspec.codegen.ranks.needs import Ints, within
 from attnspec.codegen.ranks.parts import Parts
 from attnspec.codegen.ranks.runs import Run
@@ -31,7 +32,7 @@ def box_pairs(pairs: Pairs, queries: Run, keys: Run) -> int:
     return count_pairs(inside, range(queries.start, queries.stop), keys.stop)
 
 
-def part_pairs(pairs: Pairs, parts: Parts, shapes: Shapes, shards: Shards) -> Ints:
+def part_pairs(pairs: Pairs, parts: Parts, shapes: Shapes, shards: Shards) -> Counts:
     """How many pairs each part has: those of one of each kind are counted."""
     which, of = np.unique(parts.like, return_inverse=True)
     if not len(which):
@@ -41,20 +42,20 @@ def part_pairs(pairs: Pairs, parts: Parts, shapes: Shapes, shards: Shards) -> In
     return _counted(pairs, shards.n, rows, keys, shards.step)[of]
 
 
-def local_pairs(pairs: Pairs, shards: Shards) -> Ints:
+def local_pairs(pairs: Pairs, shards: Shards) -> Counts:
     """How many pairs each chunk has with itself."""
     runs = [shards.chunk(number) for number in range(len(shards.owners))]
     ends = (np.array([run.start for run in runs]), np.array([run.stop for run in runs]))
     return _counted(pairs, shards.n, ends, ends, shards.step)
 
 
-def work_of_rows(pairs: Pairs, n: int, size: int) -> Ints:
+def work_of_rows(pairs: Pairs, n: int, size: int) -> Counts:
     """How many pairs the rows of each chunk of a size have."""
     start = np.arange(0, n, size, dtype=np.int64)
     return _counted(pairs, n, (start, np.minimum(start + size, n)), (0 * start, 0 * start + n), 1)
 
 
-def _counted(pairs: Pairs, n: int, rows: Ends, keys: Ends, step: int) -> Ints:
+def _counted(pairs: Pairs, n: int, rows: Ends, keys: Ends, step: int) -> Counts:
     """How many pairs there are in each of some rectangles, whose rows and keys go by a step."""
     with budget(pairs):
         pieces = pairs.pieces()
@@ -66,7 +67,7 @@ def _counted(pairs: Pairs, n: int, rows: Ends, keys: Ends, step: int) -> Ints:
         with suppress(TooIrregular):
             return count_boxes(pieces, rows, keys, step)[of]
     boxes = zip(*(column.tolist() for column in (*rows, *keys)), strict=True)
-    return np.array([box_pairs(pairs, Run(a, b, step), Run(c, d, step)) for a, b, c, d in boxes], dtype=np.int64)[of]
+    return counts([box_pairs(pairs, Run(a, b, step), Run(c, d, step)) for a, b, c, d in boxes])[of]
 
 
 def _kinds(pairs: Pairs, n: int, pieces: tuple[Piece, ...], rows: Ends, keys: Ends) -> tuple[Ints, Ints]:

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from attnspec.codegen.ranks.exact import total
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.distributed.finish import Kept
@@ -54,7 +55,7 @@ _KEPT: list[Spread] = []
 def share_of_pairs(encoded: str, n: int) -> float:
     """The pairs of a batch entry that a rank has on average: the same number on all ranks."""
     spread = _spread(encoded)
-    return float(spread.schedule(n).work.sum()) / spread.transport.ranks
+    return total(spread.schedule(n).work) / spread.transport.ranks
 
 
 def _operations(products: Callable[[int, int], int], *arguments: Any, out_val: Any = None) -> int:

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 import attnspec
+from attnspec.check.check import check_text
+from attnspec.codegen.ranks.exact import total
+from attnspec.codegen.ranks.figures import figures
 from attnspec.codegen.ranks.loads import loads
+from attnspec.codegen.ranks.machines import MACHINES
 from attnspec.codegen.ranks.planned import Schedule, schedule
 from attnspec.codegen.ranks.refused import CannotSplit
 from attnspec.codegen.ranks.shards import KINDS, shards
@@ -131,3 +135,31 @@ def test_many_ranks_are_planned_in_two_seconds(name: str, kind: str) -> None:
         assert made.received().sum() == made.sent().sum()
         took.append(thread_time() - start)
     assert min(took) < 2
+
+
+HUGE = 1 << 33
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag", "residue", "greedy"])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_counts_are_exact_at_the_largest_sizes(kind: str, ranks: int) -> None:
+    """2^33 positions and 128 heads: more pairs in all, and in one rank's share, than 64 bits hold."""
+    made = schedule(lower(attnspec.read("causal"), 128), Sizes(HUGE, HUGE, 128, 128, 64), ranks, kind, dim=4096)
+    pairs = 128 * (HUGE * (HUGE + 1) // 2)
+    assert total(made.work) == total(loads(made).pairs) == pairs
+    assert sum(one.pairs for rank in range(ranks) for one in made.items(rank)) == pairs
+    assert figures(made, MACHINES["h100"], "float32").pairs == 64 * pairs
+    for backward in (False, True):
+        assert total(made.sent(backward)) == total(made.received(backward))
+    if (kind, ranks) == ("residue", 2):  # the other's keys, each head's: the last one no row before it sees
+        assert made.received().tolist() == [(HUGE // 2 - at) * 128 * made.widths.key for at in (1, 0)]
+
+
+@pytest.mark.parametrize("pattern", ["attend true", "attend |q - k| <= 3  attend q < 2  attend k < 2"])
+def test_counts_of_single_rectangles_are_exact(pattern: str) -> None:
+    relation = lower(check_text(f"attention a {{ {pattern} }}"), 128)
+    for ranks in (1, 2):
+        made = schedule(relation, Sizes(HUGE, HUGE, 128, 128), ranks)
+        n = HUGE
+        near = 7 * n - 12 + 4 * (n - 2) - 2 * (3 + 2)  # the band, and two rows and columns less what they have of it
+        assert total(made.work) == 128 * (n * n if pattern == "attend true" else near)
