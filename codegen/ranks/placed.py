@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.codegen.ranks.exact import Counts, product
+from attnspec.codegen.ranks.exact import Counts, product, sums
 from attnspec.codegen.ranks.helpers import helped
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import Parts, parts
@@ -117,7 +117,8 @@ def placed(
 ) -> tuple[Placed, ...]:
     """Each part where fewer bytes travel forward: its keys and values, or its queries and what they give.
 
-    With ``help_`` causal attention over contiguous shards is balanced instead (:mod:`attnspec.codegen.ranks.helpers`).
+    But queries stay where they would make the busiest rank busier. With ``help_`` causal attention over contiguous
+    shards is balanced instead (:mod:`attnspec.codegen.ranks.helpers`).
     """
     cut: dict[int, Cut] = {}
     made = []
@@ -127,7 +128,35 @@ def placed(
         mine = cut[id(pattern.pairs)]
         moved = by_bytes(pattern, mine, sizes, widths) if mine.helpers is None else mine.helpers
         made.append(Placed(pattern, mine, moved))
-    return tuple(made)
+    return balanced(made, shards.ranks)
+
+
+def balanced(made: Sequence[Placed], ranks: int) -> tuple[Placed, ...]:
+    """The same without the moves after which a rank would compute more than the busiest does without any.
+
+    A hundredth above the mean is allowed: there a move is worth its bytes.
+    """
+    by_choice = [one.cut.helpers is None and bool(one.moved.any()) for one in made]
+    if not any(by_choice):
+        return tuple(made)
+    work = [0] * ranks
+    for one, free in zip(made, by_choice, strict=True):
+        own = sums(one._owners, one.local, ranks)
+        away = sums(one.asker if free else one.place, one.pairs, ranks)
+        work = [w + int(a) + int(b) for w, a, b in zip(work, own, away, strict=True)]
+    most = max(max(work), 101 * sum(work) // (100 * ranks))
+    found = []
+    for one, free in zip(made, by_choice, strict=True):
+        moved = one.moved.copy()
+        for part in np.flatnonzero(moved).tolist() if free else ():
+            asker, keeper, pairs = int(one.asker[part]), int(one.keeper[part]), int(one.pairs[part])
+            if work[keeper] + pairs > most:
+                moved[part] = False
+                continue
+            work[asker] -= pairs
+            work[keeper] += pairs
+        found.append(replace(one, moved=moved))
+    return tuple(found)
 
 
 def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArray[np.bool_]:
