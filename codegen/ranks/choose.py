@@ -10,7 +10,7 @@ from attnspec.codegen.ranks.helpers import helped
 from attnspec.codegen.ranks.machines import DEFAULT, MACHINES, Machine
 from attnspec.codegen.ranks.plan import FAST, Candidate, RankPlan
 from attnspec.codegen.ranks.planned import Schedule, schedule
-from attnspec.codegen.ranks.refused import require_splittable
+from attnspec.codegen.ranks.refused import CannotSplit, require_splittable
 from attnspec.codegen.ranks.shards import block
 from attnspec.codegen.ranks.usual import usual
 from attnspec.relation.relation import Relation
@@ -48,35 +48,43 @@ def plan_ranks(
 
     ``shard`` is a kind of shards (contiguous ones have helpers where these balance), or ``"auto"``: those with which
     forward and backward take least time on a ``machine``; one that is hardly slower and comes earlier is preferred.
-    Raises CannotSplit where there is no plan.
+    Shards at which the solver cannot cut a pattern are left out. Raises CannotSplit where there is no plan.
     """
     require_splittable(relation, sizes)
     weighed: dict[str, tuple[Schedule, Figures]] = {}
     skipped: dict[str, str] = {}
 
-    def weigh(name: str) -> Figures:
+    def weigh(name: str) -> None:
         kind, helpers = ("contiguous", True) if name == HELPER else (name, shard != "auto")
-        made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize, helpers)
-        weighed[name] = made, figures(made, machine, dtype)
-        return weighed[name][1]
+        try:
+            made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize, helpers)
+        except CannotSplit as error:
+            if shard != "auto":
+                raise
+            skipped[name] = str(error)
+        else:
+            weighed[name] = made, figures(made, machine, dtype)
 
-    first = weigh("contiguous" if shard == "auto" else shard)
+    weigh("contiguous" if shard == "auto" else shard)
     if shard == "auto" and ranks > 1:
-        if first.balance <= FAST:
+        first = weighed.get("contiguous")
+        if first and first[1].balance <= FAST:
             skipped["zigzag"] = "work is equal already"
         else:
             weigh("zigzag")
             if ranks > MOST_HELPED:
                 skipped[HELPER] = f"weighed for up to {MOST_HELPED} ranks"
-            elif _helps(weighed["contiguous"][0]):
+            elif first and _helps(first[0]):
                 weigh(HELPER)
         for name in _shaped(relation.spec, sizes.n, ranks):
             if name == "residue" and ranks > MOST_RESIDUES:
                 skipped[name] = f"weighed for up to {MOST_RESIDUES} ranks"
             else:
                 weigh(name)
-        if min(found.balance for _, found in weighed.values()) > UNBALANCED:
+        if min((found.balance for _, found in weighed.values()), default=ranks) > UNBALANCED:
             weigh("greedy")
+    if not weighed:
+        raise CannotSplit("; ".join(skipped.values()))
     candidates = tuple(Candidate(name, found) for name, (_, found) in weighed.items())
     chosen = 0
     for number, one in enumerate(candidates):
@@ -122,9 +130,8 @@ def _reason(candidates: tuple[Candidate, ...], chosen: int, ranks: int) -> str:
         return f"{best.name}: nothing is sent, whatever the shards"
     slower = [one for one in rest if one.seconds > FAST * best.seconds]
     if not slower:
-        return (
-            f"{best.name}: no other is faster, and positions stay in order" if chosen == 0 else f"{best.name}: fastest"
-        )
+        in_order = best.name == "contiguous"
+        return f"{best.name}: no other is faster, and positions stay in order" if in_order else f"{best.name}: fastest"
     second = min(slower, key=lambda one: one.seconds)
     return f"{best.name}: {second.seconds / best.seconds:.3g}x as fast as {second.name}, {_fault(second, best)}"
 

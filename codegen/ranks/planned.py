@@ -24,7 +24,7 @@ from attnspec.codegen.ranks.exchange import Exchange, exchange
 from attnspec.codegen.ranks.parts import hull, stride
 from attnspec.codegen.ranks.patterns import Patterns, patterns
 from attnspec.codegen.ranks.placed import Placed, placed
-from attnspec.codegen.ranks.refused import require_splittable
+from attnspec.codegen.ranks.refused import refusing, require_splittable
 from attnspec.codegen.ranks.runs import Runs, union
 from attnspec.codegen.ranks.schedule import Heads, Item, Message, Slice, returned
 from attnspec.codegen.ranks.shapes import Shapes
@@ -194,16 +194,39 @@ def schedule(
 
     ``dim``, ``dim_v`` and ``itemsize`` are the sizes of vectors, and the bytes of an element, for which bytes are
     counted. ``helpers`` balances causal attention over contiguous shards. The plan does not depend on what inputs hold:
-    all pairs that are possible are computed. Raises CannotSplit where no plan can be made before a call.
+    all pairs that are possible are computed. Raises CannotSplit where no plan can be made before a call, and where the
+    solver finds the pattern too hard to cut at such shards.
     """
     require_splittable(relation, sizes)
-    widths = Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch, relation.spec.shared)
+    with refusing(relation.spec.name, shard.kind if isinstance(shard, Shards) else shard, ranks):
+        return _schedule(
+            relation,
+            sizes,
+            ranks,
+            shard,
+            chunks,
+            Widths(dim, dim if dim_v is None else dim_v, itemsize, sizes.batch, relation.spec.shared),
+            helpers,
+        )
+
+
+def _schedule(
+    relation: Relation,
+    sizes: Sizes,
+    ranks: int,
+    shard: str | Shards,
+    chunks: int | None,
+    widths: Widths,
+    helpers: bool,
+) -> Schedule:
     found = patterns(relation, sizes)
     dealt = shard if isinstance(shard, Shards) else _dealt(shard, relation, found, sizes.n, ranks, chunks)
     shapes = Shapes()
     made = placed(found.items, dealt, shapes, sizes, widths, helpers)
     traffic = exchange(made, found, dealt, shapes, sizes, widths)
-    return Schedule(relation, sizes, widths, dealt, found, made, traffic)
+    plan = Schedule(relation, sizes, widths, dealt, found, made, traffic)
+    _ = plan.work  # what is too hard to count is no plan
+    return plan
 
 
 def _dealt(kind: str, relation: Relation, found: Patterns, n: int, ranks: int, chunks: int | None) -> Shards:

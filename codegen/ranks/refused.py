@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from attnspec.errors.diagnostic import AttnspecError
+from attnspec.relation.count import TooIrregular
+from attnspec.relation.presburger import TooHard
 from attnspec.relation.relation import Relation, inputs_of
 from attnspec.relation.sizes import Sizes
 from attnspec.spec import contents
@@ -11,6 +16,15 @@ from attnspec.spec import expr as e
 
 class CannotSplit(AttnspecError, ValueError):
     """A pattern that ranks cannot share by a plan that is made before the call; the message says why."""
+
+
+@contextmanager
+def refusing(name: str, shards: str, ranks: int) -> Iterator[None]:
+    """Raise CannotSplit where a pattern cut at such shards is too much for the solver, which it may not be at others."""
+    try:
+        yield
+    except (TooHard, TooIrregular) as error:
+        raise CannotSplit(f"{name} cannot be shared among {ranks:,} ranks by {shards} shards: {error}") from None
 
 
 def require_splittable(relation: Relation, sizes: Sizes) -> None:

@@ -7,11 +7,18 @@ from typing import Any
 import pytest
 
 from attnspec.check.check import check_text
+from attnspec.codegen.ranks import planned
 from attnspec.codegen.ranks.choose import plan_ranks
+from attnspec.codegen.ranks.placed import placed
 from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.codegen.ranks.shards import Shards
 from attnspec.language.load import load
+from attnspec.relation.count import TooIrregular
 from attnspec.relation.lower import lower
+from attnspec.relation.presburger import TooHard
 from attnspec.relation.sizes import Sizes
+from tests.ranks.cases import PATTERNS
 
 
 def plan(spec: str, ranks: int, n: int = 4096, **options: Any) -> RankPlan:
@@ -63,3 +70,42 @@ def test_one_rank_sends_nothing() -> None:
     assert (names(found), found.figures.received, found.figures.held) == (["contiguous"], 0, 4096)
     assert "nothing: there is one rank" in str(found)
     assert found.speed == pytest.approx(1.0, abs=0.9)
+
+
+def test_shards_that_the_solver_cannot_cut_at_are_left_out() -> None:
+    """LongNet's positions taken by heads, dealt out by residues that fit them badly."""
+    spec = check_text(f"attention a {{ {PATTERNS['longnet']} }}")
+
+    def longnet(shard: str) -> RankPlan:
+        return plan_ranks(lower(spec, 6, 6, 1), Sizes(61, 61, 6, 6), 7, shard=shard)
+
+    said = "a cannot be shared among 7 ranks by residue shards: the integer set solver reached its operation limit"
+    with pytest.raises(CannotSplit, match=said):
+        longnet("residue")
+    assert longnet("auto").figures.pairs > 0
+
+
+@pytest.mark.parametrize("error", [TooHard("too hard"), TooIrregular()])
+@pytest.mark.parametrize("kind", ["contiguous", "zigzag", "residue", "greedy"])
+def test_whatever_the_solver_says_another_candidate_is_chosen(
+    kind: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = "attention d { attend (q - k) % 4 == 0 and k <= q within q // 1024 != 2 }"
+
+    def placed_(patterns: Any, shards: Shards, *options: Any) -> Any:
+        if kind in (shards.kind, "all"):
+            raise error
+        return placed(patterns, shards, *options)
+
+    assert kind in [*names(plan(spec, 4)), "greedy"]
+    monkeypatch.setattr(planned, "placed", placed_)
+    found = plan(spec, 4)
+    assert kind not in names(found)
+    assert found.candidates[found.chosen].name != kind
+    said = f"d cannot be shared among 4 ranks by {kind} shards: {error}"
+    assert kind == "greedy" or said in [one.why for one in found.candidates]
+    with pytest.raises(CannotSplit, match=said):
+        plan(spec, 4, shard=kind)
+    kind = "all"
+    with pytest.raises(CannotSplit, match=r"by contiguous shards.*; .*by zigzag shards.*; .*by residue shards"):
+        plan(spec, 4)
