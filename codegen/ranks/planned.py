@@ -162,10 +162,22 @@ class Schedule(Shown):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of what the schedule was made from: equal on all ranks, or they would not fit together."""
-        sent = (self.traffic.step.tolist(), self.traffic.keys.tolist(), self.traffic.rows.tolist())
-        made = (self.relation.spec, self.sizes, self.widths, self.shards, *sent)
-        return sha256("\n".join(map(str, made)).encode()).hexdigest()[:16]
+        """A hash of all that says who computes and sends what: equal on all ranks, or they would not fit together."""
+        shapes = self.placed[0].cut.shapes  # others may have been added to it since: for documents
+        used = np.unique(np.concatenate([side for one in self.placed for side in (one.parts.rows, one.parts.keys)]))
+        runs = sorted((shapes.runs[number], number) for number in used.tolist())
+        named = np.zeros(len(shapes.runs), dtype=np.int64)
+        named[[number for _, number in runs]] = np.arange(len(runs))
+        patterns = [(one.pattern.branch, one.pattern.heads, one.pattern.keys, len(one.parts)) for one in self.placed]
+        made = (self.relation.spec, self.sizes, self.widths, repr(self.shards), self.patterns.groups, patterns)
+        found = sha256("\n".join(map(str, (*made, [one for one, _ in runs]))).encode())
+        columns: list[Counts] = [self.traffic.source, self.traffic.target, self.traffic.step]
+        for one in self.placed:
+            parts = one.parts
+            columns += [parts.asker, parts.keeper, named[parts.rows], named[parts.keys], one.moved]
+        for column in columns:
+            found.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
+        return found.hexdigest()[:16]
 
     def __str__(self) -> str:
         lines = [f"ranks {self.ranks}  {self.shards}  {self.steps} steps"]

@@ -20,7 +20,7 @@ class CannotSplit(AttnspecError, ValueError):
 
 @contextmanager
 def refusing(name: str, shards: str, ranks: int) -> Iterator[None]:
-    """Raise CannotSplit where a pattern cut at such shards is too much for the solver, which it may not be at others."""
+    """Raise CannotSplit where a pattern, cut at such shards, is too much for the solver: at others it may not be."""
     try:
         yield
     except (TooHard, TooIrregular) as error:

@@ -130,9 +130,10 @@ def shards(
 ) -> Shards:
     """Deal ``n`` positions to ranks.
 
-    ``chunks`` is how many each rank has (zigzag: 2, greedy: 4, else 1). ``grid`` is contiguous by whole blocks: rows of
-    an image, segments. ``greedy`` deals chunks out by ``work``, that of each (:func:`chunk_size` says how long they
-    are), the largest first, to the rank that has least so far and not yet its number of chunks. Raises ValueError for a
+    ``chunks`` is how many each rank has (zigzag: 2, greedy: 4, else 1); those that follow one another in contiguous
+    shards are one. ``grid`` is contiguous by whole blocks: rows of an image, segments. ``greedy`` deals chunks out by
+    ``work``, that of each (:func:`chunk_size` says how long they are), the largest first, to the rank that has least so
+    far and not yet its number of chunks. Raises ValueError for a
     kind that is not one of KINDS, and for numbers that are not positive.
     """
     if kind not in KINDS:
@@ -146,13 +147,15 @@ def shards(
         return Shards(kind, n, ranks, 0, tuple(range(min(n, ranks))))
     each = chunks_of(kind, chunks)
     size = chunk_size(n, ranks * each, block if kind == "grid" else 1)
+    if kind in ("contiguous", "grid"):
+        size, each = size * each, 1
     number = -(-n // size)
     if kind == "greedy":
         return Shards(kind, n, ranks, size, _greedy(tuple(work) or (1,) * number, ranks, each))
     if kind == "zigzag":  # forth and back over the ranks
         owners = [i % ranks if i // ranks % 2 == 0 else ranks - 1 - i % ranks for i in range(number)]
     else:
-        owners = [i // each for i in range(number)]
+        owners = list(range(number))
     return Shards(kind, n, ranks, size, tuple(owners))
 
 
