@@ -16,7 +16,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,7 +31,7 @@ LIMIT = 512 * 1024 * 1024
 ABANDONED = 24 * 3600
 """Seconds after which what a process was writing, or removing, is taken to be left by one that was killed."""
 
-_BUILDING, _REMOVING, _WRITING = "building-", "removing-", "writing-"
+_BUILDING, _REMOVING, _WRITING, _TURN = "building-", "removing-", "writing-", "turn-"
 _CHECKSUMS = "sha256"
 
 
@@ -118,6 +118,22 @@ class Cache:
             raise CacheError(f"the kernel cache {self.folder} loses what is written to it. Set ATTNSPEC_CACHE.")
         return found
 
+    @contextlib.contextmanager
+    def turn(self, key: str) -> Iterator[None]:
+        """While one process makes what a key stands for, others that want it wait: they look again when it is made.
+
+        The system ends the turn of a process that is killed. Where files cannot be locked nobody waits.
+        """
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError, ImportError):
+                import fcntl
+
+                path = self.folder / f"{_TURN}{key}"
+                file = held.enter_context(path.open("w"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                held.callback(path.unlink, missing_ok=True)  # who waits has it open; who comes later makes another
+            yield
+
     def note(self, key: str) -> dict[str, Any] | None:
         """The note under a key; None if there is none, or it is not what was written."""
         try:
@@ -163,7 +179,7 @@ class Cache:
                 with contextlib.suppress(OSError):
                     files = [entry] if entry.is_file() else [f for f in entry.rglob("*") if f.is_file()]
                     found.append((entry.stat().st_mtime, sum(f.stat().st_size for f in files), entry))
-        left = (f"{_BUILDING}*", f"{_REMOVING}*", f"notes/{_WRITING}*")
+        left = (f"{_BUILDING}*", f"{_REMOVING}*", f"{_TURN}*", f"notes/{_WRITING}*")
         for path in (path for pattern in left for path in self.folder.glob(pattern)):
             with contextlib.suppress(OSError):
                 if time.time() - path.stat().st_mtime > ABANDONED:
@@ -172,7 +188,7 @@ class Cache:
         for _, size, entry in sorted(found, key=lambda item: item[0]):
             if total <= limit:
                 return
-            if entry.name != keep and not entry.name.startswith("building-"):
+            if entry.name != keep and not entry.name.startswith((_BUILDING, _TURN)):
                 self._remove(entry)
                 total -= size
 

@@ -52,35 +52,51 @@ def native(program: Program, key: KernelKey | LinearKey, sizes: Needed) -> Nativ
     """The kernel of a program for one call's element type and sizes: loaded, found on disk, or compiled."""
     cache, tool = Cache.default(), compiler()
     note_key = sha256(f"{facts(program).kernel}\0{key!r}\0{sizes}\0{tool.identity}".encode()).hexdigest()
-    note = cache.note(note_key)
-    path = cache.library(str(note.get("kernel"))) if note else None
-    if note is None or path is None or "longest" not in note:
-        from attnspec.codegen.cpp.kernel import is_wide, kernel
-        from attnspec.codegen.plan.lengths import longest
-        from attnspec.spec.real import Score
-
-        start = time.monotonic()
-        made = plan(program, sizes)
-        text = kernel(made, key)
-        digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
-        if (spent := time.monotonic() - start) >= _LONG:
-            what = f"{facts(program).name} ({key})"
-            _LOG.info("made the kernel of %s in %.1f s; it is kept in %s", what, spent, cache.folder)
-        note = {
-            "kernel": digest,
-            "carry": made.carry or key.carry,
-            "several": made.carry,
-            "plain": made.plain,
-            "wide": is_wide(made, key),
-            "natural": made.relation.spec.score != Score(),
-            "longest": longest([made]),
-        }
-        cache.set_note(note_key, note)
+    found = _found(cache, note_key)
+    if found is None:
+        with cache.turn(note_key):  # all ranks of a job want the same kernels at their first call
+            found = _found(cache, note_key) or _made(cache, tool, note_key, program, key, sizes)
+    note, path = found
     function = getattr(loaded(path), f"attnspec_{key.direction}")
     function.restype = ctypes.c_int
     function.argtypes = [ctypes.c_void_p]
     carry, several, plain, wide, natural = (bool(note[name]) for name in _TOLD)
     return Native(function, str(path), carry, several, plain, wide, natural, int(note["longest"]))
+
+
+def _found(cache: Cache, note_key: str) -> tuple[dict[str, Any], Path] | None:
+    """What is known of a kernel, and where it lies; None where it is yet to be made."""
+    note = cache.note(note_key)
+    path = cache.library(str(note.get("kernel"))) if note else None
+    return None if note is None or path is None or "longest" not in note else (note, path)
+
+
+def _made(
+    cache: Cache, tool: Compiler, note_key: str, program: Program, key: KernelKey | LinearKey, sizes: Needed
+) -> tuple[dict[str, Any], Path]:
+    """The same of a kernel that is made now."""
+    from attnspec.codegen.cpp.kernel import is_wide, kernel
+    from attnspec.codegen.plan.lengths import longest
+    from attnspec.spec.real import Score
+
+    start = time.monotonic()
+    made = plan(program, sizes)
+    text = kernel(made, key)
+    digest, path = library(cache, tool, text, lambda: _stages(program, made, tool))
+    if (spent := time.monotonic() - start) >= _LONG:
+        what = f"{facts(program).name} ({key})"
+        _LOG.info("made the kernel of %s in %.1f s; it is kept in %s", what, spent, cache.folder)
+    note = {
+        "kernel": digest,
+        "carry": made.carry or key.carry,
+        "several": made.carry,
+        "plain": made.plain,
+        "wide": is_wide(made, key),
+        "natural": made.relation.spec.score != Score(),
+        "longest": longest([made]),
+    }
+    cache.set_note(note_key, note)
+    return note, path
 
 
 def loaded(path: Path) -> ctypes.CDLL:

@@ -33,12 +33,13 @@ class Kept(NamedTuple):
 
 
 class Finish:
-    """What stands around the parts of a pattern, for the rows of one rank."""
+    """What stands around the parts of a pattern, for the rows of one rank. ``apart``: each branch has its own total."""
 
-    def __init__(self, attend: Attention, duties: Duties, form: Form, inputs: Mapping[str, Tensor]) -> None:
-        self.attend, self.duties, self.form, self.inputs = attend, duties, form, inputs
-        known = attend._facts
-        self.shared, self.apart = known.shared, bool(known.shared or known.separate)
+    def __init__(
+        self, attend: Attention, duties: Duties, form: Form, inputs: Mapping[str, Tensor], apart: bool
+    ) -> None:
+        self.attend, self.duties, self.form, self.inputs, self.apart = attend, duties, form, inputs, apart
+        self.shared = attend._facts.shared
 
     def forward(self, totals: Sequence[Total], keep: bool) -> Kept:
         """The results; ``totals`` may be written over."""

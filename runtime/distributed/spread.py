@@ -135,8 +135,8 @@ class Spread:
         self._agree(given, form)
         if found := self._of_documents(given.inputs, given.n):
             require_alike(self.name, self.transport, {name: given.inputs[name] for name in found}, form.device)
-        job = self._job(given, form)
-        finish = Finish(self.attend, job.duties, form, job.inputs.given)
+        job = self._job(given, form, keep)
+        finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
         return finish.forward(forward(job, given.q, given.k, given.v), keep)
 
     @torch.no_grad()
@@ -145,16 +145,18 @@ class Spread:
     ) -> list[Tensor]:
         """Gradients of q, k and v, of this rank's rows, and of the inputs that are wanted, summed over all ranks."""
         form = self._form(given)
-        job = self._job(given, form)
+        job = self._job(given, form, True)
         like = {name: given.inputs[name] for name in wanted}
         dinputs = {name: torch.zeros(t.shape, dtype=torch.float32, device=t.device) for name, t in like.items()}
         dout = dout.to(form.dtype)
-        rows = Finish(self.attend, job.duties, form, job.inputs.given).backward(kept, dout, dlse, dinputs)
+        finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
+        rows = finish.backward(kept, dout, dlse, dinputs)
         found = backward(job, (given.q, given.k, given.v), dout, rows, dinputs)
         summed(self.transport, list(dinputs.values()))
         return [*(t.to(form.dtype) for t in found), *dinputs.values()]
 
-    def _job(self, given: Given, form: Form) -> Job:
+    def _job(self, given: Given, form: Form, keep: bool) -> Job:
+        """A call. Outputs of branches whose weights are detached are only for gradients apart: else they are merged."""
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
         branches = self.attend.branches if spec.mixture else (self.attend,)
@@ -163,7 +165,7 @@ class Spread:
             self._duties_of(given),
             form,
             branches,
-            bool(known.separate or known.shared),
+            bool(known.shared or (known.separate and keep)),
             given.scale,
             whole_inputs(spec, given.inputs, sizes, form.device),
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,6 +198,28 @@ def test_processes_build_at_once(folder: Path) -> None:
     assert [out.strip() for out, _ in results] == ["240.0"] * 4, results
     assert len(entries(folder)) == 1
     assert not list(folder.glob("building-*"))
+
+
+def test_others_wait_while_one_makes_a_kernel(folder: Path) -> None:
+    cache, first = Cache.default(), threading.Event()
+    made: list[None] = []
+
+    def make() -> None:
+        first.wait()
+        with cache.turn("kernel"):
+            if cache.note("kernel") is None:
+                time.sleep(0.05)
+                made.append(None)
+                cache.set_note("kernel", {"kernel": "made"})
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    first.set()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(made) == 1
+    assert not list(folder.glob("turn-*"))
 
 
 def test_no_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
