@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -43,6 +44,12 @@ class Exchange:
     def steps(self) -> int:
         """How many steps there are, that of what is local included."""
         return int(self.step.max(initial=0)) + 1
+
+    @cached_property
+    def order(self) -> Ints:
+        """The messages in order of their steps."""
+        short = np.uint16 if self.steps < 1 << 16 else np.int64  # numpy sorts short integers by their digits
+        return np.argsort(self.step.astype(short), kind="stable")
 
 
 def exchange(

@@ -12,6 +12,9 @@ from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.placed import Placed
 from attnspec.codegen.ranks.planned import Schedule
 
+_TABLE = 1 << 22
+"""Pairs of ranks of which a table is made."""
+
 
 @dataclass(frozen=True)
 class Loads:
@@ -32,14 +35,18 @@ def loads(plan: Schedule) -> Loads:
         pairs += [one.local, one.pairs]
         calls += [one.local > 0, np.ones(len(step), dtype=bool)]
     place = np.concatenate(places)
-    columns = (np.concatenate(pairs), np.concatenate(calls).astype(np.int64))
+    columns = np.concatenate(pairs), np.concatenate(calls)
     return Loads(*(sums(place, column, plan.steps * plan.ranks).reshape(shape) for column in columns))
 
 
 def _steps(one: Placed, traffic: Exchange, ranks: int) -> Ints:
     """The step in which each part is computed."""
+    names, asked = traffic.source * ranks + traffic.target, one.other * ranks + one.place
+    if ranks * ranks <= _TABLE:
+        table = np.zeros(ranks * ranks, dtype=np.int64)  # a rank sends itself nothing, and computes that in step 0
+        table[names] = traffic.step
+        return table[asked]
+    found = np.zeros(len(asked), dtype=np.int64)
     far = one.asker != one.keeper
-    names = traffic.source * ranks + traffic.target
-    found = np.zeros(len(far), dtype=np.int64)
-    found[far] = traffic.step[np.searchsorted(names, (one.other * ranks + one.place)[far])]
+    found[far] = traffic.step[np.searchsorted(names, asked[far])]
     return found

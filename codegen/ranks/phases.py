@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attnspec.codegen.ranks.exact import Counts
 from attnspec.codegen.ranks.exchange import Exchange
 from attnspec.codegen.ranks.needs import Ints
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Phases:
-    """Messages in order of their phase: phase p is beside the work of step p, and the last is after all steps."""
+class Leg(NamedTuple):
+    """Messages that go one way, in order of their phase."""
 
-    phases: int
-    ranks: int
     phase: Ints
     source: Ints
     target: Ints
-    nbytes: Ints
+    nbytes: Counts
 
-    def by_phase(self, end: Ints, weights: Ints | None = None) -> Floats:
-        """Bytes, or other sums over messages, by the phase and the rank at one ``end``, shape (phases, ranks)."""
-        place = self.phase * self.ranks + end
-        found = np.bincount(place, self.nbytes if weights is None else weights, self.phases * self.ranks)
-        return found.astype(np.float64).reshape(self.phases, self.ranks)
+    def take(self, which: Ints) -> Leg:
+        """Some of them."""
+        return Leg(*(column[which] for column in self))
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Messages by their phase: phase p is beside the work of step p, and the last is after all steps."""
+
+    phases: int
+    ranks: int
+    legs: tuple[Leg, ...]
+
+    def bytes_at(self, end: Literal["source", "target"], legs: Iterable[Leg] | None = None) -> Floats:
+        """Bytes of messages by the phase and the rank at one end, shape (phases, ranks)."""
+        return self._sums((getattr(leg, end), leg.phase, leg.nbytes) for leg in (self.legs if legs is None else legs))
+
+    def messages_at(self, end: Literal["source", "target"]) -> Floats:
+        """How many messages there are, by the phase and the rank at one end."""
+        return self._sums((getattr(leg, end), leg.phase, None) for leg in self.legs)
+
+    def _sums(self, columns: Iterable[tuple[Ints, Ints, Counts | None]]) -> Floats:
+        found = np.zeros(self.phases * self.ranks)
+        for end, phase, weights in columns:
+            weights = None if weights is None else weights.astype(np.float64)
+            found += np.bincount(phase * self.ranks + end, weights, self.phases * self.ranks)
+        return found.reshape(self.phases, self.ranks)
 
 
 def phases(made: Exchange, ranks: int, backward: bool = False) -> Phases:
     """The messages of a pass: what a step needs comes beside the one before, what it gives returns beside the next."""
     there, back = (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
-    legs = ((made.source, made.target, there, -1), (made.target, made.source, back, 1))
-    parts = [(made.step + shift, source, target, nbytes) for source, target, nbytes, shift in legs]
-    phase, source, target, nbytes = (np.concatenate(column) for column in zip(*parts, strict=True))
-    sent = np.flatnonzero(nbytes)
-    short = np.uint16 if made.steps < 1 << 16 else np.int64  # numpy sorts short integers by their digits
-    order = sent[np.argsort(phase[sent].astype(short), kind="stable")]
-    return Phases(made.steps + 1, ranks, phase[order], source[order], target[order], nbytes[order])
+    order = made.order
+    step, source, target = made.step[order], made.source[order], made.target[order]
+    found = (Leg(step - 1, source, target, there[order]), Leg(step + 1, target, source, back[order]))
+    legs = (leg if leg.nbytes.all() else leg.take(np.flatnonzero(leg.nbytes)) for leg in found)
+    return Phases(made.steps + 1, ranks, tuple(leg for leg in legs if len(leg.phase)))
 
 
 def messages(made: Exchange, ranks: int) -> Ints:

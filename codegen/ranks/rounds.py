@@ -11,6 +11,7 @@ from __future__ import annotations
 import networkx as nx
 import numpy as np
 
+from attnspec.codegen.ranks.distinct import numbered
 from attnspec.codegen.ranks.needs import Ints
 
 SMALL = 1 << 19
@@ -33,7 +34,7 @@ def rounds(source: Ints, target: Ints, weight: Ints, ranks: int) -> Ints:
     if not len(large):
         return steps
     source, target, weight = source[large], target[large], weight[large]
-    distances, by_distance = np.unique((target - source) % ranks, return_inverse=True)
+    distances, by_distance = numbered((target - source) % ranks)
     least = max(np.bincount(source).max(), np.bincount(target).max())
     if len(distances) > least and len(large) <= _MOST_COLOURED:
         by_distance = np.array(coloured(graph(source.tolist(), target.tolist(), weight.tolist())), dtype=np.int64)

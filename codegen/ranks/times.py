@@ -8,7 +8,7 @@ keys.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from attnspec.codegen.ranks.loads import Loads
 from attnspec.codegen.ranks.machines import Machine
 from attnspec.codegen.ranks.phases import Floats, Phases, phases
 from attnspec.codegen.ranks.traffic import Widths
+
+_ENDS: tuple[Literal["source", "target"], ...] = ("source", "target")
 
 
 @dataclass(frozen=True)
@@ -53,27 +55,27 @@ def times(
     busy = np.maximum(compute, machine.step) if machine.beside else compute + machine.step
     transfers = _transfers(moved, machine)
     now = np.zeros(ranks)
-    cuts = np.searchsorted(moved.phase, np.arange(moved.phases + 1)).tolist()
-    for phase, (low, high) in enumerate(pairwise(cuts)):
-        done = now + busy[phase] if phase < steps else now
-        if low < high:
-            source, target = moved.source[low:high], moved.target[low:high]
-            both = np.maximum(now[source], now[target])
-            posted = now.copy()
-            np.maximum.at(posted, source, both)
-            np.maximum.at(posted, target, both)
-            done = np.maximum(done, posted + transfers[phase])
-        now = done
+    cuts = [(leg, np.searchsorted(leg.phase, np.arange(moved.phases + 1)).tolist()) for leg in moved.legs]
+    for phase in range(moved.phases):
+        done, posted = now + busy[phase] if phase < steps else now, now
+        for leg, ends in cuts:
+            source, target = (side[ends[phase] : ends[phase + 1]] for side in (leg.source, leg.target))
+            if len(source):
+                posted = now.copy() if posted is now else posted
+                both = np.maximum(now[source], now[target])
+                np.maximum.at(posted, source, both)
+                np.maximum.at(posted, target, both)
+        now = done if posted is now else np.maximum(done, posted + transfers[phase])
     return Times(now, np.add.reduce(compute, 0), np.add.reduce(transfers, 0))
 
 
 def _transfers(moved: Phases, machine: Machine) -> Floats:
     """Seconds that each rank's messages of each phase take, shape (phases, ranks): both ways and both links at once."""
-    near = moved.source // machine.node == moved.target // machine.node
+    near = [leg.take(np.flatnonzero(leg.source // machine.node == leg.target // machine.node)) for leg in moved.legs]
     longest = np.zeros((moved.phases, moved.ranks))
-    for end in (moved.source, moved.target):
-        for here, rate in ((near, machine.near), (~near, machine.far)):
-            np.maximum(longest, moved.by_phase(end, moved.nbytes * here) / rate, out=longest)
-    one = np.ones_like(moved.nbytes)
-    received, sent = moved.by_phase(moved.target, one), moved.by_phase(moved.source, one)
+    for end in _ENDS:
+        of_node = moved.bytes_at(end, near)
+        np.maximum(longest, of_node / machine.near, out=longest)
+        np.maximum(longest, (moved.bytes_at(end) - of_node) / machine.far, out=longest)
+    sent, received = map(moved.messages_at, _ENDS)
     return longest + np.maximum(received, sent) * machine.message
