@@ -45,7 +45,7 @@ def _steps(one: Placed, traffic: Exchange, ranks: int) -> Ints:
     if ranks * ranks <= _TABLE:
         table = np.zeros(ranks * ranks, dtype=np.int64)  # a rank sends itself nothing, and computes that in step 0
         table[names] = traffic.step
-        return table[asked]
+        return np.take(table, asked)
     found = np.zeros(len(asked), dtype=np.int64)
     far = one.asker != one.keeper
     found[far] = traffic.step[np.searchsorted(names, asked[far])]
