@@ -1,7 +1,7 @@
 """The calls that ``attnspec bench --ranks`` measures, and what they are to keep to.
 
 >>> [f"{case}" for case in CASES][:2]
-['causal, zigzag shards', 'causal, contiguous shards']
+['causal, 4 heads of 2 key heads, zigzag shards', 'causal, 4 heads of 2 key heads, contiguous shards']
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ class Case:
 
     def __str__(self) -> str:
         params = (f"{name}={value}" for name, value in self.params.items())
-        return f"{' '.join([self.spec, *params])}, {self.shard} shards"
+        heads = f"{self.heads} heads" + (f" of {self.kv_heads} key heads" if self.kv_heads != self.heads else "")
+        return f"{' '.join([self.spec, *params])}, {heads}, {self.shard} shards"
 
 
 CASES = (
     Case("causal", shard="zigzag", balanced=True),
     Case("causal", balanced=True),
-    Case("window", {"width": 1024}, 65536, sent=0.02, faster=2.0),
+    Case("window", {"width": 1024}, 65536, sent=0.02, faster=2.0, kv_heads=4),
+    Case("window", {"width": 1024}, 65536, sent=0.02),
     Case("longformer", {"width": 1024, "globals": 16}, 65536, sent=0.03),
     Case("dilated", {"width": 512, "rate": 8}, 65536, "residue", sent=0.0),
     Case("longnet", n=65536, sent=1 / 8),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as functional
 from torch import Tensor
 
 from attnspec.runtime.attention import Attention
@@ -64,21 +65,27 @@ class _Rows:
 
 
 def all_gather(attend: Attention, chunks: Chunks, group: dist.ProcessGroup) -> Call:
-    """Every rank gets all keys and values, then computes its rows."""
+    """Every rank gets all keys and values, then computes its rows: as PyTorch's FlexAttention does over ranks.
+
+    (``flex_cp_allgather`` of torch.distributed.tensor.experimental gathers each with this function.)
+    """
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     starts = torch.tensor([start for other in range(ranks) for start in chunks.starts(other)])
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
+    order = starts.argsort().tolist()
+
+    gather = getattr(functional, "all_gather_single", None) or functional.all_gather_tensor  # before torch 2.13
+
+    def gathered(mine: Tensor) -> Tensor:
+        whole: Tensor = functional.wait_tensor(gather(mine, 2, group))  # type: ignore[no-untyped-call]
+        if not chunks.zigzag:
+            return whole
+        pieces = torch.split(whole, chunks.size, 2)
+        return torch.cat([pieces[at] for at in order], 2)
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mine = torch.stack((k[0], v[0])).permute(2, 0, 1, 3).contiguous()  # positions first: gathered in their order
-        whole = mine.new_empty(chunks.n, *mine.shape[1:])
-        gather(whole, mine, group)
-        if chunks.zigzag:
-            whole = whole.view(len(starts), chunks.size, *mine.shape[1:])[starts.argsort()].flatten(0, 1)
-        keys, values = whole.permute(1, 2, 0, 3).unbind()
-        rows = _Rows(attend, chunks, rank, q)
+        keys, values, rows = gathered(k), gathered(v), _Rows(attend, chunks, rank, q)
         for chunk in range(len(rows.starts)):
-            rows.add(chunk, keys[None], values[None], 0)
+            rows.add(chunk, keys, values, 0)
         return rows.whole()
 
     return call
