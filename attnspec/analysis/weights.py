@@ -2,7 +2,8 @@
 
 What they carry from segment to segment is among it.
 
-It is compared as it is written once names are resolved and parameters bound: texts that differ may mean the same.
+It is compared as it is written once names are resolved and parameters bound: texts that differ may mean the same. (A
+decay by the same factor at each step is compared as the score that it is.)
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from attnspec.analysis.scores import same_scores
 from attnspec.spec.spec import Spec, with_values
 
 _WORDS: Mapping[str, str] = MappingProxyType(
@@ -52,11 +54,12 @@ def differences(first: Spec, second: Spec) -> tuple[Difference, ...]:
     if first.composed or second.composed:
         found = [*_of_branches(first, second), *_unlike(mine, other, ("sinks",))]
     else:
-        found = list(_unlike(mine, other, mine))
+        alike = ("scores", "decays") if mine["decays"] != other["decays"] and same_scores(first, second) else ()
+        found = list(_unlike(mine, other, [what for what in mine if what not in alike]))
     if first.detached != second.detached and first.mixture and second.mixture:
         said = [f"mix{' weights detached' if spec.detached else ''}" for spec in (first, second)]
         found.append(Difference("gradients of the mixture", *said))
-    if first.align != second.align and any(mine[what] for what in ("rotations", "scores", "sinks")):
+    if first.align != second.align and any(mine[what] for what in ("rotations", "scores", "sinks", "decays")):
         found.append(Difference("positions of queries", f"align {first.align}", f"align {second.align}"))
     return tuple(found)
 

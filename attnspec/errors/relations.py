@@ -117,12 +117,13 @@ def depends_on_inputs(span: Span, name: str, inputs: tuple[str, ...], atoms: tup
     return diagnose("E406", title, (span, f"`{name}` is decided by what a call holds"), note=open_, help=help)
 
 
-def no_kernels(span: Span, lines: str, whole: str = "") -> Diagnostic:
-    """Weights beyond softmax, for a target that has no kernels for them, or (``whole``) those of whole calls only.
+def no_kernels(span: Span, lines: str, whole: str = "", target: str = "") -> Diagnostic:
+    """Weights beyond softmax, for a ``target`` that has no kernels for them, or (``whole``) those of whole calls only.
 
     ``whole`` is then ``"linear"``, or ``"softmax"`` that decays.
     """
-    title, help = "there are no kernels for these weights", 'compile it with target="dense"'
+    who = "there are no" if target in ("", "auto") else f'target="{target}" has no'
+    title, help = f"{who} kernels for these weights", 'compile it with target="dense"'
     if whole:
         title = "parts, pages and sums of columns have no kernels for these weights"
         help = 'a sequence in pieces hands on its state: `return_state=True` and `state=`; for the sums, target="dense"'

@@ -22,7 +22,7 @@ Growth = tuple[tuple[int, int, int], ...]
 
 
 def growth(made: Plan, sizes: Sizes, dim: int, itemsize: int, by_example: bool) -> Growth:
-    """What calls from a sixteenth to 16 times as long cost, as far as it is counted quickly.
+    """What calls from a sixteenth to 16 times as long cost, those longer than the call as far as it is counted quickly.
 
     Inputs that are numbers have example values; with ``by_example`` all have them, and no longer calls are counted.
     """
@@ -33,7 +33,7 @@ def growth(made: Plan, sizes: Sizes, dim: int, itemsize: int, by_example: bool) 
         from attnspec.runtime.prepare.given import contents_of, examples  # with torch
     for factor in (1, 4, 16, 64, 256):
         n = base * factor // _GROWTH
-        if len(rows) > 1 and (time.monotonic() > until or (by_example and n > base)):
+        if len(rows) > 1 and n > base and (by_example or time.monotonic() > until):
             break
         if 1 <= n <= MOST and max(lengths(spec.axes, n), default=0) <= MOST:
             grown, contents = resized(spec, sizes, n), None

@@ -89,6 +89,8 @@ class Insight:
     suggestions: tuple[Suggestion, ...]
     weights: str
     """Weights beyond softmax in words; empty where there are none, or each branch has its own."""
+    branch_weights: tuple[str, ...]
+    """What pairs of each branch weigh, where one that has its own weighs by more than softmax."""
     segments: Following | str | None = None
     """How segments follow one another; None where the pattern is that of a whole sequence."""
 
@@ -117,6 +119,7 @@ class Insight:
             "within": [c.label for c in self.spec.within],
             "branches": self.spec.own_lines,
             "weights": self.weights,
+            "branch_weights": self.branch_weights,
             "axes": self.axes,
             "dtype": self.dtype,
             "tile_reason": self.tile_reason,
@@ -266,6 +269,7 @@ def insight(
         ),
         suggestions,
         "" if spec.softmax_only or spec.composed else weighing(spec.weights, dim),
+        tuple(weighing(one.weights, dim) for one in spec.calls) if spec.composed and not spec.softmax_only else (),
         segments,
     )
 

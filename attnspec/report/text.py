@@ -123,6 +123,8 @@ def branches(found: Insight, console: Console) -> None:
     for number, own in enumerate(found.spec.own_lines):
         grid.add_row(f"branch {number}", own or "no lines of its own")
     show_table(grid, console)
+    for number, said in enumerate(found.branch_weights):
+        console.print(f"weights, branch {number}  {said}", soft_wrap=True)
     console.print()
 
 

@@ -151,7 +151,7 @@ def facts(program: Program) -> Facts:
 
         checked = spec(program)
         if program.target != "dense" and not has_kernels(checked, program.target == "triton"):
-            raise SpecError([no_kernels(checked.span, checked.said_weights)])
+            raise SpecError([no_kernels(checked.span, checked.said_weights, target=program.target)])
         if program.target != "dense" and (value := beyond_kernels(checked)) is not None:
             raise SpecError([real_too_large(checked.span, value)])
         made = (str(program.tile), program.layout)

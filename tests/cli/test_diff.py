@@ -56,6 +56,14 @@ def test_pairs_and_scores_may_differ_together() -> None:
     assert "only alibi (the first): query row 8 sees key 0, at n = 9, n_q = 9" in rest
 
 
+def test_a_decay_by_the_same_factor_is_the_score_that_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "slopes.attn"
+    path.write_text("attention slopes { attend causal  decay -alibi_slope(h, heads) }")
+    assert run("diff", "alibi", str(path)).stdout == "equal for every length\n"
+    path.write_text("attention slopes { attend causal  decay -0.5 * alibi_slope(h, heads) }")
+    assert run("diff", "alibi", str(path), status=1).stdout.startswith("the same pairs; scores and decays differ\n")
+
+
 NEAR, FAR = "attend q - k in 0..8", "attend q - k >= 8  score s * 2"
 
 

@@ -109,3 +109,13 @@ def test_states_take_the_place_of_keys() -> None:
     assert (memory["cut"], memory["shape"], memory["needs"][0]["states"][0]) == (256, [64, 64], 1)
     assert "`stable = none` have a state" in read_json("inspect", "performer_causal", "-n", "512")["states"]["cut"]
     assert read_json("inspect", "causal", "-n", "512")["states"] is None
+
+
+def test_each_branch_says_what_its_pairs_weigh() -> None:
+    mix = (
+        "attention m { mix { branch { attend window(4) } branch { attend k <= q - 4  linear exp(x)  divide total } } }"
+    )
+    lines = run("inspect", mix, "-n", "256").stdout.splitlines()
+    assert "weights, branch 0  softmax" in lines
+    assert "weights, branch 1  linear, 64 features (exp(x)), divided by their sum" in lines
+    assert [line.split()[2] for line in lines if line.startswith("n = ")][:3] == ["16", "64", "256"]

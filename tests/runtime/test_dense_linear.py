@@ -331,7 +331,7 @@ def test_what_a_call_refuses() -> None:
         attnspec.compile("linear", target="dense")(v=v)
     with pytest.raises(SpecError, match="wants keys of the past only"):
         call("attend |q - k| <= 2  linear x  delta 1.0")
-    with pytest.raises(SpecError, match="no kernels for these weights"):
+    with pytest.raises(SpecError, match='target="triton" has no kernels for these weights'):
         attnspec.compile("gla", target="triton")
     tree = attnspec.compile(
         "attention a { input see: bool[n_q, n]  attend causal and see[q, k]  linear x  delta 1.0 }", target="dense"
