@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from math import gcd
 
 from attnspec.codegen.ranks.figures import Figures, figures
@@ -10,9 +11,10 @@ from attnspec.codegen.ranks.helpers import helped
 from attnspec.codegen.ranks.machines import DEFAULT, MACHINES, Machine
 from attnspec.codegen.ranks.plan import FAST, Candidate, RankPlan
 from attnspec.codegen.ranks.planned import Schedule, schedule
-from attnspec.codegen.ranks.refused import CannotSplit, require_splittable
+from attnspec.codegen.ranks.refused import HardToSplit, require_splittable
 from attnspec.codegen.ranks.shards import block
 from attnspec.codegen.ranks.usual import usual
+from attnspec.relation import effort
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.spec.contents import walk
@@ -48,43 +50,47 @@ def plan_ranks(
 
     ``shard`` is a kind of shards (contiguous ones have helpers where these balance), or ``"auto"``: those with which
     forward and backward take least time on a ``machine``; one that is hardly slower and comes earlier is preferred.
-    Shards at which the solver cannot cut a pattern are left out. Raises CannotSplit where there is no plan.
+    Candidates that take the solver too long are left out, unless all do. Raises CannotSplit where there is no plan.
     """
     require_splittable(relation, sizes)
     weighed: dict[str, tuple[Schedule, Figures]] = {}
     skipped: dict[str, str] = {}
 
-    def weigh(name: str) -> None:
+    def weigh(name: str, patient: bool = shard != "auto") -> None:
         kind, helpers = ("contiguous", True) if name == HELPER else (name, shard != "auto")
         try:
-            made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize, helpers)
-        except CannotSplit as error:
-            if shard != "auto":
+            with nullcontext() if patient else effort.stage():
+                made = schedule(relation, sizes, ranks, kind, chunks, dim, dim_v, itemsize, helpers)
+        except HardToSplit as error:
+            if patient:
                 raise
-            skipped[name] = str(error)
+            skipped[name] = error.why
         else:
             weighed[name] = made, figures(made, machine, dtype)
 
     weigh("contiguous" if shard == "auto" else shard)
     if shard == "auto" and ranks > 1:
         first = weighed.get("contiguous")
-        if first and first[1].balance <= FAST:
+        if first is None:
+            skipped["zigzag"] = "contiguous shards are too hard to cut already"
+        elif first[1].balance <= FAST:
             skipped["zigzag"] = "work is equal already"
         else:
             weigh("zigzag")
             if ranks > MOST_HELPED:
                 skipped[HELPER] = f"weighed for up to {MOST_HELPED} ranks"
-            elif first and _helps(first[0]):
+            elif _helps(first[0]):
                 weigh(HELPER)
         for name in _shaped(relation.spec, sizes.n, ranks):
             if name == "residue" and ranks > MOST_RESIDUES:
                 skipped[name] = f"weighed for up to {MOST_RESIDUES} ranks"
             else:
                 weigh(name)
-        if min((found.balance for _, found in weighed.values()), default=ranks) > UNBALANCED:
+        if not weighed:
+            del skipped["contiguous"]
+            weigh("contiguous", patient=True)
+        if first is not None and min(found.balance for _, found in weighed.values()) > UNBALANCED:
             weigh("greedy")
-    if not weighed:
-        raise CannotSplit("; ".join(skipped.values()))
     candidates = tuple(Candidate(name, found) for name, (_, found) in weighed.items())
     chosen = 0
     for number, one in enumerate(candidates):
@@ -93,7 +99,9 @@ def plan_ranks(
     best = min((found for _, found in weighed.values()), key=lambda f: f.largest)
     made = weighed[candidates[chosen].name][0]
     others = usual(sizes, ranks, best.largest, best.pairs // max(1, sizes.batch), made.widths, machine, dtype)
-    reason = _reason(candidates, chosen, ranks) if shard == "auto" else f"{shard}: as asked for"
+    reason = (
+        _reason(candidates, chosen, ranks, "contiguous" in skipped) if shard == "auto" else f"{shard}: as asked for"
+    )
     unweighed = tuple(Candidate(name, why=why) for name, why in skipped.items())
     return RankPlan(made, machine, dtype, candidates + unweighed, others, chosen, reason)
 
@@ -119,11 +127,13 @@ def _figures(one: Candidate) -> Figures:
     return one.figures
 
 
-def _reason(candidates: tuple[Candidate, ...], chosen: int, ranks: int) -> str:
+def _reason(candidates: tuple[Candidate, ...], chosen: int, ranks: int, hard: bool) -> str:
     """Why one of them is chosen."""
     best, rest = candidates[chosen], [one for number, one in enumerate(candidates) if number != chosen]
     if ranks == 1:
         return f"{best.name}: there is one rank"
+    if hard and not rest:
+        return f"{best.name}: others are too hard to cut"
     if not rest:
         return f"{best.name}: work is equal, and other shards would send more"
     if not any(_figures(one).messages for one in candidates):

@@ -18,13 +18,21 @@ class CannotSplit(AttnspecError, ValueError):
     """A pattern that ranks cannot share by a plan that is made before the call; the message says why."""
 
 
+class HardToSplit(CannotSplit):
+    """A pattern that the solver finds too hard to cut at some shards, which at others it may not be."""
+
+    def __init__(self, name: str, shards: str, ranks: int, why: str) -> None:
+        super().__init__(f"{name} cannot be shared among {ranks:,} ranks by {shards} shards: {why}")
+        self.why = why
+
+
 @contextmanager
 def refusing(name: str, shards: str, ranks: int) -> Iterator[None]:
-    """Raise CannotSplit where a pattern, cut at such shards, is too much for the solver: at others it may not be."""
+    """Raise HardToSplit where the solver gives up."""
     try:
         yield
     except (TooHard, TooIrregular) as error:
-        raise CannotSplit(f"{name} cannot be shared among {ranks:,} ranks by {shards} shards: {error}") from None
+        raise HardToSplit(name, shards, ranks, str(error)) from None
 
 
 def require_splittable(relation: Relation, sizes: Sizes) -> None:

@@ -102,10 +102,10 @@ def test_whatever_the_solver_says_another_candidate_is_chosen(
     found = plan(spec, 4)
     assert kind not in names(found)
     assert found.candidates[found.chosen].name != kind
-    said = f"d cannot be shared among 4 ranks by {kind} shards: {error}"
-    assert kind == "greedy" or said in [one.why for one in found.candidates]
-    with pytest.raises(CannotSplit, match=said):
+    if kind != "greedy":
+        assert (kind, str(error)) in [(one.name, one.why) for one in found.candidates]
+    with pytest.raises(CannotSplit, match=f"d cannot be shared among 4 ranks by {kind} shards: {error}"):
         plan(spec, 4, shard=kind)
     kind = "all"
-    with pytest.raises(CannotSplit, match=r"by contiguous shards.*; .*by zigzag shards.*; .*by residue shards"):
+    with pytest.raises(CannotSplit, match="d cannot be shared among 4 ranks by contiguous shards: "):
         plan(spec, 4)
