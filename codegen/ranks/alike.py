@@ -15,6 +15,9 @@ from attnspec.relation.presburger import Pairs, TooHard, budget
 _MOST = 24
 """Classes that are looked for: global tokens and borders make some few."""
 
+_MOST_ALONE = 1 << 14
+"""Pairs of chunks that are left to be looked at one by one: each takes the solver some milliseconds."""
+
 
 class Boxes(NamedTuple):
     """Pairs of chunks: those of the queries, and those of the keys."""
@@ -26,7 +29,8 @@ class Boxes(NamedTuple):
 def classes(pairs: Pairs, shards: Shards) -> Iterator[Boxes]:
     """Classes of live pairs of chunks that are alike; the first of a class stands for it.
 
-    The last are of one each: those that are left after some tries, or that the solver finds too hard.
+    The last are of one each: those that are left after some tries, or that the solver finds too hard. Raises TooHard
+    where these are too many.
     """
     with budget(pairs):
         left = _live(pairs, shards)
@@ -46,6 +50,8 @@ def classes(pairs: Pairs, shards: Shards) -> Iterator[Boxes]:
         if not len(found.asker):
             break
         yield found
+    if len(boxes.asker) > _MOST_ALONE:
+        raise TooHard(f"{len(boxes.asker):,} pairs of chunks are unlike one another")
     for i, j in zip(boxes.asker, boxes.keeper, strict=True):
         yield Boxes(np.array([i]), np.array([j]))
 

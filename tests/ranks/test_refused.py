@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from attnspec.check.check import check_text
-from attnspec.codegen.ranks.refused import CannotSplit, require_splittable
+from attnspec.codegen.ranks import alike, parts
+from attnspec.codegen.ranks.planned import schedule
+from attnspec.codegen.ranks.refused import CannotSplit, HardToSplit, require_splittable
 from attnspec.language.load import load
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
@@ -42,3 +44,16 @@ def test_queries_are_those_of_the_keys() -> None:
 @pytest.mark.parametrize("spec", ["causal", "longnet", "packed", "packed_offsets", "left_padded", "etc", "linear"])
 def test_what_sizes_bound_is_not_refused(spec: str) -> None:
     ask(spec)
+
+
+def test_what_would_take_the_solver_minutes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As residues of images over a thousand ranks: nearly each pair of ranks would be looked at alone."""
+    relation, sizes = lower(check_text("attention a { attend causal }")), Sizes(40, 40, 2, 2)
+    for module, name in ((parts, "_MOST_RUNS"), (parts, "_RUNS_EACH"), (alike, "_MOST")):
+        monkeypatch.setattr(module, name, 0)
+    monkeypatch.setattr(alike, "_MOST_ALONE", 10)
+    assert schedule(relation, sizes, 5).work.sum() == 40 * 41
+    monkeypatch.setattr(alike, "_MOST_ALONE", 9)
+    said = "a cannot be shared among 5 ranks by contiguous shards: 10 pairs of chunks are unlike one another"
+    with pytest.raises(HardToSplit, match=said):
+        schedule(relation, sizes, 5)
