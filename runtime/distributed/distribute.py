@@ -142,14 +142,15 @@ class Distributed(Shown):
     """An attention over a group of ranks: :func:`attnspec.distribute` makes it."""
 
     def __init__(self, spread: Spread | StateSpread | GatherSpread, n: int | None) -> None:
-        self._of, self._n = spread, n
         self._name, self._facts = spread.name, spread.attend._facts
         self._lengths: dict[int, set[int]] = {}
         transport = spread.transport
         self.rank, self.ranks = transport.rank, transport.ranks
         self._encoded = ""
         if isinstance(spread, Spread):
-            self._encoded = operator.registered(spread, str(getattr(transport, "name", f"transport {id(transport)}")))
+            group = str(getattr(transport, "name", f"transport {id(transport)}"))
+            self._encoded, spread = operator.registered(spread, group)
+        self._of, self._n = spread, n
         if n is not None:
             self._planned(n)
 

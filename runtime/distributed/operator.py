@@ -27,12 +27,17 @@ _GIVEN = "Tensor[] tensors, str[] names, float? scale, str spread, SymInt n"
 _SPREADS: WeakValueDictionary[str, Spread] = WeakValueDictionary()
 
 
-def registered(spread: Spread, group: str) -> str:
-    """What the operators take for it: what it is made from, as a string."""
+def registered(spread: Spread, group: str) -> tuple[str, Spread]:
+    """What the operators take for it, what it is made from as a string; and the one that this means, if there is one.
+
+    That is to be held instead: a string means nothing when the last that was made from the same is gone.
+    """
     asked = spread.asked._asdict()
     encoded = json.dumps([spread.attend.program.encoded, spread.attend._target, group, asked])
-    _SPREADS[encoded] = spread
-    return encoded
+    found = _SPREADS.get(encoded)
+    if found is None or found.transport is not spread.transport:  # a group of that name that is gone
+        found = _SPREADS[encoded] = spread
+    return encoded, found
 
 
 def _spread(encoded: str) -> Spread:
@@ -118,6 +123,7 @@ attend_parallel_backward = torch.ops.attnspec.attend_parallel_backward.default
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     tensors, ctx.names, ctx.scale, ctx.spread, ctx.n, ctx.keep = inputs
     ctx.save_for_backward(*output, *tensors)
+    ctx.held = _spread(ctx.spread)  # as long as the graph is there
     ctx.wanted = [name for name, t in zip(ctx.names, tensors[3:], strict=True) if t.requires_grad]
     ctx.set_materialize_grads(False)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -59,7 +60,6 @@ class Spread:
     asked: Asked
     _planned: dict[int, RankPlan] = field(default_factory=dict)
     _duties: dict[int, Duties] = field(default_factory=dict)
-    _agreed: set[str] = field(default_factory=set)
     _by_documents: dict[tuple[Any, ...], Duties] = field(default_factory=dict)
 
     @property
@@ -204,7 +204,8 @@ class Spread:
         of_inputs = [(name, tuple(t.shape), str(t.dtype)) for name, t in given.inputs.items()]
         call = (tuple(form[:5]), str(form.dtype), of_inputs, given.scale, given.n)
         kind = json.dumps([call, self.attend.program.encoded, self.asked])
-        if kind in self._agreed and not _always():
+        agreed = _AGREED.setdefault(self.transport, set())
+        if kind in agreed and not _always():
             return
         whole = f"{kind}\0{fingerprint()}\0{self.schedule(given.n).digest}"
         digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
@@ -218,9 +219,11 @@ class Spread:
                 f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in zip('qkv', given[:3], strict=True))}, "
                 f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.schedule(given.n).shards}"
             )
-        self._agreed.add(kind)
+        agreed.add(kind)
 
 
+_AGREED: WeakKeyDictionary[Transport, set[str]] = WeakKeyDictionary()
+"""What ranks know to do alike, for good: what they tell each other must not depend on which objects live where."""
 _MOST_DOCUMENTS = 64
 """Of so many calls' documents it is remembered what a rank has to do: those of the layers of a model, and some more."""
 

@@ -96,12 +96,14 @@ class Strided:
             }
         sides = [of_spec.Stride(run.step, run.start % run.step) for run in (self.queries, self.keys)]
         attend, begun = _compiled(self.attend.program.encoded, self.attend._target, *sides)
+        declared = {item.name for item in attend.spec.inputs}
+        made = {name: t for name, t in whole.strided.items() if name in whole.given or name in declared}
         own = {
             "q_start": self.queries.start // self.queries.step,
             "k_start": self.keys.start // self.keys.step,
             "n": max(0, -(-(more["n"] - sides[1].first) // sides[1].step)),
             "n_q": None,
-            "inputs": {**whole.strided, **{name: t.to(device) for name, t in begun.items()}},
+            "inputs": {**made, **{name: t.to(device) for name, t in begun.items()}},
         }
         return attend, {**more, **own}
 

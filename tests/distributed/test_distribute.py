@@ -67,6 +67,21 @@ def test_over_four_ranks(layer: Layer, shard: str) -> None:
     check(layer, 4, shard=shard)
 
 
+def test_what_was_made_lives_as_long_as_another_one_or_a_graph_needs_it() -> None:
+    attend, sizes = attnspec.compile("causal"), {"n": 50, "heads": 4, "kv_heads": 2, "dim": 16}
+
+    def run(transport: Simulated) -> None:
+        first, second = (attnspec.distribute(attend, transport, **sizes) for _ in range(2))  # type: ignore[arg-type]
+        q, k, v = (first.shard(torch.randn(1, heads, 50, 16), 2).requires_grad_() for heads in (4, 2, 2))
+        out = second(q, k, v)
+        del second
+        assert torch.equal(first(q, k, v), out)
+        del first
+        torch.autograd.grad(out.sum(), [q, k, v])
+
+    simulate(2, run)
+
+
 def test_what_is_no_shard_is_refused_by_name() -> None:
     attend = attnspec.compile("causal")
 

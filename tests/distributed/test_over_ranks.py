@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.runtime.core.arguments import CallError
 from tests.support.branch_strategies import branch_cases
 from tests.support.over_ranks import Call, agree_over_ranks
 from tests.support.over_ranks_cases import CASES
@@ -75,13 +74,19 @@ def test_branches(case: Case, ranks: int, shard: tuple[str, int | None], seed: i
 @examples(6)
 @given(cases(inputs=True), RANKS, SHARDS, SEEDS)
 def test_inputs(case: Case, ranks: int, shard: tuple[str, int | None], seed: int) -> None:
-    """Of inputs that say which pairs there are, tables of blocks too, unless no plan can be made for these."""
+    """Of inputs that say which pairs there are; where no plan can be made for them, by gathering keys."""
     if case.n != case.n_q:
         return
     inputs = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
     call = Call(case.n, case.heads, case.heads, case.batch, shard=shard[0], chunks=shard[1], inputs=inputs)
-    with contextlib.suppress(CannotSplit):
-        agree_over_ranks(compiled(case.text, "cpp", params=case.params), call, ranks, (seed, seed + 1))
+    attend = compiled(case.text, "cpp", params=case.params)
+    try:
+        agree_over_ranks(attend, call, ranks, (seed, seed + 1))
+    except CallError as refused:
+        if 'gather="keys"' not in str(refused):
+            raise
+        gathers = replace(call, shard="contiguous", chunks=None, gather="keys")
+        agree_over_ranks(attend, gathers, ranks, (seed, seed + 1))
 
 
 @pytest.mark.slow

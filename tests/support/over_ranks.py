@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Call:
     dtype: torch.dtype = torch.float32
     shard: str = "contiguous"
     chunks: int | None = None
+    gather: Literal["keys"] | None = None
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> list[Tensor]:
@@ -85,7 +86,7 @@ class Traffic:
 def on_rank(attend: Attention, call: Call, transport: Transport, whole: Results) -> tuple[Results, Traffic]:
     """Results and gradients of a rank's rows, gathered again: of one rank among all that run this."""
     counted = Counted(transport)
-    options: dict[str, Any] = {"dtype": call.dtype, "batch": call.batch, "shard": call.shard, "chunks": call.chunks}
+    options: dict[str, Any] = {name: getattr(call, name) for name in ("dtype", "batch", "shard", "chunks", "gather")}
     far = distribute(
         attend, counted, n=call.n, heads=call.heads, kv_heads=call.kv_heads, dim=call.dim, dim_v=call.dim_v, **options
     )
@@ -104,9 +105,7 @@ def on_rank(attend: Attention, call: Call, transport: Transport, whole: Results)
     results = (out,) if shared else (out, lse)
     of = [q, k, v, *trained.values()]
     grads = torch.autograd.grad(results, of, (dout, dlse)[: len(results)], materialize_grads=True)
-    schedule = far.plan.schedule
-    planned = (int(schedule.sent()[far.rank]), int(schedule.sent(backward=True)[far.rank]))
-    traffic = Traffic((forward, counted.sent - before), planned)
+    traffic = Traffic((forward, counted.sent - before), far.sent(inputs))
     padding = far.positions < 0
     assert not out[:, :, padding].any()
     assert shared or torch.isinf(lse[:, :, padding]).all()

@@ -40,6 +40,13 @@ attention shared_out {
 GLOBAL_SHARES = (
     "attention a { mix { branch share 0.5 { attend q < 2 } branch share 0.25 { attend |q - k| <= 9  attend q < 2 } } }"
 )
+LATE = """
+attention late {
+    input late: float[n_q]
+    sink late[q]
+    mix weights detached { branch { attend dilated(6, 2) } branch { attend causal } }
+}
+"""
 WINDOW = "attention near { attend window(20) }"
 SINKS = "attention sunk { input logit: float[heads]  attend window(20)  attend k < 3  within causal  sink logit[h] }"
 GAPS = "attention gaps { attend k <= q and q % 3 == 1 and k >= 5 }"
@@ -62,6 +69,7 @@ CASES: dict[str, tuple[str, Call]] = {
     "a mixture": (MIXTURES["branches"], Call(120, shard="zigzag", chunks=4)),
     "given shares": (SHARES, Call(80, inputs=_floats(gate=_LOGIT))),
     "one branch, detached": (MIXTURES["one branch, detached"], Call(80)),
+    "a sink by position, residues": (LATE, Call(37, shard="residue", inputs=_floats(late=_BIAS[:37]))),
     "shares of global rows": (GLOBAL_SHARES, Call(80)),
     "fewer positions than ranks": ("causal", Call(2)),
     "one position a rank": ("causal", Call(4)),
