@@ -17,6 +17,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program, decode, needed, relation
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import check_lists, sizes_of
+from attnspec.runtime.core.visible import visible
 from attnspec.runtime.expressions.real import tables
 from attnspec.runtime.linear.decay import logarithms
 from attnspec.runtime.linear.features import apart, axes, mapped, together
@@ -232,7 +233,16 @@ def piece(asked: Asked, going: Carried | None = None) -> Piece | WholePiece:
     of_kernels = (q, k, v) if by_kernels else None
     if heads != kv_heads and by_head(spec):
         k, v = (t.repeat_interleave(heads // kv_heads, 1) for t in (k, v))
-    own_seen = Seen.of(program, sizes, inputs, state is not None, seen, kept, itself)
+    own_seen = Seen.of(
+        program,
+        sizes,
+        inputs,
+        state is not None,
+        seen,
+        kept,
+        itself,
+        (q, k, v) if visible(q, k, v) and not by_kernels else (),
+    )
     q, (k, v) = own_seen.of_queries(spec, q), own_seen.of_keys(spec, k, v)
     needed = state is not None or not by_kernels or weights.reads_mass, return_state or not by_kernels
     needed = needed[0] and not alone, needed[1]

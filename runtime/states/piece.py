@@ -137,7 +137,7 @@ class Piece:
     def _before(self, a: Tensor) -> Tensor:
         """What rows find in the state, (batch, heads, n, dim_v or one more)."""
         assert self.state is not None
-        a, heads = masked(a * self._since(a), self.seen), self.state.shape[1]
+        a, heads = masked(a, self.seen) * self._since(a), self.state.shape[1]
         groups = a.reshape(a.shape[0], heads, a.shape[1] // heads, *a.shape[2:])
         return self._read(groups, self.state.to(a.dtype)).flatten(1, 2)
 

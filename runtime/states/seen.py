@@ -5,9 +5,10 @@ Their vectors may be anything, and zero times what is made of them no number: ot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
@@ -36,11 +37,12 @@ class Seen:
         before: Tensor | None,
         kept: Tensor | None,
         itself: Tensor | None,
+        vectors: Sequence[Tensor] = (),
     ) -> Seen:
         """Of a call. ``before`` says which rows see the state, None where all do, if it ``resumes`` from one.
 
         ``kept`` says which keys the new state keeps, None where all; ``itself`` whether a token that comes alone sees
-        itself, None where it does.
+        itself, None where it does. ``vectors`` are looked at where kernels are asked: most calls have numbers alone.
         """
         if sizes.n == 1:
             if itself is None:
@@ -51,6 +53,8 @@ class Seen:
             found = counted(spec, sizes, {declared.name: inputs[declared.name] for declared in spec.inputs})
             pairs = (found if isinstance(found, Tensor) else together(found)) > 0
             rows, keys = pairs.any(-1), pairs.any(-2)
+        elif vectors and not all(bool(x.sum().isfinite()) for x in vectors):
+            rows, keys = _by_kernels(program, sizes, inputs, vectors[0].device)
         else:
             return cls(None, None)
         if resumes and before is not None:
@@ -70,3 +74,15 @@ class Seen:
             keys = keys.reshape(keys.shape[0], k.shape[1], -1, keys.shape[2]).any(2)
         keys = keys.to(k.device)
         return clean(spec, k, keys), without(v, keys)
+
+
+def _by_kernels(
+    program: str, sizes: Sizes, inputs: Mapping[str, Tensor], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Which rows see keys, and which keys rows see: sums of ones, and the gradients of these."""
+    with torch.inference_mode(False), torch.enable_grad():
+        rows = torch.ones((sizes.batch, sizes.heads, sizes.n_q, 1), device=device)
+        keys = torch.ones((sizes.batch, sizes.heads, sizes.n, 1), device=device, requires_grad=True)
+        found = CoreSums.of(program, 0)(rows, keys, keys.detach(), None, inputs)
+        (by_key,) = torch.autograd.grad(found.sum(), keys)
+    return found.detach()[..., 0] > 0, by_key[..., 0] > 0
