@@ -6,6 +6,7 @@ same shards.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -106,6 +107,9 @@ class _Fixed(Spread):
         return self._schedules[n]
 
 
+_NUMBERS = itertools.count()
+
+
 class StateSpread:
     """One rank's view of it."""
 
@@ -127,7 +131,8 @@ class StateSpread:
         for number, one in enumerate(self.branches):
             if not one.spec.weights.linear:
                 spread = _Fixed(one, transport, asked, dealt=self._dealt)
-                self._softmax[number] = spread, operator.registered(spread, f"{group}, branch {number} {id(self)}")
+                own = f"{group}, branch {number} of {next(_NUMBERS)}"
+                self._softmax[number] = spread, operator.registered(spread, own)[0]
         sizes = asked.heads, asked.kv_heads, asked.batch
         self._cut = lcm(*(cut_of(one.program, *sizes) for one in self.branches if one.spec.weights.linear))
 
