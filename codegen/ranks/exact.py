@@ -30,16 +30,18 @@ def counts(values: Sequence[int]) -> Counts:
 
 def product(values: Counts, number: int) -> Counts:
     """Each times a number."""
-    return _held(values, _largest(values) * number) * number
+    largest = _largest(values)
+    return _held(values, largest * number) * number if largest else values
 
 
 def added(*values: Counts) -> Counts:
     """Arrays of one length, entry by entry."""
-    most = sum(map(_largest, values))
-    first, *rest = (_held(one, most) for one in values)
+    largest = [_largest(one) for one in values]
+    first, *rest = [one for one, most in zip(values, largest, strict=True) if most] or values[:1]
+    found = _held(first, sum(largest))
     for one in rest:
-        first = first + one
-    return first
+        found = found + one
+    return found
 
 
 def sums(places: NDArray[np.int64], values: Counts, length: int) -> Counts:

@@ -46,10 +46,11 @@ class Exchange:
         return int(self.step.max(initial=0)) + 1
 
     @cached_property
-    def order(self) -> Ints:
-        """The messages in order of their steps."""
+    def in_order(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """The messages in order of their steps: their numbers, steps, sources and targets."""
         short = np.uint16 if self.steps < 1 << 16 else np.int64  # numpy sorts short integers by their digits
-        return np.argsort(self.step.astype(short), kind="stable")
+        order = np.argsort(self.step.astype(short), kind="stable")
+        return order, self.step[order], self.source[order], self.target[order]
 
 
 def exchange(
@@ -68,8 +69,9 @@ def exchange(
         kinds = (one.pattern.keys, group, group * found.branches + one.pattern.branch)
         columns = ((parts.keeper, parts.keys), (parts.asker, parts.rows), (parts.asker, parts.rows))
         for number, ((chunk, shape), kind) in enumerate(zip(columns, kinds, strict=True)):
-            (which,) = np.nonzero(far & (one.moved == (number > 0)))
-            wanted[number].append(Wanted(one.place[which], chunk[which], np.full(len(which), kind), shape[which]))
+            mine = far & (one.moved == (number > 0))
+            target, chunk, shape = (c if mine.all() else c[mine] for c in (one.place, chunk, shape))
+            wanted[number].append(Wanted(target, chunk, np.full(len(target), kind), shape))
     numbers = (len(found.groups), len(query_groups), len(query_groups) * found.branches)
     chunks = len(shards.owners)
     got = [distinct(_joined(some), shapes, chunks, number) for some, number in zip(wanted, numbers, strict=True)]

@@ -33,7 +33,8 @@ def rounds(source: Ints, target: Ints, weight: Ints, ranks: int) -> Ints:
     large = np.flatnonzero(weight > SMALL)
     if not len(large):
         return steps
-    source, target, weight = source[large], target[large], weight[large]
+    if len(large) < len(source):
+        source, target, weight = source[large], target[large], weight[large]
     distances, by_distance = numbered((target - source) % ranks)
     least = max(np.bincount(source).max(), np.bincount(target).max())
     if len(distances) > least and len(large) <= _MOST_COLOURED:
