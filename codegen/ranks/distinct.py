@@ -33,7 +33,10 @@ class Got(NamedTuple):
 
 def distinct(wanted: Wanted, shapes: Shapes, chunks: int, kinds: int) -> Got:
     """How many positions each rank gets of each of ``chunks``, for each of ``kinds``: those of several parts once."""
-    name = (wanted.target * max(1, chunks) + wanted.chunk) * kinds + wanted.kind
+    name = wanted.target * max(1, chunks)
+    name += wanted.chunk
+    name *= kinds
+    name += wanted.kind
     (used,) = np.nonzero(np.bincount(wanted.shape, minlength=1))
     if len(used) <= _BITS:
         bit = np.zeros(int(used.max(initial=0)) + 1, dtype=np.int64)

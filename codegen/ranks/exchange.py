@@ -71,7 +71,7 @@ def exchange(
         for number, ((chunk, shape), kind) in enumerate(zip(columns, kinds, strict=True)):
             mine = far & (one.moved == (number > 0))
             target, chunk, shape = (c if mine.all() else c[mine] for c in (one.place, chunk, shape))
-            wanted[number].append(Wanted(target, chunk, np.full(len(target), kind), shape))
+            wanted[number].append(Wanted(target, chunk, np.broadcast_to(kind, len(target)), shape))
     numbers = (len(found.groups), len(query_groups), len(query_groups) * found.branches)
     chunks = len(shards.owners)
     got = [distinct(_joined(some), shapes, chunks, number) for some, number in zip(wanted, numbers, strict=True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attnspec.codegen.ranks.exact import Counts, sums
+from attnspec.codegen.ranks.exact import Counts, added, sums
 from attnspec.codegen.ranks.exchange import Exchange
 from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.placed import Placed
@@ -26,17 +26,14 @@ class Loads:
 
 def loads(plan: Schedule) -> Loads:
     """The loads of a schedule."""
-    shape = plan.steps, plan.ranks
-    owners = np.array(plan.shards.owners, dtype=np.int64)
-    places, pairs, calls = [], [], []
+    length, owners = plan.steps * plan.ranks, np.array(plan.shards.owners, dtype=np.int64)
+    pairs, calls = [np.zeros(length, dtype=np.int64)], np.zeros(length, dtype=np.int64)
     for one in plan.placed:
-        step = _steps(one, plan.traffic, plan.ranks)
-        places += [owners, step * plan.ranks + one.place]
-        pairs += [one.local, one.pairs]
-        calls += [one.local > 0, np.ones(len(step), dtype=bool)]
-    place = np.concatenate(places)
-    columns = np.concatenate(pairs), np.concatenate(calls)
-    return Loads(*(sums(place, column, plan.steps * plan.ranks).reshape(shape) for column in columns))
+        place = _steps(one, plan.traffic, plan.ranks) * plan.ranks
+        place += one.place
+        pairs += [sums(owners, one.local, length), sums(place, one.pairs, length)]
+        calls += np.bincount(owners[one.local > 0], minlength=length) + np.bincount(place, minlength=length)
+    return Loads(*(column.reshape(plan.steps, plan.ranks) for column in (added(*pairs), calls)))
 
 
 def _steps(one: Placed, traffic: Exchange, ranks: int) -> Ints:

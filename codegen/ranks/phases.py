@@ -37,20 +37,16 @@ class Phases:
     ranks: int
     legs: tuple[Leg, ...]
 
-    def bytes_at(self, end: Literal["source", "target"], legs: Iterable[Leg] | None = None) -> Floats:
-        """Bytes of messages by the phase and the rank at one end, shape (phases, ranks)."""
-        return self._sums((getattr(leg, end), leg.phase, leg.nbytes) for leg in (self.legs if legs is None else legs))
-
-    def messages_at(self, end: Literal["source", "target"]) -> Floats:
-        """How many messages there are, by the phase and the rank at one end."""
-        return self._sums((getattr(leg, end), leg.phase, None) for leg in self.legs)
-
-    def _sums(self, columns: Iterable[tuple[Ints, Ints, Counts | None]]) -> Floats:
-        found = np.zeros(self.phases * self.ranks)
-        for end, phase, weights in columns:
-            weights = None if weights is None else weights.astype(np.float64)
-            found += np.bincount(phase * self.ranks + end, weights, self.phases * self.ranks)
-        return found.reshape(self.phases, self.ranks)
+    def at(self, end: Literal["source", "target"], legs: Iterable[Leg] | None = None) -> tuple[Floats, Ints]:
+        """Bytes, and how many messages, by the phase and the rank at one end, shape (phases, ranks)."""
+        length = self.phases * self.ranks
+        nbytes, number = np.zeros(length), np.zeros(length, dtype=np.int64)
+        for leg in self.legs if legs is None else legs:
+            place = leg.phase * self.ranks
+            place += getattr(leg, end)
+            nbytes += np.bincount(place, leg.nbytes.astype(np.float64), length)
+            number += np.bincount(place, minlength=length)
+        return nbytes.reshape(self.phases, self.ranks), number.reshape(self.phases, self.ranks)
 
 
 def phases(made: Exchange, ranks: int, backward: bool = False) -> Phases:

@@ -90,12 +90,12 @@ class Placed:
     @cached_property
     def place(self) -> Ints:
         """The rank that computes it."""
-        return np.where(self.moved, self.keeper, self.asker)
+        return np.where(self.moved, self.keeper, self.asker) if self.moved.any() else self.asker
 
     @cached_property
     def other(self) -> Ints:
         """The rank that sends for it."""
-        return np.where(self.moved, self.asker, self.keeper)
+        return np.where(self.moved, self.asker, self.keeper) if self.moved.any() else self.keeper
 
     @property
     def _owners(self) -> Ints:
@@ -166,7 +166,8 @@ def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArra
     first = 0 if pattern.heads is None else pattern.heads[0]
     key_heads = -(-(first + pattern.count) // shared) - first // shared
     parts_, counts = cut.parts, cut.shapes.counts  # in this order: parts add their shapes
-    rows = product(counts[parts_.rows], pattern.count * (widths.query + widths.result))
-    keys = product(counts[parts_.keys], key_heads * widths.key)
-    found: NDArray[np.bool_] = (rows < keys) & (owners[parts_.asker] != owners[parts_.keeper])
+    rows = product(counts, pattern.count * (widths.query + widths.result))
+    keys = product(counts, key_heads * widths.key)
+    found: NDArray[np.bool_] = rows[parts_.rows] < keys[parts_.keys]
+    found &= owners[parts_.asker] != owners[parts_.keeper]
     return found

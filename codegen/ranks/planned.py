@@ -136,10 +136,8 @@ class Schedule(Shown):
     def work(self) -> Counts:
         """The pairs that each rank computes, over its heads."""
         owners = np.array(self.shards.owners, dtype=np.int64)
-        places = np.concatenate([place for one in self.placed for place in (owners, one.place)])
-        return sums(
-            places, np.concatenate([pairs for one in self.placed for pairs in (one.local, one.pairs)]), self.ranks
-        )
+        columns = [of for one in self.placed for of in ((owners, one.local), (one.place, one.pairs))]
+        return added(*(sums(place, pairs, self.ranks) for place, pairs in columns))
 
     def sent(self, backward: bool = False) -> Counts:
         """The bytes that each rank sends."""

@@ -72,10 +72,10 @@ def times(
 def _transfers(moved: Phases, machine: Machine) -> Floats:
     """Seconds that each rank's messages of each phase take, shape (phases, ranks): both ways and both links at once."""
     near = [leg.take(np.flatnonzero(leg.source // machine.node == leg.target // machine.node)) for leg in moved.legs]
-    longest = np.zeros((moved.phases, moved.ranks))
+    longest, most = np.zeros((moved.phases, moved.ranks)), np.zeros((moved.phases, moved.ranks), dtype=np.int64)
     for end in _ENDS:
-        of_node = moved.bytes_at(end, near)
+        (of_node, _), (of_all, number) = moved.at(end, near), moved.at(end)
         np.maximum(longest, of_node / machine.near, out=longest)
-        np.maximum(longest, (moved.bytes_at(end) - of_node) / machine.far, out=longest)
-    sent, received = map(moved.messages_at, _ENDS)
-    return longest + np.maximum(received, sent) * machine.message
+        np.maximum(longest, (of_all - of_node) / machine.far, out=longest)
+        np.maximum(most, number, out=most)
+    return longest + most * machine.message

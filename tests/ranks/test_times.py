@@ -71,9 +71,9 @@ def test_backward_returns_gradients() -> None:
     widths = replace(WIDTHS, batch=5)
     traffic = sends((1, 0, 1, 2, 0, 0), (1, 1, 0, 0, 3, 3), widths=widths)
     there, back = phases(traffic, 2), phases(traffic, 2, backward=True)
-    assert there.bytes_at("target").sum(0).tolist() == [5 * 3 * 32, 5 * (2 * 64 + 3 * 36)]
+    assert there.at("target")[0].sum(0).tolist() == [5 * 3 * 32, 5 * (2 * 64 + 3 * 36)]
     # queries, output gradients and two numbers of each row go; keys go, their gradients return, so do those of queries
-    assert back.bytes_at("target").sum(0).tolist() == [5 * (3 * (64 + 8) + 2 * 64), 5 * (2 * 64 + 3 * 32)]
+    assert back.at("target")[0].sum(0).tolist() == [5 * (3 * (64 + 8) + 2 * 64), 5 * (2 * 64 + 3 * 32)]
     assert messages(traffic, 2).tolist() == [1, 2]
     assert operations(widths, True) == 5 * 2 * 5 * 8
 
