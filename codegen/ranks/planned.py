@@ -179,10 +179,11 @@ class Schedule(Shown):
 
     def __str__(self) -> str:
         lines = [f"ranks {self.ranks}  {self.shards}  {self.steps} steps"]
+        most = "at most " if any(one.unknown for one in self.relation.classes) else ""  # a call says which there are
         for rank in range(min(self.ranks, _MOST_WRITTEN)):
             held = " and ".join(map(str, self.shards.held[rank])) or "nothing"
-            lines.append(f"rank {rank}  holds {held}, computes {self.work[rank]:,} pairs")
-            lines += [f"    {item}" for item in self.items(rank)]
+            lines.append(f"rank {rank}  holds {held}, computes {most}{self.work[rank]:,} pairs")
+            lines += [f"    {item.text(most)}" for item in self.items(rank)]
             lines += [f"    {message}" for message in self.messages(rank) if message.source == rank]
         if self.ranks > _MOST_WRITTEN:
             lines.append(f"and {self.ranks - _MOST_WRITTEN:,} more")

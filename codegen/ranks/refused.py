@@ -36,7 +36,7 @@ def refusing(name: str, shards: str, ranks: int) -> Iterator[None]:
 
 
 def require_splittable(relation: Relation, sizes: Sizes) -> None:
-    """Raise CannotSplit for computed orders, tables and lists of blocks, segments, and queries that are not the keys'.
+    """Raise CannotSplit for orders, tables and lists of blocks, segments, decays beside softmax, queries without keys.
 
     What remains has pairs that are known, or bounded, from sizes alone.
     """
@@ -55,6 +55,11 @@ def _reason(relation: Relation, sizes: Sizes) -> str:
     if tables:
         said = ", ".join(f"`{name}`" for name in tables)
         return f"which pairs there are {said} says in each call, so that any rank may need any key"
+    if any(not (one.linear or one.softmax_only) for one in spec.weighings):
+        return (
+            "its weights decay beside softmax, and parts of such rows have no kernels (sums over the steps as an input "
+            "have: `input c: float[batch, heads, n]  score c[b, h, q] - c[b, h, k] + s`)"
+        )
     if sizes.n_q != sizes.n:
         return (
             f"a rank holds queries and keys of the same positions, and here are {sizes.n_q:,} queries, {sizes.n:,} keys"

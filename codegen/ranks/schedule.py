@@ -16,7 +16,7 @@ class Item(NamedTuple):
 
     ``asker`` is the rank that holds the queries, ``keeper`` the one that holds the keys, ``place`` (one of both) the
     one that computes, in ``step``: 0 for what needs nothing of others. ``pairs`` counts those that the pattern has
-    there, over the heads.
+    there, over the heads; at most so many where inputs say which there are.
     """
 
     branch: int
@@ -29,11 +29,16 @@ class Item(NamedTuple):
     step: int
     pairs: int
 
-    def __str__(self) -> str:
+    def text(self, most: str = "") -> str:
+        """As it is written; ``most`` stands before the number of pairs."""
         of = "" if self.asker == self.keeper else f" of rank {self.keeper if self.place == self.asker else self.asker}"
         who = _who(self.heads) + (f", branch {self.branch}" if self.branch else "")
         queries, keys = (of, "") if self.place == self.keeper else ("", of)
-        return f"step {self.step}: queries {self.queries}{queries} x keys {self.keys}{keys}{who}: {self.pairs:,} pairs"
+        pairs = f"{who}: {most}{self.pairs:,} pairs"
+        return f"step {self.step}: queries {self.queries}{queries} x keys {self.keys}{keys}{pairs}"
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class Slice(NamedTuple):

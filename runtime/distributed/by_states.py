@@ -27,6 +27,7 @@ from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
 from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.distributed import operator
+from attnspec.runtime.distributed.collectives import joined
 from attnspec.runtime.distributed.inputs import gathered, require_alike, sharded_axis, whole_inputs
 from attnspec.runtime.distributed.linear import attended
 from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
@@ -36,6 +37,7 @@ from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
 from attnspec.runtime.distributed.transport import Transport
 from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.operators import keeps
+from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.states.mixture import by_row
 from attnspec.spec.real import RealExpr
 from attnspec.spec.writing import Shown
@@ -202,6 +204,9 @@ class StateSpread:
                     f"{self.name}: this is planned for {label} = {wants}, and the tensors have {number}: "
                     f"attnspec.distribute(..., {label}={number})"
                 )
+        inputs, _ = by_branch([one.spec for one in self.branches], given)
+        if len(self.branches) > 1:  # a single pattern's call looks by itself
+            check(self.attend.spec, None, inputs, q.device)
         tensors = {"q": q, "k": k, "v": v, **given}
         shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()]
         kind = f"{shapes} {scale} {n} {self.attend.program.encoded} {self.planned(n, q.shape[0]).digest}"
@@ -268,7 +273,10 @@ def _called(
 
     shares = [of_rows(one.share) for one in spec.mixture if one.share is not None]
     sink = None if shares or spec.sink is None else of_rows(spec.sink)
-    return mixed(parts, shares, sink, spec.detached)
+    out, lse = mixed(parts, shares, sink, spec.detached)
+    # Rows that read an input with no line (of the first segment, say) sum its gradients with the others all the same.
+    trained = [t for t in read.values() if t.requires_grad]
+    return joined(out, *trained), lse if shares else joined(lse, *trained)
 
 
 _untraced = _disable_dynamo(_called)

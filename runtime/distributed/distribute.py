@@ -110,6 +110,10 @@ def distribute(
     return Distributed(kind(attend, transport, asked), n)
 
 
+_OF_PIECES = frozenset({"cache", "state", "q_start", "return_state"})
+"""What calls with pieces of a sequence take, on one device."""
+
+
 def transport_of(name: str, group_or_mesh: Any) -> Transport:
     """How messages travel in a group or a mesh. Raises CallError for what is neither."""
     if hasattr(group_or_mesh, "post"):
@@ -276,6 +280,11 @@ class Distributed(Shown):
         their numbers. A rank that is gone is an error in the others, at the latest after the group's timeout.
         """
         given = named(self._name, inputs, more)
+        if found := _OF_PIECES & more.keys():
+            raise CallError(
+                f"{self._name}: over ranks there is no {min(found)}=: a call is all of a sequence, of which ranks hand "
+                "on states by themselves. One device goes on from call to call: attend(..., state=, return_state=True)"
+            )
         check_tensors(self._name, given)
         check_lse(self._facts, return_lse)
         if sharding.distributed(q, k, v, *given.values()):

@@ -32,6 +32,7 @@ from attnspec.runtime.distributed.planning import Asked, planned
 from attnspec.runtime.distributed.stored import Form
 from attnspec.runtime.distributed.strided import whole_inputs
 from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.prepare.inputs import check
 
 
 class Given(NamedTuple):
@@ -194,9 +195,7 @@ class Spread:
                     f"{name}: this is planned for {label} = {wants}, and the tensors have {has}: attnspec.distribute("
                     f"..., {label}={has})"
                 )
-        for label, t in inputs.items():
-            if t.device != q.device:
-                raise CallError(f"{name}: input `{label}` is on {t.device}, but q is on {q.device}")
+        check(self.attend.spec, None, inputs, q.device)
         return found
 
     def _agree(self, given: Given, form: Form) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import attnspec
 from attnspec.check.check import check_text
 from attnspec.codegen.ranks.shards import shards
 from attnspec.runtime.core.arguments import CallError
@@ -70,3 +71,29 @@ def test_what_differs_between_ranks_is_named() -> None:
 
     with pytest.raises(CallError, match="packed: all ranks are given the same `doc`, whole: ranks 1, 3 got another"):
         simulate(4, one)
+
+
+def test_what_is_missing_unknown_or_for_pieces_is_named() -> None:
+    turned = """attention a {
+        input doc: int[batch, n] sorted  within causal and doc[q] == doc[k]
+        rotate rope() at (q - first(doc, q), k - first(doc, k))
+    }"""
+
+    def one(transport: Simulated) -> None:
+        for text, given, said in (
+            (turned, {}, r"a: input `doc` is missing"),
+            (turned, {"dok": torch.zeros(1, 20)}, "no input `dok`; did you mean `doc`"),
+            ("infini", {"gate": torch.zeros(4), "x": torch.zeros(4)}, "infini: there is no input `x`"),
+            (
+                "causal",
+                {"state": torch.zeros(4)},
+                "causal: over ranks there is no state=: .* hand on states by themsel",
+            ),
+            ("linear", {"return_state": True}, "linear: over ranks there is no return_state=: a call is all of a seq"),
+        ):
+            far = attnspec.distribute(attnspec.compile(text), transport, n=20, heads=4, dim=16)
+            q = far.shard(torch.zeros(1, 4, 20, 16), 2)
+            with pytest.raises(CallError, match=said):
+                far(q, q, q, **given)  # type: ignore[arg-type]
+
+    simulate(2, one)

@@ -73,3 +73,10 @@ def test_chunks_that_follow_one_another_are_one() -> None:
             one, three = (schedule(relation, sizes, 4, kind, chunks) for chunks in (None, 3))
             assert str(one) == str(three)
             assert len(three.items(0)) <= 3
+
+
+def test_documents_leave_fewer_pairs() -> None:
+    relation = lower(check_text("attention a { input doc: int[batch, n] sorted  within causal and doc[q] == doc[k] }"))
+    said = str(schedule(relation, Sizes(8, 8, 1, 1), 2))
+    assert "holds 0..3, computes at most 18 pairs" in said
+    assert "step 1: queries 4..5 x keys 0..3 of rank 0: at most 8 pairs" in said

@@ -29,6 +29,7 @@ def ask(spec: str, sizes: Sizes = SIZES) -> None:
         ("bigbird", "`rand` says in each call"),
         ("tree", "`tree` says in each call"),
         ("rmt", "segments follow one another"),
+        ("forgetting", "decay beside softmax, and parts of such rows have no kernels"),
     ],
 )
 def test_what_only_a_call_knows_is_refused(spec: str, reason: str) -> None:
