@@ -208,12 +208,17 @@ class StateSpread:
         if len(self.branches) > 1:  # a single pattern's call looks by itself
             check(self.attend.spec, None, inputs, q.device)
         tensors = {"q": q, "k": k, "v": v, **given}
-        shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()]
+        shapes = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors.items()]
         kind = f"{shapes} {scale} {n} {self.attend.program.encoded} {self.planned(n, q.shape[0]).digest}"
         same = {name: given[name] for name in sorted(self.documents) if name in given}
         if kind not in self._agreed or same:
             told = torch.frombuffer(bytearray(sha256(kind.encode()).digest()), dtype=torch.uint8)
-            require_alike(self.name, self.transport, {"call (shapes, dtypes, scale)": told, **same}, q.device)
+            require_alike(
+                self.name,
+                self.transport,
+                {"call (shapes, dtypes, scale, what wants gradients)": told, **same},
+                q.device,
+            )
             self._agreed.add(kind)
 
     @property

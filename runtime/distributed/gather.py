@@ -101,11 +101,13 @@ class GatherSpread:
         q, k, v = vectors
         check_call(self.name, self.attend._target, self.attend._kinds, q, k, v)
         tensors = {"q": q, "k": k, "v": v, **given}
-        shapes = [(name, tuple(t.shape), str(t.dtype)) for name, t in tensors.items()]
+        shapes = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors.items()]
         kind = f"{shapes} {scale} {n} {self.attend.program.encoded}"
         if kind not in self._agreed:
             told = torch.frombuffer(bytearray(sha256(kind.encode()).digest()), dtype=torch.uint8)
-            require_alike(self.name, self.transport, {"call (shapes, dtypes, scale)": told}, q.device)
+            require_alike(
+                self.name, self.transport, {"call (shapes, dtypes, scale, what wants gradients)": told}, q.device
+            )
             self._agreed.add(kind)
 
 

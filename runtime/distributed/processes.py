@@ -17,13 +17,22 @@ _TAGS = 1 << 20
 class _Posted:
     """Messages on their way; what is sent lives until it is out."""
 
-    def __init__(self, works: list[dist.Work], sent: Sequence[Sent], received: list[Tensor]) -> None:
-        self._works, self._sent, self._received = works, sent, received
+    def __init__(self, works: list[dist.Work], sent: Sequence[Sent], received: list[Tensor], others: list[int]) -> None:
+        self._works, self._sent, self._received, self._others = works, sent, received, others
 
     def wait(self) -> list[Tensor]:
         """What was expected. Raises RuntimeError where a rank is gone or the group's time is over."""
-        for work in self._works:
-            work.wait()
+        for number, work in enumerate(self._works):
+            try:
+                work.wait()
+            except RuntimeError as error:
+                of_each = len(self._works) == len(self._others)  # NCCL has one work for all
+                ranks = [self._others[number]] if of_each else sorted(set(self._others))
+                raise RuntimeError(
+                    f"attention over ranks waited in vain for rank {', '.join(map(str, ranks))}, which is gone, or "
+                    "does not do the same as this rank: all ranks call it together and differentiate together, so the "
+                    f"loss must depend on its output on each of them ({error})"
+                ) from error
         self._works, self._sent = [], ()
         return self._received
 
@@ -51,7 +60,8 @@ class Processes:
         operations = [self._operation(dist.isend, self._sent, one.target, one.tensor) for one in sent]
         for one, t in zip(expected, received, strict=True):
             operations.append(self._operation(dist.irecv, self._expected, one.source, t))
-        return _Posted(dist.batch_isend_irecv(operations) if operations else [], sent, received)
+        works = dist.batch_isend_irecv(operations) if operations else []
+        return _Posted(works, sent, received, [one.target for one in sent] + [one.source for one in expected])
 
     def _operation(self, what: object, counter: Counter[int], peer: int, t: Tensor) -> dist.P2POp:
         tag = counter[peer] % _TAGS

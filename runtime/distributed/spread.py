@@ -152,9 +152,10 @@ class Spread:
         dout = dout.to(form.dtype)
         finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
         rows = finish.backward(kept, dout, dlse, dinputs)
-        found = backward(job, (given.q, given.k, given.v), dout, rows, dinputs)
+        found = list(backward(job, (given.q, given.k, given.v), dout, rows, dinputs))
         summed(self.transport, list(dinputs.values()))
-        return [*(t.to(form.dtype) for t in found), *dinputs.values()]
+        vectors = [found.pop(0).to(form.dtype) for _ in range(3)]  # the memory of each is free before the next
+        return [*vectors, *dinputs.values()]
 
     def _job(self, given: Given, form: Form, keep: bool) -> Job:
         """A call. Outputs of branches whose weights are detached are only for gradients apart: else they are merged."""
@@ -200,7 +201,7 @@ class Spread:
 
     def _agree(self, given: Given, form: Form) -> None:
         """At the first call of its kind: all ranks are about to do the same. Raises CallError that names those not."""
-        of_inputs = [(name, tuple(t.shape), str(t.dtype)) for name, t in given.inputs.items()]
+        of_inputs = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in given.inputs.items()]
         call = (tuple(form[:5]), str(form.dtype), of_inputs, given.scale, given.n)
         kind = json.dumps([call, self.attend.program.encoded, self.asked])
         agreed = _AGREED.setdefault(self.transport, set())
@@ -213,11 +214,15 @@ class Spread:
         if differ := [rank for rank, t in enumerate(told) if not torch.equal(t, common)]:
             who = ", ".join(map(str, differ))
             raise CallError(
-                f"{self.name}: the ranks are not about to do the same: pattern, plan, shapes, dtypes, inputs or scale "
-                f"of rank {who} differ from those of the others. Here (rank {self.transport.rank}): n = {given.n}, "
+                f"{self.name}: the ranks are not about to do the same: pattern, plan, shapes, dtypes, inputs (or which "
+                f"of them want gradients) or scale of rank {who} differ from those of the others. Here (rank "
+                f"{self.transport.rank}): n = {given.n}, "
                 f"{', '.join(f'{name} {tuple(t.shape)}' for name, t in zip('qkv', given[:3], strict=True))}, "
                 f"{form.dtype}, inputs {', '.join(given.inputs) or 'none'}, {self.schedule(given.n).shards}"
             )
+        whole_numbers = {name: t for name, t in given.inputs.items() if not t.is_floating_point()}
+        if whole_numbers:
+            require_alike(self.name, self.transport, whole_numbers, form.device)
         agreed.add(kind)
 
 

@@ -119,6 +119,27 @@ def test_ranks_that_are_not_about_to_do_the_same_are_named() -> None:
     simulate(3, run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "message"), [("width", "same `width`, whole: rank 1 got"), ("bias", "of rank 1 differ")]
+)
+def test_inputs_that_are_not_alike_are_named(name: str, message: str) -> None:
+    """Whole numbers by their values, floats where some ranks want gradients of them."""
+    text = (
+        "attention a { input width: int[heads]  input bias: float[heads]  attend 0 <= q - k < width[h]  sink bias[h] }"
+    )
+    attend = attnspec.compile(text)
+
+    def run(transport: Simulated) -> None:
+        far, odd = attnspec.distribute(attend, transport, n=30, heads=2, dim=16), transport.rank == 1
+        q, width = torch.randn(1, 2, 10, 16), torch.tensor([3, 5 + (odd and name == "width")])
+        bias = torch.zeros(2, requires_grad=not (odd and name == "bias"))
+        with pytest.raises(CallError, match=message):
+            far(q, q, q, width=width, bias=bias)
+
+    simulate(3, run)
+
+
 def test_what_cannot_be_distributed_is_refused_at_once() -> None:
     class Alone:
         rank, ranks, name = 0, 2, "alone"

@@ -148,6 +148,21 @@ def asleep() -> str:
     return _error(far, q)
 
 
+def undone() -> str:
+    """The loss of the last rank does not depend on its output: the others, in backward, are told what that means."""
+    far, q = _ready()
+    q.requires_grad_()
+    out = far(q, q, q)
+    if far.rank == far.ranks - 1:
+        time.sleep(2.5 * TIMEOUT)
+        return "slept"
+    try:
+        out.sum().backward()
+    except RuntimeError as error:
+        return f"RuntimeError: {error}"
+    raise AssertionError("backward went on without a rank")
+
+
 def _ready() -> tuple[attnspec.Distributed, Tensor]:
     far = attnspec.distribute(attnspec.compile("causal"), None, n=64, heads=2, dim=16, shard="zigzag")
     q = torch.randn(1, 2, far.plan.schedule.shards.rows, 16)
@@ -192,7 +207,7 @@ def _main(job: str, ranks: str, folder: str, rank: str) -> None:
     torch.set_num_threads(1)
     store, timeout = f"file://{folder}/store", timedelta(seconds=TIMEOUT)
     dist.init_process_group("gloo", init_method=store, rank=int(rank), world_size=int(ranks), timeout=timeout)
-    found = {"gone": gone, "asleep": asleep}[job]()
+    found = {"gone": gone, "asleep": asleep, "undone": undone}[job]()
     (Path(folder) / f"found-{rank}").write_text(found)
     sys.stdout.flush()
     os._exit(0)  # without waiting for who is gone
