@@ -47,6 +47,14 @@ attention late {
     mix weights detached { branch { attend dilated(6, 2) } branch { attend causal } }
 }
 """
+SHARES_BY_HEAD = (
+    "attention a { sink 0.5  mix { branch share 0.5 { attend q < [1, 2, 3, 5][h] } branch share 0.25 * (h + 1) {"
+    " attend 0 <= q - k <= 9 * h and (q - k) % [1, 2, 3, 5][h] == 0  attend q < 2 } } }"
+)
+DETACHED_BY_HEAD = (
+    "attention a { sink 0.5  mix weights detached { branch times 3 { attend q < [1, 2, 3, 5][h] } branch {"
+    " attend |q - k| <= 9 * h  attend q < 3  attend k < 2 } } }"
+)
 WINDOW = "attention near { attend window(20) }"
 SINKS = "attention sunk { input logit: float[heads]  attend window(20)  attend k < 3  within causal  sink logit[h] }"
 GAPS = "attention gaps { attend k <= q and q % 3 == 1 and k >= 5 }"
@@ -71,6 +79,8 @@ CASES: dict[str, tuple[str, Call]] = {
     "one branch, detached": (MIXTURES["one branch, detached"], Call(80)),
     "a sink by position, residues": (LATE, Call(37, shard="residue", inputs=_floats(late=_BIAS[:37]))),
     "shares of global rows": (GLOBAL_SHARES, Call(80)),
+    "shares by head, bfloat16": (SHARES_BY_HEAD, Call(81, batch=2, dtype=torch.bfloat16)),
+    "detached by head, bfloat16": (DETACHED_BY_HEAD, Call(81, 4, 1, 2, dtype=torch.bfloat16)),
     "fewer positions than ranks": ("causal", Call(2)),
     "one position a rank": ("causal", Call(4)),
     "nothing": (PATTERNS["nothing"], Call(40)),
