@@ -1,13 +1,14 @@
-"""A decay beside softmax as a score line over sums of its steps, so that kernels of softmax compute it.
+r"""A decay beside softmax as a score line over sums of its steps, so that kernels of softmax compute it.
 
 >>> from attnspec.check.check import check_text
 >>> spec = check_text("attention a { input gate: float[batch, heads, n]  attend causal  decay gate[b, h, t] }")
->>> print(scored(spec))
+>>> print(str(scored(spec)).replace("+ (if", "+\n    (if"))
 attention a {
     input decay_high: float[batch, heads, n]
     input decay_low: float[batch, heads, n]
     attend k <= q
-    score decay_high[b, h, q] - decay_high[b, h, k] + decay_low[b, h, q] - decay_low[b, h, k] + s
+    score decay_high[b, h, q] - decay_high[b, h, k] +
+    (if q == k then 0.0 else decay_low[b, h, q] - decay_low[b, h, k]) + s
 }
 """
 
@@ -17,7 +18,7 @@ from dataclasses import replace
 
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
-from attnspec.spec.real import Product, Real, RealRead, Total
+from attnspec.spec.real import Choose, Product, Real, RealExpr, RealRead, Total
 from attnspec.spec.spec import Spec
 from attnspec.spec.weights import SOFTMAX
 
@@ -43,19 +44,18 @@ def scored(spec: Spec) -> Spec:
 
     Each sum is that of two inputs of float32. The differences of the high ones come first: where positions are near
     they are exact, so that no digits are lost where the sums are large, and the score is not added to a large number.
+    A pair of one position has no step between: in gradients of steps, which are those of the low sums, it would be
+    added and taken away, and what is left of that by rounding is more than all else where steps are large.
     """
     high, low = sum_names(spec)
-    b, h = e.Var("b"), e.Var("h")
-    terms = [
-        part
-        for name in (high, low)
-        for part in (
-            RealRead(name, (b, h, e.Var("q"))),
-            Product(Real(-1.0), RealRead(name, (b, h, e.Var("k")))),
-        )
-    ]
+    b, h, q, k = (e.Var(name) for name in "bhqk")
+
+    def between(name: str) -> tuple[RealExpr, RealExpr]:
+        return RealRead(name, (b, h, q)), Product(Real(-1.0), RealRead(name, (b, h, k)))
+
     sizes = (e.Var("batch"), e.Var("heads"), e.Var(length(spec)))
-    made = replace(spec, score=Total((*terms, spec.score)), weights=SOFTMAX)
+    apart = Choose(e.Cmp("==", q, k), Real(0.0), Total(between(low)))
+    made = replace(spec, score=Total((*between(high), apart, spec.score)), weights=SOFTMAX)
     turns = (node for rotation in made.turns for node in rotation.expressions)
     inputs = spec.read_by(*(branch.pred for branch in made.branches), *made.reals, *turns)
     return replace(made, inputs=(*inputs, Input(high, "float", sizes), Input(low, "float", sizes)))

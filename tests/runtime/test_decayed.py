@@ -34,6 +34,17 @@ def test_gates_of_all_sizes(target: str) -> None:
         agree(compiled(FORGETTING, target), *tensors(n, None, 2, 1), inputs={"gate": gates(of, n)})
 
 
+def test_gates_that_are_all_large() -> None:
+    attend, dense = (compiled(FORGETTING, target) for target in ("cpp", "dense"))
+    q, k, v = (t.detach() for t in tensors(70, None, 2, 1))
+    for of in (-1.0, -8.0, -20.0, -40.0, -60.0):  # what is left of the gradient is as large as the weight of one step
+        found = []
+        for f, dtype in ((attend, torch.float32), (dense, torch.float64)):
+            gate = torch.full((1, 2, 70), of, dtype=dtype, requires_grad=True)
+            found.append(torch.autograd.grad(f(q.to(dtype), k.to(dtype), v.to(dtype), gate=gate).sin().sum(), gate)[0])
+        assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm(), of
+
+
 CASES = {
     "window, sink, score": "attend window(20)  sink 0.5  score softcap(s, 2.0)  scale 0.3",
     "align start": "align start  attend causal",
