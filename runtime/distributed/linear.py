@@ -57,6 +57,9 @@ def attended(
     more = q.shape[2] - found.out.shape[2]
     out = torch.nn.functional.pad(found.out, (0, 0, 0, more))
     total = None if found.total is None else torch.nn.functional.pad(found.total, (0, more))
+    # What a rank's rows do not read has gradients of 0 there, so that all ranks come to sum it up.
+    if trained := [t for t in inputs.values() if t.is_floating_point() and t.requires_grad]:
+        out, total = joined(out, *trained), None if total is None else joined(total, *trained)
     return Results(out, total, found.state)
 
 

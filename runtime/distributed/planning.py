@@ -35,10 +35,10 @@ def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:
 
     Raises CallError for a pattern that ranks cannot share, and for wishes that no plan fits.
     """
-    m = attend.spec.sizes(n)["m"]
-    sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, attend.spec.align == "end", m)
     relation = attend.relation_for(heads=asked.heads, kv_heads=asked.kv_heads, batch=asked.batch)
     try:
+        m = attend.spec.sizes(n)["m"]
+        sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, attend.spec.align == "end", m)
         return plan_ranks(
             relation,
             sizes,
