@@ -35,8 +35,9 @@ def planned(
     size = ITEMSIZE[dtype]
     if pattern.composed and any(branch.weights.linear for branch in pattern.alone):
         raise CannotSplit(
-            f"{pattern.name}: its branches are calls of their own, of which some send keys and some states: look at "
-            "each as a pattern of its own"
+            f"{pattern.name}: some of its branches send states, the others keys, which is not priced together. "
+            "attnspec.distribute computes it all the same, and print(far.plan) says what each branch sends; here, look "
+            "at each branch as a pattern of its own"
         )
     if pattern.weights.linear and not pattern.composed:
         return tuple(state_plan(relation, sizes, number, dim, size, dtype, machine) for number in ranks)

@@ -75,7 +75,10 @@ def test_what_inputs_say_is_named() -> None:
         (("causal", "--queries", "16", "--ranks", "2"), "here are 16 queries, 16,384 keys"),
         (("reformer", "-n", "512", "--ranks", "2"), "reformer cannot be shared among ranks by a plan: it orders"),
         (("block_topk", "-n", "512", "--ranks", "2"), "which pairs there are `top` says in each call"),
-        (("infini", "--ranks", "2"), "some send keys and some states"),
+        (
+            ("infini", "--ranks", "2"),
+            "attnspec.distribute computes it all the same, and print(far.plan) says what each branch sends",
+        ),
         (("rmt", "--ranks", "2"), "its segments follow one another"),
     ],
 )
