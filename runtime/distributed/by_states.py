@@ -32,7 +32,7 @@ from attnspec.runtime.distributed.inputs import gathered, require_alike, sharded
 from attnspec.runtime.distributed.linear import attended
 from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
 from attnspec.runtime.distributed.planning import Asked
-from attnspec.runtime.distributed.spread import Spread
+from attnspec.runtime.distributed.spread import Spread, always
 from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
 from attnspec.runtime.distributed.transport import Transport
 from attnspec.runtime.linear.favor import by_branch
@@ -211,7 +211,7 @@ class StateSpread:
         shapes = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors.items()]
         kind = f"{shapes} {scale} {n} {self.attend.program.encoded} {self.planned(n, q.shape[0]).digest}"
         same = {name: given[name] for name in sorted(self.documents) if name in given}
-        if kind not in self._agreed or same:
+        if kind not in self._agreed or same or always():
             told = torch.frombuffer(bytearray(sha256(kind.encode()).digest()), dtype=torch.uint8)
             require_alike(
                 self.name,

@@ -277,7 +277,9 @@ class Distributed(Shown):
         that are here) or ``Replicate()``. Results are DTensors of the same placements.
 
         Raises CallError for tensors that are no shards, by name, and where ranks are not about to do the same, with
-        their numbers. A rank that is gone is an error in the others, at the latest after the group's timeout.
+        their numbers: at the first call of each kind (shapes, dtypes, scale), and with TORCH_DISTRIBUTED_DEBUG=INFO in
+        each call. Without it a rank that goes back to a kind seen before, alone, is an error of the messages. A rank
+        that is gone is an error in the others, at the latest after the group's timeout.
         """
         given = named(self._name, inputs, more)
         if found := _OF_PIECES & more.keys():

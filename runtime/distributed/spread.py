@@ -205,7 +205,7 @@ class Spread:
         call = (tuple(form[:5]), str(form.dtype), of_inputs, given.scale, given.n)
         kind = json.dumps([call, self.attend.program.encoded, self.asked])
         agreed = _AGREED.setdefault(self.transport, set())
-        if kind in agreed and not _always():
+        if kind in agreed and not always():
             return
         whole = f"{kind}\0{fingerprint()}\0{self.schedule(given.n).digest}"
         digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
@@ -232,7 +232,7 @@ _MOST_DOCUMENTS = 64
 """Of so many calls' documents it is remembered what a rank has to do: those of the layers of a model, and some more."""
 
 
-def _always() -> bool:
+def always() -> bool:
     """Whether torch.distributed is asked to look closely (TORCH_DISTRIBUTED_DEBUG)."""
     import torch.distributed as dist
 

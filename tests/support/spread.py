@@ -48,7 +48,7 @@ def results(call: Any, q: Tensor, k: Tensor, v: Tensor, dout: Tensor, dlse: Tens
     out, lse = found if layer.lse else (found, torch.zeros_like(dlse))
     loss = (out.float() * dout.float()).sum() + (lse.masked_fill(lse == -torch.inf, 0.0) * dlse).sum()
     wanted = [*vectors, *(t for t in inputs.values() if t.requires_grad)]
-    return [out.detach(), lse.detach(), *torch.autograd.grad(loss, wanted)]
+    return [out.detach(), lse.detach(), *torch.autograd.grad(loss, wanted, materialize_grads=True)]
 
 
 def spread(transport: Transport | None, layer: Layer, **options: Any) -> tuple[list[Tensor], list[int]]:
