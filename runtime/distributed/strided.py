@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -80,11 +80,13 @@ class Strided:
 
     def add_sink(self, out: Tensor, lse: Tensor, **more: Any) -> tuple[Tensor, Tensor]:
         """The rows with their sink: :meth:`attnspec.Attention.add_sink`."""
-        attend, options = self._options(more, out.device)
+        attend, options = self._options(more, out.device, sink=True)
         del options["k_start"]
         return attend.add_sink(out, lse, **options)
 
-    def _options(self, more: Mapping[str, Any], device: torch.device) -> tuple[Attention, dict[str, Any]]:
+    def _options(
+        self, more: Mapping[str, Any], device: torch.device, sink: bool = False
+    ) -> tuple[Attention, dict[str, Any]]:
         inputs = more.get("inputs") or {}
         whole = inputs if isinstance(inputs, WholeInputs) else WholeInputs(inputs, inputs)
         if self.queries.step == 1 and self.keys.step == 1:
@@ -95,7 +97,7 @@ class Strided:
                 "inputs": whole.given,
             }
         sides = [of_spec.Stride(run.step, run.start % run.step) for run in (self.queries, self.keys)]
-        attend, begun = _compiled(self.attend.program.encoded, self.attend._target, *sides)
+        attend, begun = _compiled(self.attend.program.encoded, self.attend._target, *sides, sink)
         declared = {item.name for item in attend.spec.inputs}
         made = {name: t for name, t in whole.strided.items() if name in whole.given or name in declared}
         own = {
@@ -120,11 +122,13 @@ def strided(attend: Attention, queries: Run, keys: Run) -> Strided:
 
 @functools.lru_cache(maxsize=512)
 def _compiled(
-    encoded: str, target: str, queries: of_spec.Stride, keys: of_spec.Stride
+    encoded: str, target: str, queries: of_spec.Stride, keys: of_spec.Stride, sink: bool
 ) -> tuple[Attention, dict[str, Tensor]]:
     """The strided pattern compiled, with the inputs that say where its entries begin."""
     program = decode(encoded)
     spec = _spec_of(program)
+    if not sink:  # one by position is added by who holds the rows
+        spec = replace(spec, sink=None)
     made = of_spec.strided(spec, queries, keys)
     declared = {item.name for item in made.inputs}
     named = zip(of_spec.firsts(spec), (queries, keys), strict=True)
