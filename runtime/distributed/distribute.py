@@ -193,7 +193,7 @@ class Distributed(Shown):
 
         The only way from positions to rows: they may be in another order. Behind its positions a rank may have rows of
         padding, so that all have as many; they hold ``pad``. Differentiable. Raises CallError where the length is
-        not that of the sequence.
+        not that of the sequence, and for a ``pad`` that the tensor's type cannot hold.
         """
         dim = self._dim(t, dim)
         n = t.shape[dim]
@@ -202,10 +202,12 @@ class Distributed(Shown):
         rows = self._shards(n).rows
         own = t.index_select(dim, self._of.positions(n, self.rank).to(t.device))
         missing = rows - own.shape[dim]
+        padding = torch.full((), pad, dtype=own.dtype, device=own.device)
+        if padding.item() != pad and not own.dtype.is_floating_point:
+            raise CallError(f"{self._name}: pad = {pad} cannot stand in a tensor of {own.dtype}")
         if not missing:
             return own
-        shape = (*own.shape[:dim], missing, *own.shape[dim + 1 :])
-        return torch.cat([own, torch.full(shape, pad, dtype=own.dtype, device=own.device)], dim)
+        return torch.cat([own, padding.expand(*own.shape[:dim], missing, *own.shape[dim + 1 :])], dim)
 
     def gather(self, t: Tensor, dim: int, *, n: int | None = None) -> Tensor:
         """The whole of a tensor of which all ranks hold their rows, on all ranks: ``dim`` is that of the rows.

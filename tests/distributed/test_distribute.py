@@ -97,6 +97,8 @@ def test_what_is_no_shard_is_refused_by_name() -> None:
         with pytest.raises(CallError, match="planned for heads = 2, and the tensors have 1"):
             far(part[:, :1], part[:, :1], part[:, :1])
         far.shard(torch.zeros(29), 0)
+        with pytest.raises(CallError, match=r"pad = -100.5 cannot stand in a tensor of torch.int64"):
+            far.shard(torch.arange(30), 0, pad=-100.5)
         with pytest.raises(CallError, match="several lengths"):
             far(part, part, part)
         with pytest.raises(CallError, match="which length of sequences is meant is not known"):
