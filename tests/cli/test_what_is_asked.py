@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import attnspec
-from attnspec.report import units
+from attnspec.spec import units
 from tests.support.command import read_json, run
 
 SPEC = "attention piped { attend 0 <= q - k < 7 }\n"
