@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ CHUNK = 64
 """Positions that the plain form computes pair by pair."""
 UNGATED = "attention ungated { attend causal  linear x }"
 LONGER = 16
-"""Times that growth is measured over: tensors of short calls fit caches, and memory of outputs that is used again."""
+"""Times that growth is measured over."""
 _SMALL = 4096
 """Calls of fewer positions are timed several at once."""
 
@@ -47,8 +48,8 @@ class Bar:
     """What a case is compared with, and how far it is to be from that.
 
     ``kind`` is ``"time"`` (at most ``limit`` times the peer's), ``"speed"`` (at least ``limit`` times as fast) or
-    ``"growth"`` (the peer has a sixteenth of the length, and ``limit`` is the largest exponent of n). Without a limit
-    it is only compared.
+    ``"growth"`` (the peer has as many tokens in sequences of a sixteenth of the length, so that memory is as much, and
+    ``limit`` is the largest exponent of n). Without a limit it is only compared.
     """
 
     peer: str
@@ -58,7 +59,7 @@ class Bar:
     def found(self, mine: Timing, theirs: Timing) -> float:
         """The number that the limit is for, by medians."""
         times = mine.median / theirs.median
-        return {"time": times, "speed": 1 / times, "growth": math.log(times, LONGER)}[self.kind]
+        return {"time": times, "speed": 1 / times, "growth": 1 + math.log(times, LONGER)}[self.kind]
 
     def holds(self, found: float) -> bool | None:
         """Whether a number keeps to the limit; None without one."""
@@ -73,7 +74,7 @@ READING, ONE_PASS, CHUNKED, SOFTMAX, APART, SHORTER, WITHOUT, BY_FEATURES = (
     f"plain torch, chunks of {CHUNK}",
     "the pattern with softmax",
     "64 sequences of a 64th",
-    "a sixteenth of the length",
+    "16 sequences of a 16th",
     "without gates",
     "elu(x) + 1, one total",
 )
@@ -81,7 +82,10 @@ READING, ONE_PASS, CHUNKED, SOFTMAX, APART, SHORTER, WITHOUT, BY_FEATURES = (
 
 @dataclass(frozen=True)
 class Case:
-    """A spec as text, with what it is compared to; ``softmax`` is the same pattern with softmax."""
+    """A spec as text, with what it is compared to; ``softmax`` is the same pattern with softmax.
+
+    ``threads`` is 1 for growth: two heads on two threads would count how long one waits for the other.
+    """
 
     what: str
     text: str
@@ -90,6 +94,7 @@ class Case:
     softmax: str = ""
     backward: bool = False
     heads: int = HEADS
+    threads: int | None = None
 
     def setup(self, n: int | None = None, batch: int = 1) -> Setup:
         """What is run, by itself or in another length."""
@@ -116,7 +121,7 @@ def _cases() -> Iterator[Case]:
         yield Case(what, by_features(pattern), 16384, (faster,), by_softmax(pattern))
         # The dilated window reaches over 8,192 positions: half of 16,384 see less of it, and pairs grow faster than n.
         n = 2**20 if what.startswith("dilated") else 2**18
-        yield Case(what, by_features(pattern), n, (growth,), heads=2)
+        yield Case(f"{what}, one thread", by_features(pattern), n, (growth,), heads=2, threads=1)
     for what, spec, limit in (
         ("scalar gates", "mamba2", 1.25),
         ("gates by channel", "gla", 2.5),
@@ -162,7 +167,20 @@ def measure(cases: tuple[Case, ...], runs: int, tick: Callable[[str], object] = 
         def clock(call: Callable[[], object], times: int = times) -> float:
             return processor_time(lambda: [call() for _ in range(times)]) / times
 
-        yield Measured(case, race(contenders(case, attend), runs, clock=clock))
+        with _threads(case.threads):
+            found = race(contenders(case, attend), runs, clock=clock)
+        yield Measured(case, found)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Compute on so many threads, if it is said on how many."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def contenders(case: Case, attend: Attention) -> dict[str, Callable[[], object]]:
@@ -190,7 +208,8 @@ def contenders(case: Case, attend: Attention) -> dict[str, Callable[[], object]]
         elif bar.peer == BY_FEATURES:
             found[BY_FEATURES] = ours(compile(by_features("causal")), setup, tensors)
         else:
-            other = case.setup(case.n // 64, 64) if bar.peer == APART else case.setup(case.n // LONGER)
+            cuts = 64 if bar.peer == APART else LONGER
+            other = case.setup(case.n // cuts, cuts)
             found[bar.peer] = ours(attend, other, inputs(other))
     return found
 

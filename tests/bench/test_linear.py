@@ -55,12 +55,12 @@ def test_contenders_run(case: Case) -> None:
     assert list(found) == ["attnspec", *(bar.peer for bar in case.bars)]
     shapes = {name: tuple(call().shape) for name, call in found.items()}
     assert {shape[2] for name, shape in shapes.items() if name != SHORTER} == {2048}
-    assert shapes.get(SHORTER, (1, 2, 128, 64)) == (1, 2, 128, 64)
+    assert shapes.get(SHORTER, (16, 2, 128, 64)) == (16, 2, 128, 64)
 
 
 def test_numbers_are_those_of_their_bars() -> None:
     mine, theirs = Timing((32.0,)), Timing((2.0,))
-    assert [Bar("", kind, 1.0).found(mine, theirs) for kind in ("time", "speed", "growth")] == [16.0, 1 / 16, 1.0]
+    assert [Bar("", kind, 1.0).found(mine, theirs) for kind in ("time", "speed", "growth")] == [16.0, 1 / 16, 2.0]
     assert [Bar("", kind, 1.0).holds(2.0) for kind in ("time", "speed", "growth")] == [False, True, False]
 
 
