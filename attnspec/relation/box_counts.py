@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd, lcm
+from math import lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attnspec.relation.count import Ints, Piece, TooIrregular, guard, polygons
+from attnspec.relation.count import Ints, Piece, TooIrregular, guard, lattice, polygons
 
 WORK = 2_000_000
 """Residue pairs of all rectangles: one to two seconds."""
@@ -84,12 +84,11 @@ def _kinds(piece: Piece, open_: NDArray[np.bool_], rows: Ends, keys: Ends) -> tu
     Where both sides, or one, are shifted by a period, the pairs of a rectangle are the same if no row of the piece
     grows by that which is ``open_`` in it: (rows, rectangles), False where all of its pairs fulfil the row.
     """
-    (down, x_grows), (across, y_grows) = piece.period(1), piece.period(2)
+    (down, x_slopes), (across, y_slopes) = piece.slopes(1), piece.slopes(2)
     period = lcm(down, across)
     alike = np.ones((3, len(rows[0])), dtype=bool)  # shifted on both sides, by rows, by keys
-    for row, matters in zip(piece.rows, open_, strict=True):
-        by_x = row[1] * period + sum(c * g * (period // down) for c, g in zip(row[3:], x_grows, strict=True))
-        by_y = row[2] * period + sum(c * g * (period // across) for c, g in zip(row[3:], y_grows, strict=True))
+    for x_slope, y_slope, matters in zip(x_slopes, y_slopes, open_, strict=True):
+        by_x, by_y = x_slope * (period // down), y_slope * (period // across)
         for shifted, grows in zip(alike, (by_x + by_y, by_x, by_y), strict=True):
             if grows:
                 shifted &= ~matters
@@ -116,22 +115,11 @@ class _Sum:
 
 
 def _sum(piece: Piece, rows: Ends, keys: Ends, stride: int) -> _Sum:
-    step, y_grows = piece.period(2)
-    period, x_grows = piece.period(1)
-    by_y, by_x = lcm(step, stride) // step, lcm(period, stride) // period
-    slopes = [
-        (
-            (row[2] * step + sum(c * g for c, g in zip(row[3:], y_grows, strict=True))) * by_y,
-            (row[1] * period + sum(c * g for c, g in zip(row[3:], x_grows, strict=True))) * by_x,
-        )
-        for row in piece.rows
-    ]
-    widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y), 1)
-    step, period = step * by_y, period * by_x * widen
+    step, period, slopes = lattice(piece, stride)
     # Rectangles that are shorter than a period have no more residues than rows.
     down = min(period // stride, int(_length(rows, stride).max(initial=0)))
     across = min(step // stride, int(_length(keys, stride).max(initial=0)))
-    return _Sum(piece, [(y, x * widen) for y, x in slopes], period, step, down, across)
+    return _Sum(piece, slopes, period, step, down, across)
 
 
 def _count(piece: Piece, rows: Ends, keys: Ends, stride: int, most: int) -> Ints:

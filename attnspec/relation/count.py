@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd, lcm
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,11 @@ class Piece:
             base, steps[:i] = base * times, [s * times for s in steps[:i]]
             steps[i] = change * times // div.denominator
         return base, tuple(steps)
+
+    def slopes(self, axis: int) -> tuple[int, tuple[int, ...]]:
+        """The same period, and by how much each row grows over it."""
+        period, grows = self.period(axis)
+        return period, tuple([row[axis] * period + sum(map(mul, row[3:], grows)) for row in self.rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +163,7 @@ def _divisions(piece: Piece, x: Any, y: Any) -> list[Any]:
 def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
     """The runs of a piece in the given rows: for each residue of y, y is bounded by affine functions of x."""
     guard(piece, int(np.abs(x).max(initial=0)) + 1)
-    step, grows = piece.period(2)
+    step, slopes = piece.slopes(2)
     _require(step * max(1, len(x)))
     block = max(1, _CHUNK // max(1, len(x)))
     for start in range(0, step, block):
@@ -168,9 +174,8 @@ def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
         keep = np.ones(shape, dtype=bool)
         low = np.full(shape, -(1 << 62), dtype=np.int64)
         high = np.full(shape, 1 << 62, dtype=np.int64)
-        for row in piece.rows:
+        for row, slope in zip(piece.rows, slopes, strict=True):
             at = _affine(row, x, residue, divs)
-            slope = row[2] * step + sum(c * g for c, g in zip(row[3:], grows, strict=True))
             if slope == 0:
                 keep &= at >= 0
             elif slope > 0:
@@ -185,27 +190,31 @@ def _runs(piece: Piece, x: Ints) -> Iterator[Runs]:
 
 def _count_piece(piece: Piece, rows: int, first: int) -> int:
     guard(piece)
-    step, y_grows = piece.period(2)
-    period, x_grows = piece.period(1)
-    slopes = []
-    for row in piece.rows:
-        along_y = row[2] * step + sum(c * g for c, g in zip(row[3:], y_grows, strict=True))
-        along_x = row[1] * period + sum(c * g for c, g in zip(row[3:], x_grows, strict=True))
-        slopes.append((along_y, along_x))
-    widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y)) if slopes else 1
-    if period * widen >= rows:  # every residue holds at most one row: count the rows one by one
+    step, period, slopes = lattice(piece)
+    if period >= rows:  # every residue holds at most one row: count the rows one by one
         _require(step * rows)
         parts = (
             np.arange(a, min(a + _CHUNK, first + rows), dtype=np.int64) for a in range(first, first + rows, _CHUNK)
         )
         return sum(int(((r.high - r.low) // r.step + 1).sum()) for x in parts for r in _runs(piece, x))
-    period *= widen
     _require(step * period)
-    total, wide = 0, [(y, slope * widen) for y, slope in slopes]
+    total = 0
     for start in range(0, step * period, _CHUNK):
         flat = np.arange(start, min(start + _CHUNK, step * period), dtype=np.int64)
-        total += _polygon(piece, first + flat % period, flat // period, wide, period, first + rows)
+        total += _polygon(piece, first + flat % period, flat // period, slopes, period, first + rows)
     return total
+
+
+def lattice(piece: Piece, stride: int = 1) -> tuple[int, int, list[tuple[int, int]]]:
+    """Steps of y and of x over which each row grows by an integer, multiples of a stride; and these, (by y, by x).
+
+    What a row grows by over the step of x is a multiple of what it grows by over that of y, if that is not zero.
+    """
+    (step, by_y), (period, by_x) = piece.slopes(2), piece.slopes(1)
+    many, more = lcm(step, stride) // step, lcm(period, stride) // period
+    slopes = [(y * many, x * more) for y, x in zip(by_y, by_x, strict=True)]
+    widen = lcm(*(abs(y) // gcd(y, x) for y, x in slopes if y))
+    return step * many, period * more * widen, [(y, x * widen) for y, x in slopes]
 
 
 def _polygon(piece: Piece, x: Ints, residue: Ints, slopes: list[tuple[int, int]], period: int, end: int) -> int:
