@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime.core.program import Program, decode, facts
 from attnspec.runtime.core.program import spec as spec_of
+from attnspec.runtime.dense.pairs import counted
 from attnspec.runtime.linear.operators import attended
 from attnspec.spec import expr as e
 from attnspec.spec.feature import CHANNEL, Vector
@@ -70,14 +72,23 @@ class CoreSums:
         a is (batch, heads, n_q, features), b (batch, kv_heads, n, features), v (batch, kv_heads, n, dim_v); ``inputs``
         are those of the call, as they were given.
         """
-        names = [declared.name for declared in self.spec.inputs if declared.name != self.gates]
-        given = {name: inputs[name] for name in names}
+        given = self.read(inputs)
         if self.gates is not None:
             assert gates is not None
             given[self.gates] = gates
         if decode(self.program).target == "dense":
             return _dense(self.spec, a, b, v, 1.0, given)[0]
         return attended(self.program, a, b, v, 1.0, given)[0]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of a call's inputs that the pairs depend on."""
+        return {declared.name: inputs[declared.name] for declared in self.spec.inputs if declared.name != self.gates}
+
+    def counts(self, sizes: Sizes, inputs: Mapping[str, Tensor]) -> Tensor:
+        """How often each pair of a call counts, (batch or 1, heads or 1, n_q, n)."""
+        found = counted(self.spec, sizes, self.read(inputs))
+        assert isinstance(found, Tensor)  # branches are told apart only where gradients of their weights are
+        return found
 
 
 @functools.lru_cache(maxsize=128)

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.core.request import Call
-from attnspec.runtime.dense.pairs import counted
-from attnspec.runtime.dense.softmax import together
 from attnspec.runtime.linear import channels
 from attnspec.runtime.linear.decay import Steps
 from attnspec.runtime.linear.each import Divisor
@@ -132,13 +130,10 @@ class RelativePiece(Piece):
             one = torch.ones((1, 1, 1), dtype=torch.bool) if self.itself is None else self.itself
             return _ByPairs(one[..., None].to(a), logs, self.steps, a.shape[1])
         core = CoreSums.of(self.program, 0)
-        given = {declared.name: self.given[declared.name] for declared in core.spec.inputs}
         if decode(self.program).target == "dense":
-            found = counted(core.spec, self.sizes, given)
-            whole = found if isinstance(found, Tensor) else together(found)
-            return _ByPairs(whole.to(a), logs, self.steps, a.shape[1])
+            return _ByPairs(core.counts(self.sizes, self.given).to(a), logs, self.steps, a.shape[1])
         require_plain(self.program, a)
-        vectors = a, logs, self.v
+        vectors, given = (a, logs, self.v), core.read(self.given)
         work = Work.of([*vectors, *given.values()], list(given), 1.0, core.program)
         return _ByKernels(work.call(*vectors), logs)
 

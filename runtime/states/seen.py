@@ -14,8 +14,7 @@ from torch import Tensor
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.program import decode
 from attnspec.runtime.dense.linear import clean
-from attnspec.runtime.dense.pairs import counted
-from attnspec.runtime.dense.softmax import together, without
+from attnspec.runtime.dense.softmax import without
 from attnspec.runtime.states.core import CoreSums
 from attnspec.spec.spec import Spec
 
@@ -49,9 +48,7 @@ class Seen:
                 return cls(None, None)
             rows = keys = itself
         elif decode(program).target == "dense":
-            spec = CoreSums.of(program, 0).spec
-            found = counted(spec, sizes, {declared.name: inputs[declared.name] for declared in spec.inputs})
-            pairs = (found if isinstance(found, Tensor) else together(found)) > 0
+            pairs = CoreSums.of(program, 0).counts(sizes, inputs) > 0
             rows, keys = pairs.any(-1), pairs.any(-2)
         elif vectors and not all(bool(x.sum().isfinite()) for x in vectors):
             rows, keys = _by_kernels(program, sizes, inputs, vectors[0].device)
