@@ -219,12 +219,11 @@ class Work:
             raise CallError(
                 f"{self.spec.name}: `delta` takes keys as queries: beside it inputs of fewer queries are not read"
             )
-        earlier, group = Earlier.of(self.program), self.sizes.heads // heads
+        earlier = Earlier.of(self.program)
         inputs = [self.inputs[name] for name in earlier.reads]
-        decay = None if decay is None else decay[:, ::group]
-        env = axes(self.sizes, 3) | tables(self.inputs) | {"k": np.arange(n)}
-        write = real(delta, env, self.inputs, dtype=torch.float32, device=v.device).expand(batch, self.sizes.heads, n)
-        write = read = write[:, ::group]
+        decay = None if decay is None else decay[:, :: self.sizes.heads // heads]
+        env = axes(self.sizes, 3, heads) | tables(self.inputs) | {"k": np.arange(n)}
+        write = read = real(delta, env, self.inputs, dtype=torch.float32, device=v.device).expand(batch, heads, n)
         if self.spec.weights.divide is not None:
             total = totals(earlier, inputs, b, decay, unit)[..., None]
             # Of a key that no row sees it may be no number; the gradient of its slope there is none.
