@@ -45,23 +45,21 @@ def cost_of(call: Call) -> Cost | None:
             return cost(plan(program, needed), sizes, *dims, 1, _contents(call))
         except TooMany as error:
             warnings.warn(f"{spec(program).name}: {error}; FlopCounterMode counts what is possible", stacklevel=2)
-    try:
-        return _cost(program, needed, sizes, *dims)
-    except DependsOnInputs:
-        return None
+    return _cost(program, needed, sizes, *dims)
 
 
 def possible(call: Call) -> int | None:
     """How many pairs are possible, whatever inputs hold; None where not even that is known without them."""
-    try:
-        return _cost(call.program, call.needed, call.sizes, call.q.shape[3], call.v.shape[3]).pairs
-    except DependsOnInputs:
-        return None
+    found = _cost(call.program, call.needed, call.sizes, call.q.shape[3], call.v.shape[3])
+    return None if found is None else found.pairs
 
 
 @functools.lru_cache(maxsize=256)
-def _cost(program: Program, needed: Needed, sizes: Sizes, dim: int, dim_v: int) -> Cost:
-    return cost(plan(program, needed), sizes, dim, dim_v, 1)
+def _cost(program: Program, needed: Needed, sizes: Sizes, dim: int, dim_v: int) -> Cost | None:
+    try:
+        return cost(plan(program, needed), sizes, dim, dim_v, 1)
+    except DependsOnInputs:
+        return None
 
 
 def _contents(call: Call) -> Contents:
