@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import elu, pad
 from attnspec.errors.diagnostic import SpecError
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention, compile
-from attnspec.runtime.bench.clock import Timing, processor_time, race
+from attnspec.runtime.bench.clock import Timing, on_threads, processor_time, race
 from attnspec.runtime.bench.setup import Setup, call_of, inputs
 from attnspec.runtime.prepare.example import example
 
@@ -167,20 +166,9 @@ def measure(cases: tuple[Case, ...], runs: int, tick: Callable[[str], object] = 
         def clock(call: Callable[[], object], times: int = times) -> float:
             return processor_time(lambda: [call() for _ in range(times)]) / times
 
-        with _threads(case.threads):
+        with on_threads(case.threads):
             found = race(contenders(case, attend), runs, clock=clock)
         yield Measured(case, found)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Compute on so many threads, if it is said on how many."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def contenders(case: Case, attend: Attention) -> dict[str, Callable[[], object]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnspec.runtime.attention import compile
+from attnspec.runtime.bench.clock import on_threads
 
 LENGTH, DIM = 16, 64
 """Of the calls, which have one head, float32."""
@@ -33,9 +34,7 @@ class Overhead:
 
 def overheads(rounds: int = 30, calls: int = 200) -> list[Overhead]:
     """The time of one thread for a call, the least of ``rounds`` that are interleaved, each the mean of ``calls``."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(1):
         contenders = {(what, spec): _call(spec) for what, spec in (*_CASES, ("SDPA, is_causal", ""))}
         tensors = [torch.randn(3, 1, 1, LENGTH, DIM).unbind(0) for _ in range(2)]
         kept = tuple(t.detach().requires_grad_() for t in tensors[1])
@@ -43,8 +42,6 @@ def overheads(rounds: int = 30, calls: int = 200) -> list[Overhead]:
         for _ in range(rounds + 1):  # the first makes kernels, and is not counted
             for name, call in contenders.items():
                 best.setdefault(name, []).extend(_seconds(call, t, calls) for t in (tensors[0], kept))
-    finally:
-        torch.set_num_threads(before)
     return [Overhead(*name, min(found[2::2]), min(found[3::2])) for name, found in best.items()]
 
 

@@ -80,7 +80,7 @@ try:
     counted = time.perf_counter() - start
 except TooIrregular:
     counted = None
-print(json.dumps([planned, counted, high_water() // 1024]))
+print(json.dumps([planned, counted, high_water()]))
 """
 
 _PEAK = (
@@ -161,8 +161,8 @@ def startup(spec: str, params: dict[str, Any], runs: int, length: int = 10**9) -
         statistics.median(p[0] for p in plans),
         statistics.median(counts) if counts else None,
         length,
-        int(statistics.median(p[2] for p in plans)) * 1024,
-        int(statistics.median(p[2] for p in small)) * 1024,
+        int(statistics.median(p[2] for p in plans)),
+        int(statistics.median(p[2] for p in small)),
     )
 
 
