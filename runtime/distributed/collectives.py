@@ -28,6 +28,15 @@ def exchanged(
     return pending.wait()
 
 
+def of_all(transport: Transport, t: Tensor) -> list[Tensor]:
+    """The tensors of all ranks, in their order; all have one shape and dtype."""
+    others = [rank for rank in range(transport.ranks) if rank != transport.rank]
+    if not others:
+        return [t]
+    came = exchanged(transport, [(rank, t) for rank in others], [(rank, t) for rank in others])
+    return [*came[: transport.rank], t, *came[transport.rank :]]
+
+
 def before(
     transport: Transport,
     active: int,
@@ -74,17 +83,14 @@ def combined(transport: Transport, x: Tensor, how: Callable[[Tensor], Tensor]) -
     The same bits on all ranks: each number is worked out once.
     """
     me, ranks = transport.rank, transport.ranks
-    if ranks == 1:
+    if ranks == 1 or not x.numel():
         return how(x.detach().reshape(1, -1)).view(x.shape)
     flat = x.detach().reshape(-1)
     parts = torch.nn.functional.pad(flat, (0, -flat.numel() % ranks)).view(ranks, -1)
     others = [rank for rank in range(ranks) if rank != me]
     got = exchanged(transport, [(rank, parts[rank]) for rank in others], [(rank, parts[me]) for rank in others])
     got.insert(me, parts[me])
-    own = how(torch.stack(got))
-    got = exchanged(transport, [(rank, own) for rank in others], [(rank, own) for rank in others])
-    got.insert(me, own)
-    return torch.cat(got)[: flat.numel()].view(x.shape)
+    return torch.cat(of_all(transport, how(torch.stack(got))))[: flat.numel()].view(x.shape)
 
 
 def total(x: Tensor) -> Tensor:
@@ -93,6 +99,15 @@ def total(x: Tensor) -> Tensor:
     for row in x[1:]:
         found += row
     return found.to(x.dtype)
+
+
+def sum_up(transport: Transport, tensors: Sequence[Tensor]) -> None:
+    """Sums of tensors of one dtype over all ranks, in place."""
+    if transport.ranks == 1 or not tensors:
+        return
+    whole = combined(transport, torch.cat([t.reshape(-1) for t in tensors]), total)
+    for t, numbers in zip(tensors, torch.split(whole, [t.numel() for t in tensors]), strict=True):
+        t.copy_(numbers.view(t.shape))
 
 
 class _Summed(torch.autograd.Function):

@@ -25,10 +25,9 @@ from attnspec.runtime.core.arguments import (
 from attnspec.runtime.core.visible import transforming
 from attnspec.runtime.distributed import dtensors, operator
 from attnspec.runtime.distributed.by_states import StatePlan, StateSpread, by_states
-from attnspec.runtime.distributed.everybody import gathered
+from attnspec.runtime.distributed.collectives import of_all
 from attnspec.runtime.distributed.gather import GatherPlan, GatherSpread
-from attnspec.runtime.distributed.inputs import gathered as gathered_rows
-from attnspec.runtime.distributed.inputs import sharded_axis
+from attnspec.runtime.distributed.inputs import gathered, sharded_axis
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.transport import Transport
@@ -219,7 +218,7 @@ class Distributed(Shown):
             raise CallError(f"{self._name}: gather has no gradients: give t.detach(), or gather under torch.no_grad()")
         n = self._length("t", t.shape[dim], n)
         whole = t.new_empty((*t.shape[:dim], n, *t.shape[dim + 1 :]))
-        for rank, rows in enumerate(gathered(self._of.transport, t.detach())):
+        for rank, rows in enumerate(of_all(self._of.transport, t.detach())):
             at = self._of.positions(n, rank).to(t.device)
             whole.index_copy_(dim, at, rows.narrow(dim, 0, len(at)))
         return whole
@@ -329,7 +328,7 @@ class Distributed(Shown):
         for name, t in given.items():
             axis = sharded_axis(self._of.attend.spec, name, t, shards)
             if axis is not None:
-                found[name] = gathered_rows(self._of.transport, shards, t, axis, alike=True)
+                found[name] = gathered(self._of.transport, shards, t, axis, alike=True)
         return found
 
     def _only(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.distributed.collectives import exchanged, shared, total
+from attnspec.runtime.distributed.collectives import exchanged, of_all, shared, total
 from attnspec.runtime.distributed.transport import Transport
 from attnspec.runtime.prepare.inputs import check_offsets
 from attnspec.spec import contents
@@ -100,11 +100,8 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, transport: Transport, shards: Shards, axis: int, alike: bool, t: Tensor) -> Tensor:
         ctx.how, ctx.rows = (transport, shards, axis, alike), t.shape[axis]
-        others = [rank for rank in range(transport.ranks) if rank != transport.rank]
-        got = exchanged(transport, [(rank, t) for rank in others], [(rank, t) for rank in others])
-        got.insert(transport.rank, t)
         found = t.new_empty((*t.shape[:axis], shards.n, *t.shape[axis + 1 :]))
-        for rank, rows in enumerate(got):
+        for rank, rows in enumerate(of_all(transport, t)):
             places = _places(shards, rank, t.device)
             found.index_copy_(axis, places, rows.narrow(axis, 0, len(places)))
         return found
@@ -151,10 +148,7 @@ def require_alike(name: str, transport: Transport, values: Mapping[str, Tensor],
         return int.from_bytes(hashlib.sha256(said).digest()[:7], "little")
 
     mine = torch.tensor([digest(values[key]) for key in sorted(values)], dtype=torch.int64, device=device)
-    others = [rank for rank in range(transport.ranks) if rank != transport.rank]
-    got = exchanged(transport, [(rank, mine) for rank in others], [(rank, mine) for rank in others])
-    got.insert(transport.rank, mine)
-    table = torch.stack(got).tolist()
+    table = torch.stack(of_all(transport, mine)).tolist()
     for column, key in enumerate(sorted(values)):
         different = [rank for rank in range(transport.ranks) if table[rank][column] != table[0][column]]
         if different:

@@ -22,8 +22,8 @@ from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
 from attnspec.runtime.core.program import fingerprint
 from attnspec.runtime.distributed.backward import backward
+from attnspec.runtime.distributed.collectives import of_all, sum_up
 from attnspec.runtime.distributed.duties import Duties
-from attnspec.runtime.distributed.everybody import gathered, summed
 from attnspec.runtime.distributed.finish import Finish, Kept
 from attnspec.runtime.distributed.forward import forward
 from attnspec.runtime.distributed.inputs import check_documents, require_alike
@@ -153,7 +153,7 @@ class Spread:
         finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
         rows = finish.backward(kept, dout, dlse, dinputs)
         found = list(backward(job, (given.q, given.k, given.v), dout, rows, dinputs))
-        summed(self.transport, list(dinputs.values()))
+        sum_up(self.transport, list(dinputs.values()))
         vectors = [found.pop(0).to(form.dtype) for _ in range(3)]  # the memory of each is free before the next
         return [*vectors, *dinputs.values()]
 
@@ -209,7 +209,7 @@ class Spread:
             return
         whole = f"{kind}\0{fingerprint()}\0{self.schedule(given.n).digest}"
         digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
-        told = gathered(self.transport, digest)
+        told = of_all(self.transport, digest)
         common = max(told, key=lambda t: sum(torch.equal(t, other) for other in told))
         if differ := [rank for rank, t in enumerate(told) if not torch.equal(t, common)]:
             who = ", ".join(map(str, differ))

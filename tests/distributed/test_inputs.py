@@ -11,6 +11,7 @@ from attnspec.codegen.ranks.shards import shards
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.distributed.inputs import require_alike, whole_inputs
 from tests.support.ranks import Simulated, simulate
+from tests.support.spread import Layer, results, spread
 
 SPEC = check_text(
     """attention a {
@@ -97,3 +98,11 @@ def test_what_is_missing_unknown_or_for_pieces_is_named() -> None:
                 far(q, q, q, **given)  # type: ignore[arg-type]
 
     simulate(2, one)
+
+
+def test_an_empty_sequence_has_gradients_of_inputs_by_position() -> None:
+    text = "attention a { input late: float[n]  within causal  score s + late[k] }"
+    layer = Layer(text, n=0, inputs={"late": torch.zeros(0)})
+    want = results(attnspec.compile(text), *layer.vectors(), layer)
+    for found, _ in simulate(2, lambda transport: spread(transport, layer)).results:
+        assert [t.shape for t in found] == [t.shape for t in want]
