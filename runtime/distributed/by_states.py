@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
-from attnspec.codegen.ranks.planned import Schedule, schedule
-from attnspec.codegen.ranks.refused import CannotSplit
+from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.shards import Shards, shards
 from attnspec.codegen.ranks.states import StateExchange
-from attnspec.relation.relation import DependsOnInputs
-from attnspec.relation.sizes import Sizes
 from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
@@ -31,7 +28,7 @@ from attnspec.runtime.distributed.collectives import joined
 from attnspec.runtime.distributed.inputs import gathered, require_alike, sharded_axis, whole_inputs
 from attnspec.runtime.distributed.linear import attended
 from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
-from attnspec.runtime.distributed.planning import Asked
+from attnspec.runtime.distributed.planning import Asked, scheduled
 from attnspec.runtime.distributed.spread import Spread, always
 from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
 from attnspec.runtime.distributed.transport import Transport
@@ -96,16 +93,7 @@ class _Fixed(Spread):
     def schedule(self, n: int) -> Schedule:
         """What ranks do."""
         if n not in self._schedules:
-            asked, spec = self.asked, self.attend.spec
-            sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, spec.align == "end", spec.sizes(n)["m"])
-            relation = self.attend.relation_for(heads=asked.heads, kv_heads=asked.kv_heads, batch=asked.batch)
-            try:
-                self._schedules[n] = schedule(
-                    relation, sizes, self.transport.ranks, self.dealt[n], None, asked.dim, asked.dim_v,
-                    getattr(torch, asked.dtype).itemsize,
-                )  # fmt: skip
-            except (CannotSplit, DependsOnInputs) as error:
-                raise CallError(f"{self.name}: {error}") from None
+            self._schedules[n] = scheduled(self.attend, self.dealt[n], self.asked)
         return self._schedules[n]
 
 
@@ -170,7 +158,7 @@ class StateSpread:
         Inputs are whole. With documents ranks tell each other in each call that theirs are the same.
         """
         asked, rank, forward, backward = self.asked, self.transport.rank, 0, 0
-        by_position = asked.batch * asked.kv_heads * (asked.dim + asked.dim_v) * getattr(torch, asked.dtype).itemsize
+        by_position = asked.batch * asked.kv_heads * (asked.dim + asked.dim_v) * asked.itemsize
         for number, one in enumerate(self.planned(n).branches):
             if isinstance(one, Schedule):
                 there, back = self._softmax[number][0].sent(inputs, n)

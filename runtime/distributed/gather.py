@@ -70,9 +70,9 @@ class GatherSpread:
 
     def planned(self, n: int) -> GatherPlan:
         """What is planned for sequences of length n: the same on all ranks."""
-        asked, itemsize = self.asked, getattr(torch, self.asked.dtype).itemsize
+        asked = self.asked
         numbers = asked.kv_heads * (asked.dim + asked.dim_v) + (asked.heads * asked.dim if self.rows else 0)
-        return GatherPlan(self.name, self.shards(n), asked.batch * numbers * itemsize, self.rows)
+        return GatherPlan(self.name, self.shards(n), asked.batch * numbers * asked.itemsize, self.rows)
 
     def shards(self, n: int) -> Shards:
         """Who holds what."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -9,11 +11,14 @@ import torch
 from attnspec.codegen.ranks.choose import plan_ranks
 from attnspec.codegen.ranks.machines import MACHINES
 from attnspec.codegen.ranks.plan import RankPlan
+from attnspec.codegen.ranks.planned import Schedule, schedule
 from attnspec.codegen.ranks.refused import CannotSplit
-from attnspec.relation.relation import DependsOnInputs
+from attnspec.codegen.ranks.shards import Shards
+from attnspec.relation.relation import DependsOnInputs, Relation
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError
+from attnspec.spec.spec import Spec
 
 
 class Asked(NamedTuple):
@@ -29,31 +34,57 @@ class Asked(NamedTuple):
     chunks: int | None
     machine: str
 
+    def sizes(self, spec: Spec, n: int) -> Sizes:
+        """Those of a call with sequences of length n."""
+        aligned_end = spec.align == "end"
+        return Sizes(n, n, self.heads, self.kv_heads, self.batch, aligned_end, spec.sizes(n)["m"])
+
+    def relation(self, attend: Attention) -> Relation:
+        """That of a pattern for its heads."""
+        return attend.relation_for(heads=self.heads, kv_heads=self.kv_heads, batch=self.batch)
+
+    @property
+    def itemsize(self) -> int:
+        """The bytes of a number."""
+        return int(getattr(torch, self.dtype).itemsize)
+
 
 def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:
     """The plan: worked out from integers only, and so the same on all ranks.
 
     Raises CallError for a pattern that ranks cannot share, and for wishes that no plan fits.
     """
-    relation = attend.relation_for(heads=asked.heads, kv_heads=asked.kv_heads, batch=asked.batch)
-    try:
-        m = attend.spec.sizes(n)["m"]
-        sizes = Sizes(n, n, asked.heads, asked.kv_heads, asked.batch, attend.spec.align == "end", m)
+    relation = asked.relation(attend)
+    with _refusing(attend.spec):
         return plan_ranks(
             relation,
-            sizes,
+            asked.sizes(attend.spec, n),
             ranks,
             shard=asked.shard,
             chunks=asked.chunks,
             dim=asked.dim,
             dim_v=asked.dim_v,
-            itemsize=getattr(torch, asked.dtype).itemsize,
+            itemsize=asked.itemsize,
             dtype=asked.dtype,
             machine=MACHINES[asked.machine],
         )
+
+
+def scheduled(attend: Attention, dealt: Shards, asked: Asked) -> Schedule:
+    """What ranks do over shards that others chose. Raises CallError for a pattern that they cannot share."""
+    relation = asked.relation(attend)
+    with _refusing(attend.spec):
+        sizes = asked.sizes(attend.spec, dealt.n)
+        return schedule(relation, sizes, dealt.ranks, dealt, None, asked.dim, asked.dim_v, asked.itemsize)
+
+
+@contextmanager
+def _refusing(spec: Spec) -> Iterator[None]:
+    try:
+        yield
     except (CannotSplit, DependsOnInputs, ValueError) as error:
         said = str(error)  # some begin with the name
-        said = said if said.startswith(attend.spec.name) else f"{attend.spec.name}: {said}"
+        said = said if said.startswith(spec.name) else f"{spec.name}: {said}"
         if isinstance(error, (CannotSplit, DependsOnInputs)):
             said += '. attnspec.distribute(..., gather="keys") gathers all keys on every rank'
         raise CallError(said) from None
