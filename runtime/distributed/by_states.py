@@ -9,27 +9,28 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from math import lcm
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
 from attnspec.codegen.ranks.planned import Schedule
 from attnspec.codegen.ranks.shards import Shards, shards
 from attnspec.codegen.ranks.states import StateExchange
 from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.core.arguments import CallError, check_call
+from attnspec.runtime.core.arguments import check_call
 from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.distributed import operator
 from attnspec.runtime.distributed.collectives import joined
-from attnspec.runtime.distributed.inputs import gathered, require_alike, sharded_axis, whole_inputs
+from attnspec.runtime.distributed.in_order import InOrder, Vectors
+from attnspec.runtime.distributed.inputs import unsharded, whole_inputs
 from attnspec.runtime.distributed.linear import attended
 from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
 from attnspec.runtime.distributed.planning import Asked, scheduled
-from attnspec.runtime.distributed.spread import Spread, always
+from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
 from attnspec.runtime.distributed.transport import Transport
 from attnspec.runtime.linear.favor import by_branch
@@ -38,8 +39,6 @@ from attnspec.runtime.prepare.inputs import check
 from attnspec.runtime.states.mixture import by_row
 from attnspec.spec.real import RealExpr
 from attnspec.spec.writing import Shown
-
-Vectors = tuple[Tensor, Tensor, Tensor]
 
 
 def by_states(attend: Attention) -> bool:
@@ -59,7 +58,7 @@ class StatePlan(Shown):
     shards: Shards
     branches: tuple[StateExchange | Schedule, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What is the same on all ranks if the plan is."""
         parts = [one.digest if isinstance(one, Schedule) else repr(one) for one in self.branches]
@@ -100,22 +99,15 @@ class _Fixed(Spread):
 _NUMBERS = itertools.count()
 
 
-class StateSpread:
+class StateSpread(InOrder):
     """One rank's view of it."""
 
     def __init__(self, attend: Attention, transport: Transport, asked: Asked) -> None:
         """Raises CallError where ranks cannot exchange states, with the reason."""
-        self.attend, self.transport, self.asked = attend, transport, asked
-        self.name = attend._facts.name
-        if asked.shard not in ("auto", "contiguous") or asked.chunks not in (None, 1):
-            raise CallError(
-                f"{self.name}: ranks that exchange states hold one piece of the sequence each, in order: "
-                f'shard="contiguous", not {asked.shard!r}{"" if asked.chunks is None else f" in {asked.chunks} chunks"}'
-            )
+        super().__init__(attend, transport, asked, "ranks that exchange states")
         self.branches = _branches(attend)
         self._plans: dict[tuple[int, int], StatePlan] = {}
         self._dealt: dict[int, Shards] = {}
-        self._agreed: set[str] = set()
         self._softmax: dict[int, tuple[_Fixed, str]] = {}
         group = str(getattr(transport, "name", f"transport {id(transport)}"))
         for number, one in enumerate(self.branches):
@@ -147,11 +139,6 @@ class StateSpread:
         """Who holds what."""
         return self.planned(n).shards
 
-    def positions(self, n: int, rank: int) -> Tensor:
-        """The positions of a rank's rows, but padding."""
-        places = self.shards(n).positions(rank)
-        return torch.from_numpy(places[places >= 0])
-
     def sent(self, inputs: Mapping[str, Tensor], n: int) -> tuple[int, int]:
         """The bytes that this rank sends in a call with these inputs, forward and backward; sums of gradients left out.
 
@@ -171,45 +158,53 @@ class StateSpread:
         documents = len(self.documents & inputs.keys())
         return forward + 8 * (documents + 1) * (documents > 0) * (self.transport.ranks - 1), backward
 
-    def call(
+    def results(
         self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
     ) -> tuple[Tensor, Tensor]:
-        """Output and log-sum-exp (NaN where there is none) of this rank's rows. Raises CallError."""
-        run = _untraced if torch.compiler.is_compiling() else _called
-        return run(self, vectors, scale, given, n, return_lse)
-
-    def agree(self, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int) -> None:
-        """Raise CallError where tensors are not what was planned for, or ranks are not about to do the same.
-
-        That documents are the same is looked at in each call.
-        """
-        (q, k, v), asked = vectors, self.asked
-        check_call(self.name, self.attend._target, self.attend._kinds, q, k, v)
-        has = {"heads": q.shape[1], "kv_heads": k.shape[1], "dim": q.shape[3], "dim_v": v.shape[3]}
-        for label, number in has.items():
-            if number != (wants := getattr(asked, label)):
-                raise CallError(
-                    f"{self.name}: this is planned for {label} = {wants}, and the tensors have {number}: "
-                    f"attnspec.distribute(..., {label}={number})"
-                )
-        inputs, _ = by_branch([one.spec for one in self.branches], given)
+        """What :meth:`call` returns."""
+        q, spec, transport = vectors[0], self.attend.spec, self.transport
+        around.check_results(spec, scale, return_lse, False)
+        check_call(self.name, self.attend._target, self.attend._kinds, *vectors)
+        self.asked.check(self.name, *vectors)
+        plan = self.planned(n, q.shape[0])
+        beside, own_inputs = by_branch([one.spec for one in self.branches], given)
         if len(self.branches) > 1:  # a single pattern's call looks by itself
-            check(self.attend.spec, None, inputs, q.device)
-        tensors = {"q": q, "k": k, "v": v, **given}
-        shapes = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in tensors.items()]
-        kind = f"{shapes} {scale} {n} {self.attend.program.encoded} {self.planned(n, q.shape[0]).digest}"
-        same = {name: given[name] for name in sorted(self.documents) if name in given}
-        if kind not in self._agreed or same or always():
-            told = torch.frombuffer(bytearray(sha256(kind.encode()).digest()), dtype=torch.uint8)
-            require_alike(
-                self.name,
-                self.transport,
-                {"call (shapes, dtypes, scale, what wants gradients)": told, **same},
-                q.device,
-            )
-            self._agreed.add(kind)
+            check(spec, None, beside, q.device)
+        self._agree(vectors, scale, given, n, plan.digest, *sorted(self.documents & given.keys()))
+        parts: list[tuple[Tensor, Tensor]] = []
+        for number, (one, mine) in enumerate(zip(self.branches, own_inputs, strict=True)):
+            exchange = plan.branches[number]
+            if len(self.branches) > 1:
+                names = {declared.name for declared in one.spec.inputs} | {"projection"}
+                mine = {name: t for name, t in mine.items() if name in names}
+            if not isinstance(exchange, StateExchange):
+                parts.append(self.by_keys(number, vectors, scale, mine, n))
+                continue
+            local = [name for name in mine if name not in self.documents]
+            held = whole_inputs(one.spec, transport, plan.shards, mine, as_they_are=local)
+            found = attended(exchange, transport, one.program, *vectors, scale, held)
+            nothing = q.new_full(q.shape[:3], torch.nan, dtype=torch.float32)
+            parts.append((found.out, nothing if found.total is None else found.lse))
+        if len(self.branches) == 1:
+            return parts[0]
+        start, count = plan.span(transport.rank)
+        names = {declared.name for declared in spec.inputs}
+        read = whole_inputs(spec, transport, plan.shards, {name: t for name, t in beside.items() if name in names})
+        here = rows_of_inputs(spec, read, n, start, count)
+        short = [t.narrow(2, 0, count) for t in vectors[:2]]
 
-    @property
+        def of_rows(line: RealExpr) -> Tensor:
+            found = by_row(spec, line, short[0], short[1], here, start).expand(-1, -1, count)
+            return torch.nn.functional.pad(found, (0, plan.shards.rows - count))
+
+        shares = [of_rows(one.share) for one in spec.mixture if one.share is not None]
+        sink = None if shares or spec.sink is None else of_rows(spec.sink)
+        out, lse = mixed(parts, shares, sink, spec.detached)
+        # Rows that read an input with no line (of the first segment, say) sum its gradients with the others too.
+        trained = [t for t in read.values() if t.requires_grad]
+        return joined(out, *trained), lse if shares else joined(lse, *trained)
+
+    @cached_property
     def documents(self) -> set[str]:
         """The inputs that say in which document a position is."""
         sizes = self.asked.heads, self.asked.kv_heads, self.asked.batch
@@ -221,55 +216,7 @@ class StateSpread:
     ) -> tuple[Tensor, Tensor]:
         """A branch of softmax."""
         spread, encoded = self._softmax[number]
-        dealt, held = self.shards(n), dict(given)
-        for name, t in given.items():
-            axis = sharded_axis(spread.attend.spec, name, t, dealt)
-            held[name] = t if axis is None else gathered(self.transport, dealt, t, axis, alike=True)
+        held = unsharded(spread.attend.spec, self.transport, self.shards(n), given)
         tensors = [*vectors, *held.values()]
         found = operator.attend_parallel(tensors, list(held), scale, encoded, n, keeps(*tensors))
         return found[0], found[1]
-
-
-def _called(
-    of: StateSpread, vectors: Vectors, scale: float | None, given: Mapping[str, Tensor], n: int, return_lse: bool
-) -> tuple[Tensor, Tensor]:
-    spec, transport, q = of.attend.spec, of.transport, vectors[0]
-    around.check_results(spec, scale, return_lse, False)
-    of.agree(vectors, scale, given, n)
-    plan = of.planned(n, q.shape[0])
-    beside, own_inputs = by_branch([one.spec for one in of.branches], given)
-    parts: list[tuple[Tensor, Tensor]] = []
-    for number, (one, mine) in enumerate(zip(of.branches, own_inputs, strict=True)):
-        exchange = plan.branches[number]
-        if len(of.branches) > 1:
-            names = {declared.name for declared in one.spec.inputs} | {"projection"}
-            mine = {name: t for name, t in mine.items() if name in names}
-        if not isinstance(exchange, StateExchange):
-            parts.append(of.by_keys(number, vectors, scale, mine, n))
-            continue
-        local = [name for name in mine if name not in of.documents]
-        held = whole_inputs(one.spec, transport, plan.shards, mine, as_they_are=local)
-        found = attended(exchange, transport, one.program, *vectors, scale, held)
-        nothing = q.new_full(q.shape[:3], torch.nan, dtype=torch.float32)
-        parts.append((found.out, nothing if found.total is None else found.lse))
-    if len(of.branches) == 1:
-        return parts[0]
-    start, count = plan.span(transport.rank)
-    names = {declared.name for declared in spec.inputs}
-    read = whole_inputs(spec, transport, plan.shards, {name: t for name, t in beside.items() if name in names})
-    here = rows_of_inputs(spec, read, n, start, count)
-    short = [t.narrow(2, 0, count) for t in vectors[:2]]
-
-    def of_rows(line: RealExpr) -> Tensor:
-        found = by_row(spec, line, short[0], short[1], here, start).expand(-1, -1, count)
-        return torch.nn.functional.pad(found, (0, plan.shards.rows - count))
-
-    shares = [of_rows(one.share) for one in spec.mixture if one.share is not None]
-    sink = None if shares or spec.sink is None else of_rows(spec.sink)
-    out, lse = mixed(parts, shares, sink, spec.detached)
-    # Rows that read an input with no line (of the first segment, say) sum its gradients with the others all the same.
-    trained = [t for t in read.values() if t.requires_grad]
-    return joined(out, *trained), lse if shares else joined(lse, *trained)
-
-
-_untraced = _disable_dynamo(_called)

@@ -27,7 +27,7 @@ from attnspec.runtime.distributed import dtensors, operator
 from attnspec.runtime.distributed.by_states import StatePlan, StateSpread, by_states
 from attnspec.runtime.distributed.collectives import of_all
 from attnspec.runtime.distributed.gather import GatherPlan, GatherSpread
-from attnspec.runtime.distributed.inputs import gathered, sharded_axis
+from attnspec.runtime.distributed.inputs import positions, unsharded
 from attnspec.runtime.distributed.planning import Asked
 from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.transport import Transport
@@ -182,10 +182,7 @@ class Distributed(Shown):
     def positions(self) -> Tensor:
         """The positions of this rank's rows in the sequence, int64, -1 for padding: for what a model does by itself."""
         n = self._only()
-        found = torch.full((self._shards(n).rows,), -1)
-        own = self._of.positions(n, self.rank)
-        found[: len(own)] = own
-        return found
+        return torch.from_numpy(self._shards(n).positions(self.rank))
 
     def shard(self, t: Tensor, dim: int, pad: float = 0) -> Tensor:
         """The rows of this rank of a tensor that is whole: ``dim`` is the dimension of the sequence.
@@ -198,9 +195,9 @@ class Distributed(Shown):
         n = t.shape[dim]
         if self._n not in (None, n):
             raise CallError(f"{self._name}: dimension {dim} of the tensor has {n} entries; sequences have {self._n}")
-        rows = self._shards(n).rows
-        own = t.index_select(dim, self._of.positions(n, self.rank).to(t.device))
-        missing = rows - own.shape[dim]
+        shards = self._shards(n)
+        own = t.index_select(dim, positions(shards, self.rank, t.device))
+        missing = shards.rows - own.shape[dim]
         padding = torch.full((), pad, dtype=own.dtype, device=own.device)
         if padding.item() != pad and not own.dtype.is_floating_point:
             raise CallError(f"{self._name}: pad = {pad} cannot stand in a tensor of {own.dtype}")
@@ -219,7 +216,7 @@ class Distributed(Shown):
         n = self._length("t", t.shape[dim], n)
         whole = t.new_empty((*t.shape[:dim], n, *t.shape[dim + 1 :]))
         for rank, rows in enumerate(of_all(self._of.transport, t.detach())):
-            at = self._of.positions(n, rank).to(t.device)
+            at = positions(self._shards(n), rank, t.device)
             whole.index_copy_(dim, at, rows.narrow(dim, 0, len(at)))
         return whole
 
@@ -324,12 +321,7 @@ class Distributed(Shown):
         """Inputs with those that came as shards gathered."""
         if torch.compiler.is_compiling():
             return dict(given)
-        shards, found = self._shards(n), dict(given)
-        for name, t in given.items():
-            axis = sharded_axis(self._of.attend.spec, name, t, shards)
-            if axis is not None:
-                found[name] = gathered(self._of.transport, shards, t, axis, alike=True)
-        return found
+        return unsharded(self._of.attend.spec, self._of.transport, self._shards(n), given)
 
     def _only(self) -> int:
         """The length that is meant where none is said."""

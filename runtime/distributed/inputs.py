@@ -52,10 +52,17 @@ def whole_inputs(
     return found
 
 
-def sharded_axis(spec: Spec, name: str, t: Tensor, shards: Shards) -> int | None:
-    """Along which dimension an input is a shard; None if it is whole."""
-    declared = next((one for one in spec.inputs if one.name == name), None)
-    return None if declared is None else _sharded(spec, declared, t, shards)
+def unsharded(spec: Spec, transport: Transport, shards: Shards, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs with those that came as shards gathered; whose gradients as a whole are to be the sum over ranks already.
+
+    Raises CallError as :func:`whole_inputs` does.
+    """
+    by_name, found = {declared.name: declared for declared in spec.inputs}, dict(inputs)
+    for name, t in inputs.items():
+        axis = _sharded(spec, by_name[name], t, shards) if name in by_name else None
+        if axis is not None:
+            found[name] = gathered(transport, shards, t, axis, alike=True)
+    return found
 
 
 def _sharded(spec: Spec, declared: Input, t: Tensor, shards: Shards) -> int | None:
@@ -91,7 +98,8 @@ def gathered(transport: Transport, shards: Shards, t: Tensor, axis: int, *, alik
     return _Gathered.apply(transport, shards, axis, alike, t)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _places(shards: Shards, rank: int, device: torch.device) -> Tensor:
+def positions(shards: Shards, rank: int, device: torch.device) -> Tensor:
+    """The positions of a rank's rows, but padding."""
     places = shards.positions(rank)
     return torch.from_numpy(places[places >= 0].astype(np.int64)).to(device)
 
@@ -102,7 +110,7 @@ class _Gathered(torch.autograd.Function):
         ctx.how, ctx.rows = (transport, shards, axis, alike), t.shape[axis]
         found = t.new_empty((*t.shape[:axis], shards.n, *t.shape[axis + 1 :]))
         for rank, rows in enumerate(of_all(transport, t)):
-            places = _places(shards, rank, t.device)
+            places = positions(shards, rank, t.device)
             found.index_copy_(axis, places, rows.narrow(axis, 0, len(places)))
         return found
 
@@ -110,10 +118,10 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, d: Tensor) -> tuple[None, None, None, None, Tensor]:
         transport, shards, axis, alike = ctx.how
         me = transport.rank
-        own = d.index_select(axis, _places(shards, me, d.device))
+        own = d.index_select(axis, positions(shards, me, d.device))
         if not alike:
             others = [rank for rank in range(transport.ranks) if rank != me]
-            pieces = {rank: d.index_select(axis, _places(shards, rank, d.device)) for rank in others}
+            pieces = {rank: d.index_select(axis, positions(shards, rank, d.device)) for rank in others}
             sent = [(rank, piece) for rank, piece in pieces.items() if piece.numel()]
             got = exchanged(transport, sent, [(rank, own) for rank in others if own.numel()])
             if own.numel():

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from attnspec.codegen.ranks.choose import plan_ranks
 from attnspec.codegen.ranks.machines import MACHINES
@@ -47,6 +48,16 @@ class Asked(NamedTuple):
     def itemsize(self) -> int:
         """The bytes of a number."""
         return int(getattr(torch, self.dtype).itemsize)
+
+    def check(self, name: str, q: Tensor, k: Tensor, v: Tensor) -> None:
+        """Raise CallError for tensors of other heads or dimensions."""
+        found = {"heads": q.shape[1], "kv_heads": k.shape[1], "dim": q.shape[3], "dim_v": v.shape[3]}
+        for label, has in found.items():
+            if has != (wants := getattr(self, label)):
+                raise CallError(
+                    f"{name}: this is planned for {label} = {wants}, and the tensors have {has}: attnspec.distribute("
+                    f"..., {label}={has})"
+                )
 
 
 def planned(attend: Attention, ranks: int, n: int, asked: Asked) -> RankPlan:

@@ -16,7 +16,6 @@ from torch import Tensor
 from attnspec.codegen.ranks.documents import Extents, documents, restricted
 from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.codegen.ranks.planned import Schedule
-from attnspec.codegen.ranks.runs import positions
 from attnspec.codegen.ranks.shards import Shards
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError, check_call
@@ -31,7 +30,7 @@ from attnspec.runtime.distributed.job import Job
 from attnspec.runtime.distributed.planning import Asked, planned
 from attnspec.runtime.distributed.stored import Form
 from attnspec.runtime.distributed.strided import whole_inputs
-from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.distributed.transport import Transport, always
 from attnspec.runtime.prepare.inputs import check
 
 
@@ -125,10 +124,6 @@ class Spread:
             self._by_documents[key] = Duties.of(made, self.transport.rank)
         return self._by_documents[key]
 
-    def positions(self, n: int, rank: int) -> Tensor:
-        """The positions of a rank's rows, but padding."""
-        return torch.from_numpy(np.ascontiguousarray(positions(self.schedule(n).shards.held[rank])))
-
     @torch.no_grad()
     def forward(self, given: Given, keep: bool) -> Kept:
         """Results of this rank's rows. Raises CallError for tensors that do not fit."""
@@ -175,7 +170,7 @@ class Spread:
     def _form(self, given: Given) -> Form:
         """The sizes of a call. Raises CallError where its tensors are not shards, or not of what was planned."""
         q, k, v, inputs, _, n = given
-        name, asked = self.name, self.asked
+        name = self.name
         length = self.schedule(n).shards.rows
         for label, t in (("q", q), ("k", k), ("v", v)):
             if t.dim() == 4 and t.shape[2] != length:
@@ -185,17 +180,7 @@ class Spread:
                 )
         check_call(name, self.attend._target, self.attend._kinds, q, k, v)
         found = Form(q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
-        for label, has, wants in (
-            ("heads", found.heads, asked.heads),
-            ("kv_heads", found.kv_heads, asked.kv_heads),
-            ("dim", found.dim, asked.dim),
-            ("dim_v", found.dim_v, asked.dim_v),
-        ):
-            if has != wants:
-                raise CallError(
-                    f"{name}: this is planned for {label} = {wants}, and the tensors have {has}: attnspec.distribute("
-                    f"..., {label}={has})"
-                )
+        self.asked.check(name, q, k, v)
         check(self.attend.spec, None, inputs, q.device)
         return found
 
@@ -230,10 +215,3 @@ _AGREED: WeakKeyDictionary[Transport, set[str]] = WeakKeyDictionary()
 """What ranks know to do alike, for good: what they tell each other must not depend on which objects live where."""
 _MOST_DOCUMENTS = 64
 """Of so many calls' documents it is remembered what a rank has to do: those of the layers of a model, and some more."""
-
-
-def always() -> bool:
-    """Whether torch.distributed is asked to look closely (TORCH_DISTRIBUTED_DEBUG)."""
-    import torch.distributed as dist
-
-    return dist.is_available() and dist.get_debug_level() != dist.DebugLevel.OFF  # type: ignore[attr-defined]

@@ -42,3 +42,10 @@ class Transport(Protocol):
     def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
         """Begin with the messages of one step; every rank posts every step, with nothing too, in the same order."""
         ...
+
+
+def always() -> bool:
+    """Whether torch.distributed is asked to look closely (TORCH_DISTRIBUTED_DEBUG)."""
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.get_debug_level() != dist.DebugLevel.OFF  # type: ignore[attr-defined]
