@@ -50,7 +50,7 @@ def test_what_has_no_plan_is_refused_with_the_reason() -> None:
             "a: contiguous shards of 32 positions; each rank gathers all keys and values, 16.4 kB, and computes its own"
             " rows"
         )
-        with pytest.raises(CallError, match="shard=\"contiguous\", not 'contiguous' in 2 chunks"):
+        with pytest.raises(CallError, match="shard=\"contiguous\", not 'auto' in 2 chunks"):
             attnspec.distribute(attnspec.compile(TABLE), transport, heads=4, dim=16, chunks=2, gather="keys")
 
     simulate(2, run)
