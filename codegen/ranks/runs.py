@@ -141,21 +141,22 @@ def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _folded(spans: list[tuple[int, int]], period: int) -> Runs:
-    """Spans (first, last) by a period, with what lies side by side all through the period as runs without steps."""
+    """Spans (first, last) by a period, with what lies side by side all through the period as runs without steps.
+
+    No more than a period of them lie side by side: the next would go on with the first.
+    """
     found: list[Run] = []
     at = 0
     while at < len(spans):
-        first, last = spans[at]
-        end = at
-        while end + 1 < len(spans) and spans[end + 1][0] == spans[end][0] + 1:
+        end = at + 1
+        while end < len(spans) and spans[end][0] == spans[end - 1][0] + 1:
             end += 1
-        chain = spans[at : end + 1]
-        lasts = sorted(last for _, last in chain)
-        if len(chain) >= period and lasts[-1] - lasts[0] == period - 1 and len(chain) == period:
-            found.append(Run(first, lasts[-1] + 1))
-            at = end + 1
+        chain = spans[at:end]
+        lasts = [last for _, last in chain]
+        if len(chain) == period and max(lasts) - min(lasts) == period - 1:
+            found.append(Run(chain[0][0], max(lasts) + 1))
         else:
-            found.append(Run(first, last + 1, period if last > first else 1))
-            at += 1
+            found += [Run(first, last + 1, period if last > first else 1) for first, last in chain]
+        at = end
     singles = [(run.start, run.stop) for run in found if run.step == 1]
     return tuple(sorted([Run(a, b) for a, b in _joined(sorted(singles))] + [run for run in found if run.step > 1]))
