@@ -19,7 +19,7 @@ SMALL = 1 << 19
 Rank = tuple[str, int]
 """A node: a rank as a sender or as a receiver."""
 _MOST_COLOURED = 1 << 10
-"""nx.Graph[Rank] of a graph whose rounds are found by colouring."""
+"""Long messages whose rounds are found by colouring: with more of them that takes long."""
 
 
 def rounds(source: Ints, target: Ints, weight: Ints, ranks: int) -> Ints:

@@ -133,8 +133,8 @@ def shards(
     ``chunks`` is how many each rank has (zigzag: 2, greedy: 4, else 1); those that follow one another in contiguous
     shards are one. ``grid`` is contiguous by whole blocks: rows of an image, segments. ``greedy`` deals chunks out by
     ``work``, that of each (:func:`chunk_size` says how long they are), the largest first, to the rank that has least so
-    far and not yet its number of chunks. Raises ValueError for a
-    kind that is not one of KINDS, and for numbers that are not positive.
+    far and not yet its number of chunks. Raises ValueError for a kind that is not one of KINDS, and for numbers that
+    are not positive.
     """
     if kind not in KINDS:
         raise ValueError(f"shards are {', '.join(KINDS)}; not {kind!r}")
