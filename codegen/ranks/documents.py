@@ -45,11 +45,10 @@ class Extents:
     @classmethod
     def of_offsets(cls, offsets: NDArray[np.int64], shards: Shards) -> Extents:
         """From where documents begin, (.., documents + 1), by looking up two positions of each chunk."""
-        chunks = [shards.chunk(number) for number in range(len(shards.owners))]
-        starts, lasts = (np.array(x, dtype=np.int64) for x in ([c.start for c in chunks], [c.stop - 1 for c in chunks]))
+        starts, stops = shards.ends
         rows = offsets.reshape(-1, offsets.shape[-1])
         first = np.min([row[np.searchsorted(row, starts, side="right") - 1] for row in rows], axis=0)
-        last = np.max([row[np.searchsorted(row, lasts, side="right")] for row in rows], axis=0)
+        last = np.max([row[np.searchsorted(row, stops - 1, side="right")] for row in rows], axis=0)
         return cls(tuple(first.tolist()), tuple(last.tolist()))
 
     @classmethod
@@ -60,11 +59,10 @@ class Extents:
         >>> Extents.of_numbers(np.array([0, 0, 3, 3, 3, 7, 7, 9]), shards("contiguous", 8, 4))
         Extents(first=(0, 2, 2, 5), last=(2, 5, 7, 8))
         """
-        chunks = [shards.chunk(number) for number in range(len(shards.owners))]
-        starts, lasts = [c.start for c in chunks], [c.stop - 1 for c in chunks]
+        starts, stops = shards.ends
         rows = numbers.reshape(-1, numbers.shape[-1])
         first = np.min([np.searchsorted(row, row[starts], side="left") for row in rows], axis=0)
-        last = np.max([np.searchsorted(row, row[lasts], side="right") for row in rows], axis=0)
+        last = np.max([np.searchsorted(row, row[stops - 1], side="right") for row in rows], axis=0)
         return cls(tuple(first.tolist()), tuple(last.tolist()))
 
     def meet(self, other: Extents) -> Extents:
@@ -164,7 +162,7 @@ def clipped(parts: Parts, shards: Shards, shapes: Shapes, extents: Extents) -> t
     )
     bounds, cut = shapes.bounds, np.zeros(len(parts), dtype=bool)
     for side, (low, high) in reach.items():
-        start, stop = (chunks[side] * shards.size + bounds[columns[side], end] for end in (0, 1))
+        start, stop = (shards.ends[0][chunks[side]] + bounds[columns[side], end] for end in (0, 1))
         live &= np.maximum(start, low) < np.minimum(stop, high)
         cut |= (start < low) | (stop > high)
     for part in np.flatnonzero(cut & live).tolist():

@@ -80,8 +80,7 @@ def exchange(
         got[1].total * heads[got[1].kind],
         got[2].total * heads[got[2].kind // found.branches],
     ]
-    owners = np.array(shards.owners, dtype=np.int64)
-    names = [owners[one.chunk] * shards.ranks + one.target for one in got]
+    names = [shards.owner[one.chunk] * shards.ranks + one.target for one in got]
     all_names, places = numbered(np.concatenate(names))
     ends = np.cumsum([0, *map(len, names)])
     keys, rows, results = (

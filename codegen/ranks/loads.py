@@ -26,13 +26,13 @@ class Loads:
 
 def loads(plan: Schedule) -> Loads:
     """The loads of a schedule."""
-    length, owners = plan.steps * plan.ranks, np.array(plan.shards.owners, dtype=np.int64)
+    length, owner = plan.steps * plan.ranks, plan.shards.owner
     pairs, calls = [np.zeros(length, dtype=np.int64)], np.zeros(length, dtype=np.int64)
     for one in plan.placed:
         place = _steps(one, plan.traffic, plan.ranks) * plan.ranks
         place += one.place
-        pairs += [sums(owners, one.local, length), sums(place, one.pairs, length)]
-        calls += np.bincount(owners[one.local > 0], minlength=length) + np.bincount(place, minlength=length)
+        pairs += [sums(owner, one.local, length), sums(place, one.pairs, length)]
+        calls += np.bincount(owner[one.local > 0], minlength=length) + np.bincount(place, minlength=length)
     return Loads(*(column.reshape(plan.steps, plan.ranks) for column in (added(*pairs), calls)))
 
 

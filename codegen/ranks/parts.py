@@ -150,8 +150,7 @@ def _apart(spans: Spans, of: Ints, number: int, step: int) -> NDArray[np.bool_]:
 def _shapes(spans: Spans, first: Ints, shards: Shards, chunk: Ints, shapes: Shapes, which: NDArray[np.bool_]) -> Ints:
     """The number of the shape of each group of runs, which begin at ``first``, of ``which`` groups."""
     end = np.append(first[1:], len(spans.start))
-    base = np.array([shards.first(c) for c in range(len(shards.owners))], dtype=np.int64)[chunk]
-    base = np.repeat(base, end - first)
+    base = np.repeat(shards.ends[0][chunk], end - first)
     start, stop = (spans.start - base) // shards.step, (spans.stop - 1 - base) // shards.step + 1
     step = np.where(stop - start > 1, spans.step // shards.step, 1)
     table = np.stack([start, stop, step], axis=1).tolist()

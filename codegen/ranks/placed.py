@@ -80,12 +80,12 @@ class Placed:
     @cached_property
     def asker(self) -> Ints:
         """The rank that has the queries of each part."""
-        return self._owners[self.parts.asker]
+        return self.cut.shards.owner[self.parts.asker]
 
     @cached_property
     def keeper(self) -> Ints:
         """The rank that has its keys."""
-        return self._owners[self.parts.keeper]
+        return self.cut.shards.owner[self.parts.keeper]
 
     @cached_property
     def place(self) -> Ints:
@@ -96,10 +96,6 @@ class Placed:
     def other(self) -> Ints:
         """The rank that sends for it."""
         return np.where(self.moved, self.asker, self.keeper) if self.moved.any() else self.keeper
-
-    @property
-    def _owners(self) -> Ints:
-        return np.array(self.cut.shards.owners, dtype=np.int64)
 
     @cached_property
     def pairs(self) -> Counts:
@@ -141,7 +137,7 @@ def balanced(made: Sequence[Placed], ranks: int) -> tuple[Placed, ...]:
         return tuple(made)
     work = [0] * ranks
     for one, free in zip(made, by_choice, strict=True):
-        own = sums(one._owners, one.local, ranks)
+        own = sums(one.cut.shards.owner, one.local, ranks)
         away = sums(one.asker if free else one.place, one.pairs, ranks)
         work = [w + int(a) + int(b) for w, a, b in zip(work, own, away, strict=True)]
     most = max(max(work), 101 * sum(work) // (100 * ranks))
@@ -162,12 +158,12 @@ def balanced(made: Sequence[Placed], ranks: int) -> tuple[Placed, ...]:
 def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArray[np.bool_]:
     """Of which parts fewer bytes travel forward if the queries do."""
     shared = max(1, sizes.heads // max(1, sizes.kv_heads))
-    owners = np.array(cut.shards.owners, dtype=np.int64)
+    owner = cut.shards.owner
     first = 0 if pattern.heads is None else pattern.heads[0]
     key_heads = -(-(first + pattern.count) // shared) - first // shared
     parts_, counts = cut.parts, cut.shapes.counts  # in this order: parts add their shapes
     rows = product(counts, pattern.count * (widths.query + widths.result))
     keys = product(counts, key_heads * widths.key)
     found: NDArray[np.bool_] = rows[parts_.rows] < keys[parts_.keys]
-    found &= owners[parts_.asker] != owners[parts_.keeper]
+    found &= owner[parts_.asker] != owner[parts_.keeper]
     return found

@@ -135,8 +135,7 @@ class Schedule(Shown):
     @cached_property
     def work(self) -> Counts:
         """The pairs that each rank computes, over its heads."""
-        owners = np.array(self.shards.owners, dtype=np.int64)
-        columns = [of for one in self.placed for of in ((owners, one.local), (one.place, one.pairs))]
+        columns = [of for one in self.placed for of in ((self.shards.owner, one.local), (one.place, one.pairs))]
         return added(*(sums(place, pairs, self.ranks) for place, pairs in columns))
 
     def sent(self, backward: bool = False) -> Counts:

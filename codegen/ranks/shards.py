@@ -78,6 +78,17 @@ class Shards(Shown):
         return f"{number} {'>=' if chunk < rest else '<'} {rest}" if rest else "false"
 
     @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """The rank that has each chunk, as an array."""
+        return np.array(self.owners, dtype=np.int64)
+
+    @cached_property
+    def ends(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first position of each chunk, and the one behind its last."""
+        runs = [self.chunk(number) for number in range(len(self.owners))]
+        return np.array([run.start for run in runs], dtype=np.int64), np.array([run.stop for run in runs], np.int64)
+
+    @cached_property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
         """The numbers of each rank's chunks, in order."""
         found: list[list[int]] = [[] for _ in range(self.ranks)]

@@ -44,9 +44,7 @@ def part_pairs(pairs: Pairs, parts: Parts, shapes: Shapes, shards: Shards) -> Co
 
 def local_pairs(pairs: Pairs, shards: Shards) -> Counts:
     """How many pairs each chunk has with itself."""
-    runs = [shards.chunk(number) for number in range(len(shards.owners))]
-    ends = (np.array([run.start for run in runs]), np.array([run.stop for run in runs]))
-    return _counted(pairs, shards.n, ends, ends, shards.step)
+    return _counted(pairs, shards.n, shards.ends, shards.ends, shards.step)
 
 
 def work_of_rows(pairs: Pairs, n: int, size: int) -> Counts:
@@ -93,5 +91,5 @@ def _kinds(pairs: Pairs, n: int, pieces: tuple[Piece, ...], rows: Ends, keys: En
 
 
 def _ends(chunk: Ints, bounds: Ints, shards: Shards) -> tuple[Ints, Ints]:
-    first = chunk * shards.size if shards.size else chunk
+    first = shards.ends[0][chunk]
     return first + bounds[:, 0] * shards.step, first + (bounds[:, 1] - 1) * shards.step + 1
