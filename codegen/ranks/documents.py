@@ -99,7 +99,7 @@ def restricted(plan: Schedule, extents: Mapping[str, Extents]) -> Schedule:
     made = [tuple(as_before), tuple(by_size)]
     shapes = plan.placed[0].cut.shapes
     traffic = [exchange(placed, plan.patterns, plan.shards, shapes, plan.sizes, plan.widths) for placed in made]
-    best = min((0, 1), key=lambda number: total(added(traffic[number].forward, traffic[number].forward_back)))
+    best = min((0, 1), key=lambda number: total(added(*traffic[number].nbytes(backward=False))))
     return replace(plan, placed=made[best], traffic=traffic[best])
 
 

@@ -45,6 +45,10 @@ class Exchange:
         """How many steps there are, that of what is local included."""
         return int(self.step.max(initial=0)) + 1
 
+    def nbytes(self, backward: bool) -> tuple[Counts, Counts]:
+        """The bytes of a pass: from source to target, and those that return for them."""
+        return (self.backward, self.backward_back) if backward else (self.forward, self.forward_back)
+
     @cached_property
     def in_order(self) -> tuple[Ints, Ints, Ints, Ints]:
         """The messages in order of their steps: their numbers, steps, sources and targets."""

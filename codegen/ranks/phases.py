@@ -51,7 +51,7 @@ class Phases:
 
 def phases(made: Exchange, ranks: int, backward: bool = False) -> Phases:
     """The messages of a pass: what a step needs comes beside the one before, what it gives returns beside the next."""
-    there, back = (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
+    there, back = made.nbytes(backward)
     order, step, source, target = made.in_order
     found = (Leg(step - 1, source, target, there[order]), Leg(step + 1, target, source, back[order]))
     legs = (leg if leg.nbytes.all() else leg.take(np.flatnonzero(leg.nbytes)) for leg in found)

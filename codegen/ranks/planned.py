@@ -140,17 +140,13 @@ class Schedule(Shown):
 
     def sent(self, backward: bool = False) -> Counts:
         """The bytes that each rank sends."""
-        there, back = self._bytes(backward)
+        there, back = self.traffic.nbytes(backward)
         return added(sums(self.traffic.source, there, self.ranks), sums(self.traffic.target, back, self.ranks))
 
     def received(self, backward: bool = False) -> Counts:
         """The bytes that each rank receives."""
-        there, back = self._bytes(backward)
+        there, back = self.traffic.nbytes(backward)
         return added(sums(self.traffic.target, there, self.ranks), sums(self.traffic.source, back, self.ranks))
-
-    def _bytes(self, backward: bool) -> tuple[Counts, Counts]:
-        made = self.traffic
-        return (made.backward, made.backward_back) if backward else (made.forward, made.forward_back)
 
     @property
     def gathered(self) -> int:
