@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attnspec.codegen.ranks.exact import Counts, added, product, sums
 from attnspec.codegen.ranks.exchange import Exchange, exchange
+from attnspec.codegen.ranks.needs import Ints
 from attnspec.codegen.ranks.parts import hull, stride
 from attnspec.codegen.ranks.patterns import Patterns, patterns
 from attnspec.codegen.ranks.placed import Placed, placed
@@ -36,6 +39,8 @@ from attnspec.relation.sizes import Sizes
 from attnspec.spec.writing import Shown
 
 _MOST_WRITTEN = 8
+_TABLE = 1 << 22
+"""Pairs of ranks of which a table is made."""
 _ORDER = ("keys", "queries", "results")
 
 
@@ -70,14 +75,29 @@ class Schedule(Shown):
         """How many steps there are: that of what is local, and those of what arrives."""
         return self.traffic.steps
 
-    def step_of(self, source: int, target: int) -> int:
-        """The step in which one rank sends another what this needs; 0 where it needs nothing."""
-        return self._steps.get((source, target), 0)
+    def steps_of(self, source: Ints, target: Ints | int) -> Ints:
+        """The steps in which ranks send others what these need; 0 from a rank to itself."""
+        names = source * self.ranks + target
+        if self._table is not None:
+            return np.take(self._table, names).astype(np.int64)
+        found = np.zeros(len(names), dtype=np.int64)
+        far = source != target
+        found[far] = self.traffic.step[np.searchsorted(self._names, names[far])]
+        return found
 
     @cached_property
-    def _steps(self) -> dict[tuple[int, int], int]:
-        columns = (self.traffic.source, self.traffic.target, self.traffic.step)
-        return {(a, b): step for a, b, step in zip(*(c.tolist() for c in columns), strict=True)}
+    def _table(self) -> NDArray[np.unsignedinteger[Any]] | None:
+        """The step of each pair of ranks, where there are not too many."""
+        if self.ranks * self.ranks > _TABLE:
+            return None
+        table = np.zeros(self.ranks * self.ranks, dtype=np.min_scalar_type(self.steps))
+        table[self._names] = self.traffic.step
+        return table
+
+    @property
+    def _names(self) -> Ints:
+        """Source and target of each message as one number: in order."""
+        return self.traffic.source * self.ranks + self.traffic.target
 
     def items(self, rank: int) -> tuple[Item, ...]:
         """What a rank computes, in the order in which it does."""
@@ -91,12 +111,12 @@ class Schedule(Shown):
                 yield Item(one.pattern.branch, one.pattern.heads, run, run, rank, rank, rank, 0, pairs)
 
     def _far(self, one: Placed, rank: int) -> Iterator[Item]:
-        for part in np.flatnonzero(one.place == rank).tolist():
+        (mine,) = np.nonzero(one.place == rank)
+        for part, at in zip(mine.tolist(), self.steps_of(one.other[mine], rank).tolist(), strict=True):
             rows, keys = one.cut.runs(part)
             step = stride(rows, keys, self.shards.step)
             asker, keeper = int(one.asker[part]), int(one.keeper[part])
-            at, pairs = self.step_of(int(one.other[part]), rank), int(one.pairs[part])
-            branch, heads = one.pattern.branch, one.pattern.heads
+            branch, heads, pairs = one.pattern.branch, one.pattern.heads, int(one.pairs[part])
             yield Item(branch, heads, hull(rows, step), hull(keys, step), asker, keeper, rank, at, pairs)
 
     def messages(self, rank: int, backward: bool = False) -> tuple[Message, ...]:
