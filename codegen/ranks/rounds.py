@@ -8,11 +8,15 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from attnspec.codegen.ranks.distinct import numbered
 from attnspec.codegen.ranks.needs import Ints
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SMALL = 1 << 19
 """Bytes of a message that takes hardly longer than none: such messages travel together in the first step."""
@@ -45,6 +49,8 @@ def rounds(source: Ints, target: Ints, weight: Ints, ranks: int) -> Ints:
 
 def graph(source: list[int], target: list[int], weight: list[int]) -> nx.Graph[Rank]:
     """The graph of messages, senders on one side and receivers on the other."""
+    import networkx as nx  # not at start-up: most plans have no colours to find
+
     found: nx.Graph[Rank] = nx.Graph()
     for number, (a, b, size) in enumerate(zip(source, target, weight, strict=True)):
         found.add_edge(("sends", a), ("receives", b), weight=size, number=number)
@@ -57,6 +63,8 @@ def coloured(messages: nx.Graph[Rank]) -> list[int]:
     Each round is a matching that leaves out no rank that has as many messages left as rounds may follow (by König's
     theorem there is one), and the heaviest such, so that long messages travel beside long ones.
     """
+    import networkx as nx
+
     left = messages.copy()
     found = [0] * messages.number_of_edges()
     most = 1 + sum(size for _, _, size in messages.edges(data="weight", default=0))
