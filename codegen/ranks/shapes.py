@@ -2,8 +2,8 @@
 
 >>> shapes = Shapes()
 >>> a, b = shapes.add((Run(0, 4),)), shapes.add((Run(2, 9, 3),))
->>> shapes.add((Run(0, 4),)) == a, shapes.count(b), shapes.union({a, b})
-(True, 3, 6)
+>>> shapes.add((Run(0, 4),)) == a, shapes.counts.tolist(), shapes.union({a, b})
+(True, [4, 3], 6)
 """
 
 from __future__ import annotations
@@ -49,13 +49,9 @@ class Shapes:
             for run in self.runs[number]
         )
 
-    def count(self, number: int) -> int:
-        """How many positions there are."""
-        return count(self.runs[number])
-
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Those of all shapes."""
+        """How many positions each shape has."""
         return np.array([count(runs) for runs in self.runs], dtype=np.int64)
 
     @property
