@@ -29,7 +29,7 @@ from attnspec.runtime.distributed.inputs import check_documents, require_alike
 from attnspec.runtime.distributed.job import Job
 from attnspec.runtime.distributed.planning import Asked, planned
 from attnspec.runtime.distributed.stored import Form
-from attnspec.runtime.distributed.strided import whole_inputs
+from attnspec.runtime.distributed.strided import WholeInputs
 from attnspec.runtime.distributed.transport import Transport, always
 from attnspec.runtime.prepare.inputs import check
 
@@ -60,6 +60,7 @@ class Spread:
     asked: Asked
     _planned: dict[int, RankPlan] = field(default_factory=dict)
     _duties: dict[int, Duties] = field(default_factory=dict)
+    _documents: dict[int, frozenset[str]] = field(default_factory=dict)
     _by_documents: dict[tuple[Any, ...], Duties] = field(default_factory=dict)
 
     @property
@@ -100,9 +101,12 @@ class Spread:
     def _of_documents(self, inputs: Mapping[str, Tensor], n: int) -> dict[str, Extents]:
         """Where documents begin and end at the chunks of shards, of each input that says what they are."""
         schedule, found = self.schedule(n), {}
-        names = frozenset().union(*(documents(schedule.relation, one.pattern) for one in schedule.placed))
         if self.transport.ranks == 1 or not schedule.shards.size:
             return {}
+        if n not in self._documents:
+            every = (documents(schedule.relation, one.pattern) for one in schedule.placed)
+            self._documents[n] = frozenset[str]().union(*every)
+        names = self._documents[n]
         for declared in self.attend.spec.inputs:
             name, t = declared.name, inputs.get(declared.name)
             if name in names and t is not None:
@@ -111,16 +115,15 @@ class Spread:
                 found[name] = made(t.numpy(force=True).astype(np.int64), schedule.shards)
         return found
 
-    def _duties_of(self, given: Given) -> Duties:
+    def _duties_of(self, n: int, extents: Mapping[str, Extents]) -> Duties:
         """What this rank has to do in a call: documents leave less of it."""
-        extents = self._of_documents(given.inputs, given.n)
         if not extents:
-            return self.duties(given.n)
-        key = given.n, *sorted(extents.items())
+            return self.duties(n)
+        key = n, *sorted(extents.items())
         if key not in self._by_documents:
             while len(self._by_documents) >= _MOST_DOCUMENTS:
                 del self._by_documents[next(iter(self._by_documents))]
-            made = restricted(self.schedule(given.n), extents)
+            made = restricted(self.schedule(n), extents)
             self._by_documents[key] = Duties.of(made, self.transport.rank)
         return self._by_documents[key]
 
@@ -129,9 +132,10 @@ class Spread:
         """Results of this rank's rows. Raises CallError for tensors that do not fit."""
         form = self._form(given)
         self._agree(given, form)
-        if found := self._of_documents(given.inputs, given.n):
-            require_alike(self.name, self.transport, {name: given.inputs[name] for name in found}, form.device)
-        job = self._job(given, form, keep)
+        extents = self._of_documents(given.inputs, given.n)
+        if extents:
+            require_alike(self.name, self.transport, {name: given.inputs[name] for name in extents}, form.device)
+        job = self._job(given, form, extents, keep)
         finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
         return finish.forward(forward(job, given.q, given.k, given.v), keep)
 
@@ -141,7 +145,7 @@ class Spread:
     ) -> list[Tensor]:
         """Gradients of q, k and v, of this rank's rows, and of the inputs that are wanted, summed over all ranks."""
         form = self._form(given)
-        job = self._job(given, form, True)
+        job = self._job(given, form, self._of_documents(given.inputs, given.n), True)
         like = {name: given.inputs[name] for name in wanted}
         dinputs = {name: torch.zeros(t.shape, dtype=torch.float32, device=t.device) for name, t in like.items()}
         dout = dout.to(form.dtype)
@@ -152,19 +156,19 @@ class Spread:
         vectors = [found.pop(0).to(form.dtype) for _ in range(3)]  # the memory of each is free before the next
         return [*vectors, *dinputs.values()]
 
-    def _job(self, given: Given, form: Form, keep: bool) -> Job:
+    def _job(self, given: Given, form: Form, extents: Mapping[str, Extents], keep: bool) -> Job:
         """A call. Outputs of branches whose weights are detached are only for gradients apart: else they are merged."""
         spec, known, n = self.attend.spec, self.attend._facts, given.n
         sizes = spec.sizes(n, n, form.heads, form.batch, form.kv_heads)
         branches = self.attend.branches if spec.mixture else (self.attend,)
         return Job(
             self.transport,
-            self._duties_of(given),
+            self._duties_of(n, extents),
             form,
             branches,
             bool(known.shared or (known.separate and keep)),
             given.scale,
-            whole_inputs(spec, given.inputs, sizes, form.device),
+            WholeInputs.of(spec, given.inputs, sizes, form.device),
         )
 
     def _form(self, given: Given) -> Form:
@@ -186,13 +190,13 @@ class Spread:
 
     def _agree(self, given: Given, form: Form) -> None:
         """At the first call of its kind: all ranks are about to do the same. Raises CallError that names those not."""
-        of_inputs = [(name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in given.inputs.items()]
+        of_inputs = tuple((name, tuple(t.shape), str(t.dtype), t.requires_grad) for name, t in given.inputs.items())
         call = (tuple(form[:5]), str(form.dtype), of_inputs, given.scale, given.n)
-        kind = json.dumps([call, self.attend.program.encoded, self.asked])
+        kind = call, self.attend.program.encoded, self.asked
         agreed = _AGREED.setdefault(self.transport, set())
         if kind in agreed and not always():
             return
-        whole = f"{kind}\0{fingerprint()}\0{self.schedule(given.n).digest}"
+        whole = f"{json.dumps(kind)}\0{fingerprint()}\0{self.schedule(given.n).digest}"
         digest = torch.frombuffer(bytearray(sha256(whole.encode()).digest()), dtype=torch.uint8).to(form.device)
         told = of_all(self.transport, digest)
         common = max(told, key=lambda t: sum(torch.equal(t, other) for other in told))
@@ -211,7 +215,7 @@ class Spread:
         agreed.add(kind)
 
 
-_AGREED: WeakKeyDictionary[Transport, set[str]] = WeakKeyDictionary()
+_AGREED: WeakKeyDictionary[Transport, set[tuple[Any, ...]]] = WeakKeyDictionary()
 """What ranks know to do alike, for good: what they tell each other must not depend on which objects live where."""
 _MOST_DOCUMENTS = 64
 """Of so many calls' documents it is remembered what a rank has to do: those of the layers of a model, and some more."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,36 +32,44 @@ from attnspec.spec.spec import Spec
 Inputs = Mapping[str, Tensor]
 
 
-class WholeInputs(NamedTuple):
-    """The inputs of a call, whole: as they were given, and as strided patterns take them."""
+@dataclass(frozen=True, eq=False)
+class WholeInputs:
+    """The inputs of a call, whole: what all of its parts share. ``sizes`` are those of :meth:`Spec.sizes`."""
 
+    spec: Spec
     given: Inputs
-    strided: Inputs
+    sizes: Mapping[str, int]
+    device: torch.device
 
+    @classmethod
+    def of(cls, spec: Spec, given: Inputs, sizes: Mapping[str, int], device: torch.device) -> WholeInputs:
+        """Inputs as they were given, with those that are drawn."""
+        given = dict(given)
+        for declared in spec.inputs:
+            if declared.random is not None and declared.name not in given:
+                given[declared.name] = torch.from_numpy(drawn_for(spec, declared, sizes)).to(device)
+        return cls(spec, given, sizes, device)
 
-def whole_inputs(spec: Spec, given: Inputs, sizes: Mapping[str, int], device: torch.device) -> WholeInputs:
-    """What all parts of a call share, made once: ``sizes`` are those of :meth:`attnspec.spec.spec.Spec.sizes`."""
-    given = dict(given)
-    for declared in spec.inputs:
-        if declared.random is not None and declared.name not in given:
-            given[declared.name] = torch.from_numpy(drawn_for(spec, declared, sizes)).to(device)
-    made = dict(given)
-    for declared in spec.inputs:
-        if declared.form == "offsets":
-            made[declared.name] = numbers(given[declared.name], sizes["m"])
-    for end, name in of_spec.ends(spec).items():
-        base, _, which = end.partition(".")
-        made[name] = run_ends(made[base].contiguous(), (which,))[which]
-    for length, name in of_spec.lengths(spec).items():
-        made[name] = torch.tensor(sizes[length], device=device)
-    return WholeInputs(given, made)
+    @cached_property
+    def strided(self) -> Inputs:
+        """As strided patterns take them: made when there is such a part."""
+        made = dict(self.given)
+        for declared in self.spec.inputs:
+            if declared.form == "offsets":
+                made[declared.name] = numbers(self.given[declared.name], self.sizes["m"])
+        for end, name in of_spec.ends(self.spec).items():
+            base, _, which = end.partition(".")
+            made[name] = run_ends(made[base].contiguous(), (which,))[which]
+        for length, name in of_spec.lengths(self.spec).items():
+            made[name] = torch.tensor(self.sizes[length], device=self.device)
+        return made
 
 
 @dataclass(frozen=True, eq=False)
 class Strided:
     """Rows at ``queries`` and keys at ``keys`` of a pattern: what :class:`attnspec.Attention` says of parts, for these.
 
-    Positions are no arguments: they are the runs'. ``inputs`` are what :func:`whole_inputs` gives, or those of the call
+    Positions are no arguments: they are the runs'. ``inputs`` are :class:`WholeInputs`, or those of the call
     where the pattern reads no lengths and no sorted inputs. Everything else as in a part, n and n_q the whole's.
     """
 
@@ -88,18 +97,19 @@ class Strided:
         self, more: Mapping[str, Any], device: torch.device, sink: bool = False
     ) -> tuple[Attention, dict[str, Any]]:
         inputs = more.get("inputs") or {}
-        whole = inputs if isinstance(inputs, WholeInputs) else WholeInputs(inputs, inputs)
+        given = inputs.given if isinstance(inputs, WholeInputs) else inputs
         if self.queries.step == 1 and self.keys.step == 1:
             return self.attend, {
                 **more,
                 "q_start": self.queries.start,
                 "k_start": self.keys.start,
-                "inputs": whole.given,
+                "inputs": given,
             }
         sides = [of_spec.Stride(run.step, run.start % run.step) for run in (self.queries, self.keys)]
         attend, begun = _compiled(self.attend.program.encoded, self.attend._target, *sides, sink)
         declared = {item.name for item in attend.spec.inputs}
-        made = {name: t for name, t in whole.strided.items() if name in whole.given or name in declared}
+        whole = inputs.strided if isinstance(inputs, WholeInputs) else inputs
+        made = {name: t for name, t in whole.items() if name in given or name in declared}
         own = {
             "q_start": self.queries.start // self.queries.step,
             "k_start": self.keys.start // self.keys.step,

@@ -14,7 +14,7 @@ import attnspec
 from attnspec.check.check import check_text
 from attnspec.codegen.plan.choose import plan
 from attnspec.relation.lower import lower
-from attnspec.runtime.distributed.strided import whole_inputs
+from attnspec.runtime.distributed.strided import WholeInputs
 from attnspec.spec.multiples import reduced
 from attnspec.spec.spec import Spec
 from attnspec.spec.strided import Stride, firsts, strided, why_not_strided
@@ -32,7 +32,7 @@ def same_pairs(
     kv_heads = heads
     whole = spec.mask(n, n_q, heads, batch, kv_heads, inputs)
     tensors = {name: torch.as_tensor(value) for name, value in inputs.items()}
-    made = whole_inputs(spec, tensors, spec.sizes(n, n_q, heads, batch), torch.device("cpu"))
+    made = WholeInputs.of(spec, tensors, spec.sizes(n, n_q, heads, batch), torch.device("cpu"))
     given = {name: t.detach().numpy() for name, t in made.strided.items()}
     first = spec.offset(n, n_q)
     rows = np.arange(queries.first, first + n_q, queries.step)

@@ -12,14 +12,14 @@ from torch import Tensor
 from attnspec.codegen.ranks.runs import Run
 from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
-from attnspec.runtime.distributed.strided import WholeInputs, strided, whole_inputs
+from attnspec.runtime.distributed.strided import WholeInputs, strided
 from tests.support.oracle import TOLERANCE, close
 
 
 def prepared(attend: Attention, q: Tensor, k: Tensor, inputs: Mapping[str, Tensor]) -> WholeInputs:
     """The inputs as strided parts take them."""
     (batch, heads, n_q, _), (_, kv_heads, n, _) = q.shape, k.shape
-    return whole_inputs(attend.spec, inputs, attend.spec.sizes(n, n_q, heads, batch, kv_heads), q.device)
+    return WholeInputs.of(attend.spec, inputs, attend.spec.sizes(n, n_q, heads, batch, kv_heads), q.device)
 
 
 def agree_in_strides(
