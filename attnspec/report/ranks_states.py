@@ -7,7 +7,8 @@ from typing import Any
 
 from attnspec.codegen.cost.cost import Cost, cost
 from attnspec.codegen.plan.choose import plan
-from attnspec.codegen.ranks.machines import DEFAULT, Machine
+from attnspec.codegen.ranks.machines import Machine
+from attnspec.codegen.ranks.plan import written
 from attnspec.codegen.ranks.states import StateExchange
 from attnspec.relation.relation import Relation
 from attnspec.relation.sizes import Sizes, resized
@@ -69,16 +70,13 @@ class StatePlan(Shown):
         )
 
     def __str__(self) -> str:
-        others = " (--machine names another)" if self.machine.name == DEFAULT else ""
         share = f" ({self.received / self.all_keys:.2%} of all keys)" if self.all_keys else ""
         lines = {
-            f"ranks {self.ranks:,}": f"{self.exchange}, {self.machine}{others}",
             "receives": f"{quantity(self.received, 'B')} a rank at most{share}, in {plural(self.steps, 'step')}",
             "time": f"{seconds(self.forward)} forward, {seconds(self.backward)} backward, nothing hidden",
             "prices": self.machine.origin,
         }
-        width = max(map(len, lines)) + 2
-        return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
+        return written(self.ranks, self.exchange, self.machine, lines)
 
 
 def state_plan(

@@ -70,11 +70,6 @@ class RankPlan(Shown):
         atoms = [atom for item in relation.classes for atom in item.unknown]
         return (*inputs_of(atoms), *(scalar_names(relation.spec) if relation.reads_scalars else ()))
 
-    @property
-    def all_keys(self) -> int:
-        """Bytes of the keys and values of all ranks but one: what a rank receives where all are gathered."""
-        return self.schedule.gathered
-
     def to_dict(self) -> dict[str, Any]:
         """As plain data, without items and messages."""
         f = self.figures
@@ -88,7 +83,7 @@ class RankPlan(Shown):
             "rows": self.schedule.shards.rows,
             "steps": self.schedule.steps,
             **figures_dict(f),
-            "all_gather_bytes": self.all_keys,
+            "all_gather_bytes": self.schedule.gathered,
             "by_rank": {
                 "forward": f.forward.whole.tolist(),
                 "backward": f.backward.whole.tolist(),
@@ -125,9 +120,7 @@ class RankPlan(Shown):
 
     def __str__(self) -> str:
         f = self.figures
-        others = " (--machine names another)" if self.machine.name == DEFAULT else ""
         lines = {
-            f"ranks {self.ranks:,}": f"{self.schedule.shards}, {self.machine}{others}",
             "work": f"{count(f.pairs)} pairs, {f.balance:.3f} largest over mean",
             "receives": self._received(),
             "memory": f"keys held at most {f.held:,} of {self.schedule.sizes.n:,}",
@@ -140,8 +133,7 @@ class RankPlan(Shown):
         if self.open_inputs:
             said = ", ".join(f"`{name}`" for name in self.open_inputs)
             lines["inputs"] = f"all of this at most: each call says what {said} holds"
-        width = max(map(len, lines)) + 2
-        return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
+        return written(self.ranks, self.schedule.shards, self.machine, lines)
 
     def _received(self) -> str:
         f = self.figures
@@ -149,11 +141,20 @@ class RankPlan(Shown):
             return "nothing: there is one rank"
         if not f.messages:
             return "nothing: no rank needs what another holds"
-        share = f"{f.received / self.all_keys:.1%} of all keys" if self.all_keys else ""
+        gathered = self.schedule.gathered
+        share = f"{f.received / gathered:.1%} of all keys" if gathered else ""
         messages = plural(f.messages, "message")
         return (
             f"{quantity(f.received, 'B')} a rank at most ({share}), {messages}; {quantity(f.returned, 'B')} in backward"
         )
+
+
+def written(ranks: int, shared: object, machine: Machine, lines: dict[str, str]) -> str:
+    """What a plan says, line by line, each behind its name; the first is how ranks share the sequence, and on what."""
+    others = " (--machine names another)" if machine.name == DEFAULT else ""
+    lines = {f"ranks {ranks:,}": f"{shared}, {machine}{others}", **lines}
+    width = max(map(len, lines)) + 2
+    return "\n".join(f"{name:<{width}}{text}" for name, text in lines.items())
 
 
 def figures_dict(f: Figures) -> dict[str, Any]:
