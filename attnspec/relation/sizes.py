@@ -88,6 +88,11 @@ class Sizes:
         return self.n - self.n_q if self.aligned_end else 0
 
     @property
+    def group(self) -> int:
+        """How many query heads share a key head."""
+        return max(1, self.heads // max(1, self.kv_heads))
+
+    @property
     def held(self) -> Held:
         """What the call holds."""
         whole = (self.first, self.n_q, 0, self.n, 0, self.heads, self.kv_heads, 0, self.batch)

@@ -61,9 +61,10 @@ def exchange(
     made: tuple[Placed, ...], found: Patterns, shards: Shards, shapes: Shapes, sizes: Sizes, widths: Widths
 ) -> Exchange:
     """The messages between ranks, each position once."""
-    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
     query_groups = sorted({(one.pattern.heads or (0, sizes.heads)) for one in made})
-    key_heads = np.array([(b - a) // shared for a, b in (g or (0, sizes.heads) for g in found.groups)], dtype=np.int64)
+    key_heads = np.array(
+        [(b - a) // sizes.group for a, b in (g or (0, sizes.heads) for g in found.groups)], dtype=np.int64
+    )
     heads = np.array([b - a for a, b in query_groups], dtype=np.int64)
     of = {group: number for number, group in enumerate(query_groups)}
     wanted: list[list[Wanted]] = [[], [], []]

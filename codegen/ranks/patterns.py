@@ -84,7 +84,6 @@ def _apart(relation: Relation, sizes: Sizes) -> tuple[Heads | None, ...]:
 
 def _key_groups(apart: tuple[Heads | None, ...], sizes: Sizes) -> tuple[tuple[Heads | None, ...], list[int]]:
     """Groups of whole key heads, by their query heads, and for each group of query heads which it belongs to."""
-    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
     groups: list[Heads | None] = []
     of: list[int] = []
     for heads in apart:
@@ -92,8 +91,8 @@ def _key_groups(apart: tuple[Heads | None, ...], sizes: Sizes) -> tuple[tuple[He
             return (None,), [0]
         last = groups[-1] if groups else None
         if last is not None and last[1] > heads[0]:
-            groups[-1] = (last[0], max(last[1], -(-heads[1] // shared) * shared))
+            groups[-1] = (last[0], max(last[1], -(-heads[1] // sizes.group) * sizes.group))
         else:
-            groups.append((heads[0], -(-heads[1] // shared) * shared))
+            groups.append((heads[0], -(-heads[1] // sizes.group) * sizes.group))
         of.append(len(groups) - 1)
     return tuple(groups), of

@@ -157,10 +157,9 @@ def balanced(made: Sequence[Placed], ranks: int) -> tuple[Placed, ...]:
 
 def by_bytes(pattern: Pattern, cut: Cut, sizes: Sizes, widths: Widths) -> NDArray[np.bool_]:
     """Of which parts fewer bytes travel forward if the queries do."""
-    shared = max(1, sizes.heads // max(1, sizes.kv_heads))
     owner = cut.shards.owner
     first = 0 if pattern.heads is None else pattern.heads[0]
-    key_heads = -(-(first + pattern.count) // shared) - first // shared
+    key_heads = -(-(first + pattern.count) // sizes.group) - first // sizes.group
     parts_, counts = cut.parts, cut.shapes.counts  # in this order: parts add their shapes
     rows = product(counts, pattern.count * (widths.query + widths.result))
     keys = product(counts, key_heads * widths.key)
