@@ -89,8 +89,7 @@ def state_plan(
     found = exchange.messages(last)
     received = exchange.received(last, of_key)
     steps = len({(m.part, m.step) for m in found}) if exchange.way != "chain" else last + (exchange.lag > 0)
-    rate = machine.near if ranks <= machine.node else machine.far
-    sent = received / rate + steps * (machine.message + machine.step)
+    sent = received / machine.slowest(ranks) + steps * (machine.message + machine.step)
     one = _cost(relation, sizes, dim, itemsize)
     scale = sizes.n / one.sizes.n / (1 if exchange.way == "chain" else ranks) / machine.flops[dtype]
     forward, backward = (flops * scale + machine.call + sent for flops in (one.flops, one.backward_flops))

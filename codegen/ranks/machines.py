@@ -32,6 +32,10 @@ class Machine:
     beside: bool
     origin: str
 
+    def slowest(self, ranks: int) -> float:
+        """Bytes per second between neighbours of so many ranks, of which all wait for the slowest link."""
+        return self.near if ranks <= self.node else self.far
+
     def __str__(self) -> str:
         return f"{self.name}, {self.node} a node" if self.far != self.near else self.name
 

@@ -68,12 +68,11 @@ def usual(
 def _ring(case: _Case) -> Usual:
     """Keys go round, a neighbour further in each step; in backward their gradients go with them, in float32."""
     machine, widths, others = case.machine, case.widths, case.ranks - 1
-    rate = machine.near if case.ranks <= machine.node else machine.far  # all wait for the slowest link
 
     def seconds(backward: bool) -> float:
         nbytes = case.keys * (widths.key + (widths.key_gradient if backward else 0))
         step = case.busy(case.compute(case.largest / case.ranks, backward))
-        sent = nbytes / rate + machine.message
+        sent = nbytes / machine.slowest(case.ranks) + machine.message
         return step + others * max(step, sent) + (sent if backward and others else 0.0)  # gradients go on once more
 
     return Usual("ring", seconds(False), seconds(True), others * case.keys * widths.key)
