@@ -11,6 +11,7 @@ True
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import lcm
 
 from attnspec.relation.count import Piece, count
@@ -29,7 +30,7 @@ def count_pairs(pairs: Pairs, rows: range, keys: int) -> int:
     if not rows or not keys:
         return 0
     pieces = _cut(pairs, rows, keys)
-    if sum(_residues(piece) for piece in pieces) <= _CHEAP:
+    if sum(_residues(piece, len(rows)) for piece in pieces) <= _CHEAP:
         return count(pieces, len(rows), rows.start)
     size = _block(pairs, pieces, rows, keys)
     low, high = 0, 0
@@ -53,8 +54,8 @@ def _cut(pairs: Pairs, rows: range, keys: int) -> tuple[Piece, ...]:
         return pairs.intersection(box).pieces()
 
 
-def _residues(piece: Piece) -> int:
-    return piece.period(1)[0] * piece.period(2)[0]
+def _residues(piece: Piece, rows: int) -> int:
+    return min(piece.period(1)[0], rows) * piece.period(2)[0]
 
 
 def _block(pairs: Pairs, pieces: tuple[Piece, ...], rows: range, keys: int) -> int | None:
@@ -63,18 +64,16 @@ def _block(pairs: Pairs, pieces: tuple[Piece, ...], rows: range, keys: int) -> i
     Each that is whole: with all its rows, and below the last key.
     """
     size = lcm(*(piece.period(axis)[0] for piece in pieces for axis in (1, 2)))
-    try:
-        with budget(pairs):
-            box = (max(0, rows.start), min(rows.stop, keys))
-            start = pairs.intersection(Pairs.read(f"{box[0]} <= x < {rows.stop} and 0 <= y < {keys}"))
-            if not _in_blocks(start, size, *box):
-                return None
+    found = None
+    with suppress(TooHard), budget(pairs):
+        box = (max(0, rows.start), min(rows.stop, keys))
+        start = pairs.intersection(Pairs.read(f"{box[0]} <= x < {rows.stop} and 0 <= y < {keys}"))
+        if _in_blocks(start, size, *box):
+            found = size
             for factor in _FACTORS:  # the divisions may be written with a longer period than the pairs have
-                while size % factor == 0 and _in_blocks(start, size // factor, *box):
-                    size //= factor
-            return size
-    except TooHard:
-        return None
+                while found % factor == 0 and _in_blocks(start, found // factor, *box):
+                    found //= factor
+    return found
 
 
 def _in_blocks(start: Pairs, size: int, first: int, end: int) -> bool:

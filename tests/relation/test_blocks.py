@@ -12,7 +12,7 @@ from attnspec.codegen.layouts.grid import Grid
 from attnspec.codegen.layouts.region import Region, Tiles
 from attnspec.codegen.plan import area as areas
 from attnspec.codegen.tiles import Tile
-from attnspec.relation import blocks
+from attnspec.relation import blocks, effort
 from attnspec.relation.count import count
 from attnspec.relation.lower import lower
 from attnspec.relation.sizes import Sizes
@@ -29,6 +29,18 @@ def test_blocks_are_counted_as_pairs_are(size: int, rate: int, causal: bool, row
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_CHEAP", 0)
         assert blocks.count_pairs(pairs, range(first, first + rows), keys) == want
+
+
+def test_few_rows_are_counted_at_once_however_long_the_period() -> None:
+    """More queries than keys: to look for blocks in what is cut off takes the solver longer than all pairs."""
+    of = "(q % 32768 % 12 == h % 12 and k % 32768 % 12 == h % 12)"
+    spec = attnspec.read(f"attention a {{ attend segment(32768) and {of}  within causal }}")
+    for h in (0, 3):
+        pairs = lower(spec, 4).of_head(h).pairs.fix(**Sizes(90, 300, 4).parameters(h, 0))
+        with effort.stage():
+            found = blocks.count_pairs(pairs, range(-210, 90), 90)
+            assert effort.left() > 0.99 * effort.STAGE
+        assert found == sum(range(1, len(range(h, 90, 12)) + 1))
 
 
 @pytest.mark.parametrize("align", ["end", "start"])
