@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -24,8 +23,9 @@ from torch import Tensor
 import attnspec
 from attnspec.codegen.ranks.runs import count
 from attnspec.runtime.bench.high_water import high_water
+from attnspec.runtime.bench.ranks.transport import Counting
 from attnspec.runtime.distributed.processes import of_group
-from tests.support.over_ranks import Counted, agree, on_one, on_rank
+from tests.support.over_ranks import agree, on_one, on_rank
 from tests.support.over_ranks_cases import CASES
 from tests.support.targets import compiled
 
@@ -33,10 +33,10 @@ TIMEOUT = 20.0
 """Seconds after which gloo gives up."""
 
 
-def _counted() -> Counted:
+def _counted() -> Counting:
     group = dist.group.WORLD
     assert group is not None
-    return Counted(of_group(group))
+    return Counting(of_group(group))
 
 
 def cases(names: Sequence[str]) -> None:
@@ -66,7 +66,7 @@ class Asked:
     kv_heads: int = 2
     dim: int = 64
 
-    def distributed(self, n: int, transport: Counted) -> attnspec.Distributed:
+    def distributed(self, n: int, transport: Counting) -> attnspec.Distributed:
         """It over the ranks."""
         sizes = {"heads": self.heads, "kv_heads": self.kv_heads, "dim": self.dim}
         attend = attnspec.compile(self.pattern, params=self.params)
@@ -98,9 +98,7 @@ def figures(asked: Asked) -> Figures:
     transport = _counted()
     warm, far = (asked.distributed(n, transport) for n in (asked.warm, asked.n))
     _seconds(warm, *asked.rows(warm))
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the high water mark begins here
-    start = high_water()
+    start = high_water(anew=True)
     q, k, v = asked.rows(far)
     with torch.no_grad():
         out = far(q, k, v)  # ranks tell each other what they are about to do, once

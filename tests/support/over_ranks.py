@@ -10,24 +10,11 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.bench.ranks.transport import Counting
 from attnspec.runtime.distributed.distribute import distribute
-from attnspec.runtime.distributed.transport import Expected, Pending, Sent, Transport
+from attnspec.runtime.distributed.transport import Transport
 from tests.support.oracle import TOLERANCE, close, tensors
 from tests.support.ranks import simulate
-
-
-class Counted:
-    """A transport that counts the bytes that its rank sends."""
-
-    def __init__(self, of: Transport) -> None:
-        self._of, self.rank, self.ranks, self.sent, self.received = of, of.rank, of.ranks, 0, 0
-        self.name = getattr(of, "name", "counted")
-
-    def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
-        """Begin with the messages of one step."""
-        self.sent += sum(one.tensor.numel() * one.tensor.element_size() for one in sent)
-        self.received += sum(torch.Size(one.shape).numel() * one.dtype.itemsize for one in expected)
-        return self._of.post(sent, expected)
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class Traffic:
 
 def on_rank(attend: Attention, call: Call, transport: Transport, whole: Results) -> tuple[Results, Traffic]:
     """Results and gradients of a rank's rows, gathered again: of one rank among all that run this."""
-    counted = Counted(transport)
+    counted = Counting(transport)
     options: dict[str, Any] = {name: getattr(call, name) for name in ("dtype", "batch", "shard", "chunks", "gather")}
     far = distribute(
         attend, counted, n=call.n, heads=call.heads, kv_heads=call.kv_heads, dim=call.dim, dim_v=call.dim_v, **options

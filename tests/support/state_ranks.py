@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,24 +10,12 @@ from torch import Tensor
 import attnspec
 from attnspec.codegen.ranks.states import StateExchange
 from attnspec.runtime.attention import Attention
+from attnspec.runtime.bench.ranks.transport import Counting
 from attnspec.runtime.distributed.linear import attended
 from attnspec.runtime.distributed.linear_plan import state_exchange, state_shards
-from attnspec.runtime.distributed.transport import Expected, Pending, Sent
 from tests.support.oracle import tensors
 from tests.support.ranks import Simulated, simulate
 from tests.support.states import BATCH, DIM, HEADS, KV_HEADS, Given, near
-
-
-class _Counted:
-    """A transport that counts the bytes that its rank sends."""
-
-    def __init__(self, transport: Simulated) -> None:
-        self.rank, self.ranks, self.bytes = transport.rank, transport.ranks, 0
-        self._transport = transport
-
-    def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
-        self.bytes += sum(one.tensor.numel() * one.tensor.element_size() for one in sent)
-        return self._transport.post(sent, expected)
 
 
 class Whole(NamedTuple):
@@ -102,9 +89,9 @@ def over_ranks(whole: Whole, ranks: int, tolerance: tuple[float, float], seed: i
         for name, axis in axes.items():
             t = given[name]
             given[name] = t.detach().requires_grad_() if axis is None else _shard(t, axis, of, rank)
-        counted = _Counted(transport)
+        counted = Counting(transport)
         found = attended(of, counted, whole.attend.program, *vectors, None, given, return_state=whole.state)
-        sent = counted.bytes
+        sent = counted.sent
         start, stop = of.span(rank)
         results = [found.out, *([found.lse] if whole.totals else []), *([found.state] if whole.state else [])]
         pairs = []

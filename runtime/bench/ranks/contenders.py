@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
 
+from attnspec.codegen.ranks.plan import RankPlan
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.bench.ranks.cases import Case
 from attnspec.runtime.bench.ranks.counted import Sent
@@ -72,8 +72,9 @@ def _ours(case: Case, attend: Attention, group: dist.ProcessGroup) -> Contender:
     transport = Counting(of_group(group))
     sizes = {"n": case.n, "heads": case.heads, "kv_heads": case.kv_heads, "dim": case.dim}
     far = distribute(attend, transport, shard=case.shard, **sizes)  # type: ignore[arg-type]
-    plan: Any = far.plan
-    schedule = getattr(plan, "schedule", plan)
+    plan = far.plan
+    assert isinstance(plan, RankPlan), "cases are of softmax"
+    schedule = plan.schedule
     numbers = (schedule.sent(), schedule.received(), schedule.work)
     planned = Planned(*(tuple(map(int, by_rank)) for by_rank in numbers))
     return Contender(group, far.positions, far, planned, transport)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -181,9 +179,7 @@ def _peak(case: Case, name: str) -> int:
     heads = case.heads, case.kv_heads, case.kv_heads
     with torch.no_grad():
         small.call(*(torch.zeros(1, h, len(small.positions), case.dim) for h in heads))
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is from now on
-        start = high_water()
+        start = high_water(anew=True)
         given = [torch.rand(1, h, len(one.positions), case.dim) for h in heads]
         dist.barrier(group)
         one.call(*given)
