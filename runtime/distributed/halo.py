@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -35,24 +36,16 @@ def _apart(held: Tensor, like: Sequence[Tensor], axes: Sequence[int], count: int
     found, at = [], 0
     for t, axis in zip(like, axes, strict=True):
         shape = (*t.shape[:axis], count, *t.shape[axis + 1 :])
-        size = shape.numel() if isinstance(shape, torch.Size) else _product(shape)
-        end = at + size * t.element_size()
+        end = at + prod(shape) * t.element_size()
         found.append(held[at:end].clone().view(t.dtype).view(shape))
         at = end
-    return found
-
-
-def _product(shape: Sequence[int]) -> int:
-    found = 1
-    for size in shape:
-        found *= size
     return found
 
 
 def _size(like: Sequence[Tensor], axes: Sequence[int], count: int) -> int:
     """The bytes of so many positions."""
     return sum(
-        _product((*t.shape[:axis], count, *t.shape[axis + 1 :])) * t.element_size()
+        prod((*t.shape[:axis], count, *t.shape[axis + 1 :])) * t.element_size()
         for t, axis in zip(like, axes, strict=True)
     )
 

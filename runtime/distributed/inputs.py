@@ -20,7 +20,8 @@ from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
 
-_LENGTHS = (e.Var("n"), e.Var("n_q"))
+LENGTHS = (e.Var("n"), e.Var("n_q"))
+"""Sizes of what has an entry for each position."""
 
 
 def whole_inputs(
@@ -73,7 +74,7 @@ def _sharded(spec: Spec, declared: Input, t: Tensor, shards: Shards) -> int | No
     for axis, size in enumerate(declared.sizes):
         if not contents.free(size) & {"n", "n_q"}:
             continue
-        if size not in _LENGTHS or t.shape[axis] == n or (t.shape[axis] == 1 and rows != 1):
+        if size not in LENGTHS or t.shape[axis] == n or (t.shape[axis] == 1 and rows != 1):
             continue
         if t.shape[axis] != rows:
             raise CallError(

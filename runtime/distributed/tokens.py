@@ -15,6 +15,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.distributed.halo import with_halo
+from attnspec.runtime.distributed.inputs import LENGTHS
 from attnspec.runtime.distributed.transport import Transport
 from attnspec.runtime.prepare.inputs import check_offsets
 from attnspec.runtime.states.call import Asked, piece
@@ -24,8 +25,6 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec.parts import Input
 from attnspec.spec.spec import Spec
-
-_LENGTHS = (e.Var("n"), e.Var("n_q"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +167,7 @@ def _axis(spec: Spec, declared: Input, of_documents: bool) -> int | None:
     read = [axis for axis, size in enumerate(declared.sizes) if contents.free(size) & {"n", "n_q"}]
     if not read:
         return None
-    odd = len(read) > 1 or declared.sizes[read[0]] not in _LENGTHS or (of_documents and read[0] > 1)
+    odd = len(read) > 1 or declared.sizes[read[0]] not in LENGTHS or (of_documents and read[0] > 1)
     if odd and declared.form != "offsets":
         raise CallError(
             f"{spec.name}: ranks that exchange states take no `{declared}`: inputs by position have one entry for each "
@@ -185,6 +184,6 @@ def rows_of_inputs(spec: Spec, inputs: Mapping[str, Tensor], n: int, start: int,
     for declared in spec.inputs:
         for axis, size in enumerate(declared.sizes):
             t = found.get(declared.name)
-            if t is not None and size in _LENGTHS and declared.form != "offsets" and t.shape[axis] == n:
+            if t is not None and size in LENGTHS and declared.form != "offsets" and t.shape[axis] == n:
                 found[declared.name] = t.narrow(axis, start if count else 0, count)
     return found
