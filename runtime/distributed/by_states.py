@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attnspec.codegen.ranks.planned import Schedule
-from attnspec.codegen.ranks.shards import Shards, shards
+from attnspec.codegen.ranks.shards import Shards
 from attnspec.codegen.ranks.states import StateExchange
 from attnspec.runtime import attend as around
 from attnspec.runtime.attention import Attention
@@ -28,7 +28,7 @@ from attnspec.runtime.distributed.collectives import joined
 from attnspec.runtime.distributed.in_order import InOrder, Vectors
 from attnspec.runtime.distributed.inputs import unsharded, whole_inputs
 from attnspec.runtime.distributed.linear import attended
-from attnspec.runtime.distributed.linear_plan import cut_of, going_on, state_exchange
+from attnspec.runtime.distributed.linear_plan import cut_of, going_on, shards_at, state_exchange
 from attnspec.runtime.distributed.planning import Asked, scheduled
 from attnspec.runtime.distributed.spread import Spread
 from attnspec.runtime.distributed.tokens import documents_of, rows_of_inputs
@@ -123,8 +123,7 @@ class StateSpread(InOrder):
         asked = self.asked
         key = n, asked.batch if batch is None else batch
         if key not in self._plans:
-            kind = "contiguous" if self._cut == 1 else "grid"
-            dealt = self._dealt.setdefault(n, shards(kind, n, self.transport.ranks, block=self._cut))
+            dealt = self._dealt.setdefault(n, shards_at(self._cut, n, self.transport.ranks))
             sizes = asked.heads, asked.kv_heads, key[1], asked.dim, asked.dim_v
             found = tuple(
                 self._softmax[number][0].schedule(n)

@@ -61,7 +61,11 @@ def cut_of(program: Program, heads: int, kv_heads: int, batch: int) -> int:
 
 def state_shards(program: Program, n: int, ranks: int, heads: int, kv_heads: int, batch: int) -> Shards:
     """Contiguous shards that begin where the sequence can be cut. Raises CallError where it cannot be."""
-    cut = cut_of(program, heads, kv_heads, batch)
+    return shards_at(cut_of(program, heads, kv_heads, batch), n, ranks)
+
+
+def shards_at(cut: int, n: int, ranks: int) -> Shards:
+    """Contiguous shards that begin after multiples of so many positions."""
     return shards("contiguous" if cut == 1 else "grid", n, ranks, block=cut)
 
 
