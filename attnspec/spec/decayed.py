@@ -56,8 +56,7 @@ def scored(spec: Spec) -> Spec:
     sizes = (e.Var("batch"), e.Var("heads"), e.Var(length(spec)))
     apart = Choose(e.Cmp("==", q, k), Real(0.0), Total(between(low)))
     made = replace(spec, score=Total((*between(high), apart, spec.score)), weights=SOFTMAX)
-    turns = (node for rotation in made.turns for node in rotation.expressions)
-    inputs = spec.read_by(*(branch.pred for branch in made.branches), *made.reals, *turns)
+    inputs = spec.read_by(*made.roots)
     return replace(made, inputs=(*inputs, Input(high, "float", sizes), Input(low, "float", sizes)))
 
 

@@ -161,6 +161,13 @@ class Spec(Shown):
         """All rotations, those of branches too."""
         return (*self.rotations, *(rotation for branch in self.mixture for rotation in branch.rotations))
 
+    @property
+    def roots(self) -> tuple[e.Node, ...]:
+        """Its expressions in the order written: which pairs there are, scores and weights, and rotations."""
+        preds = (clause.pred for branch in self.branches for clause in (*branch.attend, *branch.within))
+        turns = (node for rotation in self.turns for node in rotation.expressions)
+        return (*preds, *self.reals, *turns)
+
     def read_by(self, *nodes: e.Node) -> tuple[Input, ...]:
         """The inputs that expressions read, themselves or by what is derived from them."""
         read = {name for node in nodes for name in contents.varies(node)}

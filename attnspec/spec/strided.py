@@ -48,13 +48,13 @@ def why_not_strided(spec: Spec) -> str | None:
 
 def lengths(spec: Spec) -> dict[str, str]:
     """The lengths of the whole that a pattern reads, of n, n_q and m, each with the input that stands for it."""
-    free = frozenset[str]().union(*map(contents.free, _nodes(spec)))
+    free = frozenset[str]().union(*map(contents.free, spec.roots))
     return {name: _fresh(f"whole_{name}", _taken(spec)) for name in _LENGTHS if name in free}
 
 
 def ends(spec: Spec) -> dict[str, str]:
     """What is read of runs of sorted inputs, ``doc.first`` and ``doc.last``, each with the input that stands for it."""
-    reads = (part for node in _nodes(spec) for part in contents.walk(node) if isinstance(part, (e.Read, RealRead)))
+    reads = (part for node in spec.roots for part in contents.walk(node) if isinstance(part, (e.Read, RealRead)))
     names = {read.name for read in reads if read.name.endswith((".first", ".last"))}
     return {name: _fresh(name.replace(".", "_"), _taken(spec)) for name in sorted(names)}
 
@@ -86,7 +86,7 @@ def strided(spec: Spec, queries: Stride, keys: Stride) -> Spec:
         sink=None if spec.sink is None else change.whole(spec.sink),
         rotations=tuple(map(change.rotation, spec.rotations)),
     )
-    read = {part.name for node in _nodes(made) for part in contents.walk(node) if isinstance(part, e.Read)}
+    read = {part.name for node in made.roots for part in contents.walk(node) if isinstance(part, e.Read)}
     numbers = [name for name in (*lengths(spec).values(), *firsts(spec)) if name in read]
     return replace(made, inputs=(*_inputs(spec.inputs, ends(spec)), *(Input(name, "int", ()) for name in numbers)))
 
@@ -162,13 +162,6 @@ def _renamed(node: N, names: dict[str, str]) -> N:
     return replace(node, name=names[node.name]) if isinstance(node, e.Read) and node.name in names else node
 
 
-def _nodes(spec: Spec) -> Iterator[e.Node]:
-    """All expressions of a pattern over positions."""
-    yield from (branch.pred for branch in spec.branches)
-    yield from spec.reals
-    yield from (node for rotation in spec.turns for node in rotation.expressions)
-
-
 def _long(declared: Input) -> bool:
     """Whether an input has entries for positions, or more than one for each head of a batch entry."""
     return bool(set(declared.sizes) - {e.Var("batch"), e.Var("heads")})
@@ -176,7 +169,7 @@ def _long(declared: Input) -> bool:
 
 def _taken(spec: Spec) -> set[str]:
     """The names that a pattern has given to something."""
-    parts = (part for node in _nodes(spec) for part in contents.walk(node))
+    parts = (part for node in spec.roots for part in contents.walk(node))
     bound = {part.var for part in parts if isinstance(part, (e.Any, e.All, e.Sum))}
     return {declared.name for declared in spec.inputs} | {name for name, _ in spec.params} | bound
 

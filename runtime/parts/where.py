@@ -19,7 +19,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.core.form import Form
 from attnspec.runtime.core.program import decode, facts, spec
 from attnspec.runtime.core.request import Part
-from attnspec.runtime.prepare.inputs import reads, roots
+from attnspec.runtime.prepare.inputs import reads
 from attnspec.spec import contents
 
 UNKNOWN = -1
@@ -113,7 +113,7 @@ def _unknown(name: str, label: str, what: str) -> str:
 def _read(program: str) -> frozenset[str]:
     """The sizes that mean something in a pattern, of those that a part does not tell."""
     checked = spec(decode(program))
-    nodes = [*roots(checked), *(size for declared in checked.inputs for size in declared.sizes)]
+    nodes = [*checked.roots, *(size for declared in checked.inputs for size in declared.sizes)]
     nodes += [end for i in checked.inputs if i.random is not None for end in (i.random.low, i.random.high)]
     found = frozenset(name for node in nodes for name in contents.free(node))
     if "alibi.slope" in reads(checked):

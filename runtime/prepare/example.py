@@ -11,7 +11,6 @@ from torch import Tensor
 
 from attnspec.relation.relation import inputs_of
 from attnspec.relation.sizes import Sizes
-from attnspec.runtime.prepare.inputs import roots
 from attnspec.runtime.prepare.runs import numbers
 from attnspec.spec import contents
 from attnspec.spec import expr as e
@@ -107,7 +106,7 @@ def _reach(spec: Spec, declared: Input, axis: int, sizes: Sizes) -> int:
     last = sizes.parameters(sizes.heads - 1, sizes.batch - 1)
     env = {**last, "q": q, "k": k, "q_slot": q, "k_slot": k}
     found = []
-    for root in roots(spec):
+    for root in spec.roots:
         for node in contents.walk(root):
             if isinstance(node, (e.Read, e.Flag, e.Among, RealRead)) and node.name == declared.name:
                 index = node.indices[axis] if axis < len(node.indices) else None
@@ -122,7 +121,7 @@ def _spread(spec: Spec, name: str, sizes: Sizes) -> tuple[int, int]:
     """From where to where (excluded) the values of an integer input should lie."""
     ends = product((sizes.first, sizes.n_q - 1 + sizes.first), (0, sizes.n - 1))
     envs = [{**sizes.parameters(0, 0), "q": q, "k": k, "q_slot": q, "k_slot": k} for q, k in ends]
-    for root in roots(spec):
+    for root in spec.roots:
         for node in contents.walk(root):
             if isinstance(node, (e.FloorDiv, e.Mod)) and name in inputs_of([node.right]):
                 chunk = max(1, min(_CHUNK, sizes.n // 4))  # as it would stand in a spec, whatever the length

@@ -21,7 +21,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.prepare.divisors import check_divisors, divisors
 from attnspec.runtime.prepare.example import documents, example, example_shape
-from attnspec.runtime.prepare.inputs import roots, shape_of
+from attnspec.runtime.prepare.inputs import shape_of
 from attnspec.runtime.prepare.order import hash_buckets
 from attnspec.spec.arrays import array_of, check_names, derive, drawn_for, slots
 from attnspec.spec.parts import Input
@@ -68,7 +68,7 @@ def given(spec: Spec, sizes: Sizes, inputs: Mapping[str, Any]) -> Given:
             arrays.setdefault("buckets", np.asarray(_plain(inputs["buckets"])))
     except ValueError as error:
         raise CallError(str(error)) from None
-    check_divisors(spec.name, divisors(roots(spec)), sizes, arrays)
+    check_divisors(spec.name, divisors(spec.roots), sizes, arrays)
     return _of(spec, sizes, arrays)
 
 

@@ -188,7 +188,7 @@ class Wanted:
     def of(cls, spec: Spec, also: Collection[str] = ()) -> Wanted:
         """As :func:`prepare` has them."""
         names = frozenset(reads(spec)) | frozenset(also)
-        return cls(spec, names, frozenset(read_by_rotations_only(spec)), divisors(roots(spec)))
+        return cls(spec, names, frozenset(read_by_rotations_only(spec)), divisors(spec.roots))
 
     def at(
         self, sizes: Sizes, *, wide: bool = False, real: torch.dtype = torch.float32, own: bool = False
@@ -246,16 +246,9 @@ def check_vectors(spec: Spec, sizes: Sizes, found: Mapping[str, Tensor], vectors
             _check_shape(f"{spec.name}: input `{declared.name}`", declared, found[declared.name], shape)
 
 
-def roots(spec: Spec) -> list[e.Node]:
-    """The expressions of a spec, in the order written."""
-    preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
-    turns = (node for rotation in spec.turns for node in rotation.expressions)
-    return [*preds, *spec.reals, *turns]
-
-
 def reads(spec: Spec) -> frozenset[str]:
     """The names of the inputs that a spec reads, and of what is derived from them."""
-    return _read(roots(spec))
+    return _read(spec.roots)
 
 
 def read_by_rotations(spec: Spec) -> frozenset[str]:

@@ -142,7 +142,6 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     from attnspec.cli.console import progress
     from attnspec.runtime.bench.setup import examples, inputs
     from attnspec.runtime.bench.verify import block_rows, heads_of, results_of, sampled, verify
-    from attnspec.runtime.prepare.inputs import roots
     from attnspec.spec.contents import free
 
     s = setup.sizes
@@ -150,7 +149,7 @@ def _verify(attend: Attention, setup: Setup) -> Verdict:
     groups = tuple(
         sorted(
             {next(h for h in range(s.heads) if relation.of_head(h) is c) // share for c in relation.classes}
-            | ({s.kv_heads - 1} if any("h" in free(root) for root in roots(attend.spec)) else set())
+            | ({s.kv_heads - 1} if any("h" in free(root) for root in attend.spec.roots) else set())
         )
     )
     q, k, v, dout = inputs(setup)
