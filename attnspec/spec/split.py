@@ -49,9 +49,7 @@ def apart(spec: Spec, by: str, given: Collection[str] | None = None) -> bool:
             return False
         if item.random is not None and dims[item.name] is not None and given is not None and item.name not in given:
             return False
-    preds = [clause.pred for branch in spec.branches for clause in (*branch.attend, *branch.within)]
-    turns = [at for rotation in spec.turns for at in (rotation.q, rotation.k)]
-    return all(_own(root, by, names, dims) for root in (*preds, *spec.reals, *turns))
+    return all(_own(root, by, names, dims) for root in spec.roots)
 
 
 def _own(root: e.Node, by: str, names: Collection[str], dims: dict[str, int | None]) -> bool:

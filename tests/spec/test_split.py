@@ -85,3 +85,20 @@ def test_scores_sinks_rotations_orders_and_drawn_inputs() -> None:
     drawn = "input t: int[batch, n] random(0..n, 1)  attend t[q] == k"
     assert both(drawn) == both(drawn, given=("t",)) == (True, True)
     assert both(drawn, given=()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("factor", "by_entry", "by_head"),
+    [
+        ("h", True, False),
+        ("heads", True, False),
+        ("batch", False, True),
+        ("x[b, h]", True, True),
+        ("x[0, h]", False, True),
+    ],
+)
+def test_settings_of_rotations(factor: str, by_entry: bool, by_head: bool) -> None:
+    """They are part of what a call computes, as the places by which vectors are turned."""
+    rotate = f"rotate rope(frequencies = frequency * (1 + {factor}))"
+    spec = attnspec.read(f"attention a {{ input x: float[batch, heads]  attend causal  {rotate} }}")
+    assert (apart(spec, "b"), apart(spec, "h")) == (by_entry, by_head)
