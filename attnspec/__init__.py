@@ -35,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from attnspec import distributed as distributed
     from attnspec import nn as nn
+    from attnspec import transformers as transformers
     from attnspec.errors.diagnostic import SpecError
     from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
@@ -73,7 +74,7 @@ _HOMES = {
     "TokenStatistics": "attnspec.runtime.modules.token_statistics",
     "shipped": "attnspec.language.load",
 }
-_MODULES = ("distributed", "nn")
+_MODULES = ("distributed", "nn", "transformers")
 
 
 def __getattr__(name: str) -> Any:

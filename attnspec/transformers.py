@@ -1,0 +1,10 @@
+"""Models of Hugging Face's transformers whose attention is ours."""
+
+from importlib.util import find_spec
+
+if find_spec("transformers") is None:
+    raise ModuleNotFoundError("attnspec.transformers needs transformers: pip install 'attnspec[hf]'")
+
+from attnspec.runtime.huggingface.register import register
+
+__all__ = ["register"]

@@ -1,0 +1,143 @@
+"""What stands for a mask where a model hands one to its layers: integers that say where the queries and keys lie.
+
+It is a tensor of int32, (batch, structure, keys, 4 + more), of which all rows of the two dimensions in the middle are
+one. Four dimensions: models, device maps and checkpointing take it for a mask that is ready. Integers: a model that
+adds it to scores fails. What the mask is, its :class:`Structure`, is known by the size of a dimension, so that
+torch.compile sees it while it traces; so is for how many keys it was made. Each batch entry then has
+
+- the position of the first query, and that of the first key that is given;
+- the position of the first key that is no padding, and one past the last of them;
+- the numbers of its structure: the width of a window, the size of chunks;
+- the fields of its structure, with a number for each key that is given: documents, blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnspec.runtime.core.arguments import CallError
+
+PLACES = ("query_start", "key_start", "real_start", "real_stop")
+"""Inputs of every structure, ``int[batch]``: the first four numbers."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """An input with a value for each key that is given: ``int[batch, n]``, maybe sorted, or ``bool[batch, n]``."""
+
+    name: str
+    kind: str = "int"
+    sorted: bool = False
+
+    @property
+    def declared(self) -> str:
+        """As a spec says it."""
+        return f"input {self.name}: {self.kind}[batch, n]{' sorted' if self.sorted else ''}"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A mask but for its numbers: lines of a spec, and the inputs that these read besides PLACES.
+
+    Queries stand ``align start``: query row 0 of the call is q = 0, its first key is k = 0. Their positions in the
+    sequence are q + query_start and k + key_start; padding is left out by a line that every structure has.
+    """
+
+    lines: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    before: str = ""
+
+    def text(self, more: Sequence[str] = (), parameters: str = "", name: str = "huggingface") -> str:
+        """The spec, with more lines."""
+        lines = [
+            "align start",
+            *(f"input {name}: int[batch]" for name in (*PLACES, *self.numbers)),
+            *(field.declared for field in self.fields),
+            "within k + key_start >= real_start and k + key_start < real_stop",
+            *self.lines,
+            *more,
+        ]
+        body = "".join(f"    {line}\n" for line in lines)
+        return f"{self.before}attention {name}{parameters} {{\n{body}}}\n"
+
+    @property
+    def number(self) -> int:
+        """The size of the dimension that says which it is: at least 2, as PyTorch treats 1 as no size at all."""
+        if self not in _NUMBERS:
+            _NUMBERS[self] = len(_STRUCTURES) + 2
+            _STRUCTURES.append(self)
+        return _NUMBERS[self]
+
+
+_STRUCTURES: list[Structure] = []
+_NUMBERS: dict[Structure, int] = {}
+
+
+def packed(
+    structure: Structure,
+    batch: int,
+    keys: int,
+    columns: Sequence[int | Tensor],
+    fields: Sequence[Tensor] = (),
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The stand-in: ``columns`` are the four numbers and those of the structure, each one for all or (batch,).
+
+    ``fields`` are (batch or 1, keys). Without padding the first real key may be said to be at 0 and the last at any
+    position that is late enough.
+    """
+    if all(isinstance(column, int) for column in columns):
+        rows = torch.tensor([columns], dtype=torch.int32, device=device).expand(batch, -1)
+    else:
+        parts = [
+            column.to(device=device, dtype=torch.int32).reshape(-1).expand(batch)
+            if isinstance(column, Tensor)
+            else torch.full((batch,), column, dtype=torch.int32, device=device)
+            for column in columns
+        ]
+        rows = torch.stack(parts, 1)
+    if fields:
+        rows = torch.cat([rows, *(t.to(device=device, dtype=torch.int32).expand(batch, keys) for t in fields)], 1)
+    return rows[:, None, None].expand(batch, structure.number, keys, -1)
+
+
+def is_standin(mask: Tensor) -> bool:
+    """Whether a tensor is one: no other mask has integers of 32 bits."""
+    return mask.dtype is torch.int32 and mask.dim() == 4
+
+
+def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
+    """What it says for a layer with so many batch entries and keys: its structure, and the inputs by name.
+
+    Raises CallError where it was made for others.
+    """
+    of, number, made_for, width = mask.shape
+    if not 0 <= number - 2 < len(_STRUCTURES):
+        raise CallError(
+            f"attnspec.transformers: a mask of integers, {tuple(mask.shape)}, is none: give one of booleans, True "
+            "where a query sees a key"
+        )
+    if (of, made_for) != (batch, keys):
+        raise CallError(
+            f"attnspec.transformers: the mask is of {of} batch entries and {made_for} keys, and a layer has {batch} "
+            f"and {keys}: layers of a kind must keep equally many keys"
+        )
+    structure = _STRUCTURES[number - 2]
+    names = (*PLACES, *structure.numbers)
+    if width != len(names) + len(structure.fields) * keys:
+        raise CallError(
+            f"attnspec.transformers: the mask has {width} numbers of {len(names) + len(structure.fields) * keys}: the "
+            "model cuts it"
+        )
+    rows = mask[:, 0, 0]
+    inputs = dict(zip(names, rows[:, : len(names)].unbind(1), strict=True))
+    for at, field in enumerate(structure.fields):
+        start = len(names) + at * keys
+        t = rows[:, start : start + keys]
+        inputs[field.name] = t.bool() if field.kind == "bool" else t
+    return structure, inputs
