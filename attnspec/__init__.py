@@ -34,6 +34,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from attnspec import distributed as distributed
+    from attnspec import flex as flex
     from attnspec import nn as nn
     from attnspec import transformers as transformers
     from attnspec.errors.diagnostic import SpecError
@@ -74,7 +75,7 @@ _HOMES = {
     "TokenStatistics": "attnspec.runtime.modules.token_statistics",
     "shipped": "attnspec.language.load",
 }
-_MODULES = ("distributed", "nn", "transformers")
+_MODULES = ("distributed", "flex", "nn", "transformers")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,8 +21,8 @@ ORDER = """
     codegen.cost | codegen.ranks
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.linear
     runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.distributed | runtime.recurrent
-    runtime.huggingface | runtime.bench runtime.bench.ranks | runtime.modules | report | cli | cli.bench
-    cli.commands | attnspec
+    runtime.flex | runtime.huggingface | runtime.bench runtime.bench.ranks | runtime.modules | report | cli
+    cli.bench | cli.commands | attnspec
 """
 PLACES = {
     room: place for place, rooms in enumerate(ORDER.strip().replace("\n", "|").split("|")) for room in rooms.split()

@@ -1,0 +1,254 @@
+"""PyTorch's operations on single entries, as expressions of ours: each takes and gives nodes.
+
+What an operation has no counterpart for raises :class:`Unlike`, with the reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attnspec.runtime.flex.values import Node, number, predicate, real
+from attnspec.spec import expr as e
+from attnspec.spec import make
+from attnspec.spec import real as r
+
+Number = e.IntExpr | r.RealExpr
+
+
+class Unlike(Exception):
+    """What an operation is given has no counterpart in the language."""
+
+
+def literal(value: object) -> Node:
+    """A number that stands in the function."""
+    match value:
+        case bool():
+            return e.Bool(value)
+        case int():
+            return e.Int(value)
+        case float() if math.isnan(value):
+            raise Unlike("nan")
+        case float():
+            return r.Real(value)
+    raise Unlike(f"{type(value).__name__} has no counterpart in the language")
+
+
+def _total(a: Node, b: Node, alpha: Any = 1) -> Node:
+    if isinstance(a, e.Pred) and isinstance(b, e.Pred):
+        return make.disjunction([a, b])
+    return make.total([number(a), number(b) if alpha == 1 else number(_product(number(b), literal(alpha)))])
+
+
+def _difference(a: Node, b: Node, alpha: Any = 1) -> Node:
+    return make.total([number(a), _negative(b if alpha == 1 else _product(number(b), literal(alpha)))])
+
+
+def _negative(a: Node) -> Number:
+    return make.negative(number(a))
+
+
+def _product(a: Node, b: Node) -> Node:
+    if isinstance(a, e.Pred) and isinstance(b, e.Pred):
+        return make.conjunction([a, b])
+    x, y = number(a), number(b)
+    if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
+        return make.multiply(x, y)
+    return make.product(x, y)
+
+
+def _quotient(a: Node, b: Node, rounding_mode: str | None = None) -> Number:
+    x, y = number(a), number(b)
+    if rounding_mode is None:
+        return make.quotient(make.real(x), make.real(y))
+    if not (isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr)):
+        raise Unlike("reals are not rounded in the language")
+    if rounding_mode == "floor":
+        return _floor_divide(x, y)
+    size = _divisor(y)
+    whole = make.divide(make.absolute(x), e.Int(abs(size)))
+    turned = make.negative(whole)
+    return make.choose(make.compare("<" if size > 0 else ">", x, e.Int(0)), turned, whole)
+
+
+def _divisor(y: Number) -> int:
+    if isinstance(y, e.Int) and y.value:
+        return y.value
+    raise Unlike("a divisor must be a whole number that is known, not one that is computed or read")
+
+
+def _floor_divide(a: Node, b: Node) -> Number:
+    x, y = number(a), number(b)
+    if not isinstance(x, e.IntExpr):
+        raise Unlike("reals are not rounded in the language")
+    if y == e.Var("h"):
+        return make.divide(x, e.Var("h"))
+    size = _divisor(y)
+    return make.divide(x, e.Int(size)) if size > 0 else make.divide(make.negative(x), e.Int(-size))
+
+
+def _remainder(a: Node, b: Node) -> Number:
+    x, size = number(a), _divisor(number(b))
+    if not isinstance(x, e.IntExpr):
+        raise Unlike("reals have no remainder in the language")
+    if size > 0:
+        return make.modulo(x, e.Int(size))
+    return make.negative(make.modulo(make.negative(x), e.Int(-size)))
+
+
+def _fmod(a: Node, b: Node) -> Number:
+    x, size = number(a), abs(_divisor(number(b)))
+    if not isinstance(x, e.IntExpr):
+        raise Unlike("reals have no remainder in the language")
+    rest = make.modulo(make.absolute(x), e.Int(size))
+    return make.choose(make.compare("<", x, e.Int(0)), make.negative(rest), rest)
+
+
+def _absolute(a: Node) -> Number:
+    return make.apply("abs", number(a))
+
+
+def _minimum(a: Node, b: Node) -> Number:
+    return make.extreme("<=", [number(a), number(b)])
+
+
+def _maximum(a: Node, b: Node) -> Number:
+    return make.extreme(">=", [number(a), number(b)])
+
+
+def _clamp(a: Node, low: Node | None = None, high: Node | None = None) -> Number:
+    x = number(a)
+    if low is not None:
+        x = _maximum(x, low)
+    return x if high is None else _minimum(x, high)
+
+
+def _choose(cond: Node, a: Node, b: Node) -> Node:
+    test = predicate(cond)
+    if isinstance(a, e.Pred) and isinstance(b, e.Pred):
+        return make.choose_pred(test, a, b)
+    return make.choose(test, number(a), number(b))
+
+
+def _compare(op: str) -> Callable[[Node, Node], Node]:
+    def compared(a: Node, b: Node) -> Node:
+        if isinstance(a, e.Pred) and isinstance(b, e.Pred) and op in ("==", "!="):
+            same = make.equivalence(a, b)
+            return same if op == "==" else make.negation(same)
+        x, y = number(a), number(b)
+        if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
+            return make.compare(op, x, y)
+        if isinstance(x, e.IntExpr) and isinstance(y, r.Real):
+            return _beside(op, x, y.value)
+        if isinstance(x, r.Real) and isinstance(y, e.IntExpr):
+            return _beside({"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op), y, x.value)
+        return make.order(op, x, y)
+
+    return compared
+
+
+def _beside(op: str, x: e.IntExpr, bound: float) -> e.Pred:
+    """An integer beside a real constant."""
+    if math.isinf(bound):
+        return e.Bool(e.COMPARE[op](0.0, bound))
+    if bound == int(bound):
+        return make.compare(op, x, e.Int(int(bound)))
+    if op in ("==", "!="):
+        return e.Bool(op == "!=")
+    low = math.floor(bound)
+    return make.compare("<=", x, e.Int(low)) if op in ("<", "<=") else make.compare(">", x, e.Int(low))
+
+
+def _conjunction(a: Node, b: Node) -> Node:
+    return make.conjunction([predicate(a), predicate(b)])
+
+
+def _disjunction(a: Node, b: Node) -> Node:
+    return make.disjunction([predicate(a), predicate(b)])
+
+
+def _exclusive(a: Node, b: Node) -> Node:
+    return make.negation(make.equivalence(predicate(a), predicate(b)))
+
+
+def _negation(a: Node) -> Node:
+    return make.negation(predicate(a))
+
+
+def _bitwise(of_bools: Callable[[Node, Node], Node], word: str) -> Callable[[Node, Node], Node]:
+    def either(a: Node, b: Node) -> Node:
+        if isinstance(a, e.Pred) and isinstance(b, e.Pred):
+            return of_bools(a, b)
+        raise Unlike(f"`{word}` of integers has no counterpart in the language")
+
+    return either
+
+
+def _bitwise_not(a: Node) -> Node:
+    return make.negation(a) if isinstance(a, e.Pred) else _difference(e.Int(-1), a)
+
+
+def _function(name: str) -> Callable[[Node], Node]:
+    return lambda a: make.apply(name, real(a))
+
+
+def _power(a: Node, b: Node) -> Node:
+    x, y = number(a), number(b)
+    if isinstance(x, e.IntExpr) and isinstance(y, e.Int) and 0 <= y.value <= make.MAX_FACTORS:
+        result: e.IntExpr = e.Int(1)
+        for _ in range(y.value):
+            result = make.multiply(result, x)
+        return result
+    if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
+        raise Unlike("a power of integers must have an exponent that is known")
+    return make.real_power(x, y)
+
+
+def _reciprocal(a: Node) -> Node:
+    return make.quotient(r.Real(1.0), real(a))
+
+
+def _sign(a: Node) -> Node:
+    x = number(a)
+    positive, negative_ = _compare(">")(x, e.Int(0)), _compare("<")(x, e.Int(0))
+    return _choose(positive, e.Int(1), _choose(negative_, e.Int(-1), e.Int(0)))
+
+
+ENTRYWISE: Mapping[str, Callable[..., Node]] = {
+    "add": _total,
+    "sub": _difference,
+    "rsub": lambda a, b, alpha=1: _difference(b, a, alpha),
+    "mul": _product,
+    "neg": _negative,
+    "div": _quotient,
+    "true_divide": _quotient,
+    "floor_divide": _floor_divide,
+    "remainder": _remainder,
+    "fmod": _fmod,
+    "abs": _absolute,
+    "minimum": _minimum,
+    "maximum": _maximum,
+    "clamp": _clamp,
+    "clamp_min": lambda a, low: _clamp(a, low),
+    "clamp_max": lambda a, high: _clamp(a, None, high),
+    "where": _choose,
+    "masked_fill": lambda a, cond, value: _choose(cond, value, a),
+    **{name: _compare(op) for name, op in zip(("eq", "ne", "lt", "le", "gt", "ge"), e.COMPARE, strict=True)},
+    "logical_and": _conjunction,
+    "logical_or": _disjunction,
+    "logical_xor": _exclusive,
+    "logical_not": _negation,
+    "bitwise_and": _bitwise(_conjunction, "&"),
+    "bitwise_or": _bitwise(_disjunction, "|"),
+    "bitwise_xor": _bitwise(_exclusive, "^"),
+    "bitwise_not": _bitwise_not,
+    **{name: _function(name) for name in ("tanh", "exp", "log", "sqrt", "sigmoid", "relu")},
+    "pow": _power,
+    "reciprocal": _reciprocal,
+    "square": lambda a: _product(a, a),
+    "rsqrt": lambda a: _reciprocal(_function("sqrt")(a)),
+    "sign": _sign,
+    **{name: lambda a: a for name in ("clone", "alias", "detach", "lift_fresh", "lift_fresh_copy", "positive")},
+}
+"""By the name of the operation, without overloads: a function of nodes. Scalars come as nodes too."""

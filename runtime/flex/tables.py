@@ -1,0 +1,193 @@
+"""The tensors that a function reads, as inputs of a spec."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, PARTICLES, RESERVED
+from attnspec.runtime.flex.trace import Made, Place, refused
+from attnspec.runtime.flex.values import Ends, axis, ends
+from attnspec.spec import contents
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+
+_TAKEN = RESERVED | BUILTINS | CLAUSES | HEADINGS | LIBRARY | PARTICLES | {"s", "dim", "dim_v", "features", "_"}
+_LITERAL = 64
+"""A tensor that a function makes itself is a list in the text up to so many entries."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The sizes that are known of the calls that a function is written for."""
+
+    batch: int | None = None
+    heads: int | None = None
+    n_q: int | None = None
+    n: int | None = None
+
+
+@dataclass
+class Table:
+    """A tensor that is read, under its name."""
+
+    name: str
+    tensor: Tensor
+    place: Place
+
+    @property
+    def kind(self) -> str:
+        """How the language calls its type."""
+        if self.tensor.dtype == torch.bool:
+            return "bool"
+        return "float" if self.tensor.is_floating_point() else "int"
+
+
+@dataclass
+class Tables:
+    """All tensors that are read. ``names`` are those around the functions, by identity."""
+
+    names: Mapping[int, str]
+    found: dict[str, Table] = field(default_factory=dict)
+    reals: bool = True
+
+    def read(self, t: Tensor, made: Mapping[int, Made], place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
+        """The entry of a tensor at its own places."""
+        name = self._name(t, made, place)
+        if name is None:
+            return _literal(t, place)
+        indices = tuple(axis(d, t.dim()) for d in range(t.dim()))
+        match self.found[name].kind:
+            case "bool":
+                return e.Flag(name, indices)
+            case "int":
+                return e.Read(name, indices)
+        if not self.reals:
+            raise refused(
+                place,
+                f"a mask reads no floats, and `{name}` is {t.dtype}: compare it before, and read the bool tensor",
+            )
+        return r.RealRead(name, indices)
+
+    def _name(self, t: Tensor, made: Mapping[int, Made], place: Place) -> str | None:
+        """The input that a tensor is; None for one that stands in the text."""
+        origin = made.get(id(t), Made(t, False))
+        known = self.names.get(id(origin.source))
+        if known is None and t.numel() <= _LITERAL and not t.requires_grad:
+            return None
+        if t.is_complex():
+            raise refused(place, f"a complex tensor cannot be read in a mask or score; this one is {t.dtype}")
+        if origin.copied and origin.source.requires_grad:
+            raise refused(
+                place,
+                f"`{known or 'a tensor'}` requires grad and is copied or changed in the function before it is read by "
+                "positions: read it as it is and compute with what is read, or compute the tensor before",
+            )
+        for name, table in self.found.items():
+            if table.tensor is t or (table.tensor.dtype == t.dtype and _views_alike(table.tensor, t)):
+                return name
+        name = _fresh(_legal(known or "table"), self.found)
+        self.found[name] = Table(name, t, place)
+        return name
+
+    def least(self, node: e.IntExpr) -> int | None:
+        """A lower bound of an index, as tables are now; None where none is seen."""
+        return ends(node, self._held)[0]
+
+    def _held(self, name: str) -> Ends:
+        t = self.found[name].tensor
+        return (int(t.min()), int(t.max())) if t.numel() else (None, None)
+
+    def check_devices(self) -> None:
+        """Refuse tensors that are not all on one device (a single number may be on the CPU)."""
+        homes = {t.tensor.device: t for t in self.found.values() if t.tensor.dim() or t.tensor.device.type != "cpu"}
+        if len(homes) > 1:
+            (one, first), (other, second) = list(homes.items())[:2]
+            raise refused(
+                second.place, f"`{second.name}` is on {other} and `{first.name}` on {one}: move them to one device"
+            )
+
+
+def _views_alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.stride() == b.stride() and a.data_ptr() == b.data_ptr() and a.device == b.device
+
+
+def _literal(t: Tensor, place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
+    """What a small tensor holds, as it stands."""
+    if t.dim() == 0:
+        value = t.item()
+        if isinstance(value, bool):
+            return e.Bool(value)
+        return e.Int(value) if isinstance(value, int) else r.Real(float(value))
+    if t.numel() == 1:
+        return _literal(t.reshape(()), place)
+    indices = tuple(axis(d, t.dim()) for d in range(t.dim()))
+    if t.is_floating_point():
+        return r.Item("", _nested(t.double().tolist()), indices)  # type: ignore[arg-type]
+    entry = e.Index(_nested(t.long().tolist()), indices)  # type: ignore[arg-type]
+    return e.Cmp("==", entry, e.Int(1)) if t.dtype == torch.bool else entry
+
+
+def _nested(values: list[object]) -> tuple[object, ...]:
+    return tuple(_nested(x) if isinstance(x, list) else x for x in values)
+
+
+def _legal(name: str) -> str:
+    """A name that the language lets an input have."""
+    name = re.sub(r"[^A-Za-z0-9_]+", "_", name.rpartition(".")[2]).lstrip("0123456789") or "table"
+    return f"{name}_" if name in _TAKEN else name
+
+
+def _fresh(name: str, taken: Mapping[str, Table]) -> str:
+    return next(x for x in (name, *(f"{name}_{i}" for i in range(2, 10_000))) if x not in taken)
+
+
+def declared(table: Table, roots: list[e.Node], call: Call) -> str:
+    """The line of a spec that declares a table, whose sizes follow from how expressions read it."""
+    reads = [
+        x
+        for root in roots
+        for x in contents.walk(root)
+        if getattr(x, "name", None) == table.name and hasattr(x, "indices")
+    ]
+    shape = table.tensor.shape
+    sizes = [_size(size, {x.indices[d] for x in reads if d < len(x.indices)}, call) for d, size in enumerate(shape)]
+    dims = f"[{', '.join(sizes)}]" if sizes else ""
+    rises = (
+        table.kind == "int"
+        and sizes
+        and sizes[-1] in ("n", "n_q")
+        and _plain(reads, len(shape))
+        and _rises(table.tensor)
+    )
+    return f"input {table.name}: {table.kind}{dims}{' sorted' if rises else ''}"
+
+
+def _size(size: int, indices: set[e.IntExpr], call: Call) -> str:
+    if indices == {e.Var("b")} and size == call.batch:
+        return "batch"
+    if indices == {e.Var("h")} and size == call.heads:
+        return "heads"
+    if not indices:
+        return "_"  # the members of a set
+    if any(contents.free(x) & {"q", "k"} and not contents.reads(x) for x in indices):
+        if size == call.n:
+            return "n"
+        if size == call.n_q:
+            return "n_q"
+    elif all(contents.reads(x) for x in indices):
+        return "_"  # as many as the numbers that another table holds
+    return str(size)
+
+
+def _plain(reads: list[e.Node], rank: int) -> bool:
+    """Whether a table is read entry by entry: what is looked up as a set is not sorted."""
+    return all(not isinstance(x, e.Among) for x in reads)
+
+
+def _rises(t: Tensor) -> bool:
+    return bool((t[..., 1:] >= t[..., :-1]).all())

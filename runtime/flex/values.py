@@ -1,0 +1,147 @@
+"""What a step computes: an expression of ours for each entry of a tensor.
+
+An entry is told by its place in each dimension, which the expression reads as variables: ``.0`` is the place in the
+last dimension, ``.1`` in the one before it, and so on, as broadcasting counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from attnspec.spec import contents, make, rewrite
+from attnspec.spec import expr as e
+from attnspec.spec import real as r
+
+Node = e.IntExpr | e.Pred | r.RealExpr
+Shape = tuple[int, ...]
+
+
+def axis(dim: int, rank: int) -> e.Var:
+    """The place in a dimension, which is counted from the front."""
+    return e.Var(f".{rank - 1 - dim}")
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of expressions."""
+
+    node: Node
+    shape: Shape = ()
+
+    def at(self, places: Mapping[str, e.IntExpr], shape: Shape) -> Value:
+        """The same read at other places, as a tensor of another shape."""
+        table = {e.Var(name): place for name, place in places.items() if e.Var(name) != place}
+        return Value(substituted(self.node, table), shape)
+
+    def dims(self, order: Sequence[int | None]) -> Value:
+        """Dimensions in another order; None is one of size 1. Those left out are of size 1."""
+        shape = tuple(1 if dim is None else self.shape[dim] for dim in order)
+        places: dict[str, e.IntExpr] = {}
+        for new, dim in enumerate(order):
+            if dim is not None:
+                places[axis(dim, len(self.shape)).name] = axis(new, len(shape))
+        return self.at(places, shape)
+
+    def spread(self, shape: Shape) -> Node:
+        """Its entries where it is broadcast to a shape."""
+        rank = len(self.shape)
+        wide = {axis(d, rank): e.Int(0) for d in range(rank) if self.shape[d] == 1 != shape[len(shape) - rank + d]}
+        return substituted(self.node, wide)
+
+
+def substituted(node: Node, table: Mapping[e.Var, e.IntExpr]) -> Node:
+    """An expression at other places, all at once."""
+    if not table:
+        return node
+    between: dict[e.Node, e.Node] = {var: e.Var(f"{var.name}'") for var in table}
+    node = rewrite.replace(node, between)
+    return rewrite.replace(node, {between[var]: place for var, place in table.items()})
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """The shape that some shapes broadcast to; PyTorch has checked them."""
+    rank = max(map(len, shapes), default=0)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+def predicate(node: Node) -> e.Pred:
+    """A number as a truth value: whether it is not 0."""
+    match node:
+        case e.Pred():
+            return node
+        case e.If(cond, e.Int(1), e.Int(0)):
+            return cond
+        case e.IntExpr():
+            return make.compare("!=", node, e.Int(0))
+    return make.order("!=", node, r.Real(0.0))
+
+
+def number(node: Node) -> e.IntExpr | r.RealExpr:
+    """A truth value as 1 or 0."""
+    return make.choose(node, e.Int(1), e.Int(0)) if isinstance(node, e.Pred) else node
+
+
+def real(node: Node) -> r.RealExpr:
+    """A truth value or an integer as a real."""
+    if isinstance(node, e.Pred):
+        return make.real(make.choose(node, r.Real(1.0), r.Real(0.0)))
+    return make.real(node)
+
+
+Ends = tuple[int | None, int | None]
+"""The least and the largest value, as far as they are known."""
+
+
+def ends(node: e.IntExpr, held: Callable[[str], Ends]) -> Ends:
+    """Bounds of an expression of positions, batch entries and heads. ``held`` are those of what a table holds."""
+    match node:
+        case e.Int(value):
+            return value, value
+        case e.Var():
+            return 0, None  # positions, batch entries, heads, places in dimensions: all count from 0
+        case e.Read(name):
+            return held(name)
+        case e.Add(terms):
+            lows, highs = zip(*(ends(term, held) for term in terms), strict=True)
+            return _sum(lows), _sum(highs)
+        case e.Mul(left, e.Int(value)) | e.Mul(e.Int(value), left):
+            low, high = (None if x is None else x * value for x in ends(left, held))
+            return (low, high) if value >= 0 else (high, low)
+        case e.Mul(left, right):
+            low, other = ends(left, held)[0], ends(right, held)[0]
+            return (0, None) if low is not None and other is not None and low >= 0 <= other else (None, None)
+        case e.FloorDiv(left, e.Int(value)) if value > 0:
+            low, high = ends(left, held)
+            return None if low is None else low // value, None if high is None else high // value
+        case e.Mod(_, e.Int(value)) if value > 0:
+            return 0, value - 1
+        case e.Abs():
+            return 0, None
+        case e.Min(args):
+            lows, highs = zip(*(ends(arg, held) for arg in args), strict=True)
+            return _all(min, lows), min((x for x in highs if x is not None), default=None)
+        case e.Max(args):
+            lows, highs = zip(*(ends(arg, held) for arg in args), strict=True)
+            return max((x for x in lows if x is not None), default=None), _all(max, highs)
+        case e.If(_, then, other_):
+            lows, highs = zip(ends(then, held), ends(other_, held), strict=True)
+            return _all(min, lows), _all(max, highs)
+    return None, None
+
+
+def _all(of: Callable[[list[int]], int], values: Sequence[int | None]) -> int | None:
+    known = [x for x in values if x is not None]
+    return of(known) if len(known) == len(values) else None
+
+
+def _sum(values: Sequence[int | None]) -> int | None:
+    return _all(sum, values)
+
+
+def bound_name(node: e.Node, taken: frozenset[str]) -> str:
+    """A name for a place that an ``any`` or ``sum`` runs over, which nothing in an expression has."""
+    used = {part.var for part in contents.walk(node) if isinstance(part, (e.Any, e.All, e.Sum))} | taken
+    names: list[str] = [*"ijmpuvw", *(f"i{n}" for n in range(99))]
+    return next(name for name in names if name not in used)

@@ -1,0 +1,1 @@
+"""Code written for FlexAttention, read as specs."""
