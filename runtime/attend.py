@@ -178,7 +178,7 @@ def linear(
     """Output and, if asked for, the logarithm of the total weight, where weights are products of features."""
     check_tensors(spec.name, inputs)
     watched()
-    out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs)
+    out, total = attended(program, q, k, v, None if scale is None else float(scale), inputs, return_lse)
     if not return_lse:
         return out, EMPTY
     return out, log_of_totals(total)

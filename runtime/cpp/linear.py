@@ -92,9 +92,18 @@ class Beside(NamedTuple):
 
 
 def sweep(
-    call: Call, of: Sweep, x: Tensor, y: Tensor, z: Tensor, dtype: torch.dtype, beside: Beside | None = None
+    call: Call,
+    of: Sweep,
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    dtype: torch.dtype,
+    beside: Beside | None = None,
+    totals: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The sum, of a dtype, and the sums of weights (batch, heads, n_q) float32 where z has ones, else an empty tensor.
+
+    Without ``totals`` the sums of weights stay in registers where one pass has all of a row.
 
     x is (batch, heads, n_q, features), y (batch, kv_heads, n, features), z (batch, kv_heads, n, values), and the other
     way round by keys: gradients are summed over the heads that share them. ``call`` says what else the pattern reads,
@@ -105,7 +114,7 @@ def sweep(
     made = ready(call.encoded, of, dtype, beside.at, *map(typed, tensors))
     total = beside.total
     if of.one == "z":
-        total = torch.zeros(x.shape[:3]) if made.carry else torch.empty(x.shape[:3])
+        total = torch.zeros(x.shape[:3]) if made.carry else torch.empty(x.shape[:3]) if totals else EMPTY
     sums = torch.empty(_room_for_sums(beside.steps), dtype=torch.float64) if of.channels else EMPTY
     states = beside.state_in, beside.state_out
     arrays = total, beside.dtotal, beside.extra, beside.decay_q, beside.decay_k, sums, beside.crossing, *states

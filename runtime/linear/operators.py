@@ -24,20 +24,27 @@ _OF_RESULT = "Tensor out, Tensor total, Tensor dout, Tensor? dtotal, str[] wante
 
 
 def attended(
-    program: str, q: Tensor, k: Tensor, v: Tensor, scale: float | None, inputs: Mapping[str, Tensor]
+    program: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    inputs: Mapping[str, Tensor],
+    totals: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The output (batch, heads, n_q, dim_v), of v's dtype, and the total of each row (batch, heads, n_q), float32.
 
-    The totals are an empty tensor where nothing is divided. Both are differentiable. Raises CallError for tensors that
-    do not fit.
+    The totals are an empty tensor where nothing is divided, and where neither the caller wants them (``totals``) nor
+    gradients do. Both are differentiable. Raises CallError for tensors that do not fit.
     """
     tensors = [q, k, v, *inputs.values()]
+    grows = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if direct(*tensors):
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if grows:
             return _apply_at_once(list(inputs), scale, program, *tensors)  # type: ignore[no-untyped-call,no-any-return]
-        return _attend(tensors, list(inputs), scale, program)
+        return _attend(tensors, list(inputs), scale, program, totals)
     require_plain(program, q)
-    return attend_linear(tensors, list(inputs), scale, program)  # type: ignore[no-any-return]
+    return attend_linear(tensors, list(inputs), scale, program, totals or grows)  # type: ignore[no-any-return]
 
 
 def require_plain(program: str, q: Tensor) -> None:
@@ -55,11 +62,11 @@ def require_plain(program: str, q: Tensor) -> None:
 
 
 def _attend(
-    tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str
+    tensors: Sequence[Tensor], names: Sequence[str], scale: float | None, program: str, totals: bool
 ) -> tuple[Tensor, Tensor]:
     plain = _plain(tensors, program)
-    found = None if plain is None else plain.forward(tensors, scale)
-    return Work.of(tensors, names, scale, program).forward() if found is None else found
+    found = None if plain is None else plain.forward(tensors, scale, totals)
+    return Work.of(tensors, names, scale, program).forward(totals) if found is None else found
 
 
 def _attend_backward(*arguments: Any) -> list[Tensor]:
@@ -76,10 +83,12 @@ def _plain(tensors: Sequence[Tensor], program: str) -> Plain | None:
     return Plain.of(program) if len(tensors) == 3 and tensors[0].shape[3] == tensors[1].shape[3] else None
 
 
-def _fake(tensors: list[Tensor], names: list[str], scale: float | None, program: str) -> tuple[Tensor, Tensor]:
+def _fake(
+    tensors: list[Tensor], names: list[str], scale: float | None, program: str, totals: bool
+) -> tuple[Tensor, Tensor]:
     q, _, v, *_ = tensors
-    divides = facts(decode(program)).divides
-    return v.new_empty((*q.shape[:3], v.shape[3])), v.new_empty(q.shape[:3] if divides else 0, dtype=torch.float32)
+    kept = totals and facts(decode(program)).divides
+    return v.new_empty((*q.shape[:3], v.shape[3])), v.new_empty(q.shape[:3] if kept else 0, dtype=torch.float32)
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
@@ -88,14 +97,14 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     return [t.new_empty(t.shape) for t in (*tensors[:3], *(by_name[name] for name in wanted))]
 
 
-define("attend_linear", f"({_GIVEN}) -> (Tensor, Tensor)", _attend, _fake, ("CPU",))
+define("attend_linear", f"({_GIVEN}, bool totals) -> (Tensor, Tensor)", _attend, _fake, ("CPU",))
 define("attend_linear_backward", f"({_GIVEN}, {_OF_RESULT}) -> Tensor[]", _attend_backward, _fake_backward, ("CPU",))
 attend_linear = torch.ops.attnspec.attend_linear.default
 attend_linear_backward = torch.ops.attnspec.attend_linear_backward.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, ctx.names, ctx.scale, ctx.program = inputs
+    tensors, ctx.names, ctx.scale, ctx.program, *_ = inputs
     ctx.save_for_backward(*output, *tensors)
     ctx.wanted = [name for name, t in zip(ctx.names, tensors[3:], strict=True) if t.requires_grad]
     ctx.set_materialize_grads(False)
@@ -110,7 +119,7 @@ def _gradients(ctx: Any, dout: Tensor | None, dtotal: Tensor | None) -> tuple[An
         known = direct(*tensors, dout, *(() if dtotal is None else (dtotal,))) and not torch.is_grad_enabled()
         made = (_attend_backward if known else attend_linear_backward)(*given, out, total, dout, dtotal, ctx.wanted)
         found = in_places(made, ctx.names, ctx.wanted)
-    return found, None if ctx.names else [], None, None
+    return found, None if ctx.names else [], None, None, None
 
 
 class _AtOnce(torch.autograd.Function):
@@ -118,7 +127,7 @@ class _AtOnce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, names: list[str], scale: float | None, program: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        found = _attend(tensors, names, scale, program)
+        found = _attend(tensors, names, scale, program, True)
         _save(ctx, (tensors, names, scale, program), found)
         return found
 

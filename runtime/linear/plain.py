@@ -46,8 +46,8 @@ class Plain:
         scale = 1.0 if spec.scale is None else float(spec.scale)
         return cls(program, scale, spec.weights.divide is not None, spec.weights.divides_by_total)
 
-    def forward(self, tensors: Sequence[Tensor], scale: float | None) -> tuple[Tensor, Tensor] | None:
-        """The output, of v's dtype, and totals (batch, heads, n_q), float32; empty where there are none.
+    def forward(self, tensors: Sequence[Tensor], scale: float | None, totals: bool) -> tuple[Tensor, Tensor] | None:
+        """The output, of v's dtype, and totals (batch, heads, n_q), float32; empty where there are none, or not wanted.
 
         ``tensors`` are q, k and v. None where several passes add up to the output, and more is to be done.
         """
@@ -55,7 +55,8 @@ class Plain:
         made = _forward(self, typed(q), typed(k), typed(v))
         if made.carry:
             return None
-        total = torch.empty(q.shape[:3]) if self.total else v.new_empty(0, dtype=torch.float32)
+        kept = totals and self.total
+        total = torch.empty(q.shape[:3]) if kept else v.new_empty(0, dtype=torch.float32)
         out = made.run(self._call(tensors, scale), (q, k, v, *[EMPTY] * 5), [total.data_ptr(), 0, 0, *_NO_ARRAYS])
         return out, total
 

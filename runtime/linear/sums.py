@@ -108,11 +108,18 @@ class Gradients(NamedTuple):
     begin: Tensor | None = None
 
 
-def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = None, leaves: bool = False) -> Sums:
+def sums(
+    given: Given,
+    total: bool,
+    divide: bool,
+    dtype: torch.dtype | None = None,
+    leaves: bool = False,
+    kept: bool = True,
+) -> Sums:
     """The sums of a call, of v's dtype or another. With ``divide`` they are divided by the total, which then is wanted.
 
     A row without keys, or whose weights add up to zero, then gives zeros. ``leaves``: the state after all keys is
-    wanted too, of the form of ``begin``.
+    wanted too, of the form of ``begin``. Without ``kept`` the totals are only divided by: none are returned.
     """
     assert total or not divide
     call, of_q, of_k, *_ = given
@@ -123,8 +130,8 @@ def sums(given: Given, total: bool, divide: bool, dtype: torch.dtype | None = No
     if leaves:
         end = torch.empty((*call.k.shape[:2], call.k.shape[3], call.v.shape[3] + total))
         beside = beside._replace(state_out=end)
-    out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, beside)
-    return Sums(out, found if total else None, end)
+    out, found = sweep(call, of, *call[:3], dtype or call.v.dtype, beside, kept)
+    return Sums(out, found if total and kept else None, end)
 
 
 @functools.lru_cache(maxsize=64)

@@ -259,8 +259,11 @@ class Work:
         ends = at_q + self.sizes.n_q, at_k + self.sizes.n
         return {"decay_q": found.sums[..., at_q : ends[0]], "decay_k": found.sums[..., at_k : ends[1]]}
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """The output, of v's dtype, and the totals (batch, heads, n_q), float32; empty where rows have no total."""
+    def forward(self, totals: bool) -> tuple[Tensor, Tensor]:
+        """The output, of v's dtype, and the totals (batch, heads, n_q), float32.
+
+        These are empty where rows have none, and where they are not wanted.
+        """
         with torch.no_grad():
             if self.spec.weights.each:
                 return self._each(), self.v.new_empty(0, dtype=torch.float32)
@@ -270,13 +273,14 @@ class Work:
             whole = self.divides or self.plain
             # What is divided afterwards may be too large for fp16, or too small.
             dtype = self.v.dtype if whole else torch.float32
-            found = sums(given, line is not None, self.divides, dtype)
+            found = sums(given, line is not None, self.divides, dtype, kept=totals or not whole)
             if found.total is None:
                 return found.out, self.v.new_empty(0, dtype=torch.float32)
             if whole:
                 return found.out, found.total
             over = self.divisor(given.call.q, found.total)
-            return self.divided(found.out, over, seen(given.call)).to(self.v.dtype), found.total
+            out = self.divided(found.out, over, seen(given.call)).to(self.v.dtype)
+            return out, found.total if totals else self.v.new_empty(0, dtype=torch.float32)
 
     def divisor(self, a: Tensor, total: Tensor) -> Tensor:
         """What the sums of rows are divided by, (batch, heads, rows, 1), differentiable; ``a`` are their features."""

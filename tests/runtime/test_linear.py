@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 import attnspec
 from attnspec.runtime.core.arguments import CallError
@@ -18,6 +19,7 @@ from tests.support.linear import as_dense
 from tests.support.marks import slow
 from tests.support.oracle import tensors
 
+NORMALIZED = "attention a { attend causal  normalize q  normalize k  linear relu(x)  divide total }"
 DOC = torch.arange(150)[None].repeat(2, 1) // 37
 GATED = """attention a {{
     input gate: float[batch, heads, n]
@@ -143,8 +145,9 @@ def test_the_operator() -> None:
     """Its schema, its shapes in a trace, torch.compile without graph breaks, and gradients of what was compiled."""
     attend = attnspec.compile("linear")
     q, k, v = tensors(150, 150, 4, 2, 2, dim_v=24)
-    given = [q, k, v], [], None, attend.program.encoded
-    torch.library.opcheck(attend_linear, given, test_utils=("test_schema", "test_faketensor"))
+    for totals in (True, False):
+        given = [q, k, v], [], None, attend.program.encoded, totals
+        torch.library.opcheck(attend_linear, given, test_utils=("test_schema", "test_faketensor"))
     whole: Any = torch.compile(lambda *x: attend(*x).square(), fullgraph=True, backend="aot_eager")
     for a, b in zip(
         *(torch.autograd.grad(f(q, k, v).sum(), (q, k, v)) for f in (whole, lambda *x: attend(*x).square())),
@@ -162,13 +165,30 @@ def test_short_ways_to_kernels_lead_to_the_same_ones(dtype: torch.dtype) -> None
     assert plain is not None
     q, k, v = (t.detach() for t in tensors(150, 140, 4, 2, 2, dim_v=24, dtype=dtype))
     work = Work.of([q, k, v], [], 0.5, program)
-    found = plain.forward([q, k, v], 0.5)
+    found = plain.forward([q, k, v], 0.5, True)
     assert found is not None
-    assert all(map(torch.equal, found, work.forward()))
+    assert all(map(torch.equal, found, work.forward(True)))
     upstream = *found, torch.randn(found[0].shape).to(dtype), torch.randn(found[1].shape)
     assert all(map(torch.equal, plain.backward([q, k, v], 0.5, *upstream), work.backward(*upstream, [])))
     for text in ("linear_documents", "performer", "retention"):
         assert Plain.of(attnspec.compile(text).program.encoded) is None, text
+
+
+@pytest.mark.parametrize("spec", ["linear", slow("linear_window"), slow("linear_dilated"), slow(NORMALIZED)])
+def test_memory_beyond_tensors_and_states_is_constant(spec: str) -> None:
+    """Sums of weights are divided by and forgotten, but for gradients and for who asks for them."""
+    attend = attnspec.compile(spec)
+
+    def beyond(n: int, **options: Any) -> int:
+        q, k, v = (t.detach() for t in tensors(n, n, 4, 2, 2, dim_v=24))
+        attend(q, k, v)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+            found = attend(q, k, v, **options)
+        events = [e.nbytes() for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore
+        return sum(max(size, 0) for size in events) - (found[0] if options else found).nbytes
+
+    assert beyond(160) == beyond(1600)
+    assert beyond(1600, return_lse=True) - beyond(160, return_lse=True) >= 2 * 4 * 1440 * 4
 
 
 def test_what_kernels_cannot_do_is_refused() -> None:
