@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnspec.runtime.flex.facts import NotNegative
 from attnspec.runtime.flex.operations import ENTRYWISE, Unlike, literal
 from attnspec.runtime.flex.tables import Tables
 from attnspec.runtime.flex.trace import Place, Ref, Step, Trace, refused
@@ -29,6 +30,7 @@ _PARTS = ("rounding_mode",)
 
 def formula(trace: Trace, tables: Tables) -> Node:
     """What a function returns. Its tensors become entries of ``tables``. Raises CallError, with the user's line."""
+    tables.facts.values |= trace.values
     first: list[Value] = [Value(r.Score() if name == "s" else e.Var(name)) for name in trace.arguments]
     machine = _Machine(trace, tables, first)
     for step in trace.steps:
@@ -54,6 +56,8 @@ class _Machine:
         """An argument of a step."""
         if isinstance(arg, Ref):
             return self.values[arg.number]
+        if id(arg) not in self.tables.names and all(arg is not t for t in self.trace.kept):
+            self.tables.facts.values = True  # nobody knows where it is from
         return Value(self.tables.read(arg, self.trace.made, place), tuple(arg.shape))
 
     def step(self, step: Step) -> Value:
@@ -149,7 +153,7 @@ def _wrapped(index: Node, size: int, m: _Machine) -> e.IntExpr:
         raise Unlike("an index is an integer")
     if isinstance(index, e.Int):
         return e.Int(index.value % size)
-    if m.tables.least(index) is not None:
+    if m.tables.ask(NotNegative(index)):
         return index
     return make.choose(make.compare("<", index, e.Int(0)), make.add([index, e.Int(size)]), index)
 

@@ -14,6 +14,7 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.language.words import RESERVED
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.flex.captured import captured
+from attnspec.runtime.flex.facts import Facts
 from attnspec.runtime.flex.formula import formula
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.runtime.flex.text import text
@@ -74,15 +75,26 @@ def spec_of(
     """
     if mask_mod is None and score_mod is None:
         raise CallError("spec_of wants a mask_mod, a score_mod or both")
+    return imported(mask_mod, score_mod, Call(B, H, Q_LEN, KV_LEN), Facts(), name)
+
+
+def imported(
+    mask_mod: Callable[..., Any] | None,
+    score_mod: Callable[..., Any] | None,
+    call: Call,
+    facts: Facts,
+    name: str | None = None,
+) -> Imported:
+    """The same, with what it takes for granted of tensors noted in ``facts``."""
     functions = [function for function in (mask_mod, score_mod) if function is not None]
     around = {key: item for function in reversed(functions) for key, item in captured(function).items()}
-    tables = Tables({key: known for key, (known, _) in around.items()})
+    tables = Tables({key: known for key, (known, _) in around.items()}, facts=facts)
     device = next((t.device for _, t in around.values() if t.device.type not in ("cpu", "meta")), torch.device("cpu"))
     mask = None if mask_mod is None else _mask(mask_mod, tables, device)
     score = None if score_mod is None else _score(score_mod, tables, device)
     tables.check_devices()
     found = text(
-        _legal(name or str(getattr(functions[0], "__name__", ""))), mask, score, tables, Call(B, H, Q_LEN, KV_LEN)
+        _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call
     )
     try:
         check_text(found)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, PARTICLES, RESERVED
+from attnspec.runtime.flex.facts import Facts, Question, Rises
 from attnspec.runtime.flex.trace import Made, Place, refused
-from attnspec.runtime.flex.values import Ends, axis, ends
+from attnspec.runtime.flex.values import axis
 from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -21,8 +23,7 @@ _LITERAL = 64
 """A tensor that a function makes itself is a list in the text up to so many entries."""
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The sizes that are known of the calls that a function is written for."""
 
     batch: int | None = None
@@ -54,6 +55,7 @@ class Tables:
     names: Mapping[int, str]
     found: dict[str, Table] = field(default_factory=dict)
     reals: bool = True
+    facts: Facts = field(default_factory=Facts)
 
     def read(self, t: Tensor, made: Mapping[int, Made], place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
         """The entry of a tensor at its own places."""
@@ -94,13 +96,9 @@ class Tables:
         self.found[name] = Table(name, t, place)
         return name
 
-    def least(self, node: e.IntExpr) -> int | None:
-        """A lower bound of an index, as tables are now; None where none is seen."""
-        return ends(node, self._held)[0]
-
-    def _held(self, name: str) -> Ends:
-        t = self.found[name].tensor
-        return (int(t.min()), int(t.max())) if t.numel() else (None, None)
+    def ask(self, question: Question) -> bool:
+        """Whether something holds of what tables hold."""
+        return self.facts.ask(question, {name: table.tensor for name, table in self.found.items()})
 
     def check_devices(self) -> None:
         """Refuse tensors that are not all on one device (a single number may be on the CPU)."""
@@ -146,7 +144,7 @@ def _fresh(name: str, taken: Mapping[str, Table]) -> str:
     return next(x for x in (name, *(f"{name}_{i}" for i in range(2, 10_000))) if x not in taken)
 
 
-def declared(table: Table, roots: list[e.Node], call: Call) -> str:
+def declared(table: Table, roots: list[e.Node], call: Call, ask: Callable[[Question], bool]) -> str:
     """The line of a spec that declares a table, whose sizes follow from how expressions read it."""
     reads = [
         x
@@ -162,7 +160,7 @@ def declared(table: Table, roots: list[e.Node], call: Call) -> str:
         and sizes
         and sizes[-1] in ("n", "n_q")
         and _plain(reads, len(shape))
-        and _rises(table.tensor)
+        and ask(Rises(table.name))
     )
     return f"input {table.name}: {table.kind}{dims}{' sorted' if rises else ''}"
 
@@ -187,7 +185,3 @@ def _size(size: int, indices: set[e.IntExpr], call: Call) -> str:
 def _plain(reads: list[e.Node], rank: int) -> bool:
     """Whether a table is read entry by entry: what is looked up as a set is not sorted."""
     return all(not isinstance(x, e.Among) for x in reads)
-
-
-def _rises(t: Tensor) -> bool:
-    return bool((t[..., 1:] >= t[..., :-1]).all())

@@ -89,6 +89,7 @@ class Trace:
     """The steps of a function, and which of its values it returns: a Tensor or a number depends on no position.
 
     ``made`` are tensors, by their identity, that follow from captured ones; ``kept`` keeps all tensors alive.
+    ``values`` says that the function looked at what captured tensors hold, as by ``.item()``.
     """
 
     arguments: tuple[str, ...]
@@ -97,6 +98,7 @@ class Trace:
     place: Place
     made: dict[int, Made] = field(repr=False)
     kept: tuple[Tensor, ...] = field(repr=False)
+    values: bool = False
 
     def __str__(self) -> str:
         first = len(self.arguments)
@@ -179,7 +181,7 @@ def _run(function: Callable[..., Any], arguments: tuple[str, ...], home: Place, 
         raise refused(place, f"the function fails where it is traced, on positions as tensors: {err}") from err
     if isinstance(result, Tensor):
         result = recorder.ref(result)
-    return Trace(arguments, tuple(recorder.steps), result, home, recorder.made, tuple(recorder.kept))
+    return Trace(arguments, tuple(recorder.steps), result, home, recorder.made, tuple(recorder.kept), recorder.values)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -198,6 +200,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
         self.made: dict[int, Made] = {}
         self.fresh: set[int] = set()
+        self.values = False
 
     def ref(self, t: Tensor) -> Ref | Tensor:
         return self.refs.get(id(t), t)
@@ -220,8 +223,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _check(self, func: Any, args: Any, kwargs: Any, live: bool, place: Place) -> None:
-        if live and func._schema.name in ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"):
+        if live and func._schema.name in _VALUES:
             raise branching(place)
+        self.values |= func._schema.name in _VALUES
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise refused(place, "random numbers: draw them before, and read the tensor in the function")
         for i, arg in enumerate(func._schema.arguments):
@@ -274,6 +278,7 @@ def branching(place: Place) -> CallError:
     )
 
 
+_VALUES = frozenset(("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"))
 _READS_VALUES = frozenset(
     getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 )
@@ -292,6 +297,7 @@ class _Indexing(TorchFunctionMode):
             parts = index if isinstance(index, tuple) else (index,)
             if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in parts):
                 return _read(t, parts)
+        self.recorder.values |= func in _READS_VALUES
         if func in _READS_VALUES and isinstance(self.recorder.ref(args[0]), Ref):
             raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
         return func(*args, **(kwargs or {}))
@@ -303,6 +309,8 @@ def _read(t: Tensor, parts: tuple[Any, ...]) -> Tensor:
         at = next(i for i, x in enumerate(parts) if x is Ellipsis)
         given = sum(x is not None for x in parts) - 1
         parts = (*parts[:at], *[slice(None)] * (t.dim() - given), *parts[at + 1 :])
+    if all(isinstance(x, Tensor | int) and not isinstance(x, bool) for x in parts):
+        parts = tuple(x if isinstance(x, Tensor) else torch.tensor(x, device=t.device) for x in parts)
     plain = tuple(slice(None) if isinstance(x, Tensor) else x for x in parts)
     if any(x != slice(None) for x in plain):
         t = t[plain]

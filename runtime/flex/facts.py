@@ -1,0 +1,79 @@
+"""What a text takes for granted of the values of tensors: asked when it is made, and of others before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from attnspec.runtime.flex.values import Ends, ends
+from attnspec.spec import expr as e
+
+
+class Question(Protocol):
+    """A question about tensors, by the names of their inputs."""
+
+    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The answer, as tensors are now."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rises:
+    """Whether numbers never decrease along the last dimension."""
+
+    name: str
+
+    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The answer, as tensors are now."""
+        t = tensors[self.name]
+        return bool((t[..., 1:] >= t[..., :-1]).all())
+
+
+@dataclass(frozen=True)
+class NotNegative:
+    """Whether an index is never below 0, as far as bounds of its parts tell."""
+
+    index: e.IntExpr
+
+    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+        """The answer, as tensors are now."""
+
+        def held(name: str) -> Ends:
+            t = tensors[name]
+            return (int(t.min()), int(t.max())) if t.numel() else (None, None)
+
+        least = ends(self.index, held)[0]
+        return least is not None and least >= 0
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A question and the answer that a text rests on."""
+
+    question: Question
+    answer: bool
+
+    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether the answer is still this."""
+        return self.question.of(tensors) == self.answer
+
+
+@dataclass
+class Facts:
+    """The questions that were asked while a text was made. ``looks`` is False where tensors have no values to look at.
+
+    ``values`` says that the text has values of tensors in it beside.
+    """
+
+    looks: bool = True
+    noted: list[Fact] = field(default_factory=list)
+    values: bool = False
+
+    def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:
+        """The answer, which is noted; of tensors that are not looked at nothing holds."""
+        answer = self.looks and question.of(tensors)
+        self.noted.append(Fact(question, answer))
+        return answer

@@ -1,0 +1,96 @@
+"""Functions that were traced before: found again by what they are made of, whatever tensors are around them now."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from attnspec.runtime.attention import Attention, compile
+from attnspec.runtime.flex.facts import Fact, Facts
+from attnspec.runtime.flex.imported import imported
+from attnspec.runtime.flex.structure import Structure, structure
+from attnspec.runtime.flex.tables import Call
+
+_FUNCTIONS = 256
+_VARIANTS = 8
+
+
+class CallSizes(NamedTuple):
+    """The sizes of a call, as ``create_block_mask`` has them."""
+
+    batch: int
+    heads: int
+    n_q: int
+    n: int
+
+
+class Found(NamedTuple):
+    """Functions as a compiled pattern, and the tensors around them that it reads."""
+
+    attention: Attention
+    inputs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """A pattern that functions become where their tensors are such; ``places`` say which tensors its inputs are."""
+
+    attention: Attention
+    places: Mapping[str, int]
+    facts: tuple[Fact, ...]
+
+    def of(self, tensors: tuple[Tensor, ...]) -> Found | None:
+        inputs = {name: tensors[place] for name, place in self.places.items()}
+        return Found(self.attention, inputs) if all(fact.holds(inputs) for fact in self.facts) else None
+
+
+_known: OrderedDict[Hashable, tuple[_Variant, ...]] = OrderedDict()
+"""No tensors are in it: keys and patterns are text and code."""
+
+
+def pattern(mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes) -> Found:
+    """The compiled pattern of functions for a call of these sizes. Raises CallError where they cannot be traced."""
+    made_of = structure(mask_mod, score_mod)
+    if made_of is None:
+        return _traced(mask_mod, score_mod, sizes)[0]
+    key: Hashable = made_of.key
+    if made_of.tensors:
+        key = (key, sizes, *((t.dtype, t.device, t.shape) for t in made_of.tensors))
+    variants = _known.get(key, ())
+    for variant in variants:
+        found = variant.of(made_of.tensors)
+        if found is not None:
+            _known.move_to_end(key)
+            return found
+    found, facts = _traced(mask_mod, score_mod, sizes)
+    new = _variant(found, facts, made_of)
+    if new is not None:
+        _known[key] = (new, *variants)[:_VARIANTS]
+        _known.move_to_end(key)
+        if len(_known) > _FUNCTIONS:
+            _known.popitem(last=False)
+    return found
+
+
+def _traced(
+    mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes
+) -> tuple[Found, Facts]:
+    facts = Facts()
+    text, inputs = imported(mask_mod, score_mod, Call(*sizes), facts)
+    return Found(_compiled(text), inputs), facts
+
+
+_compiled = functools.lru_cache(maxsize=_FUNCTIONS)(compile)
+
+
+def _variant(found: Found, facts: Facts, made_of: Structure) -> _Variant | None:
+    """What may be found again; None where values of tensors went into it other than by facts."""
+    places = {id(t): place for place, t in enumerate(made_of.tensors)}
+    if facts.values or not all(id(t) in places for t in found.inputs.values()):
+        return None
+    return _Variant(found.attention, {name: places[id(t)] for name, t in found.inputs.items()}, tuple(facts.noted))
