@@ -54,7 +54,7 @@ def attention(
     (batch or 1, heads or 1, rows, keys), or None where the model makes none. Raises CallError for what cannot be
     honoured.
     """
-    _refuse(module, dropout, more)
+    refuse(module, dropout, more)
     batch, _, rows, _ = query.shape
     keys = key.shape[2]
     if attention_mask is None:
@@ -73,7 +73,7 @@ def attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _refuse(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
+def refuse(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
     """Raises CallError for what is asked of a layer besides, and is not there."""
     if dropout:
         raise CallError(

@@ -2,13 +2,74 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from attnspec.runtime.huggingface.attention import attention
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.huggingface.choice import Choice, Layers, Sources
+from attnspec.runtime.huggingface.layer import patterned
 from attnspec.runtime.huggingface.masks import mask
 
+_REGISTERED: dict[str, Choice] = {}
 
-def register(name: str = "attnspec") -> None:
-    """Let models of transformers take their attention from here, ``attn_implementation=name``, with their own masks."""
-    AttentionInterface.register(name, attention)
+
+def register(
+    name: str = "attnspec",
+    pattern: Sources | None = None,
+    *,
+    layers: Layers = None,
+    restart: bool = True,
+    **params: Any,
+) -> None:
+    """Let models of transformers take their attention from here, ``attn_implementation=name``.
+
+    >>> import torch, transformers
+    >>> import attnspec.transformers as hf
+    >>> hf.register("attnspec")
+    >>> hf.register("attnspec:near", "sinks", start=4, recent=60)
+    >>> tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    >>> config = transformers.LlamaConfig(**tiny, vocab_size=64, attn_implementation="attnspec:near")
+    >>> model = transformers.LlamaForCausalLM(config)
+    >>> model(torch.tensor([[1, 5, 7]])).logits.shape
+    torch.Size([1, 3, 64])
+
+    Without a pattern models have the masks that they have, causal, sliding, chunked, of packed documents and images, in
+    our kernels. A ``pattern`` takes the place of a layer's mask, also of its window, and is never intersected with it.
+    What else a model does with scores stays: its scale (but for a `scale` line), a soft cap, sinks that it learns. The
+    pattern is a shipped name, a path or text with its parameters ``params``, an ``attnspec.Spec`` or what
+    ``attnspec.compile`` returns; a dict of such by type of layers, ``{"sliding_attention": .., "full_attention": ..}``;
+    or a function from a layer's number to one (None: the layer keeps its own mask). ``layers`` are the types or numbers
+    of the layers that a single pattern is for. Without that it is for all of them where they are of one type, and else
+    for those that see everything (``full_attention``): those of other types keep their masks.
+
+    Padding, on the left or right, is never seen, and positions count from the first real token. Where documents are
+    packed (``position_ids`` that begin anew, without an ``attention_mask``) each sees itself alone, and positions count
+    within it; with ``restart=False`` they go on. Positions are those of the pattern's mask and of its score lines. What
+    turns queries and keys is the model's: a pattern with `rotate` lines is refused where the model has rotations.
+
+    Raises CallError for a pattern that reads inputs, or has axes, segments or a computed order; for a name that stands
+    for another pattern, or is not ours; and in use, for a pattern that looks ahead in a decoder, and for what a model
+    asks for and this cannot do (dropout while it trains, ``output_attentions``). SpecError for a pattern that is wrong.
+    """
+    if pattern is None and (layers is not None or params):
+        raise CallError("attnspec.transformers: layers and parameters are those of a pattern, and there is none")
+    choice = Choice() if pattern is None else Choice.of(pattern, layers, restart, params)
+    if _REGISTERED.get(name, choice) != choice:
+        raise CallError(f"attnspec.transformers: {name!r} stands for another pattern already: take another name")
+    if name not in _REGISTERED and name in {*AttentionInterface._global_mapping, "eager"}:
+        raise CallError(f"attnspec.transformers: {name!r} is an attention of somebody else's: take attnspec:NAME")
+    _REGISTERED[name] = choice
+    AttentionInterface.register(name, patterned(choice))
     AttentionMaskInterface.register(name, mask)
+
+
+def registered(model: Any) -> Choice:
+    """What the attention of a model was registered with. Raises CallError where it is none of ours."""
+    name = model.config._attn_implementation
+    if name not in _REGISTERED:
+        raise CallError(
+            f"attnspec.transformers: the attention of {type(model).__name__} is {name!r}: call "
+            'attnspec.transformers.register("attnspec") and model.set_attn_implementation("attnspec") first'
+        )
+    return _REGISTERED[name]

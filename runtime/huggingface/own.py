@@ -1,0 +1,57 @@
+"""The masks that a model's config says its layers have, as patterns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import masking_utils as made
+
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.huggingface.choice import layer_types
+from attnspec.runtime.huggingface.masks import mask
+from attnspec.runtime.huggingface.pattern import Pattern
+from attnspec.runtime.huggingface.standin import unpacked
+
+
+def text_config(model: Any) -> Any:
+    """The config of the part of a model that decodes text."""
+    return model.config.get_text_config(decoder=True)
+
+
+def own_pattern(config: Any, number: int) -> Pattern:
+    """The pattern of a layer's own mask. Raises CallError for a layer that does not attend to keys."""
+    kind = layer_types(config)[number]
+    if not getattr(config, "is_causal", True):
+        return Pattern.of("dense", {}, True)
+    match kind:
+        case "full_attention":
+            return Pattern.of("causal", {}, True)
+        case "sliding_attention":
+            return Pattern.of("window", {"width": config.sliding_window}, True)
+        case "chunked_attention":
+            return Pattern.of("chunked", {"size": config.attention_chunk_size}, True)
+    raise CallError(f"attnspec.transformers: layer {number} is of type {kind!r}, which keeps something other than keys")
+
+
+def check_own(config: Any, number: int, given: Tensor) -> None:
+    """Raises CallError where the mask that came to a layer is not :func:`own_pattern`, but for padding."""
+    kind = layer_types(config)[number]
+    zero = torch.zeros(1, dtype=torch.long)
+    function: Any = made.causal_mask_function
+    if kind == "sliding_attention":
+        function = made.sliding_window_causal_mask_function(config.sliding_window)
+    elif kind == "chunked_attention":
+        function = made.chunked_causal_mask_function(config.attention_chunk_size, zero)
+    expected = mask(batch_size=1, q_length=1, kv_length=1, mask_function=function)
+    structure, numbers = unpacked(expected, 1, 1)
+    found, values = unpacked(given, given.shape[0], given.shape[2])
+    same = found == structure and all(
+        name.startswith("chunk_start") or bool((values[name] == numbers[name]).all()) for name in structure.numbers
+    )
+    if not same:
+        raise CallError(
+            f"attnspec.transformers: the mask of layer {number} is more than its type says ({kind}): generate with a "
+            "DynamicCache, transformers' own"
+        )

@@ -1,0 +1,235 @@
+"""Patterns in the place of the masks of models: what a model gives is what eager gives with the mask of every pair."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+import attnspec
+import attnspec.transformers as hf
+from tests.published.patterns import SPECS, dense, of_documents, positions_of, recomputed, spec_of
+from tests.published.tiny import PLAIN, decoder, ids
+from tests.support.marks import slow
+
+for shipped, name, params in SPECS.values():
+    hf.register(name, shipped, **params)
+LEFT = torch.ones(3, 20, dtype=torch.long)
+LEFT[1, :5] = LEFT[2, :11] = 0
+WINDOW = "attention w { attend window(3) }"
+
+
+def names() -> list[str]:
+    return list(transformers.AttentionInterface._global_mapping)
+
+
+def differ(a: Tensor, b: Tensor) -> float:
+    return float((a - b).detach().abs().max())
+
+
+def logits(model: Any, implementation: str, *args: Any, **more: Any) -> Tensor:
+    model.set_attn_implementation(implementation)
+    with torch.no_grad():
+        found: Tensor = model(*args, **more).logits
+    return found
+
+
+@pytest.mark.parametrize("pattern", ["sinks", *map(slow, ["dilated", "window"])])
+@pytest.mark.parametrize("name", ["Llama", *map(slow, ["Mistral", "GPT-2", "Qwen 3", "Phi 3"])])
+def test_logits_and_tokens(name: str, pattern: str) -> None:
+    """A pattern wins over a window of the model's. Padding is left out; positions count from the first real token."""
+    model, spec, (_, implementation, _) = decoder(name), spec_of(pattern), SPECS[pattern]
+    for mask in (torch.ones_like(LEFT), LEFT, LEFT.flip(1)):
+        places = positions_of(mask)
+        eager = logits(model, "eager", ids(3, 20), attention_mask=dense(spec, mask), position_ids=places)
+        ours = logits(model, implementation, ids(3, 20), attention_mask=mask, position_ids=places)
+        assert differ(eager[mask == 1], ours[mask == 1]) < 1e-5
+    expected = recomputed(model, spec, ids(3, 20), LEFT, 15)
+    model.set_attn_implementation(implementation)
+    static = {"cache_implementation": "static", "disable_compile": True}
+    for how in ({"past_key_values": hf.cache(model)},) if name == "Mistral" else ({}, static):  # its own drop keys
+        given = {"attention_mask": LEFT, "max_new_tokens": 15, "do_sample": False, "pad_token_id": 0}
+        assert torch.equal(model.generate(ids(3, 20), **given, **how), expected)
+
+
+@pytest.mark.parametrize("restart", [True, slow(False)])
+def test_packed_documents(restart: bool) -> None:
+    """Positions begin anew in each, or go on; gradients of all parameters, also where layers run again for them."""
+    implementation = f"attnspec:packed-{restart}"
+    hf.register(implementation, "sinks", start=2, recent=6, restart=restart)
+    model, lengths = decoder("Llama").train(), (7, 1, 19, 13)
+    given = {
+        "position_ids": torch.cat([torch.arange(n) for n in lengths])[None],
+        "labels": ids(1, 40),
+        "use_cache": False,
+    }
+    found = []
+    for way in ("eager", implementation, "checkpointed"):
+        more = {"attention_mask": of_documents(spec_of("sinks"), lengths, restart)} if way == "eager" else {}
+        if way == "checkpointed":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.set_attn_implementation(way)
+        model.zero_grad()
+        out = model(ids(1, 40), **given, **more)
+        out.loss.backward()
+        found.append([out.logits, *(p.grad for p in model.parameters())])
+    assert len(found[0]) > 10
+    for eager, *ours in zip(*found, strict=True):
+        assert all(differ(eager, one) < 1e-5 for one in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients(padded: bool) -> None:
+    model, mask = decoder("Llama").train(), LEFT if padded else torch.ones_like(LEFT)
+    labels = torch.where(mask.roll(1, 1) * mask == 1, ids(3, 20), -100)  # no token is predicted from padding
+    found = []
+    for way in ("eager", "attnspec:sinks", "checkpointed"):
+        more = {"attention_mask": dense(spec_of("sinks"), mask) if way == "eager" else mask}
+        if way == "checkpointed":
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            model.set_attn_implementation(way)
+        model.zero_grad()
+        model(ids(3, 20), labels=labels, position_ids=positions_of(mask), use_cache=False, **more).loss.backward()
+        found.append([p.grad for p in model.parameters()])
+    for eager, *ours in zip(*found, strict=True):
+        assert all(differ(eager, one) < 1e-5 for one in ours)
+
+
+def by_layer(model: Any, masks: dict[int, Tensor]) -> Any:
+    """Let layers of an eager model have masks of their own; those that are not named have the model's."""
+
+    def give(module: Any, args: Any, more: dict[str, Any]) -> Any:
+        if module.layer_idx in masks:
+            more["attention_mask"] = masks[module.layer_idx]
+        return args, more
+
+    return [
+        module.register_forward_pre_hook(give, with_kwargs=True)
+        for module in model.modules()
+        if type(module).__name__.endswith("Attention")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Gemma 2", "gpt-oss", "Gemma 3"])
+@pytest.mark.parametrize(
+    ("how", "own"),
+    [
+        ({"pattern": WINDOW}, {1: "w"}),
+        ({"pattern": WINDOW, "layers": "sliding_attention"}, {0: "w"}),
+        ({"pattern": WINDOW, "layers": [0, 1]}, {0: "w", 1: "w"}),
+        ({"pattern": {"full_attention": WINDOW, "sliding_attention": "causal"}}, {0: "causal", 1: "w"}),
+        ({"pattern": lambda i: WINDOW if i == 1 else None}, {1: "w"}),
+    ],
+)
+def test_layers(name: str, how: dict[str, Any], own: dict[int, str]) -> None:
+    """By type and by number; caps of scores and sinks that a model learns stay, other layers keep their masks."""
+    model, mask = decoder(name), torch.ones(3, 20, dtype=torch.long)
+    specs = {"w": attnspec.read(WINDOW), "causal": attnspec.read("causal")}
+    hooks = by_layer(model, {layer: dense(specs[kind], mask) for layer, kind in own.items()})
+    eager = logits(model, "eager", ids(3, 20))
+    for hook in hooks:
+        hook.remove()
+    implementation = f"attnspec:layers-{len(names())}"
+    hf.register(implementation, **how)
+    assert differ(eager, logits(model, implementation, ids(3, 20))) < 1e-5
+
+
+@pytest.mark.slow
+def test_encoder() -> None:
+    """What looks ahead may stand where nothing is predicted; padding is left out there too."""
+    hf.register("attnspec:longformer", "longformer", width=4, globals=1)
+    drops = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    sizes = {key: value for key, value in PLAIN.items() if key != "num_key_value_heads"}
+    torch.manual_seed(0)
+    model = transformers.BertModel(transformers.BertConfig(**{**sizes, **drops})).eval()
+    spec = attnspec.read("longformer", params={"width": 4, "globals": 1})
+    right = LEFT.flip(1)
+    found = []
+    for implementation, mask in (("eager", dense(spec, right)), ("attnspec:longformer", right)):
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            found.append(model(ids(3, 20), attention_mask=mask).last_hidden_state[right == 1])
+    assert differ(*found) < 1e-5
+
+
+def forward(name: str, implementation: str, **more: Any) -> Any:
+    model = decoder(name)
+    model.set_attn_implementation(implementation)
+    return model(ids(2, 9), **more)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "how", "said"),
+    [
+        ("packed", {}, "reads `input doc: int[batch, n] sorted`; documents are known by position_ids"),
+        ("padded", {}, "reads `input length: int[batch]`; nobody gives it inside a model"),
+        ("hierarchical", {}, "the pattern has axes"),
+        ("rmt", {}, "attnspec.recurrent(model, ...)"),
+        ("reformer", {}, "a computed order"),
+        ("attention a { attend q - n_q < k }", {}, "reads `n_q`"),
+        ({}, {}, "there are no patterns"),
+        ({"full_attention": "causal"}, {"layers": 0}, "which layers they are for"),
+        (lambda i: "causal", {"layers": 0}, "says itself which layers"),
+        ("causal", {"layers": 1.5}, "layers are numbers or types"),
+        (attnspec.read("window"), {"width": 3}, "has its parameters already"),
+        (None, {"width": 3}, "there is none"),
+    ],
+)
+def test_what_cannot_be_registered(pattern: Any, how: dict[str, Any], said: str) -> None:
+    with pytest.raises(attnspec.CallError, match=re.escape(said)):
+        hf.register("attnspec:wrong", pattern, **how)
+    assert "attnspec:wrong" not in names()
+
+
+def test_names() -> None:
+    """The same again is nothing; another pattern, or a name of transformers' own, is refused."""
+    hf.register("attnspec:sinks", "sinks", start=2, recent=6)
+    with pytest.raises(attnspec.CallError, match="'attnspec:sinks' stands for another pattern already"):
+        hf.register("attnspec:sinks", "sinks", start=2, recent=7)
+    with pytest.raises(attnspec.CallError, match="'sdpa' is an attention of somebody else's"):
+        hf.register("sdpa", "causal")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "how", "more", "said"),
+    [
+        ("Llama", "longformer", {}, {}, "query 0 may see key 1 (n = 2), and the model is a decoder"),
+        ("Llama", "rope", {}, {}, "the model turns queries and keys itself (rope_parameters)"),
+        ("Llama", "causal", {"layers": "sliding_attention"}, {}, "no layer is 'sliding_attention'"),
+        ("Llama", "causal", {"layers": [2]}, {}, "no layer is '2': this model has 2 layers"),
+        ("Gemma 2", {"local": "causal"}, {}, {}, "of types full_attention, sliding_attention"),
+        ("gpt-oss", "attention a { attend causal  sink 0.0 }", {"layers": [0, 1]}, {}, "learns sinks of its own"),
+        ("Llama", "causal", {}, {"attention_mask": torch.ones(2, 1, 9, 9).bool()}, "a mask of its own, (2, 1, 9, 9)"),
+        ("Llama", "causal", {}, {"output_attentions": True}, "output_attentions"),
+    ],
+)
+def test_what_cannot_be_called(name: str, pattern: Any, how: dict[str, Any], more: dict[str, Any], said: str) -> None:
+    implementation = f"attnspec:bad-{len(names())}"
+    hf.register(implementation, pattern, **how)
+    with pytest.raises(attnspec.CallError, match=re.escape(said)):
+        forward(name, implementation, **more)
+
+
+@pytest.mark.slow
+def test_a_cache_that_drops_what_the_pattern_sees() -> None:
+    """The sliding cache of a model keeps what the model's own mask sees."""
+    hf.register("attnspec:causal", "causal")
+    model = decoder("Mistral")
+    model.set_attn_implementation("attnspec:causal")
+    with pytest.raises(
+        attnspec.CallError, match=r"dropped all keys before position \d+, .*transformers.cache\(model\)"
+    ):
+        model.generate(ids(1, 20), attention_mask=torch.ones(1, 20), max_new_tokens=3, do_sample=False)
+    hf.register("attnspec:near", "window", width=4)
+    model.set_attn_implementation("attnspec:near")
+    expected = recomputed(decoder("Mistral"), attnspec.read("window", params={"width": 4}), ids(1, 20), LEFT[:1], 9)
+    given = {"attention_mask": LEFT[:1], "max_new_tokens": 9, "do_sample": False}
+    assert torch.equal(model.generate(ids(1, 20), **given), expected)
