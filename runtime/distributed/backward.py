@@ -18,11 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnspec.codegen.ranks.schedule import Item
+from attnspec.codegen.ranks.schedule import Item, Message
 from attnspec.runtime.distributed.duties import Step
-from attnspec.runtime.distributed.exchange import NOTHING, Arrived, Coming, Leg, post
+from attnspec.runtime.distributed.exchange import Arrived, Blocks, Coming, Leg, post
 from attnspec.runtime.distributed.job import Job
-from attnspec.runtime.distributed.stored import Column, Part, Stored, copied, empty
+from attnspec.runtime.distributed.pieces import Part, going, made
+from attnspec.runtime.distributed.stored import Column, Lent, Stored
 
 
 class OfRows(NamedTuple):
@@ -79,73 +80,97 @@ class _Backward:
         self.zero = torch.zeros(1, dtype=form.dtype, device=form.device)
 
     def run(self) -> Gradients:
-        steps = self.job.duties.steps
-        arrived, before = NOTHING, Coming(None, self.job.form, ())
+        job, steps = self.job, self.job.duties.steps
+        arrived, before = Arrived({}, {}, {}), Coming()
         for number, step in enumerate(steps):
-            coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else None
-            legs = [Leg(m, self.job.slices(m, self._back(m.kind)), back=True) for m in step.inputs]
-            into = {
-                (str(leg.message.kind), leg.target): empty(self.job.form, leg.parts, torch.zeros)
-                for leg in legs
-                if leg.source == self.job.rank
+            coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else Coming()
+            results = {
+                ("queries", asker): self._of_others(step, asker, arrived.queries.pop(asker)) for asker in step.of_others
             }
-            for item in step.items:
-                self._compute(item, arrived, into)
-            arrived = NOTHING
-            now = post(self.job.transport, self.job.form, legs, partial(_taken, into))
+            legs = [Leg(m, self._back(step, m), back=True) for m in step.inputs]
+            results |= self._of_own(step, arrived.keys, [leg for leg in legs if leg.message.kind == "keys"])
+            arrived.keys.clear()  # its memory is free before the next is there
             self._add(before.wait())
-            before = now
-            arrived = NOTHING if coming is None else coming.wait()
+            before = post(job.transport, job.form, legs, partial(_taken, results))
+            arrived = coming.wait()
         self._add(before.wait())
         return self.made
 
-    def _back(self, kind: str) -> tuple[Column, ...]:
-        return self.of_dkeys if kind == "keys" else self.of_dq
+    def _back(self, step: Step, m: Message) -> Blocks:
+        """The gradients of a message."""
+        if m.kind == "keys":
+            return self.job.blocks(m, self.of_dkeys)
+        return self.job.blocks(m, self.of_dq, step.blocks[m.source, m.target])
 
     def _fetch(self, step: Step) -> Coming:
-        of_queries = {m: self._parts(step, m.source, m.target) for m in step.inputs if m.kind == "queries"}
-        legs = [Leg(m, of_queries[m] if m in of_queries else self.job.slices(m, self.of_keys)) for m in step.inputs]
+        legs = [Leg(m, self._there(step, m)) for m in step.inputs]
         return post(self.job.transport, self.job.form, legs, self._filled)
 
-    def _parts(self, step: Step, asker: int, place: int) -> list[Part]:
-        """What travels of queries: the rows, and for each total of them what its gradients come from."""
-        (message,) = (m for m in step.inputs if (m.kind, m.source, m.target) == ("queries", asker, place))
-        of_totals = self.job.slices(step.result_for(asker, place), self.of_rows)
-        return [*self.job.slices(message, self.of_queries), *of_totals]
+    def _there(self, step: Step, m: Message) -> Blocks:
+        """What travels: keys, or rows, and for each total of these what its gradients come from."""
+        if m.kind == "keys":
+            return self.job.blocks(m, self.of_keys)
+        blocks = step.blocks[m.source, m.target]
+        rows = self.job.blocks(m, self.of_queries, blocks)
+        of_totals = self.job.blocks(step.result_for(m.source, m.target), self.of_rows, blocks)
+        return [[*some, *more] for some, more in zip(rows, of_totals, strict=True)]
 
-    def _filled(self, leg: Leg) -> Stored:
-        memory = empty(self.job.form, leg.parts)
-        return copied(
-            self.keys if leg.message.kind == "keys" else self.queries, memory, lambda b: self.rows[self.job.total(b)]
-        )
+    def _filled(self, leg: Leg) -> list[Tensor]:
+        held = self.keys if leg.message.kind == "keys" else self.queries
 
-    def _compute(self, item: Item, arrived: Arrived, into: Mapping[tuple[str, int], Stored]) -> None:
-        rank = self.job.rank
-        if item.asker == rank:
-            queries, dq = self.queries, self.dq.at(item.heads, item.queries)
-            rows = self.rows[self.job.total(item.branch)].at(item.heads, item.queries)
-        else:
-            queries, dq = arrived.queries[item.asker], into["queries", item.asker].at(item.heads, item.queries)
+        def of_part(part: Part) -> Stored:
+            return held if part.branch is None else self.rows[self.job.total(part.branch)]
+
+        return [piece for parts in leg.blocks for piece in going(self.job.form, parts, of_part)]
+
+    def _of_others(self, step: Step, asker: int, queries: list[Stored]) -> list[Tensor]:
+        """Gradients of rows of another rank: the memory that will be sent, block by block."""
+        (message,) = (m for m in step.inputs if (m.kind, m.source, m.target) == ("queries", asker, self.job.rank))
+        # What came of a block is free before the gradients of the next are there.
+        return [
+            self._block(items, queries.pop(0), parts)
+            for items, parts in zip(step.of_others[asker], self._back(step, message), strict=True)
+        ]
+
+    def _block(self, items: Sequence[Item], queries: Stored, parts: Sequence[Part]) -> Tensor:
+        into, memory = made(self.job.form, parts, torch.zeros)
+        for item in items:
             rows = queries.at(item.heads, item.queries, item.branch)
+            dq = into.at(item.heads, item.queries)
+            self._compute(item, queries, rows, dq, self.keys, self.dkeys)
+        return memory
+
+    def _of_own(
+        self, step: Step, keys: Mapping[int, Sequence[Stored]], legs: Sequence[Leg]
+    ) -> dict[tuple[str, int], list[Tensor]]:
+        """Add to gradients of this rank's rows; those of keys that came: the memory that will be sent."""
+        rank, form = self.job.rank, self.job.form
+        into = {leg.target: made(form, leg.blocks[0], torch.zeros) for leg in legs if leg.source == rank}
+        for item in step.own:
+            rows = self.rows[self.job.total(item.branch)].at(item.heads, item.queries)
+            dq, keeper = self.dq.at(item.heads, item.queries), item.keeper
+            came = (self.keys, self.dkeys) if keeper == rank else (keys[keeper][0], into[keeper][0])
+            self._compute(item, self.queries, rows, dq, *came)
+        return {("keys", keeper): [memory] for keeper, (_, memory) in into.items()}
+
+    def _compute(self, item: Item, queries: Stored, rows: Lent, dq: Lent, keys: Stored, dkeys: Stored) -> None:
         q, dout, *whole = queries.at(item.heads, item.queries).tensors
         number, lse, *share = (*rows.tensors, *whole)
         if share:
             dout = (dout * share[0][..., None]).to(dout.dtype)
-        keys = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
-        dkeys = (self.dkeys if item.keeper == rank else into["keys", item.keeper]).at(item.heads, item.keys)
         out = self.zero.expand(dout.shape)  # what is needed of the output is in the number
-        self.job.part_backward(item, (q, out, lse, dout, number), keys, dq, dkeys, self.dinputs)
+        of_keys = keys.at(item.heads, item.keys), dq, dkeys.at(item.heads, item.keys)
+        self.job.part_backward(item, (q, out, lse, dout, number), *of_keys, self.dinputs)
 
     def _add(self, arrived: Arrived) -> None:
         """Add gradients that others computed for what they were sent."""
         for own, came in ((self.dkeys, arrived.keys), (self.dq, arrived.queries)):
-            for stored in came.values():
-                for section in stored.sections:
-                    heads = section.heads.start, section.heads.stop
-                    for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-                        for to, t in zip(own.at(heads, run).tensors, section.tensors, strict=True):
-                            to.add_(t[:, :, first : first + run.length])
+            for section in (section for blocks in came.values() for stored in blocks for section in stored.sections):
+                heads = section.heads.start, section.heads.stop
+                for run, first in zip(section.rows.runs, section.rows.first, strict=True):
+                    for to, t in zip(own.at(heads, run).tensors, section.tensors, strict=True):
+                        to.add_(t[:, :, first : first + run.length])
 
 
-def _taken(made: dict[tuple[str, int], Stored], leg: Leg) -> Stored:
+def _taken(made: dict[tuple[str, int], list[Tensor]], leg: Leg) -> list[Tensor]:
     return made.pop((leg.message.kind, leg.target))

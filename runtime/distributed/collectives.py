@@ -21,11 +21,12 @@ def exchanged(
     transport: Transport, sent: Sequence[tuple[int, Tensor]], expected: Sequence[tuple[int, Tensor]]
 ) -> list[Tensor]:
     """What comes in a step in which this is sent; ``expected`` are the ranks, and tensors as what comes from them."""
-    pending = transport.post(
+    found = [torch.empty(like.shape, dtype=like.dtype, device=like.device) for _, like in expected]
+    transport.post(
         [Sent(target, t.detach().contiguous()) for target, t in sent],
-        [Expected(source, tuple(like.shape), like.dtype, like.device) for source, like in expected],
-    )
-    return pending.wait()
+        [Expected(source, t) for (source, _), t in zip(expected, found, strict=True)],
+    ).wait()
+    return found
 
 
 def of_all(transport: Transport, t: Tensor) -> list[Tensor]:

@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from attnspec.codegen.ranks.planned import Schedule
-from attnspec.codegen.ranks.runs import Runs, count
+from attnspec.codegen.ranks.runs import Run, Runs, common, count
 from attnspec.codegen.ranks.schedule import Item, Message
 from attnspec.runtime.distributed.rows import Rows
 
+BLOCKS, FEWEST = 8, 256
+"""Rows of others are computed in so many blocks, each of at least so many rows: a block that is through is free."""
+
+Pair = tuple[int, int]
+
 
 class Step(NamedTuple):
-    """Of one step: what is computed, which messages that needs, and which take results home."""
+    """Of one step: what is computed, which messages that needs, and which take results home.
 
-    items: tuple[Item, ...]
+    ``own`` are of the rank's own rows. ``of_others`` are of rows of others, by whose they are, in blocks of positions;
+    ``blocks`` says which, of every message of rows, by whose they are and who computes.
+    """
+
+    own: tuple[Item, ...]
+    of_others: Mapping[int, Sequence[Sequence[Item]]]
     inputs: tuple[Message, ...]
     results: tuple[Message, ...]
+    blocks: Mapping[Pair, Sequence[Run]]
+
+    @classmethod
+    def of(cls, rank: int, items: Sequence[Item], inputs: Sequence[Message], results: Sequence[Message]) -> Step:
+        """Of a rank: its items in their order, and its messages."""
+        blocks = {(m.source, m.target): _blocks(m) for m in inputs if m.kind == "queries"}
+        of_others = {}
+        for m in (m for m in results if m.source == rank):
+            asked = [item for item in items if item.asker == m.target]
+            of_others[m.target] = [_within(block, m, asked) for block in blocks[m.target, rank]]
+        own = tuple(item for item in items if item.asker == rank)
+        return cls(own, of_others, tuple(inputs), tuple(results), blocks)
 
     def result_for(self, asker: int, place: int) -> Message:
         """The message in which a rank's results come from where they are computed."""
         return next(m for m in self.results if (m.source, m.target) == (place, asker))
+
+
+def _blocks(rows: Message) -> list[Run]:
+    """The positions of a message of rows, cut in blocks."""
+    runs = [run for one in rows.slices for run in one.runs]
+    first, last = min(run.start for run in runs), max(run.stop for run in runs)
+    size = max(FEWEST, -(-(last - first) // BLOCKS))
+    blocks = [Run(start, min(start + size, last)) for start in range(first, last, size)]
+    return [block for block in blocks if common(tuple(runs), block)]
+
+
+def _within(block: Run, results: Message, items: Sequence[Item]) -> list[Item]:
+    """Items of a block of rows: of those that travel, which are all that have pairs."""
+    found = []
+    for item in items:
+        rows = item.queries.meet(block)
+        if rows is not None and any(
+            common(one.runs, rows) for one in results.slices if (one.branch, one.heads) == (item.branch, item.heads)
+        ):
+            found.append(item._replace(queries=rows._replace(step=item.queries.step)))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +92,7 @@ class Duties:
                 steps[message.step][2].append(message)
         shards = schedule.shards
         held = shards.held[rank]
-        made = tuple(Step(tuple(items), tuple(inputs), tuple(results)) for items, inputs, results in steps)
+        made = tuple(Step.of(rank, *of_step) for of_step in steps)
         return cls(rank, shards.ranks, shards.n, shards.rows, held, Rows.of(held), made)
 
     @property

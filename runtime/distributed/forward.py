@@ -6,14 +6,17 @@ the results that others computed in the step before it, in the order of their me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from attnspec.codegen.ranks.schedule import Item
 from attnspec.runtime.distributed.duties import Step
-from attnspec.runtime.distributed.exchange import NOTHING, Arrived, Coming, Leg, post
+from attnspec.runtime.distributed.exchange import Arrived, Coming, Leg, post
 from attnspec.runtime.distributed.job import Job
-from attnspec.runtime.distributed.stored import Column, Stored, copied, empty
+from attnspec.runtime.distributed.pieces import Part, going, made
+from attnspec.runtime.distributed.stored import Column, Stored
 
 Total = tuple[Tensor, Tensor]
 """An output, (batch, heads, rows, dim_v), and its log-sum-exp, (batch, heads, rows): float32."""
@@ -42,64 +45,71 @@ class _Forward:
 
     def run(self) -> list[Total]:
         steps = self.job.duties.steps
-        arrived, before = NOTHING, Coming(None, self.job.form, ())
+        arrived, before = Arrived({}, {}, {}), Coming()
         for number, step in enumerate(steps):
-            coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else None
-            made = self._made(step)
-            for item in step.items:
-                self._compute(item, arrived, made)
-            arrived = NOTHING  # its memory is free before the next is there
-            now = self._send(step, made)
+            coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else Coming()
+            results = {asker: self._of_others(step, asker, arrived.queries.pop(asker)) for asker in step.of_others}
+            for item in step.own:
+                self._compute(item, arrived)
+            arrived.keys.clear()  # its memory is free before the next is there
             self._add(before.wait())
-            before = now
-            arrived = NOTHING if coming is None else coming.wait()
+            before = self._send(step, results)
+            arrived = coming.wait()
         self._add(before.wait())
         return self.totals
 
     def _fetch(self, step: Step) -> Coming:
-        legs = [Leg(m, self.job.slices(m, self.of_keys if m.kind == "keys" else self.of_queries)) for m in step.inputs]
-        return post(
-            self.job.transport,
-            self.job.form,
-            legs,
-            lambda leg: copied(self.keys if leg.message.kind == "keys" else self.q, empty(self.job.form, leg.parts)),
-        )
+        """Begin with what a step needs."""
+        legs = []
+        for m in step.inputs:
+            keys = m.kind == "keys"
+            columns, blocks = (self.of_keys, None) if keys else (self.of_queries, step.blocks[m.source, m.target])
+            legs.append(Leg(m, self.job.blocks(m, columns, blocks)))
+        return post(self.job.transport, self.job.form, legs, self._filled)
 
-    def _made(self, step: Step) -> dict[int, Stored]:
-        """Where results for others are added up, by the rank that they are for: the memory that will be sent."""
-        found = {}
-        for m in step.results:
-            if m.source == self.job.rank:
-                found[m.target] = empty(self.job.form, self.job.slices(m, self.of_results))
-                for section in found[m.target].sections:
-                    section.tensors[0].zero_()
-                    section.tensors[1].fill_(-torch.inf)
-        return found
+    def _filled(self, leg: Leg) -> list[Tensor]:
+        held = self.keys if leg.message.kind == "keys" else self.q
+        return [piece for parts in leg.blocks for piece in going(self.job.form, parts, lambda _: held)]
 
-    def _compute(self, item: Item, arrived: Arrived, made: dict[int, Stored]) -> None:
-        rank = self.job.rank
-        q = (self.q if item.asker == rank else arrived.queries[item.asker]).at(item.heads, item.queries)
-        keys = (self.keys if item.keeper == rank else arrived.keys[item.keeper]).at(item.heads, item.keys)
-        if item.asker == rank:
-            results = self.own[self.job.total(item.branch)].at(item.heads, item.queries)
-        else:
-            results = made[item.asker].at(item.heads, item.queries, item.branch)
-        self.job.part(item, q, keys, results)
+    def _of_others(self, step: Step, asker: int, queries: list[Stored]) -> list[Tensor]:
+        """What rows of another rank become: the memory that will be sent, block by block."""
+        message = step.result_for(asker, self.job.rank)
+        blocks = self.job.blocks(message, self.of_results, step.blocks[asker, self.job.rank])
+        # What came of a block is free before the results of the next are there.
+        return [
+            self._block(items, queries.pop(0), parts)
+            for items, parts in zip(step.of_others[asker], blocks, strict=True)
+        ]
 
-    def _send(self, step: Step, made: dict[int, Stored]) -> Coming:
-        legs = [Leg(m, self.job.slices(m, self.of_results)) for m in step.results]
-        return post(self.job.transport, self.job.form, legs, lambda leg: made.pop(leg.target))
+    def _block(self, items: Sequence[Item], queries: Stored, parts: Sequence[Part]) -> Tensor:
+        into, memory = made(self.job.form, parts)
+        for section in into.sections:
+            section.tensors[0].zero_()
+            section.tensors[1].fill_(-torch.inf)
+        for item in items:
+            q, keys = queries.at(item.heads, item.queries), self.keys.at(item.heads, item.keys)
+            self.job.part(item, q, keys, into.at(item.heads, item.queries, item.branch))
+        return memory
+
+    def _compute(self, item: Item, arrived: Arrived) -> None:
+        keeper = item.keeper
+        keys = self.keys if keeper == self.job.rank else arrived.keys[keeper][0]
+        results = self.own[self.job.total(item.branch)].at(item.heads, item.queries)
+        self.job.part(item, self.q.at(item.heads, item.queries), keys.at(item.heads, item.keys), results)
+
+    def _send(self, step: Step, results: dict[int, list[Tensor]]) -> Coming:
+        legs = [Leg(m, self.job.blocks(m, self.of_results, step.blocks[m.target, m.source])) for m in step.results]
+        return post(self.job.transport, self.job.form, legs, lambda leg: results.pop(leg.target))
 
     def _add(self, arrived: Arrived) -> None:
         """Merge what others computed for rows of this rank."""
-        for stored in arrived.results.values():
-            for section in stored.sections:
-                heads = section.heads.start, section.heads.stop
-                assert section.branch is not None
-                for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-                    own = self.own[self.job.total(section.branch)].at(heads, run).tensors
-                    out, lse = (t[:, :, first : first + run.length] for t in section.tensors)
-                    merge_into(own[0], own[1], out, lse)
+        for section in (section for came in arrived.results.values() for stored in came for section in stored.sections):
+            heads = section.heads.start, section.heads.stop
+            assert section.branch is not None
+            for run, first in zip(section.rows.runs, section.rows.first, strict=True):
+                own = self.own[self.job.total(section.branch)].at(heads, run).tensors
+                out, lse = (t[:, :, first : first + run.length] for t in section.tensors)
+                merge_into(own[0], own[1], out, lse)
 
 
 def merge_into(out: Tensor, lse: Tensor, more: Tensor, its_lse: Tensor) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from attnspec.codegen.ranks.runs import Run, common
 from attnspec.codegen.ranks.schedule import Heads, Item, Message
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.distributed.duties import Duties
-from attnspec.runtime.distributed.stored import Column, Form, Lent, Part
+from attnspec.runtime.distributed.pieces import Part
+from attnspec.runtime.distributed.stored import Column, Form, Lent
 from attnspec.runtime.distributed.strided import WholeInputs, strided
 from attnspec.runtime.distributed.transport import Transport
 
@@ -89,7 +91,16 @@ class Job:
             options |= {"h_start": heads[0], "heads": form.heads, "kv_heads": form.kv_heads}
         return {**options, "inputs": self.inputs}
 
-    def slices(self, message: Message, columns: Sequence[Column]) -> list[Part]:
-        """What a message holds, with these tensors in each slice."""
+    def blocks(
+        self, message: Message, columns: Sequence[Column], blocks: Sequence[Run] | None = None
+    ) -> list[list[Part]]:
+        """What a message holds, in blocks of rows or as one, with these tensors in each slice."""
         results = message.kind == "results"
-        return [Part(one.heads, one.runs, tuple(columns), one.branch if results else None) for one in message.slices]
+
+        def parts(block: Run | None) -> list[Part]:
+            runs = [one.runs if block is None else common(one.runs, block) for one in message.slices]
+            branches = [one.branch if results else None for one in message.slices]
+            rows = zip(message.slices, runs, branches, strict=True)
+            return [Part(one.heads, some, tuple(columns), branch) for one, some, branch in rows if some]
+
+        return [parts(block) for block in (blocks or (None,))]

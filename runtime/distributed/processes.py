@@ -15,13 +15,14 @@ _TAGS = 1 << 20
 
 
 class _Posted:
-    """Messages on their way; what is sent lives until it is out."""
+    """Messages on their way, whose tensors live until they are through."""
 
-    def __init__(self, works: list[dist.Work], sent: Sequence[Sent], received: list[Tensor], others: list[int]) -> None:
-        self._works, self._sent, self._received, self._others = works, sent, received, others
+    def __init__(self, works: list[dist.Work], sent: Sequence[Sent], expected: Sequence[Expected]) -> None:
+        self._works, self._held = works, (sent, expected)
+        self._others = [one.target for one in sent] + [one.source for one in expected]
 
-    def wait(self) -> list[Tensor]:
-        """What was expected. Raises RuntimeError where a rank is gone or the group's time is over."""
+    def wait(self) -> None:
+        """Until messages are through. Raises RuntimeError where a rank is gone or the group's time is over."""
         for number, work in enumerate(self._works):
             try:
                 work.wait()
@@ -33,8 +34,7 @@ class _Posted:
                     "does not do the same as this rank: all ranks call it together and differentiate together, so the "
                     f"loss must depend on its output on each of them ({error})"
                 ) from error
-        self._works, self._sent = [], ()
-        return self._received
+        self._works, self._held = [], ((), ())
 
 
 class Processes:
@@ -56,12 +56,9 @@ class Processes:
 
     def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> _Posted:
         """Begin with the messages of one step."""
-        received = [torch.empty(e.shape, dtype=e.dtype, device=e.device) for e in expected]
         operations = [self._operation(dist.isend, self._sent, one.target, one.tensor) for one in sent]
-        for one, t in zip(expected, received, strict=True):
-            operations.append(self._operation(dist.irecv, self._expected, one.source, t))
-        works = dist.batch_isend_irecv(operations) if operations else []
-        return _Posted(works, sent, received, [one.target for one in sent] + [one.source for one in expected])
+        operations += [self._operation(dist.irecv, self._expected, one.source, one.tensor) for one in expected]
+        return _Posted(dist.batch_isend_irecv(operations) if operations else [], sent, expected)
 
     def _operation(self, what: object, counter: Counter[int], peer: int, t: Tensor) -> dist.P2POp:
         tag = counter[peer] % _TAGS

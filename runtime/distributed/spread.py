@@ -183,7 +183,7 @@ class Spread:
                     f"has {length} of a sequence of {n}. Give what far.shard({label}, dim=2) returns"
                 )
         check_call(name, self.attend._target, self.attend._kinds, q, k, v)
-        found = Form(q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
+        found = Form(q.shape[0], q.shape[1], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device, length)
         self.asked.check(name, q, k, v)
         check(self.attend.spec, None, inputs, q.device)
         return found

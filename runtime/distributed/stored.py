@@ -1,21 +1,21 @@
-"""Tensors of positions of heads: the rows that a rank holds, and what a message holds, in one piece of memory."""
+"""Tensors of positions of heads: the rows that a rank holds, and what a message holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attnspec.codegen.ranks.runs import Run, Runs, count
+from attnspec.codegen.ranks.runs import Run, Runs
 from attnspec.codegen.ranks.schedule import Heads
 from attnspec.runtime.distributed.rows import Rows
 
 
 class Form(NamedTuple):
-    """What the vectors of a call are, whatever its length."""
+    """What the vectors of a call are, and how many rows a rank has of them."""
 
     batch: int
     heads: int
@@ -24,6 +24,7 @@ class Form(NamedTuple):
     dim_v: int
     dtype: torch.dtype
     device: torch.device
+    rows: int
 
     def of_keys(self, heads: Heads | None) -> slice:
         """The key heads of some query heads."""
@@ -58,11 +59,10 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Sections, and the memory that all of them lie in, if they are a message's."""
+    """Sections, of which no two hold the same heads at the same positions of a branch."""
 
     form: Form
     sections: Sequence[Section]
-    memory: Tensor | None = None
 
     @classmethod
     def own(cls, form: Form, rows: Rows, columns: Sequence[Column], tensors: Sequence[Tensor]) -> Stored:
@@ -123,51 +123,3 @@ class Part(NamedTuple):
     runs: Runs
     columns: tuple[Column, ...]
     branch: int | None = None
-
-
-def nbytes(form: Form, parts: Iterable[Part]) -> int:
-    """The bytes of a message."""
-    return sum(_numbers(form, part, column) * column.dtype.itemsize for part in parts for column in part.columns)
-
-
-def _numbers(form: Form, part: Part, column: Column) -> int:
-    heads = form.of_keys(part.heads) if column.keys else form.of_queries(part.heads)
-    width = 1 if column.width is None else column.width
-    return form.batch * int(heads.stop - heads.start) * count(part.runs) * width
-
-
-def message(form: Form, parts: Sequence[Part], memory: Tensor) -> Stored:
-    """A message in bytes: first the tensors whose numbers are largest, so that all of them lie where they may."""
-    columns = [(p, c) for p, part in enumerate(parts) for c in range(len(part.columns))]
-    columns.sort(key=lambda at: -parts[at[0]].columns[at[1]].dtype.itemsize)
-    tensors: list[list[Tensor]] = [[memory] * len(part.columns) for part in parts]
-    start = 0
-    for p, c in columns:
-        part, column = parts[p], parts[p].columns[c]
-        heads = form.of_keys(part.heads) if column.keys else form.of_queries(part.heads)
-        size = _numbers(form, part, column) * column.dtype.itemsize
-        shape = (form.batch, heads.stop - heads.start, count(part.runs))
-        shape = shape if column.width is None else (*shape, column.width)  # type: ignore[assignment]
-        tensors[p][c] = memory[start : start + size].view(column.dtype).view(shape)
-        start += size
-    sections = [
-        Section(form.of_queries(part.heads), Rows.of(part.runs), part.branch, part.columns, tuple(found))
-        for part, found in zip(parts, tensors, strict=True)
-    ]
-    return Stored(form, sections, memory)
-
-
-def empty(form: Form, parts: Sequence[Part], make: Callable[..., Tensor] = torch.empty) -> Stored:
-    """A message to be filled; ``make=torch.zeros`` for one to be added to."""
-    return message(form, parts, make(nbytes(form, parts), dtype=torch.uint8, device=form.device))
-
-
-def copied(source: Stored, target: Stored, of_branch: Callable[[int], Stored] | None = None) -> Stored:
-    """A message with what a rank holds: sections of a branch by ``of_branch``, the others of ``source``."""
-    for section in target.sections:
-        of = source if section.branch is None or of_branch is None else of_branch(section.branch)
-        heads: Heads = (section.heads.start, section.heads.stop)
-        for run, first in zip(section.rows.runs, section.rows.first, strict=True):
-            for t, own in zip(section.tensors, of.at(heads, run).tensors, strict=True):
-                t[:, :, first : first + run.length].copy_(own)
-    return target

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -17,19 +16,17 @@ class Sent(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What is to come from a rank."""
+    """A contiguous tensor that is written over by what comes from a rank, of its shape and dtype."""
 
     source: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
+    tensor: Tensor
 
 
 class Pending(Protocol):
     """Messages on their way."""
 
-    def wait(self) -> list[Tensor]:
-        """What was expected, in its order, when all of it is here and all that was sent is out of its buffers."""
+    def wait(self) -> None:
+        """Until all that was expected is here, and all that was sent is out of its buffers."""
         ...
 
 

@@ -12,17 +12,19 @@ from tests.support.ranks import Simulated, Stuck, simulate
 
 
 def _here(source: int, size: int = 1) -> Expected:
-    return Expected(source, (size,), torch.float32, torch.device("cpu"))
+    return Expected(source, torch.empty(size))
 
 
 def _to_all(transport: Simulated) -> list[float]:
     """Two batches to all others, waited for the other way round: in the order of sources, whenever they come."""
     others = [rank for rank in range(transport.ranks) if rank != transport.rank]
     mine = torch.tensor([float(transport.rank)])
-    first = transport.post([Sent(rank, mine) for rank in others], [_here(rank) for rank in others])
-    second = transport.post([Sent(rank, mine + 10) for rank in others], [_here(rank) for rank in others])
-    late, early = second.wait(), first.wait()
-    return [float(t) for t in (*early, *late)]
+    early, late = ([_here(rank) for rank in others] for _ in range(2))
+    first = transport.post([Sent(rank, mine) for rank in others], early)
+    second = transport.post([Sent(rank, mine + 10) for rank in others], late)
+    second.wait()
+    first.wait()
+    return [float(here.tensor) for here in (*early, *late)]
 
 
 def test_messages_match_by_number_whatever_the_order() -> None:

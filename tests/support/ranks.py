@@ -3,8 +3,9 @@
 >>> def ring(transport):
 ...     right, left = (transport.rank + 1) % 3, (transport.rank - 1) % 3
 ...     mine = torch.tensor([transport.rank])
-...     here = Expected(left, (1,), mine.dtype, mine.device)
-...     return int(transport.post([Sent(right, mine)], [here]).wait()[0])
+...     here = torch.empty_like(mine)
+...     transport.post([Sent(right, mine)], [Expected(left, here)]).wait()
+...     return int(here)
 >>> simulate(3, ring).results
 [2, 0, 1]
 """
@@ -39,9 +40,9 @@ class _Letter:
     target: int
     number: int
     sent: Tensor | None = None
-    as_posted: Tensor | None = None
+    as_posted: bytes | None = None
     expected: Expected | None = None
-    delivered: Tensor | None = None
+    delivered: bool = False
 
     def __str__(self) -> str:
         missing = "not sent" if self.sent is None else "not expected" if self.expected is None else "on its way"
@@ -50,21 +51,25 @@ class _Letter:
     def deliver(self) -> None:
         """Copy what lies in the sender's buffer now: it must be what it posted."""
         assert self.sent is not None
-        assert self.as_posted is not None
         assert self.expected is not None
-        if not torch.equal(_bytes(self.sent), self.as_posted):
+        if _bytes(self.sent).numpy().tobytes() != self.as_posted:
             raise AssertionError(f"{self}: rank {self.source} wrote to its buffer before it was out")
-        wants = self.expected
-        if (tuple(self.sent.shape), self.sent.dtype) != (tuple(wants.shape), wants.dtype):
+        sent, wants = self.sent.detach(), self.expected.tensor
+        if (sent.shape, sent.dtype) != (wants.shape, wants.dtype):
             raise AssertionError(
-                f"{self}: {tuple(self.sent.shape)} {self.sent.dtype} was sent, and {tuple(wants.shape)} {wants.dtype} "
-                "expected"
+                f"{self}: {tuple(sent.shape)} {sent.dtype} was sent, and {tuple(wants.shape)} {wants.dtype} expected"
             )
-        self.delivered = self.sent.detach().clone()
+        with torch.inference_mode():  # so may the rank that waits be
+            wants.copy_(sent)
+        self.delivered, self.sent, self.as_posted, self.expected = True, None, None, None
+
+
+_NOT_HERE = 0xAB
+"""The bytes of what is expected until it is delivered: who reads it before has wrong results."""
 
 
 def _bytes(t: Tensor) -> Tensor:
-    return t.detach().reshape(-1).view(torch.uint8).clone()
+    return t.detach().reshape(-1).view(torch.uint8)
 
 
 @dataclass(eq=False)
@@ -76,7 +81,7 @@ class _Batch:
 
     @property
     def done(self) -> bool:
-        return all(letter.delivered is not None for letter in (*self.sends, *self.receives))
+        return all(letter.delivered for letter in (*self.sends, *self.receives))
 
 
 @dataclass(eq=False)
@@ -159,7 +164,7 @@ class _World:
 
 def _said(rank: _Rank) -> str:
     assert rank.waits is not None
-    missing = [str(x) for x in (*rank.waits.receives, *rank.waits.sends) if x.delivered is None]
+    missing = [str(x) for x in (*rank.waits.receives, *rank.waits.sends) if not x.delivered]
     return f"rank {rank.rank} waits for {', '.join(missing)}"
 
 
@@ -178,11 +183,13 @@ class Simulated:
             assert one.tensor.is_contiguous(), "only contiguous tensors are sent"
             assert one.target != self.rank, "a rank sends nothing to itself"
             letter = world.letter("sent", self.rank, one.target)
-            letter.sent, letter.as_posted = one.tensor, _bytes(one.tensor)
+            letter.sent, letter.as_posted = one.tensor, _bytes(one.tensor).numpy().tobytes()
             world.bytes[self.rank, one.target] += one.tensor.numel() * one.tensor.element_size()
             sends.append(letter)
         for wanted in expected:
             letter = world.letter("expected", wanted.source, self.rank)
+            assert wanted.tensor.is_contiguous(), "what comes is written to contiguous tensors"
+            _bytes(wanted.tensor).fill_(_NOT_HERE)
             letter.expected = wanted
             receives.append(letter)
         batch = _Batch(sends, receives)
@@ -195,13 +202,12 @@ class _Pending:
     def __init__(self, world: _World, rank: _Rank, batch: _Batch) -> None:
         self._world, self._rank, self._batch = world, rank, batch
 
-    def wait(self) -> list[Tensor]:
-        """What was expected."""
+    def wait(self) -> None:
+        """Until all of it is delivered."""
         self._rank.waits = self._batch
         while not self._batch.done:
             self._world.switch(self._rank)
         self._rank.waits = None
-        return [letter.delivered for letter in self._batch.receives]  # type: ignore[misc]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _measured() -> tuple[dict[int, float], float, float, float, float]:
     def exchange(distances: Sequence[int], size: int) -> Callable[[], object]:
         own = torch.zeros(size, dtype=torch.uint8)
         sent = [Sent((rank + d) % ranks, own) for d in distances]
-        expected = [Expected((rank - d) % ranks, (size,), torch.uint8, own.device) for d in distances]
+        expected = [Expected((rank - d) % ranks, torch.empty_like(own)) for d in distances]
         return lambda: transport.post(sent, expected).wait()
 
     by_size = {size: _least(exchange((1,), size), _ROUNDS) for size in SIZES}

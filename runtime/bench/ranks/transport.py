@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from attnspec.runtime.distributed.transport import Expected, Pending, Sent, Transport
 
 
@@ -19,5 +17,5 @@ class Counting:
     def post(self, sent: Sequence[Sent], expected: Sequence[Expected]) -> Pending:
         """Begin with the messages of one step."""
         self.sent += sum(one.tensor.nbytes for one in sent)
-        self.received += sum(torch.Size(one.shape).numel() * one.dtype.itemsize for one in expected)
+        self.received += sum(one.tensor.nbytes for one in expected)
         return self._transport.post(sent, expected)
