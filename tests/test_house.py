@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = """
     errors | language | spec | check.expressions | check.clauses | check | reference | relation | analysis
     codegen | codegen.expressions | codegen.layouts | codegen.plan | codegen.cpp | codegen.triton codegen.triton.softmax
-    codegen.cost | codegen.ranks
+    codegen.flex | codegen.cost | codegen.ranks
     runtime.core | runtime.expressions | runtime.cpp | runtime.triton | runtime.prepare | runtime.linear
     runtime.dense | runtime runtime.parts runtime.states | runtime.caches | runtime.distributed | runtime.recurrent
     runtime.flex | runtime.huggingface | runtime.bench runtime.bench.ranks | runtime.modules | report | cli

@@ -63,6 +63,7 @@ CODES = {
     "E408": "a list that is too long for a Triton kernel",
     "E409": "weights for which there is no kernel",
     "E410": "a pattern that looks ahead where it must not",
+    "E411": "a pattern that FlexAttention cannot compute",
 }
 """All error codes, with what they are about."""
 

@@ -141,3 +141,9 @@ def looks_ahead(span: Span, what: str, pair: str) -> Diagnostic:
         "E410", f"{what} wants keys of the past only", (span, f"not shown to be so: {pair}"),
         help="restrict the pattern: `within k <= q`",
     )  # fmt: skip
+
+
+def not_exported(span: Span, what: str, label: str, help: str) -> Diagnostic:
+    """A pattern that is more than a mask and a score of one softmax."""
+    title = f"FlexAttention has no place for {what}"
+    return diagnose("E411", title, (span, shorten(label.replace("\n", ", "), 80)), help=help)

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from attnspec.errors.catalogue import CODES
 from attnspec.errors.clauses import MAX_BRANCHES
 from attnspec.errors.syntax import MAX_NESTING, MAX_SOURCE
 from attnspec.errors.values import MAX_COMBINATIONS, MAX_NODES, MAX_RANGE
 from attnspec.reference.entry import fenced, wrap
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """What a code means, a text that gives it, how to mend it, and that text mended.
-
-    Texts are the clauses of an attention, or whole files; ``wrong_given`` and ``right_given`` are what is given with
-    them: values of parameters, or the ``heads`` of a call. ``found`` says by what, if not by ``attnspec check``.
-    """
-
-    means: str
-    wrong: str
-    mend: str
-    right: str
-    wrong_given: str = ""
-    right_given: str = ""
-    found: str = ""
+from attnspec.reference.later import LATER
+from attnspec.reference.mistake import Mistake
 
 
 def explain(code: str) -> str:
@@ -37,6 +20,7 @@ def explain(code: str) -> str:
         "kernel": " It is found when a kernel is written.",
         "triton": " It is found when a Triton kernel is written.",
         "past": " It is found at the first call.",
+        "flex": " It is found by this command.",
         "reach": " It is found by what asks such questions: `inspect --stack`, `diff` and the like.",
     }[mistake.found]
     parts = [
@@ -317,84 +301,5 @@ MISTAKES = {
         "As many positions are carried as the target has; `attnspec help segments` has all lines.",
         "axis read[2]   axis token[n]\ntoken -> read: true\nrecur token by 4\ncarry token -> read last 2",
     ),
-    "E401": Mistake(
-        "`h` or `heads` is a factor, a divisor or an index: the sets of pairs differ by head, and the number of "
-        "heads is not known.",
-        "attend q * h <= k",
-        "Say how many: `heads=` in Python, `--heads` on the command line.",
-        "attend q * h <= k",
-        "",
-        "heads=4",
-        "relation",
-    ),
-    "E402": Mistake(
-        "A list that is indexed by `h` has no entry for some head of the call.",
-        "attend (q - k) % [1, 2][h] == 0",
-        "Give it one for each head.",
-        "attend (q - k) % [1, 2, 4, 8][h] == 0",
-        "heads=4",
-        "heads=4",
-        "relation",
-    ),
-    "E403": Mistake(
-        "A line has no affine form and cannot be evaluated in tiles either: its numbers are too large.",
-        "attend q < 3 ** (100 * h)",
-        "Make one side a parameter, or keep the numbers small.",
-        "attend q < 3 ** (10 * h)",
-        "heads=2",
-        "heads=2",
-        "relation",
-    ),
-    "E404": Mistake(
-        "The sets of pairs have too many pieces: divisors with a very large common multiple, or very many conditions.",
-        "attend all i in 1..200: (q - k) % i != 1",
-        "Use fewer or more closely related divisors.",
-        "attend all i in 1..4: (q - k) % (2 ** i) != 1",
-        found="relation",
-    ),
-    "E405": Mistake(
-        "Kernels compute positions in 64 bits and reals in float32, and a value of this pattern needs more.",
-        "attend q * 2 ** 61 >= k * 2 ** 61",
-        "Use smaller factors.",
-        "attend q * 2 ** 10 >= k * 2 ** 10",
-        found="kernel",
-    ),
-    "E406": Mistake(
-        "A question about the pairs of a pattern that is decided by what its inputs hold.",
-        "input top: int[n]\nattend k <= top[q]",
-        "Ask for a cost or a mask with the inputs given (`--input`, or by keyword), or state it without inputs.",
-        "attend k <= q",
-        found="reach",
-    ),
-    "E407": Mistake(
-        "A question that supposes one sequence (reach, what a cache keeps), asked of a pattern with axes.",
-        "axis latent[8] queries   axis token[n] keys\nlatent -> token: true",
-        "Ask it of the pattern of one axis.",
-        "attend q < 8",
-        found="reach",
-    ),
-    "E408": Mistake(
-        "Triton kernels choose from a list by comparisons: positions may choose among at most 1,024 runs of equal "
-        "entries.",
-        "attention a(table = [0, 1, ...]) { score s + table[k % 1040] * 0.5 }",
-        "Declare it as an input.",
-        "input table: int[1040]\nscore s + table[k % 1040] * 0.5",
-        found="triton",
-    ),
-    "E409": Mistake(
-        "The target has no kernels for these lines about weights beyond softmax, or has them for whole calls only (not "
-        "for parts, pages or sums of columns).",
-        "attend causal\nlinear x",
-        'Compile it with `target="dense"`: plain PyTorch over all pairs.',
-        "attend causal",
-        found="kernel",
-    ),
-    "E410": Mistake(
-        "A correction (`delta`), or features that are kept small by a running maximum, want keys of the past only, and "
-        "the pattern may look ahead.",
-        "linear x\ndelta 1.0",
-        "Restrict the pattern.",
-        "within k <= q\nlinear x\ndelta 1.0",
-        found="past",
-    ),
+    **LATER,
 }

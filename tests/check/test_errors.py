@@ -19,6 +19,7 @@ from attnspec.check.check import check_text, problems_of
 from attnspec.check.parameters import read_value
 from attnspec.codegen.cpp.kernel import kernel
 from attnspec.codegen.cpp.unit import KernelKey
+from attnspec.codegen.flex.module import module as export
 from attnspec.codegen.plan.choose import plan
 from attnspec.codegen.triton.module import Plans, TritonKey, module
 from attnspec.codegen.triton.schedule import schedule_for
@@ -36,7 +37,7 @@ SPECS = sorted(FOLDER.glob("*.attn"))
 
 def errors_of(path: Path) -> SpecError:
     text = path.read_text(encoding="utf-8")
-    first = re.match(r"# (check|lower|triton|reach|past):(.*)", text)
+    first = re.match(r"# (check|lower|triton|reach|past|flex):(.*)", text)
     way, words = (first[1], first[2].split()) if first else ("check", [])
     params = {key: read_value(value) for key, sign, value in (word.partition("=") for word in words) if sign}
     name = next((word for word in words if "=" not in word), None)
@@ -68,7 +69,11 @@ def _past(spec: Spec, heads: int | None) -> None:
     require_past(lower(spec, heads))
 
 
-WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach, "past": _past}
+def _flex(spec: Spec, heads: int | None) -> None:
+    export(lower(spec, heads))
+
+
+WAYS = {"lower": _kernel, "triton": _triton, "reach": _reach, "past": _past, "flex": _flex}
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)

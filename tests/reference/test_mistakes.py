@@ -21,6 +21,7 @@ STAGES = {
     "triton": WAYS["triton"],
     "reach": WAYS["reach"],
     "past": WAYS["past"],
+    "flex": WAYS["flex"],
 }
 
 

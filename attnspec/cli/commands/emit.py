@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from attnspec.codegen.cpp.unit import KernelKey, LinearKey
     from attnspec.spec.spec import Spec
 
-STAGES = ("source", "spec", "relation", "plan", "cpp", "triton")
+STAGES = ("source", "spec", "relation", "plan", "cpp", "triton", "flex")
 EXAMPLE = 200
 """Keys of the example in a Triton file."""
 
@@ -38,11 +38,12 @@ EXAMPLE = 200
 @plan_options
 @size_options(length=16384)
 def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, branch: int | None, **options: Any) -> None:
-    """Print a stage of the compiler: source, spec, relation, plan, or the kernels as C++ or Triton.
+    """Print a stage of the compiler: source, spec, relation, plan, or kernels as C++, Triton or a FlexAttention mask.
 
     Of the sizes only --heads, --dim and --dtype matter: a kernel serves every length. Triton's is a Python file that
     runs by itself, with an example. Where branches of a mixture have lines of their own, or shares, each has kernels of
-    its own: --branch says which.
+    its own: --branch says which. The stage flex is a Python file that imports torch alone: mask_mod, score_mod, and a
+    block_mask(n) from tiles in closed form, of 128 x 128 pairs or --tile.
     """
     if backward and stage != "cpp":
         raise click.UsageError(
@@ -76,6 +77,11 @@ def command(spec: str, params: tuple[str, ...], stage: str, backward: bool, bran
     relation = lower(pattern, sizes.heads, sizes.kv_heads, sizes.batch)
     if stage == "relation":
         click.echo(str(relation))
+        return
+    if stage == "flex":
+        from attnspec.codegen.flex.module import module
+
+        click.echo(module(relation, tile_of(options)), nl=False)
         return
     from attnspec.codegen.cpp.kernel import kernel
     from attnspec.codegen.plan.choose import plan
