@@ -99,7 +99,7 @@ def refuse(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
         raise CallError(f"attnspec.transformers: {type(module).__name__} hands over `{name}`, which is not known here")
 
 
-def _bare(module: nn.Module, rows: int, keys: int, is_causal: bool | None, window: int | None) -> Structure:
+def _bare(module: nn.Module, rows: int, keys: int, is_causal: bool | None, window: int | None) -> int:
     """Where a model makes no mask: all pairs, or the causal ones of as many queries as keys, as in PyTorch's SDPA."""
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", None)
     name = type(module).__name__
@@ -122,10 +122,10 @@ def _places(batch: int, keys: int, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.full((batch,), number, dtype=torch.int32, device=device) for name, number in numbers}
 
 
-_CAUSAL, _EVERY = Structure(("attend k <= q",)), Structure()
+_CAUSAL, _EVERY = Structure(("attend k <= q",)).number, Structure().number
 
 
-def _given(mask: Tensor, query: Tensor, keys: int) -> tuple[Structure, dict[str, Tensor]]:
+def _given(mask: Tensor, query: Tensor, keys: int) -> tuple[int, dict[str, Tensor]]:
     """A mask of every pair that the user made. Raises CallError for one that is no mask."""
     (batch, heads, rows, _), device = query.shape, query.device
     if mask.dim() != 4 or mask.shape[0] not in (1, batch) or mask.shape[1] not in (1, heads):
@@ -161,7 +161,7 @@ def _given(mask: Tensor, query: Tensor, keys: int) -> tuple[Structure, dict[str,
     )
     inputs = _places(batch, keys, device)
     inputs["seen"] = mask.squeeze(dims)
-    return Structure(lines), inputs
+    return Structure(lines).number, inputs
 
 
 def _of_numbers(mask: Tensor) -> Tensor:

@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 from transformers import masking_utils as made
 
-from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.standin import Field
 
 MaskFunction = Callable[[Any, Any, Any, Any], Any]
 
 
+CAUSAL = "k <= q"
+
+
 class Unknown(Exception):
-    """A mask function, or a part of one, that is none of transformers' own."""
+    """What a mask function does that cannot be written."""
 
 
 @dataclass
@@ -37,44 +39,46 @@ class Written:
     keys: int
     start: int
     position: str = ""
-    numbers: dict[str, int | Tensor] = field(default_factory=dict)
-    fields: dict[Field, Tensor] = field(default_factory=dict)
+    numbers: list[tuple[str, int | Tensor]] = field(default_factory=list)
+    fields: list[tuple[Field, Tensor]] = field(default_factory=list)
 
     def number(self, name: str, value: int | Tensor) -> str:
         """The name of an input with this value: the same value has one name."""
-        for known, other in self.numbers.items():
+        for known, other in self.numbers:
             if other is value or (isinstance(other, int) and isinstance(value, int) and other == value):
                 return known
-        return self._add(name, value)
-
-    def _add(self, name: str, value: int | Tensor) -> str:
         name = self._free(name)
-        self.numbers[name] = value
+        self.numbers.append((name, value))
         return name
 
     def values(self, name: str, tensor: Tensor, kind: str = "int", sorted: bool = False) -> str:
         """The name of an input with a value for each key: the part of a tensor, (batch, positions), that they have."""
         if tensor.dim() != 2 or tensor.shape[1] < self.start + self.keys:
-            raise CallError(
-                f"attnspec.transformers: a mask reads a tensor of {tuple(tensor.shape)} at positions up to "
-                f"{self.start + self.keys}: it must be (batch, positions)"
-            )
-        for known, other in self.fields.items():
+            raise Unknown(f"a tensor of {tuple(tensor.shape)}, not of batch entries and {self.start + self.keys} keys")
+        for known, other in self.fields:
             if other is tensor:
                 return known.name
-        found = Field(self._free(name), kind, sorted)
-        self.fields[found] = tensor
-        return found.name
+        name = self._free(name)
+        self.fields.append((Field(name, kind, sorted), tensor))
+        return name
+
+    def sort(self, tensor: Tensor) -> None:
+        """Say of a tensor that its values never decrease."""
+        self.fields = [(Field(f.name, f.kind, f.sorted or other is tensor), other) for f, other in self.fields]
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.numbers, self.fields = [], []
 
     def _free(self, name: str) -> str:
-        taken = {*self.numbers, *(known.name for known in self.fields)}
-        return next(n for n in (name, *(f"{name}{i}" for i in range(2, 99))) if n not in taken)
+        taken = [known for known, _ in self.numbers] + [known.name for known, _ in self.fields]
+        return name if name not in taken else self._free(f"{name}2")
 
 
 def predicate(function: MaskFunction, written: Written) -> str | None:
     """The predicate of a mask function; None where it holds for all pairs. Raises Unknown for one that is not known."""
     if function is made.causal_mask_function:
-        return "k <= q"
+        return CAUSAL
     if function is made.bidirectional_mask_function:
         return None
     reader = _READERS.get(function.__code__) if isinstance(function, FunctionType) else None
@@ -113,8 +117,8 @@ def _sliding_both_ways(closed: dict[str, Any], written: Written) -> str:
 
 def _chunked(closed: dict[str, Any], written: Written) -> str:
     chunk = written.number("chunk", closed["chunk_size"])
-    left = written.number("chunk_start", closed["left_padding"] - written.start)
-    k, q = (f"{written.position}[b, {at}]" if written.position else at for at in "kq")
+    left = written.number("chunk_start", closed["left_padding"])
+    k, q = (f"{written.position}[b, {at}]" if written.position else f"{at} + key_start" for at in "kq")
     return f"({k} - {left}) // {chunk} == ({q} - {left}) // {chunk}"
 
 

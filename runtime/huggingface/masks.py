@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import causal_mask_function
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
-from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.huggingface.formulas import MaskFunction, Unknown, Written, predicate
+from attnspec.runtime.huggingface.formulas import CAUSAL, MaskFunction, Unknown, Written, predicate
+from attnspec.runtime.huggingface.recorded import recorded
 from attnspec.runtime.huggingface.standin import Field, Structure, packed
 
 ANYWHERE = 1 << 29
@@ -34,20 +34,33 @@ def mask(
     Raises CallError for a function that cannot be read.
     """
     written = Written(kv_length, kv_offset)
-    try:
-        text = predicate(mask_function, written)
-    except Unknown as unknown:
-        raise CallError(f"attnspec.transformers: the mask function {unknown} is none of transformers' own") from None
+    text = _text(mask_function, written, device)
     start, stop, real = padding(attention_mask, kv_length, kv_offset)
     lines = [] if text is None else [f"attend ({text}) at (q + query_start - key_start, k)"]
-    fields = dict(written.fields)
+    fields = written.fields
     if real is not None:
         lines.append("within real[b, k]")
-        fields[_HOLES] = real
-    structure = Structure(tuple(lines), tuple(written.numbers), tuple(fields))
-    columns = [q_offset, kv_offset, start, stop, *written.numbers.values()]
-    of_keys = [t[:, kv_offset : kv_offset + kv_length] for t in fields.values()]
+        fields = [*fields, (_HOLES, real)]
+    structure = Structure(
+        tuple(lines), tuple([name for name, _ in written.numbers]), tuple([declared for declared, _ in fields])
+    )
+    columns = [q_offset, kv_offset, start, stop, *[value for _, value in written.numbers]]
+    of_keys = [t[:, kv_offset : kv_offset + kv_length] for _, t in fields]
     return packed(structure, batch_size, kv_length, columns, of_keys, device)
+
+
+def _text(function: MaskFunction, written: Written, device: torch.device | str) -> str | None:
+    """The predicate: of what is known by its code, where that can be looked into, and of all else by what it does."""
+    if function is causal_mask_function:
+        return CAUSAL
+    if function is bidirectional_mask_function:
+        return None
+    if not torch.compiler.is_compiling():
+        try:
+            return predicate(function, written)
+        except Unknown:
+            written.clear()
+    return recorded(function, written, device)
 
 
 def padding(
@@ -61,13 +74,20 @@ def padding(
         return 0, ANYWHERE, None
     there = attention_mask.bool()
     count, length = there.sum(1), there.shape[1]
-    if bool((count == length).all()):
+    traced = torch.compiler.is_compiling()
+    if not traced and bool((count == length).all()):
         return 0, length, None
     places = torch.arange(length, device=there.device)
     start = torch.where(there, places, length).amin(1)
     stop = torch.where(there, places + 1, 0).amax(1)
     start = torch.minimum(start, stop)  # without any real key nothing is seen
-    if bool((stop - start == count).all()):
+    whole = (stop - start == count).all()
+    if traced:
+        torch._assert_async(
+            whole,
+            "attnspec.transformers: padding lies between real tokens: such a mask is made outside of torch.compile",
+        )
+    if traced or bool(whole):
         return start, stop, None
     missing = key_start + keys - length
     return start, stop, torch.nn.functional.pad(there, (0, missing)) if missing > 0 else there

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from attnspec.runtime.attention import Attention, compile
+from attnspec.runtime.huggingface.constant import constant
 from attnspec.runtime.huggingface.standin import Structure
 
 
 class Wanted(NamedTuple):
-    """What a layer asks for: a mask, and lines of scores."""
+    """What a layer asks for: a mask, by the number of its structure, and lines of scores."""
 
-    structure: Structure
+    structure: int
     softcap: float | None = None
     sinks: bool = False
     bias: bool = False
@@ -19,13 +20,27 @@ class Wanted(NamedTuple):
 
 def program(wanted: Wanted) -> Attention:
     """Its attention, made once and then looked up. The cap is an argument of its kernel, which all caps share."""
-    found = _PROGRAMS.get(wanted)
-    if found is None:
-        found = _PROGRAMS[wanted] = _made(wanted)
+    found: Attention = getattr(_PROGRAMS, _named(*wanted))
     return found
 
 
-_PROGRAMS: dict[Wanted, Attention] = {}
+class _Programs:
+    """All that there are, each an attribute: torch.compile guards attributes one by one."""
+
+
+_PROGRAMS = _Programs()
+_NAMES: dict[Wanted, str] = {}
+
+
+@constant
+def _named(structure: int, softcap: float | None, sinks: bool, bias: bool) -> str:
+    """The name of the attribute that holds it. torch.compile calls this while it traces: it cannot trace a compiler."""
+    wanted = Wanted(structure, softcap, sinks, bias)
+    if wanted not in _NAMES:
+        name = f"of{len(_NAMES)}"
+        setattr(_PROGRAMS, name, _made(wanted))
+        _NAMES[wanted] = name
+    return _NAMES[wanted]
 
 
 def _made(wanted: Wanted) -> Attention:
@@ -37,5 +52,7 @@ def _made(wanted: Wanted) -> Attention:
     if wanted.sinks:
         lines += ["input sinks: float[heads]", "sink sinks[h]"]
     params = {} if wanted.softcap is None else {"cap": float(wanted.softcap)}
-    text = wanted.structure.text(lines, "(cap = 50.0)" if params else "")
+    structure = Structure.numbered(wanted.structure)
+    assert structure is not None
+    text = structure.text(lines, "(cap = 50.0)" if params else "")
     return compile(text, params=params)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.huggingface.constant import constant
 
 PLACES = ("query_start", "key_start", "real_start", "real_stop")
 """Inputs of every structure, ``int[batch]``: the first four numbers."""
@@ -67,15 +68,35 @@ class Structure:
 
     @property
     def number(self) -> int:
-        """The size of the dimension that says which it is: at least 2, as PyTorch treats 1 as no size at all."""
-        if self not in _NUMBERS:
-            _NUMBERS[self] = len(_STRUCTURES) + 2
-            _STRUCTURES.append(self)
-        return _NUMBERS[self]
+        """The size of the dimension that says which it is: at least 2, as 1 is no size of its own to PyTorch."""
+        fields = tuple([(field.name, field.kind, field.sorted) for field in self.fields])
+        return _number(self.lines, self.numbers, fields, self.before)
+
+    @classmethod
+    def numbered(cls, number: int) -> Structure | None:
+        """The one with this number."""
+        found: Structure | None = getattr(_STRUCTURES, f"of{number}", None)
+        return found
 
 
-_STRUCTURES: list[Structure] = []
+class _Structures:
+    """All that there are, each an attribute: torch.compile guards attributes one by one."""
+
+
+_STRUCTURES = _Structures()
 _NUMBERS: dict[Structure, int] = {}
+
+
+@constant
+def _number(
+    lines: tuple[str, ...], numbers: tuple[str, ...], fields: tuple[tuple[str, str, bool], ...], before: str
+) -> int:
+    """The number of a structure."""
+    structure = Structure(lines, numbers, tuple(Field(*field) for field in fields), before)
+    if structure not in _NUMBERS:
+        _NUMBERS[structure] = len(_NUMBERS) + 2
+        setattr(_STRUCTURES, f"of{_NUMBERS[structure]}", structure)
+    return _NUMBERS[structure]
 
 
 def packed(
@@ -111,13 +132,14 @@ def is_standin(mask: Tensor) -> bool:
     return mask.dtype is torch.int32 and mask.dim() == 4
 
 
-def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
-    """What it says for a layer with so many batch entries and keys: its structure, and the inputs by name.
+def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[int, dict[str, Tensor]]:
+    """What it says for a layer with so many batch entries and keys: its structure's number, and the inputs by name.
 
     Raises CallError where it was made for others.
     """
     of, number, made_for, width = mask.shape
-    if not 0 <= number - 2 < len(_STRUCTURES):
+    structure = Structure.numbered(number)
+    if structure is None:
         raise CallError(
             f"attnspec.transformers: a mask of integers, {tuple(mask.shape)}, is none: give one of booleans, True "
             "where a query sees a key"
@@ -127,7 +149,6 @@ def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, 
             f"attnspec.transformers: the mask is of {of} batch entries and {made_for} keys, and a layer has {batch} "
             f"and {keys}: layers of a kind must keep equally many keys"
         )
-    structure = _STRUCTURES[number - 2]
     names = (*PLACES, *structure.numbers)
     if width != len(names) + len(structure.fields) * keys:
         raise CallError(
@@ -140,4 +161,4 @@ def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, 
         start = len(names) + at * keys
         t = rows[:, start : start + keys]
         inputs[field.name] = t.bool() if field.kind == "bool" else t
-    return structure, inputs
+    return number, inputs
