@@ -14,11 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnspec.runtime.flex.bits import Packed, Unlike, plain
 from attnspec.runtime.flex.facts import NotNegative
-from attnspec.runtime.flex.operations import ENTRYWISE, Unlike, literal
+from attnspec.runtime.flex.operations import ENTRYWISE, literal
 from attnspec.runtime.flex.tables import Tables
 from attnspec.runtime.flex.trace import Place, Ref, Step, Trace, refused
-from attnspec.runtime.flex.values import Node, Value, axis, bound_name, broadcast, number, predicate, real
+from attnspec.runtime.flex.values import (
+    Node,
+    Value,
+    axis,
+    bound_name,
+    broadcast,
+    ends,
+    number,
+    predicate,
+    real,
+    substituted,
+)
 from attnspec.spec import contents, make, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -41,9 +53,15 @@ def formula(trace: Trace, tables: Tables) -> Node:
     if not isinstance(result, (Ref, Tensor)):
         raise refused(trace.place, f"the function returns {type(result).__name__}, and a tensor is wanted")
     value = machine.operand(result, trace.place)
+    last = trace.steps[-1].place if trace.steps else trace.place
     if any(size != 1 for size in value.shape):
         raise refused(trace.place, f"the function returns {list(value.shape)} numbers for a pair, and one is wanted")
-    return value.spread(()) if not value.shape else value.dims([]).node
+    rank = len(value.shape)
+    node = _without(value, list(range(rank)), {axis(d, rank).name: e.Int(0) for d in range(rank)}).node
+    try:
+        return plain(node) if isinstance(node, Packed) else node
+    except Unlike as err:
+        raise refused(last, str(err)) from None
 
 
 class _Machine:
@@ -151,6 +169,7 @@ def _wrapped(index: Node, size: int, m: _Machine) -> e.IntExpr:
     """An index as PyTorch means it: negative ones count from the end."""
     if not isinstance(index, e.IntExpr):
         raise Unlike("an index is an integer")
+    index = plain(index)
     if isinstance(index, e.Int):
         return e.Int(index.value % size)
     if m.tables.ask(NotNegative(index)):
@@ -267,6 +286,11 @@ def _joined(name: str, node: Node, place: e.Var, size: int) -> Node:
         body = predicate(node)
     if place.name not in contents.free(body):
         return make.multiply(e.Int(size), body) if isinstance(body, e.IntExpr) else body
+    if any(isinstance(part, e.Cmp) and place in (part.left, part.right) for part in contents.walk(body)):
+        parts = [substituted(body, {place: e.Int(i)}) for i in range(size)]  # put together by `stack` or `cat`
+        if name == "sum":
+            return make.add([number(part) for part in parts])  # type: ignore[misc]
+        return (make.disjunction if name == "any" else make.conjunction)(map(predicate, parts))
     if name == "any" and (found := _member(body, place)) is not None:
         return found
     bound = bound_name(body, frozenset())
@@ -288,11 +312,51 @@ def _member(body: Node, place: e.Var) -> e.Pred | None:
             continue
         match row:
             case e.Read(name, (*rest, last)) if last == place and not any(place.name in contents.free(i) for i in rest):
-                return e.Among(item, name, tuple(rest))
+                low, _ = ends(item, lambda table: (None, None))
+                if low is not None and low >= 0:  # (negative numbers are members of no table)
+                    return e.Among(item, name, tuple(rest))
             case e.Index(items, (last,)) if last == place:
                 parts = [e.Cmp("==", item, e.Int(x)) for x in items if isinstance(x, int)]
                 return make.disjunction(dict.fromkeys(parts))
     return None
+
+
+def _stack(m: _Machine, step: Step) -> Value:
+    """``stack`` along a new dimension, and ``cat`` along one there is."""
+    parts = [m.operand(x, step.place) for x in step.args[0]]
+    dim, rank = _argument(step, 1, "dim", 0) % len(step.shape), len(step.shape)
+    place, begin = axis(dim, rank), 0
+    found: Node | None = None
+    for part in parts:
+        if step.name == "stack":
+            order: list[int | None] = list(range(rank - 1))
+            part = part.dims([*order[:dim], None, *order[dim:]])
+        else:
+            part = part.at({place.name: make.add([place, e.Int(-begin)])}, part.shape)
+        end = begin + part.shape[dim]
+        spread = part.spread((*step.shape[:dim], part.shape[dim], *step.shape[dim + 1 :]))
+        if part.shape[dim] == 1:
+            spread = substituted(spread, {place: e.Int(0)})
+            here = make.compare("==", place, e.Int(begin))
+        else:
+            here = make.compare(">=", place, e.Int(begin))
+        found = spread if found is None else ENTRYWISE["where"](here, spread, found)
+        begin = end
+    assert found is not None
+    return Value(found, step.shape)
+
+
+def _isin(m: _Machine, step: Step) -> Value:
+    """``torch.isin(x, among)``."""
+    x, among = (m.value(arg, step.place) for arg in step.args[:2])
+    assert x is not None
+    assert among is not None
+    if len(among.shape) > 1 or x.shape:
+        raise Unlike("it takes one number, and a list of numbers of one dimension")
+    same = ENTRYWISE["eq"](x.node, among.node)
+    found = _joined("any", same, axis(0, 1), among.shape[0]) if among.shape else same
+    inverted = _argument(step, 3, "invert", False)
+    return Value(make.negation(predicate(found)) if inverted else found)
 
 
 _RULES: dict[str, Callable[[_Machine, Step], Value]] = {
@@ -315,6 +379,9 @@ _RULES: dict[str, Callable[[_Machine, Step], Value]] = {
     "zeros_like": _constant(0),
     "new_full": _full,
     "full_like": _full,
+    "stack": _stack,
+    "cat": _stack,
+    "isin": _isin,
     "any": _reduced,
     "all": _reduced,
     "sum": _reduced,

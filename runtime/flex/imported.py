@@ -13,14 +13,17 @@ from attnspec.check.check import check_text
 from attnspec.errors.diagnostic import SpecError
 from attnspec.language.words import RESERVED
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.flex.bits import Unlike
 from attnspec.runtime.flex.captured import captured
 from attnspec.runtime.flex.facts import Facts
 from attnspec.runtime.flex.formula import formula
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.runtime.flex.text import text
 from attnspec.runtime.flex.trace import MASK, SCORE, defined, refused, trace
+from attnspec.runtime.flex.unseen import apart
 from attnspec.runtime.flex.values import real
 from attnspec.spec import expr as e
+from attnspec.spec import make
 from attnspec.spec import real as r
 
 
@@ -91,7 +94,10 @@ def imported(
     tables = Tables({key: known for key, (known, _) in around.items()}, facts=facts)
     device = next((t.device for _, t in around.values() if t.device.type not in ("cpu", "meta")), torch.device("cpu"))
     mask = None if mask_mod is None else _mask(mask_mod, tables, device)
-    score = None if score_mod is None else _score(score_mod, tables, device)
+    score = None
+    if score_mod is not None:
+        seen, score = _score(score_mod, tables, device)
+        mask = seen if mask is None else make.conjunction([mask, seen])
     tables.check_devices()
     found = text(
         _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call
@@ -115,9 +121,14 @@ def _mask(function: Callable[..., Any], tables: Tables, device: torch.device) ->
     return found
 
 
-def _score(function: Callable[..., Any], tables: Tables, device: torch.device) -> r.RealExpr:
+def _score(function: Callable[..., Any], tables: Tables, device: torch.device) -> tuple[e.Pred, r.RealExpr]:
+    """Which pairs a score leaves in, and what it is for them."""
     tables.reals = True
-    return real(formula(trace(function, SCORE, device), tables))
+    seen = trace(function, SCORE, device)
+    try:
+        return apart(real(formula(seen, tables)))
+    except Unlike as err:
+        raise refused(seen.place, str(err)) from None
 
 
 def _legal(name: str) -> str:

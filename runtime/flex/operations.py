@@ -9,16 +9,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from attnspec.runtime.flex.values import Node, number, predicate, real
+from attnspec.runtime.flex.bits import Unlike, combined, shifted
+from attnspec.runtime.flex.values import Node, ends, number, predicate, real
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
-from attnspec.spec import make
 from attnspec.spec import real as r
 
 Number = e.IntExpr | r.RealExpr
-
-
-class Unlike(Exception):
-    """What an operation is given has no counterpart in the language."""
 
 
 def literal(value: object) -> Node:
@@ -38,11 +35,18 @@ def literal(value: object) -> Node:
 def _total(a: Node, b: Node, alpha: Any = 1) -> Node:
     if isinstance(a, e.Pred) and isinstance(b, e.Pred):
         return make.disjunction([a, b])
-    return make.total([number(a), number(b) if alpha == 1 else number(_product(number(b), literal(alpha)))])
+    return _sum(number(a), number(b) if alpha == 1 else number(_product(number(b), literal(alpha))))
+
+
+def _sum(a: Number, b: Number) -> Number:
+    """``a + b``, on from a sum."""
+    if r.Real(0.0) in (a, b):
+        return make.real(b if a == r.Real(0.0) else a)
+    return make.total([*(a.terms if isinstance(a, r.Total) else (a,)), b])
 
 
 def _difference(a: Node, b: Node, alpha: Any = 1) -> Node:
-    return make.total([number(a), _negative(b if alpha == 1 else _product(number(b), literal(alpha)))])
+    return _sum(number(a), _negative(b if alpha == 1 else _product(number(b), literal(alpha))))
 
 
 def _negative(a: Node) -> Number:
@@ -67,41 +71,45 @@ def _quotient(a: Node, b: Node, rounding_mode: str | None = None) -> Number:
     if rounding_mode == "floor":
         return _floor_divide(x, y)
     size = _divisor(y)
-    whole = make.divide(make.absolute(x), e.Int(abs(size)))
+    below = isinstance(size, e.Int) and size.value < 0
+    whole = make.divide(make.absolute(x), make.negative(size) if below else size)
     turned = make.negative(whole)
-    return make.choose(make.compare("<" if size > 0 else ">", x, e.Int(0)), turned, whole)
+    return make.choose(make.compare(">" if below else "<", x, e.Int(0)), turned, whole)
 
 
-def _divisor(y: Number) -> int:
+def _divisor(y: Number) -> e.IntExpr:
+    """A divisor as the language has it, which may be below 0 where it is a constant."""
     if isinstance(y, e.Int) and y.value:
-        return y.value
+        return y
+    if isinstance(y, e.IntExpr) and contents.free(y) <= {"h"} and not contents.reads(y):
+        low = 1 if isinstance(y, e.Pow) else ends(y, lambda table: (None, None))[0]
+        if low is not None and low > 0:
+            return y
     raise Unlike("a divisor must be a whole number that is known, not one that is computed or read")
 
 
 def _floor_divide(a: Node, b: Node) -> Number:
-    x, y = number(a), number(b)
+    x, size = number(a), _divisor(number(b))
     if not isinstance(x, e.IntExpr):
         raise Unlike("reals are not rounded in the language")
-    if y == e.Var("h"):
-        return make.divide(x, e.Var("h"))
-    size = _divisor(y)
-    return make.divide(x, e.Int(size)) if size > 0 else make.divide(make.negative(x), e.Int(-size))
+    below = isinstance(size, e.Int) and size.value < 0
+    return make.divide(make.negative(x), make.negative(size)) if below else make.divide(x, size)
 
 
 def _remainder(a: Node, b: Node) -> Number:
     x, size = number(a), _divisor(number(b))
     if not isinstance(x, e.IntExpr):
         raise Unlike("reals have no remainder in the language")
-    if size > 0:
-        return make.modulo(x, e.Int(size))
-    return make.negative(make.modulo(make.negative(x), e.Int(-size)))
+    if isinstance(size, e.Int) and size.value < 0:
+        return make.negative(make.modulo(make.negative(x), make.negative(size)))
+    return make.modulo(x, size)
 
 
 def _fmod(a: Node, b: Node) -> Number:
-    x, size = number(a), abs(_divisor(number(b)))
+    x, size = number(a), _divisor(number(b))
     if not isinstance(x, e.IntExpr):
         raise Unlike("reals have no remainder in the language")
-    rest = make.modulo(make.absolute(x), e.Int(size))
+    rest = make.modulo(make.absolute(x), e.Int(abs(size.value)) if isinstance(size, e.Int) else size)
     return make.choose(make.compare("<", x, e.Int(0)), make.negative(rest), rest)
 
 
@@ -176,13 +184,31 @@ def _negation(a: Node) -> Node:
     return make.negation(predicate(a))
 
 
-def _bitwise(of_bools: Callable[[Node, Node], Node], word: str) -> Callable[[Node, Node], Node]:
+def _bitwise(of_bools: Callable[[Node, Node], Node], op: str) -> Callable[[Node, Node], Node]:
     def either(a: Node, b: Node) -> Node:
         if isinstance(a, e.Pred) and isinstance(b, e.Pred):
             return of_bools(a, b)
-        raise Unlike(f"`{word}` of integers has no counterpart in the language")
+        return combined(op, _bits(a), _bits(b))
 
     return either
+
+
+def _bits(a: Node) -> e.IntExpr:
+    """An integer that may be :class:`attnspec.runtime.flex.bits.Packed`."""
+    x = a if isinstance(a, e.IntExpr) else number(a)
+    if isinstance(x, e.IntExpr):
+        return x
+    raise Unlike("reals have no bits")
+
+
+def _shift(sign: int) -> Callable[[Node, Node], Node]:
+    def moved(a: Node, b: Node) -> Node:
+        by = number(b)
+        if not isinstance(by, e.Int):
+            raise Unlike("how far bits are shifted must be known")
+        return shifted(_bits(a), sign * by.value)
+
+    return moved
 
 
 def _bitwise_not(a: Node) -> Node:
@@ -201,8 +227,21 @@ def _power(a: Node, b: Node) -> Node:
             result = make.multiply(result, x)
         return result
     if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
+        if contents.free(x) | contents.free(y) <= {"h"} and not (contents.reads(x) or contents.reads(y)):
+            return make.power(x, y)
         raise Unlike("a power of integers must have an exponent that is known")
     return make.real_power(x, y)
+
+
+def _logarithm(base: float) -> Callable[[Node], Node]:
+    return lambda a: make.quotient(make.apply("log", real(a)), r.Real(math.log(base)))
+
+
+_ONE, _MINUS_ONE, _SLOPE = r.Real(1.0), r.Real(-1.0), r.Real(0.01)
+
+
+def _leaky(a: Node, slope: Node = _SLOPE) -> Node:
+    return make.choose(make.order(">", number(a), r.Real(0.0)), number(a), number(_product(a, slope)))
 
 
 def _reciprocal(a: Node) -> Node:
@@ -239,11 +278,19 @@ ENTRYWISE: Mapping[str, Callable[..., Node]] = {
     "logical_or": _disjunction,
     "logical_xor": _exclusive,
     "logical_not": _negation,
-    "bitwise_and": _bitwise(_conjunction, "&"),
-    "bitwise_or": _bitwise(_disjunction, "|"),
-    "bitwise_xor": _bitwise(_exclusive, "^"),
+    **dict.fromkeys(("bitwise_and", "__and__"), _bitwise(_conjunction, "&")),
+    **dict.fromkeys(("bitwise_or", "__or__"), _bitwise(_disjunction, "|")),
+    **dict.fromkeys(("bitwise_xor", "__xor__"), _bitwise(_exclusive, "^")),
     "bitwise_not": _bitwise_not,
+    **dict.fromkeys(("__lshift__", "bitwise_left_shift"), _shift(1)),
+    **dict.fromkeys(("__rshift__", "bitwise_right_shift"), _shift(-1)),
     **{name: _function(name) for name in ("tanh", "exp", "log", "sqrt", "sigmoid", "relu")},
+    "exp2": lambda a: make.real_power(r.Real(2.0), real(a)),
+    "log2": _logarithm(2.0),
+    "log10": _logarithm(10.0),
+    "silu": lambda a: _product(a, _function("sigmoid")(a)),
+    "leaky_relu": _leaky,
+    "hardtanh": lambda a, low=_MINUS_ONE, high=_ONE: _clamp(a, low, high),
     "pow": _power,
     "reciprocal": _reciprocal,
     "square": lambda a: _product(a, a),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, PARTICLES, RESERVED
+from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, RESERVED
 from attnspec.runtime.flex.facts import Facts, Question, Rises
 from attnspec.runtime.flex.trace import Made, Place, refused
 from attnspec.runtime.flex.values import axis
@@ -18,7 +18,7 @@ from attnspec.spec import contents
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
-_TAKEN = RESERVED | BUILTINS | CLAUSES | HEADINGS | LIBRARY | PARTICLES | {"s", "dim", "dim_v", "features", "_"}
+_TAKEN = RESERVED | BUILTINS | CLAUSES | HEADINGS | LIBRARY | {"s", "dim", "dim_v", "features", "_"}
 _LITERAL = 64
 """A tensor that a function makes itself is a list in the text up to so many entries."""
 
@@ -59,6 +59,8 @@ class Tables:
 
     def read(self, t: Tensor, made: Mapping[int, Made], place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
         """The entry of a tensor at its own places."""
+        if id(t) in made and (same := made[id(t)].same) is not None:
+            t = same
         name = self._name(t, made, place)
         if name is None:
             return _literal(t, place)
@@ -81,6 +83,8 @@ class Tables:
         known = self.names.get(id(origin.source))
         if known is None and t.numel() <= _LITERAL and not t.requires_grad:
             return None
+        if t.is_meta and self.facts.looks:
+            raise refused(place, f"`{known or 'a tensor'}` is on the device meta, and holds nothing to read")
         if t.is_complex():
             raise refused(place, f"a complex tensor cannot be read in a mask or score; this one is {t.dtype}")
         if origin.copied and origin.source.requires_grad:
@@ -177,9 +181,23 @@ def _size(size: int, indices: set[e.IntExpr], call: Call) -> str:
             return "n"
         if size == call.n_q:
             return "n_q"
-    elif all(contents.reads(x) for x in indices):
+        return _blocks(size, indices, call) or str(size)
+    if all(contents.reads(x) for x in indices):
         return "_"  # as many as the numbers that another table holds
     return str(size)
+
+
+def _blocks(size: int, indices: set[e.IntExpr], call: Call) -> str | None:
+    """How many blocks of positions there are, where nothing else is read."""
+    if len({x.right if isinstance(x, e.FloorDiv) and isinstance(x.left, e.Var) else None for x in indices}) != 1:
+        return None
+    match next(iter(indices)):
+        case e.FloorDiv(e.Var(), e.Int(width)):
+            only_rows = all(contents.free(x) == {"q"} for x in indices)
+            for name, length in (("n", call.n), ("n_q", call.n_q if only_rows else None)):
+                if length is not None and size == -(-length // width):
+                    return f"({name} + {width - 1}) // {width}"
+    return None
 
 
 def _plain(reads: list[e.Node], rank: int) -> bool:

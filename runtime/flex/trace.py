@@ -73,15 +73,20 @@ class Step:
     @property
     def name(self) -> str:
         """The operation, without whether it works in place."""
-        return str(self.op._schema.name).removeprefix("aten::").rstrip("_")
+        name = str(self.op._schema.name).removeprefix("aten::")
+        return name if name.endswith("__") else name.removesuffix("_")
 
 
 @dataclass(frozen=True)
 class Made:
-    """Where a tensor that a function made out of others comes from: a copy does not follow what they hold later."""
+    """Where a tensor that a function made out of others comes from: a copy does not follow what they hold later.
+
+    ``same`` is the tensor that it is but for the element type, where that holds every number of the other.
+    """
 
     source: Tensor
     copied: bool
+    same: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -265,7 +270,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif all(t is not x for x in tensors):
                 before = self.made.get(id(sources[0]), Made(sources[0], False))
                 views = any(r.alias_info is not None for r in func._schema.returns)
-                self.made[id(t)] = Made(before.source, before.copied or not views)
+                same = (before.same or sources[0]) if _keeps(func, sources[0].dtype, t.dtype) else None
+                self.made[id(t)] = Made(before.source, before.copied or not (views or same is not None), same)
+
+
+def _keeps(func: Any, before: torch.dtype, after: torch.dtype) -> bool:
+    """Whether an operation changes the element type and no number. (Integers of inputs are below 2 ** 30.)"""
+    if func is not torch.ops.aten._to_copy.default or torch.bool in (before, after):
+        return False
+    if before.is_floating_point or after.is_floating_point:
+        return before.is_floating_point and torch.promote_types(before, after) == after
+    return after in (torch.int32, torch.int64)
 
 
 def branching(place: Place) -> CallError:
@@ -373,4 +388,4 @@ def _leaves(x: object) -> Iterator[object]:
 def _one(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a is b or (a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b)))
-    return type(a) is type(b) and a == b
+    return type(a) is type(b) and (a == b or (a != a and b != b))  # nan is not equal to itself

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from attnspec.spec import contents, make, rewrite
+from attnspec.runtime.flex.bits import plain
+from attnspec.spec import contents, exact, make, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
 Node = e.IntExpr | e.Pred | r.RealExpr
 Shape = tuple[int, ...]
+N = TypeVar("N", bound=e.Node)
 
 
 def axis(dim: int, rank: int) -> e.Var:
@@ -56,7 +59,32 @@ def substituted(node: Node, table: Mapping[e.Var, e.IntExpr]) -> Node:
         return node
     between: dict[e.Node, e.Node] = {var: e.Var(f"{var.name}'") for var in table}
     node = rewrite.replace(node, between)
-    return rewrite.replace(node, {between[var]: place for var, place in table.items()})
+    node = rewrite.replace(node, {between[var]: place for var, place in table.items()})
+    return folded(node) if any(isinstance(place, e.Int) for place in table.values()) else node
+
+
+def folded(node: N) -> N:
+    """An expression with what is constant in it computed."""
+    node = node.map(folded)
+    made: e.Node = node
+    match node:
+        case e.Cmp(op, left, right):
+            made = make.compare(op, left, right)
+        case e.And(args):
+            made = make.conjunction(args)
+        case e.Or(args):
+            made = make.disjunction(args)
+        case e.Not(arg):
+            made = make.negation(arg)
+        case e.Add(terms):
+            made = make.add(terms)
+        case e.Mul(left, right):
+            made = make.multiply(left, right)
+        case e.If(cond, then, other) | r.Choose(cond, then, other):
+            made = make.choose(cond, then, other)
+        case e.Index(_, indices) if all(isinstance(i, e.Int) for i in indices):
+            made = e.Int(exact.integer(node, {}))
+    return made  # type: ignore[return-value]  # a node of the same kind
 
 
 def broadcast(shapes: Sequence[Shape]) -> Shape:
@@ -66,28 +94,32 @@ def broadcast(shapes: Sequence[Shape]) -> Shape:
     return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
 
 
+def number(node: Node) -> e.IntExpr | r.RealExpr:
+    """A truth value as 1 or 0, bits as the number that they make."""
+    if isinstance(node, e.Pred):
+        return make.choose(node, e.Int(1), e.Int(0))
+    return plain(node) if isinstance(node, e.IntExpr) else node
+
+
 def predicate(node: Node) -> e.Pred:
     """A number as a truth value: whether it is not 0."""
-    match node:
-        case e.Pred():
-            return node
+    if isinstance(node, e.Pred):
+        return node
+    match number(node):
         case e.If(cond, e.Int(1), e.Int(0)):
             return cond
-        case e.IntExpr():
-            return make.compare("!=", node, e.Int(0))
-    return make.order("!=", node, r.Real(0.0))
-
-
-def number(node: Node) -> e.IntExpr | r.RealExpr:
-    """A truth value as 1 or 0."""
-    return make.choose(node, e.Int(1), e.Int(0)) if isinstance(node, e.Pred) else node
+        case e.IntExpr() as whole:
+            return make.compare("!=", whole, e.Int(0))
+        case r.RealExpr() as x:
+            return make.order("!=", x, r.Real(0.0))
+    raise TypeError(f"not a value: {node}")
 
 
 def real(node: Node) -> r.RealExpr:
     """A truth value or an integer as a real."""
     if isinstance(node, e.Pred):
         return make.real(make.choose(node, r.Real(1.0), r.Real(0.0)))
-    return make.real(node)
+    return make.real(number(node))
 
 
 Ends = tuple[int | None, int | None]
