@@ -61,7 +61,7 @@ def attention(
         structure = _bare(module, rows, keys, is_causal, sliding_window)
         inputs = _places(batch, keys, query.device)
     elif is_standin(attention_mask):
-        structure, inputs = unpacked(attention_mask, batch, keys)
+        structure, inputs = attention_mask.shape[1], unpacked(attention_mask, batch, keys)[1]
     else:
         structure, inputs = _given(attention_mask, query, keys)
     if s_aux is not None:

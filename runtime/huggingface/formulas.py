@@ -62,9 +62,11 @@ class Written:
         self.fields.append((Field(name, kind, sorted), tensor))
         return name
 
-    def sort(self, tensor: Tensor) -> None:
-        """Say of a tensor that its values never decrease."""
-        self.fields = [(Field(f.name, f.kind, f.sorted or other is tensor), other) for f, other in self.fields]
+    def number_documents(self, tensor: Tensor, text: str) -> str:
+        """Say of a tensor that it holds the documents, which stand one after the other: a text that calls it so."""
+        name = next(known.name for known, other in self.fields if other is tensor)
+        self.fields = [(Field("doc", "int", True) if t is tensor else known, t) for known, t in self.fields]
+        return text.replace(f"{name}[b, ", "doc[b, ")
 
     def clear(self) -> None:
         """Begin anew."""

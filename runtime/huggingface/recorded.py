@@ -196,7 +196,7 @@ def recorded(function: MaskFunction, written: Written, device: torch.device | st
             sign, recorder = _run(function, written, device, False)
             break
     if torch.compiler.is_compiling() or bool((document.diff() >= 0).all()):
-        written.sort(document)
+        return written.number_documents(document, sign.text)
     return sign.text
 
 

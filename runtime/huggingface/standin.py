@@ -132,8 +132,8 @@ def is_standin(mask: Tensor) -> bool:
     return mask.dtype is torch.int32 and mask.dim() == 4
 
 
-def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[int, dict[str, Tensor]]:
-    """What it says for a layer with so many batch entries and keys: its structure's number, and the inputs by name.
+def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
+    """What it says for a layer with so many batch entries and keys: its structure, and the inputs by name.
 
     Raises CallError where it was made for others.
     """
@@ -161,4 +161,4 @@ def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[int, dict[str, Tensor
         start = len(names) + at * keys
         t = rows[:, start : start + keys]
         inputs[field.name] = t.bool() if field.kind == "bool" else t
-    return number, inputs
+    return structure, inputs
