@@ -65,10 +65,10 @@ def complete_params(ctx: click.Context, _param: click.Parameter, incomplete: str
     return [CompletionItem(f"{p.name}=") for p in found if p.name.startswith(incomplete)]
 
 
-def spec_argument(function: F) -> F:
+def spec_argument(function: F, required: bool = True) -> F:
     """The SPEC argument and the parameters after it."""
     params = click.argument("params", nargs=-1, metavar="[NAME=VALUE]...", shell_complete=complete_params)
-    return click.argument("spec", shell_complete=complete_spec)(params(function))
+    return click.argument("spec", required=required, shell_complete=complete_spec)(params(function))
 
 
 def size_options(length: int | None, device: bool = False) -> Callable[[F], F]:

@@ -68,7 +68,7 @@ def train_on(
         f"a byte-level language model, 2 layers of width 128 with {heads} heads, trains on {path.name} "
         f"({len(data):,} bytes), {steps} steps of {length:,} bytes{how}"
     )
-    _show(taken, steps, out)
+    show(taken, steps, out)
 
 
 Train = tuple["Iterator[Step]", str]
@@ -129,7 +129,7 @@ def _rank(data: bytes, program: Program, length: int, steps: int, heads: int, sh
     if far.rank == 0:
         out = console()
         out.print(f"{far.plan}\n", soft_wrap=True)
-        _show(seen(), steps, out)
+        show(seen(), steps, out)
         alone = train(data, attend, length, min(steps, _COMPARED), heads)
         return max(abs(step.bits - bits) for step, bits in zip(alone, taken, strict=False))
     for _ in seen():
@@ -157,8 +157,11 @@ def _over_segments(data: bytes, attend: Attention, length: int, steps: int, head
     return taken, how
 
 
-def _show(taken: Iterator[Step], steps: int, out: Console) -> None:
-    """Print steps as they are taken, and how the loss fell."""
+def show(taken: Iterator[Step], steps: int, out: Console | None) -> tuple[float, float]:
+    """Print steps as they are taken, and how the loss fell: its mean over the first tenth of them, and over the last.
+
+    Where nothing is to be printed on standard output there is a bar still.
+    """
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     bits: list[float] = []
@@ -175,14 +178,16 @@ def _show(taken: Iterator[Step], steps: int, out: Console) -> None:
         for step in taken:
             bits.append(step.bits)
             bar.update(task, advance=1, description=f"{step.bits:.3f} bits per byte")
-            if step.number % every == 0 or step.number == 1:
+            if out is not None and (step.number % every == 0 or step.number == 1):
                 recent = bits[-every:]
                 out.print(
                     f"  step {step.number:5}  {sum(recent) / len(recent):.3f} bits per byte  {step.seconds:.1f} s"
                 )
     tenth = max(1, steps // 10)
     first, last = sum(bits[:tenth]) / tenth, sum(bits[-tenth:]) / tenth
-    out.print(f"loss: {first:.3f} bits per byte over the first {tenth} steps, {last:.3f} over the last {tenth}")
+    if out is not None:
+        out.print(f"loss: {first:.3f} bits per byte over the first {tenth} steps, {last:.3f} over the last {tenth}")
+    return first, last
 
 
 def _heads(attend: Attention) -> int:

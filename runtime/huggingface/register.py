@@ -73,3 +73,8 @@ def registered(model: Any) -> Choice:
             'attnspec.transformers.register("attnspec") and model.set_attn_implementation("attnspec") first'
         )
     return _REGISTERED[name]
+
+
+def choice_of(model: Any) -> Choice:
+    """The same, of a model with any attention: where it is none of ours layers have their own masks."""
+    return _REGISTERED.get(model.config._attn_implementation, Choice())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -27,6 +28,8 @@ from attnspec.cli.options import (
 from attnspec.codegen.ranks.shards import KINDS
 
 if TYPE_CHECKING:
+    import torch
+
     from attnspec.runtime.attention import Attention
     from attnspec.runtime.bench.race import Outcome
     from attnspec.runtime.bench.setup import Setup
@@ -34,11 +37,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@spec_argument
+@functools.partial(spec_argument, required=False)
 @click.option(
-    "--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Train a small byte model on a file."
+    "--hf",
+    type=click.Choice(["tiny", "small"], case_sensitive=False),
+    help="Train and run a Llama of this size, of Hugging Face's transformers, with random weights.",
 )
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text.")
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Train a small byte model on a file, or the Llama of --hf.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=300, show_default=True, help="Training steps, with --text or --hf."
+)
 @click.option("--no-flex", is_flag=True, help="Leave out FlexAttention, whose compilation takes long.")
 @click.option("--runs", type=click.IntRange(1), default=9, show_default=True, help="Timed rounds, at most.")
 @click.option("--budget", type=click.IntRange(1), default=60, show_default=True, help="Seconds for timed rounds.")
@@ -57,9 +69,10 @@ if TYPE_CHECKING:
 @size_options(length=16384, device=True)
 @json_option
 def command(
-    spec: str,
+    spec: str | None,
     params: tuple[str, ...],
     given: tuple[str, ...],
+    hf: str | None,
     text: Path | None,
     steps: int,
     no_flex: bool,
@@ -76,6 +89,9 @@ def command(
     of it. Of long calls some hundred rows are compared, and the gradients of what these rows give. Status 1 if the
     results do not agree. With --text, a small language model with this attention trains on the file's bytes instead.
 
+    With --hf, a small Llama of transformers has this attention (sinks start=4 recent=124 if no SPEC is given), trains
+    on the bytes of --text, or of the reference, and writes with a cache that keeps what the pattern can still see.
+
     With --ranks, the sequence is dealt out to processes; results and gradients are compared with those of one device,
     and bytes with the plan. Inside torchrun (`torchrun --nnodes 2 .. -m attnspec run ..`) its processes are the ranks.
     """
@@ -86,8 +102,13 @@ def command(
         raise click.UsageError("--shard deals positions out to --ranks")
     if ranks is not None and (device.type != "cpu" or options["tile"] or options["layout"] != "auto"):
         raise click.UsageError("--ranks are processes on the CPU, with the compiler's own --tile and --layout")
-    attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     chosen = click.get_current_context().get_parameter_source
+    if hf is not None:
+        _run_huggingface(hf, spec, params, given, text, steps, ranks, as_json, options, device)
+        return
+    if spec is None:
+        raise click.UsageError("Missing argument 'SPEC'.")
+    attend = compile(text_of(spec), params=read_params(params), tile=options["tile"], layout=options["layout"])
     if text is None and chosen("steps") is not click.core.ParameterSource.DEFAULT:
         raise click.UsageError("--steps counts steps of training, which --text FILE asks for")
     if text is not None and given:
@@ -122,6 +143,35 @@ def command(
     else:
         _report(setup, verdict, forward, both)
     sys.exit(0 if verdict.agrees else 1)
+
+
+def _run_huggingface(
+    size: str,
+    spec: str | None,
+    params: tuple[str, ...],
+    given: tuple[str, ...],
+    text: Path | None,
+    steps: int,
+    ranks: int | None,
+    as_json: bool,
+    options: dict[str, Any],
+    device: torch.device,
+) -> None:
+    from attnspec.cli.huggingface import DEFAULT, LENGTH, run_huggingface
+    from attnspec.runtime.attention import compile
+
+    chosen = click.get_current_context().get_parameter_source
+    if ranks is not None or given:
+        raise click.UsageError(f"{'--ranks' if ranks is not None else '--input'} has no meaning with --hf")
+    for name in ("queries", "kv_heads", "batch", "dim", "dtype", "runs", "no_flex", "budget"):
+        if chosen(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} has no meaning with --hf")
+    if spec is not None and "=" in spec and "{" not in spec:
+        params, spec = (spec, *params), None
+    values = {**(DEFAULT[1] if spec is None else {}), **read_params(params)}
+    attend = compile(text_of(spec or DEFAULT[0]), params=values, tile=options["tile"], layout=options["layout"])
+    length = LENGTH if chosen("length") is click.core.ParameterSource.DEFAULT else options["length"]
+    run_huggingface(attend, size.lower(), text, steps, length, options["heads"], device, as_json)
 
 
 def _introduce(attend: Attention, setup: Setup, options: dict[str, Any], values: dict[str, Any]) -> None:
