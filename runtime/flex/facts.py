@@ -61,19 +61,37 @@ class Fact:
         return self.question.of(tensors) == self.answer
 
 
+class Derived(Protocol):
+    """A tensor that follows from another."""
+
+    @property
+    def name(self) -> str:
+        """The other's."""
+        ...
+
+    def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The tensor, as the other is now."""
+        ...
+
+
 @dataclass
 class Facts:
-    """The questions that were asked while a text was made. ``looks`` is False where tensors have no values to look at.
+    """The questions that were asked while a text was made.
 
-    ``values`` says that the text has values of tensors in it beside.
+    ``looks`` is False where tensors have no values to look at. With ``again`` they are asked again before each use, and
+    inputs that are ``derived`` made again. ``values`` says that the text has values of tensors in it beside.
     """
 
     looks: bool = True
+    again: bool = False
     noted: list[Fact] = field(default_factory=list)
+    derived: dict[str, Derived] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     values: bool = False
 
     def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:
         """The answer, which is noted; of tensors that are not looked at nothing holds."""
         answer = self.looks and question.of(tensors)
         self.noted.append(Fact(question, answer))
+        self.tensors.update(tensors)
         return answer

@@ -17,6 +17,7 @@ from attnspec.runtime.flex.bits import Unlike
 from attnspec.runtime.flex.captured import captured
 from attnspec.runtime.flex.facts import Facts
 from attnspec.runtime.flex.formula import formula
+from attnspec.runtime.flex.idioms import rewritten
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.runtime.flex.text import text
 from attnspec.runtime.flex.trace import MASK, SCORE, defined, refused, trace
@@ -98,6 +99,7 @@ def imported(
     if score_mod is not None:
         seen, score = _score(score_mod, tables, device)
         mask = seen if mask is None else make.conjunction([mask, seen])
+    mask = None if mask is None else rewritten(mask, tables, call)
     tables.check_devices()
     found = text(
         _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call
@@ -106,7 +108,7 @@ def imported(
         check_text(found)
     except SpecError as err:
         raise refused(defined(functions[0]), f"the language cannot say what this function computes:\n{err}") from None
-    return Imported(found, {key: table.tensor for key, table in tables.found.items()})
+    return Imported(found, {table.name: table.tensor for table in tables.read_by((mask, score))})
 
 
 def _mask(function: Callable[..., Any], tables: Tables, device: torch.device) -> e.Pred:

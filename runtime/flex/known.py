@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from attnspec.runtime.attention import Attention, compile
-from attnspec.runtime.flex.facts import Fact, Facts
+from attnspec.runtime.flex.facts import Derived, Fact, Facts
 from attnspec.runtime.flex.imported import imported
 from attnspec.runtime.flex.structure import Structure, structure
 from attnspec.runtime.flex.tables import Call
@@ -38,15 +38,21 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Variant:
-    """A pattern that functions become where their tensors are such; ``places`` say which tensors its inputs are."""
+    """A pattern that functions become where their tensors are such; ``places`` say which of these are which inputs."""
 
     attention: Attention
     places: Mapping[str, int]
+    read: tuple[str, ...]
+    derived: Mapping[str, Derived]
     facts: tuple[Fact, ...]
 
     def of(self, tensors: tuple[Tensor, ...]) -> Found | None:
-        inputs = {name: tensors[place] for name, place in self.places.items()}
-        return Found(self.attention, inputs) if all(fact.holds(inputs) for fact in self.facts) else None
+        """The pattern with its inputs; None where what it takes for granted does not hold of these."""
+        named = {name: tensors[place] for name, place in self.places.items()}
+        if not all(fact.holds(named) for fact in self.facts):
+            return None
+        made = {name: derived.of(named) for name, derived in self.derived.items()}
+        return Found(self.attention, {name: made[name] if name in made else named[name] for name in self.read})
 
 
 _known: OrderedDict[Hashable, tuple[_Variant, ...]] = OrderedDict()
@@ -80,7 +86,7 @@ def pattern(mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] |
 def _traced(
     mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes
 ) -> tuple[Found, Facts]:
-    facts = Facts()
+    facts = Facts(again=True)
     text, inputs = imported(mask_mod, score_mod, Call(*sizes), facts)
     return Found(_compiled(text), inputs), facts
 
@@ -90,7 +96,9 @@ _compiled = functools.lru_cache(maxsize=_FUNCTIONS)(compile)
 
 def _variant(found: Found, facts: Facts, made_of: Structure) -> _Variant | None:
     """What may be found again; None where values of tensors went into it other than by facts."""
-    places = {id(t): place for place, t in enumerate(made_of.tensors)}
-    if facts.values or not all(id(t) in places for t in found.inputs.values()):
+    at = {id(t): place for place, t in enumerate(made_of.tensors)}
+    named = {name: t for name, t in {**facts.tensors, **found.inputs}.items() if name not in facts.derived}
+    if facts.values or not all(id(t) in at for t in named.values()):
         return None
-    return _Variant(found.attention, {name: places[id(t)] for name, t in found.inputs.items()}, tuple(facts.noted))
+    places = {name: at[id(t)] for name, t in named.items()}
+    return _Variant(found.attention, places, tuple(found.inputs), facts.derived, tuple(dict.fromkeys(facts.noted)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, RESERVED
-from attnspec.runtime.flex.facts import Facts, Question, Rises
+from attnspec.runtime.flex.facts import Derived, Facts, Question, Rises
 from attnspec.runtime.flex.trace import Made, Place, refused
 from attnspec.runtime.flex.values import axis
 from attnspec.spec import contents
@@ -46,6 +46,10 @@ class Table:
         if self.tensor.dtype == torch.bool:
             return "bool"
         return "float" if self.tensor.is_floating_point() else "int"
+
+    def is_read(self, node: e.Node) -> bool:
+        """Whether a node reads this table, or runs of its values."""
+        return hasattr(node, "indices") and getattr(node, "name", "").partition(".")[0] == self.name
 
 
 @dataclass
@@ -104,6 +108,22 @@ class Tables:
         """Whether something holds of what tables hold."""
         return self.facts.ask(question, {name: table.tensor for name, table in self.found.items()})
 
+    def read_by(self, roots: Sequence[e.Node | None]) -> list[Table]:
+        """The tables that expressions read."""
+        nodes = [node for root in roots if root is not None for node in contents.walk(root)]
+        return [table for table in self.found.values() if any(table.is_read(node) for node in nodes)]
+
+    def derive(self, derived: Derived) -> str:
+        """The name of a table that follows from others."""
+        for name, known in self.facts.derived.items():
+            if known == derived:
+                return name
+        name = _fresh(f"{derived.name}_at", self.found)
+        of = self.found[derived.name]
+        self.facts.derived[name] = derived
+        self.found[name] = Table(name, derived.of({of.name: of.tensor}), of.place)
+        return name
+
     def check_devices(self) -> None:
         """Refuse tensors that are not all on one device (a single number may be on the CPU)."""
         homes = {t.tensor.device: t for t in self.found.values() if t.tensor.dim() or t.tensor.device.type != "cpu"}
@@ -150,14 +170,10 @@ def _fresh(name: str, taken: Mapping[str, Table]) -> str:
 
 def declared(table: Table, roots: list[e.Node], call: Call, ask: Callable[[Question], bool]) -> str:
     """The line of a spec that declares a table, whose sizes follow from how expressions read it."""
-    reads = [
-        x
-        for root in roots
-        for x in contents.walk(root)
-        if getattr(x, "name", None) == table.name and hasattr(x, "indices")
-    ]
+    reads = [x for root in roots for x in contents.walk(root) if table.is_read(x)]
     shape = table.tensor.shape
-    sizes = [_size(size, {x.indices[d] for x in reads if d < len(x.indices)}, call) for d, size in enumerate(shape)]
+    at = [x.indices for x in reads]  # type: ignore[attr-defined]
+    sizes = [_size(size, {x[d] for x in at if d < len(x)}, call) for d, size in enumerate(shape)]
     dims = f"[{', '.join(sizes)}]" if sizes else ""
     rises = (
         table.kind == "int"
