@@ -80,7 +80,7 @@ def test_tensors_of_one_name_are_told_apart() -> None:
 
 def test_sizes_are_those_of_the_call_where_they_fit() -> None:
     by_entry, by_head, rows = torch.zeros(3, dtype=torch.long), torch.zeros(2, dtype=torch.long), torch.arange(5)
-    pairs, blocks, offsets = torch.ones(3, 5, 8).bool(), torch.ones(3, 2).bool(), torch.tensor([0, 3, 5, 8])
+    pairs, blocks, offsets = torch.ones(3, 5, 8).bool(), torch.ones(3, 2).bool(), torch.tensor([0, 2, 5, 8])
 
     def mask(b, h, q, k):
         seen = (by_entry[b] <= by_head[h]) & (rows[q] <= doc[k]) & pairs[b, q, k] & blocks[q // 2, k // 4]

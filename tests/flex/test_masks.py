@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 import attnspec
 from attnspec.analysis.compare import compare
@@ -16,6 +17,7 @@ from tests.support.flex_masks import MASKS
 from tests.support.flex_tables import TABLES
 
 ALL = {**MASKS, **TABLES}
+LONG = ("tiled natten", "morton natten")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -30,7 +32,7 @@ def test_the_spec_has_the_pairs_of_the_function(name: str) -> None:
     assert mask.all() == (name == "everything")
 
 
-@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow if x in LONG else ()) for x in MASKS])
 def test_without_tables_it_is_equal_to_a_spec_by_hand_for_every_length(name: str) -> None:
     case = MASKS[name]
     found = spec_of(case.make(), case.batch, case.heads, case.n_q, case.n)
@@ -46,7 +48,7 @@ def test_it_runs_in_our_kernels(name: str) -> None:
     q = torch.randn(case.batch, case.heads, case.n_q, 16)
     k, v = torch.randn(2, case.batch, case.heads, case.n, 16)
     function = case.make()
-    block_mask = _block_mask(function, case.batch, case.heads, case.n_q, case.n)
+    block_mask = create_block_mask(function, case.batch, case.heads, case.n_q, case.n, device="cpu")
     mask = mask_of(function, case.batch, case.heads, case.n_q, case.n)
     torch.testing.assert_close(
         flex_attention(q, k, v, block_mask=block_mask).double(), dense(q, k, v, mask, None)[0], atol=1e-5, rtol=1e-5
@@ -59,9 +61,3 @@ def test_each_is_traced_in_less_than_a_second() -> None:
         function, before = case.make(), time.process_time()
         spec_of(function, case.batch, case.heads, case.n_q, case.n)
         assert time.process_time() - before < 1
-
-
-def _block_mask(function, batch, heads, n_q, n):  # type: ignore[no-untyped-def]
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    return create_block_mask(function, batch, heads, n_q, n, device="cpu")

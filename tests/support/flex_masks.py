@@ -101,9 +101,7 @@ def morton_natten(bits: int, radius: int) -> MaskMod:
     """The same in the order of a Z curve: bits of row and column take turns."""
 
     def every_other(x: Tensor) -> Tensor:
-        for shift, keep in ((0, 0x5555), (1, 0x3333), (2, 0x0F0F), (4, 0x00FF)):
-            x = (x | (x >> shift)) & keep
-        return x
+        return torch.stack([((x >> 2 * at) & 1) << at for at in range(bits)]).sum(0)
 
     def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         rows = near(every_other(i >> 1), every_other(j >> 1), 1 << bits, radius)
@@ -227,6 +225,7 @@ MASKS = {
         a("let row(x) = x // 12 let column(x) = x % 12", _NEAR.format(9, 12)),
     ),
     "tiled natten": Mask(lambda: tiled_natten(8, 12, 2, 4), 96, 96, a(_TILES, _NEAR.format(8, 12))),
+    "morton natten": Mask(lambda: morton_natten(3, 2), 64, 64, a(_Z, _NEAR.format(8, 8))),
     "sliding tiles 2-D": Mask(lambda: sliding_tiles((3, 4), (3, 2), 8, 7), 110, 110, a(_STA, _TEXT)),
     "sliding tiles 3-D": Mask(lambda: sliding_tiles((2, 3, 4), (2, 3, 1), 4, 7), 110, 110, a(_STA_3D, _TEXT)),
     "spatial": Mask(lambda: spatial(11, 30, 1, False), 101, 101, a("attend q < 11 attend k < 11 attend |q - k| < 30")),
