@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import output_capturing
 
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.programs import Wanted, program
@@ -81,7 +83,7 @@ def refuse(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
             "not: set attention_dropout (attn_pdrop, attention_probs_dropout_prob) to 0 in the model's config, or call "
             "model.eval()"
         )
-    if more.get("output_attentions") or getattr(getattr(module, "config", None), "output_attentions", False):
+    if more.get("output_attentions") or any(name.endswith("attentions") for name in _collected()):
         raise CallError(
             "attnspec.transformers: output_attentions asks for the weights of all pairs, which are never made: load "
             'the model with attn_implementation="eager" for them'
@@ -97,6 +99,12 @@ def refuse(module: nn.Module, dropout: float, more: dict[str, Any]) -> None:
                 "document, and no more"
             )
         raise CallError(f"attnspec.transformers: {type(module).__name__} hands over `{name}`, which is not known here")
+
+
+def _collected() -> Collection[str]:
+    """What a model gathers from its layers while it runs: not all hand on that weights are asked for."""
+    collector = getattr(output_capturing, "_active_collector", None)
+    return () if collector is None else collector.get() or ()
 
 
 def _bare(module: nn.Module, rows: int, keys: int, is_causal: bool | None, window: int | None) -> int:

@@ -52,9 +52,11 @@ class Written:
         return name
 
     def values(self, name: str, tensor: Tensor, kind: str = "int", sorted: bool = False) -> str:
-        """The name of an input with a value for each key: the part of a tensor, (batch, positions), that they have."""
-        if tensor.dim() != 2 or tensor.shape[1] < self.start + self.keys:
-            raise Unknown(f"a tensor of {tuple(tensor.shape)}, not of batch entries and {self.start + self.keys} keys")
+        """The name of an input with a value for each key: their part of a tensor, (batch or none, positions)."""
+        if tensor.dim() not in (1, 2) or tensor.shape[-1] < self.start + self.keys:
+            raise Unknown(
+                f"a tensor of {tuple(tensor.shape)} is not of batch entries and {self.start + self.keys} keys"
+            )
         for known, other in self.fields:
             if other is tensor:
                 return known.name

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from attnspec.runtime.huggingface.formulas import CAUSAL, MaskFunction, Unknown, Written, predicate
 from attnspec.runtime.huggingface.recorded import recorded
@@ -26,15 +27,37 @@ def mask(
     kv_offset: int = 0,
     mask_function: MaskFunction = causal_mask_function,
     attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
     device: torch.device | str = "cpu",
     **more: Any,
 ) -> Tensor:
-    """An interface of masks: the stand-in for a mask function of transformers, with the padding that it is given.
+    """An interface of masks: the stand-in for a mask function, with the padding that it is given.
 
-    Raises CallError for a function that cannot be read.
+    Where a function does what the language has nothing for it is the mask of all pairs, with a warning.
     """
     written = Written(kv_length, kv_offset)
-    text = _text(mask_function, written, device)
+    try:
+        text = _text(mask_function, written, device)
+    except Unknown as unknown:
+        if not torch.compiler.is_compiling():
+            warnings.warn(
+                f"attnspec.transformers: a mask function of this model is not understood ({unknown}): it is evaluated "
+                f"for all pairs, {q_length} x {kv_length} of them for each batch entry",
+                stacklevel=2,
+            )
+        whole: Tensor = sdpa_mask(
+            batch_size=batch_size,
+            q_length=q_length,
+            kv_length=kv_length,
+            q_offset=q_offset,
+            kv_offset=kv_offset,
+            mask_function=mask_function,
+            attention_mask=attention_mask,
+            allow_is_causal_skip=False,
+            use_vmap=use_vmap,
+            device=device,
+        )
+        return whole
     start, stop, real = padding(attention_mask, kv_length, kv_offset)
     lines = [] if text is None else [f"attend ({text}) at (q + query_start - key_start, k)"]
     fields = written.fields
@@ -45,7 +68,7 @@ def mask(
         tuple(lines), tuple([name for name, _ in written.numbers]), tuple([declared for declared, _ in fields])
     )
     columns = [q_offset, kv_offset, start, stop, *[value for _, value in written.numbers]]
-    of_keys = [t[:, kv_offset : kv_offset + kv_length] for _, t in fields]
+    of_keys = [t[..., kv_offset : kv_offset + kv_length] for _, t in fields]
     return packed(structure, batch_size, kv_length, columns, of_keys, device)
 
 

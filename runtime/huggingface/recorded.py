@@ -61,14 +61,16 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called for each operation, in place of it."""
         name = _name(func)
-        if name == "get" or not (name == "getitem" or any(self._found(arg) for arg in args)):
+        index = args[1] if name == "getitem" else ()
+        index = index if isinstance(index, tuple) else (index,)
+        if name == "get" or not any(self._found(arg) for arg in (*args, *index)):
             return func(*args, **(kwargs or {}))  # a property, or nothing that depends on a position
         if name in _KEPT:
             return args[0]
         if name in ("new_ones", "new_zeros"):
             return self._new(TRUE if name == "new_ones" else FALSE)
         if name == "getitem":
-            return self._read(args[0], args[1] if isinstance(args[1], tuple) else (args[1],))
+            return self._read(args[0], index)
         left = self._sign(args[0])
         if len(args) == 1:
             if name == "abs":
@@ -111,7 +113,7 @@ class Recorder(TorchFunctionMode):
             return TRUE if arg else FALSE
         if isinstance(arg, int):
             return Sign(str(arg) if 0 <= arg <= 1 else self.written.number("width", arg))
-        raise Unknown("a tensor that is read at no position")
+        raise Unknown("a tensor is read at no position")
 
     def _new(self, sign: Sign) -> Tensor:
         stands = torch.zeros((), dtype=torch.bool if sign.predicate else torch.long, device=self.device)
@@ -123,9 +125,9 @@ class Recorder(TorchFunctionMode):
         texts = [sign.text if sign else "" for sign in at]
         if texts == ["b"] and table.dim() == 1 and not table.is_floating_point():
             return self._new(Sign(self.written.number("start", table)))
-        place = at[-1].place if len(at) == 2 and at[-1] and texts[0] == "b" else ""
+        place = at[-1].place if at[-1] and texts[:-1] == ["b"] * (table.dim() - 1) else ""
         if place not in ("q", "k") or at[-1].table != -1 or table.is_floating_point():  # type: ignore[union-attr]
-            raise Unknown("a tensor that is read by other than batch entry and position")
+            raise Unknown("a tensor is read by other than batch entry and position")
         kind = "bool" if table.dtype is torch.bool else "int"
         name = self.written.values("table", table, kind)
         number = next((i for i, known in enumerate(self.tables) if known is table), len(self.tables))
