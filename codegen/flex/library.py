@@ -77,9 +77,10 @@ def _block_mask(touched, full, batch, heads, n_q, n, mask_mod, device):
 
 def _in_order(dense):
     """How many blocks each row of blocks has, and which."""
-    at = dense.nonzero(as_tuple=True)
-    place = dense.cumsum(-1, dtype=torch.int32)[at] - 1
+    counts = dense.sum(-1, dtype=torch.int32)
+    row, column = dense.flatten(0, -2).nonzero(as_tuple=True)
+    starts = counts.flatten().cumsum(0) - counts.flatten()
     indices = torch.zeros(dense.shape, dtype=torch.int32, device=dense.device)
-    indices[(*at[:-1], place.long())] = at[-1].int()
-    return dense.sum(-1, dtype=torch.int32), indices
+    indices.flatten(0, -2)[row, torch.arange(len(row), device=row.device) - starts[row]] = column.int()
+    return counts, indices
 '''

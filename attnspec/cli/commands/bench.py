@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 )
 @click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, and parts.")
 @click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
+@click.option("--flex", is_flag=True, help="Measure instead: block masks of files for FlexAttention, and imports.")
 @click.option(
     "--ranks",
     type=click.IntRange(2, 64),
@@ -81,6 +82,7 @@ def command(
     memory: bool,
     decode: bool,
     linear: bool,
+    flex: bool,
     ranks: int | None,
     ceilings: bool,
     forget: bool,
@@ -101,14 +103,16 @@ def command(
 
     if threads:
         torch.set_num_threads(threads)
-    flags = {"--ceilings": ceilings, "--suite": suite, "--decode": decode, "--linear": linear, "--ranks": ranks}
+    flags = {"--ceilings": ceilings, "--suite": suite, "--decode": decode, "--linear": linear}
+    flags |= {"--flex": flex, "--ranks": ranks is not None}
     asked = [name for name, wanted in flags.items() if wanted]
     if len(asked) + bool(startup or memory) > 1:
         raise click.UsageError(
-            "--suite, --decode, --linear, --ranks, --ceilings, and --startup or --memory are measured one at a time"
+            "--suite, --decode, --linear, --flex, --ranks, --ceilings, and --startup or --memory are measured one at a "
+            "time"
         )
     if asked and spec:
-        own = decode or linear or ranks
+        own = decode or linear or flex or ranks
         what = "all shipped specs" if suite else "calls of its own" if own else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if given and (asked or startup or memory or not spec):
@@ -141,6 +145,14 @@ def command(
         from attnspec.runtime.bench.linear import CASES
 
         show_linear(CASES, runs, as_json)
+        return
+    if flex:
+        if device.type != "cpu" or backward:
+            raise click.UsageError("--flex measures block masks on the CPU")
+        from attnspec.cli.bench.flex import show_flex
+        from attnspec.runtime.bench.flex import CASES as EXPORTED
+
+        show_flex(EXPORTED, runs, as_json)
         return
     if ranks is not None:
         if device.type != "cpu" or backward or threads:
