@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import attnspec
 import attnspec.transformers as hf
 from attnspec.runtime.huggingface.attention import attention
-from tests.published.tiny import PLAIN, decoder, ids
+from tests.published.tiny import BOTH, PLAIN, decoder, ids
 
 hf.register("attnspec")
 SEEN = torch.ones(20, 20, dtype=torch.bool).tril() & (torch.arange(20) % 5 != 3) | torch.eye(20, dtype=torch.bool)
@@ -148,3 +148,76 @@ def test_encoders(name: str) -> None:
     assert torch.allclose(eager, ours, atol=1e-5)
     eager, ours = both(model, ids(3, 20), attention_mask=RIGHT)
     assert torch.allclose(eager[RIGHT == 1], ours[RIGHT == 1], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_images_see_themselves_both_ways() -> None:
+    """Gemma 3 with images of 4 tokens: in a text with padding, and while it goes on, with both kinds of caches."""
+    torch.manual_seed(0)
+    words, tokens = {"image_token_id": 49, "boi_token_index": 50, "eoi_token_index": 51}, {"num_hidden_layers": 1}
+    vision = {"hidden_size": 16, "intermediate_size": 16, **tokens, "num_attention_heads": 2, "image_size": 16}
+    config = transformers.Gemma3Config(
+        text_config={**PLAIN, **BOTH, "vocab_size": 52},
+        vision_config={**vision, "patch_size": 4},
+        mm_tokens_per_image=4,
+        **words,
+    )
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x, kinds = ids(2, 24), torch.zeros(2, 24, dtype=torch.long)
+    for b, start in ((0, 3), (0, 15), (1, 9), (1, 17)):
+        x[b, start : start + 4], kinds[b, start : start + 4] = 49, 1
+    mask = (torch.arange(24) >= torch.tensor([0, 5])[:, None]).long()
+    more = {"pixel_values": torch.randn(4, 3, 16, 16), "token_type_ids": kinds, "attention_mask": mask}
+    eager, ours = both(model, x, **more)
+    assert torch.allclose(eager[mask == 1], ours[mask == 1], atol=1e-5)
+    blind, _ = both(model, x, **{**more, "token_type_ids": torch.zeros_like(kinds)})
+    assert not torch.allclose(eager[mask == 1], blind[mask == 1], atol=0.1)
+    for options in ({}, {"cache_implementation": "static"}):
+        found = []
+        for name in ("eager", "attnspec"):
+            model.set_attn_implementation(name)
+            found.append(model.generate(x, **more, max_new_tokens=12, do_sample=False, pad_token_id=0, **options))
+        assert torch.equal(*found)
+
+
+_SHARED = {"vocab_size": 48, "d_model": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LAYERS = {
+    f"{part}_{what}": number
+    for part in ("encoder", "decoder")
+    for what, number in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 32))
+}
+_LENGTHS = {"max_source_positions": 16, "max_target_positions": 64, "num_mel_bins": 8}
+_T5 = {"d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+PAIRS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "BART": ("BartForConditionalGeneration", "BartConfig", {**_LAYERS, "forced_eos_token_id": None}),
+    "T5": ("T5ForConditionalGeneration", "T5Config", _T5),
+    "Whisper": ("WhisperForConditionalGeneration", "WhisperConfig", {**_LAYERS, **_LENGTHS}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_encoder_with_a_decoder(name: str) -> None:
+    """Queries of the decoder see all of the encoder but its padding; T5 adds a bias by distance, which is learned."""
+    model_name, config_name, more = PAIRS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, config_name)(**{**_SHARED, "decoder_start_token_id": 2, **more})
+    model = getattr(transformers, model_name)(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    given: dict[str, Any] = {"input_ids": ids(3, 20), "attention_mask": RIGHT}
+    if name == "Whisper":
+        given = {"input_features": torch.randn(3, 8, 32)}
+    eager, ours = both(model, **given, decoder_input_ids=ids(3, 7))
+    assert torch.allclose(eager, ours, atol=1e-5)
+    if name == "Whisper":
+        return
+    for options in ({}, {"num_beams": 3}):
+        found = []
+        for implementation in ("eager", "attnspec"):
+            model.set_attn_implementation(implementation)
+            options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, **options}
+            found.append(model.generate(**given, **options))
+        assert torch.equal(*found)
