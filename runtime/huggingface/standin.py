@@ -135,8 +135,21 @@ def is_standin(mask: Tensor) -> bool:
 def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
     """What it says for a layer with so many batch entries and keys: its structure, and the inputs by name.
 
-    Raises CallError where it was made for others.
+    Outside of torch.compile that is found once for all layers. Raises CallError where it was made for others.
     """
+    if torch.compiler.is_compiling():
+        return _unpacked(mask, batch, keys)
+    known: tuple[int, int, Structure, dict[str, Tensor]] | None = getattr(mask, _KNOWN, None)
+    if known is None or known[:2] != (batch, keys):
+        known = (batch, keys, *_unpacked(mask, batch, keys))
+        setattr(mask, _KNOWN, known)
+    return known[2], dict(known[3])
+
+
+_KNOWN = "_attnspec_unpacked"
+
+
+def _unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
     of, number, made_for, width = mask.shape
     structure = Structure.numbered(number)
     if structure is None:
@@ -156,9 +169,10 @@ def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, 
             "model cuts it"
         )
     rows = mask[:, 0, 0]
-    inputs = dict(zip(names, rows[:, : len(names)].unbind(1), strict=True))
+    columns = rows[:, : len(names)].t().contiguous()  # no views of the mask, which keeps them
+    inputs = dict(zip(names, columns.unbind(0), strict=True))
     for at, field in enumerate(structure.fields):
         start = len(names) + at * keys
         t = rows[:, start : start + keys]
-        inputs[field.name] = t.bool() if field.kind == "bool" else t
+        inputs[field.name] = t.bool() if field.kind == "bool" else t.clone()
     return structure, inputs
