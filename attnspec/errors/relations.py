@@ -62,7 +62,8 @@ def too_irregular(span: Span, what: str) -> Diagnostic:
         "the pattern is too irregular for the solver",
         (span, "the operation limit was reached here"),
         note=f"the set of pairs of `{shorten(what, 200)}` has too many pieces to be computed in bounded time",
-        help="use fewer or more closely related divisors, or split the pattern over heads",
+        help="use fewer or more closely related divisors, split the pattern over heads, or join lines with `and`: what "
+        "is too hard in a single line is decided pair by pair, in all tiles that other lines leave",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from math import lcm
@@ -71,16 +71,20 @@ def head_constants(node: e.Node) -> frozenset[str]:
 
 
 def condition(
-    pred: e.Pred, unknown: bool = True, scalars: Mapping[e.Read, str] | None = None, slots: bool = False
+    pred: e.Pred,
+    unknown: bool = True,
+    scalars: Mapping[e.Read, str] | None = None,
+    slots: bool = False,
+    hard: Collection[e.Pred] = (),
 ) -> Condition:
     """The condition. Raises NotAffine where there is none, TooHard where it distinguishes too many cases.
 
     What cannot be decided from symbols (an input, a product of two positions) counts as ``unknown`` where it stands
     positively, as the opposite under a negation: with True the condition holds wherever the predicate may, with False
     only where it must. ``scalars`` are the reads that are parameters; with ``slots`` the pairs are places in a computed
-    order, and positions are among what cannot be decided.
+    order, and positions are among what cannot be decided. ``hard`` are parts that are left open with them.
     """
-    translation = _Translation(scalars or {}, slots)
+    translation = _Translation(scalars or {}, slots, hard)
     try:
         text = translation.pred(pred, unknown)
     except ManyCases:
@@ -100,8 +104,9 @@ def _reads(node: e.Node, scalars: Mapping[e.Read, str] | None = None) -> bool:
 class _Translation:
     """One translation: hands out names for existential variables and bounds the case distinctions."""
 
-    def __init__(self, scalars: Mapping[e.Read, str], slots: bool) -> None:
+    def __init__(self, scalars: Mapping[e.Read, str], slots: bool, hard: Collection[e.Pred]) -> None:
         self.unknown: dict[e.Pred, None] = {}
+        self._hard = hard
         self._scalars = scalars
         self._names = {"q_slot": "x", "k_slot": "y"} if slots else {"q": "x", "k": "y"}
         self._hidden = e.POSITIONS if slots else e.SLOTS
@@ -111,6 +116,8 @@ class _Translation:
 
     def pred(self, pred: e.Pred, most: bool) -> str:
         """A condition that holds wherever the predicate may (``most``), or only where it must."""
+        if pred in self._hard:
+            return self._open(pred, most)
         match pred:
             case e.Bool(value):
                 return "true" if value else "false"
@@ -234,6 +241,24 @@ class _Translation:
         if not isinstance(right, e.Int) or right.value <= 0:
             raise NotAffine(node, "a division by something that is not a positive constant")
         return right.value
+
+
+_MANY_DIVISIONS = 8
+
+
+def hardest(pred: e.Pred) -> tuple[e.Pred, ...]:
+    """The parts of a predicate, none inside another, that divide often: those that a solver may find too hard."""
+    if not isinstance(pred, (e.And, e.Or, e.Not, e.Iff)):
+        return (pred,) if _divisions(pred) > _MANY_DIVISIONS else ()
+    return tuple(part for child in pred.children() if isinstance(child, e.Pred) for part in hardest(child))
+
+
+def _divisions(node: e.Node) -> int:
+    """How many divisions a node has, those of all values that a bound name takes."""
+    found = sum(map(_divisions, node.children())) + isinstance(node, (e.FloorDiv, e.Mod))
+    if isinstance(node, (e.Any, e.All, e.Sum)) and found and not contents.free(node.domain):
+        found *= len(domain_values(node.domain, {}))
+    return found
 
 
 def common_divisor(pred: e.Node) -> int:

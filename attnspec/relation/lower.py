@@ -2,19 +2,20 @@
 
 What is not affine is made affine where the language allows it: lists and conditional values by case distinction, bound
 names by an existential variable or one by one, factors and divisors that depend on the head by one relation per class
-of heads. What only the contents of inputs decide, and products of positions, is left open: it is in the set of pairs
-that are possible, not in the set of those that are certain.
+of heads. What only the contents of inputs decide, products of positions, and comparisons that are too hard for the
+solver are left open: they are in the set of pairs that are possible, not in the set of those that are certain.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 
 from attnspec.errors import relations as mistakes
 from attnspec.errors.diagnostic import SpecError
 from attnspec.errors.values import ranges_too_large
-from attnspec.relation.condition import NotAffine, common_divisor, condition, head_constants
+from attnspec.relation.condition import NotAffine, common_divisor, condition, hardest, head_constants
 from attnspec.relation.documents import plain
 from attnspec.relation.effort import stage
 from attnspec.relation.presburger import Pairs, TooHard, budget
@@ -38,7 +39,7 @@ def lower(spec: Spec, heads: int | None = None, kv_heads: int | None = None, bat
     """The relation of a pattern, symbolic in the lengths and, where heads differ only affinely, in the head.
 
     ``heads``, ``kv_heads`` and ``batch`` need be given only where the pattern is not affine in them.
-    Raises SpecError where a clause is not affine or beyond the solver's operation limit.
+    Raises SpecError where a clause is not affine or clauses together are beyond the solver's operation limit.
     """
     sizes = {"heads": heads, "kv_heads": heads if kv_heads is None else kv_heads, "batch": batch}
     needed = _needed(spec)
@@ -167,20 +168,27 @@ def _whole(attend: tuple[Pairs, ...], within: tuple[Pairs, ...]) -> Pairs:
 
 def _bounds(spec: Spec, clause: Clause, known: dict[str, int], given: tuple[e.Pred, ...] = ()) -> _Bounds:
     pred = plain(_bound(clause, known), given)
-    scalars, slots = scalar_reads(spec), spec.order is not None
-    divisor = common_divisor(pred)
+    hard = hardest(pred)
     try:
-        most = condition(pred, True, scalars, slots)
-        with budget(numbers=divisor):
-            pairs = Pairs.read(f"y >= 0 and ({most.text})")
-        if not most.unknown:
-            return _Bounds(pairs, pairs)
-        least = condition(pred, False, scalars, slots)
-        return _Bounds(pairs, _or_nothing(f"y >= 0 and ({least.text})", divisor), most.unknown)
+        for left_open in ((), hard, (pred,)) if hard else ((), (pred,)):
+            with suppress(TooHard):
+                return _bounds_but_for(spec, pred, left_open)
     except NotAffine as error:
         raise SpecError([mistakes.not_affine(clause.span, str(error.node), error.why)]) from None
-    except TooHard:
-        raise SpecError([mistakes.too_irregular(clause.span, clause.label)]) from None
+    raise SpecError([mistakes.too_irregular(clause.span, clause.label)])
+
+
+def _bounds_but_for(spec: Spec, pred: e.Pred, hard: tuple[e.Pred, ...]) -> _Bounds:
+    """The bounds of a predicate of which some parts are left open. Raises TooHard, NotAffine."""
+    scalars, slots = scalar_reads(spec), spec.order is not None
+    divisor = 1 if hard == (pred,) else common_divisor(pred)
+    most = condition(pred, True, scalars, slots, hard)
+    with budget(numbers=divisor):
+        pairs = Pairs.read(f"y >= 0 and ({most.text})")
+    if not most.unknown:
+        return _Bounds(pairs, pairs)
+    least = condition(pred, False, scalars, slots, hard)
+    return _Bounds(pairs, _or_nothing(f"y >= 0 and ({least.text})", divisor), most.unknown)
 
 
 def _or_nothing(text: str, divisor: int) -> Pairs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from itertools import product
 from math import prod
@@ -22,6 +22,7 @@ from attnspec.codegen.tiles import CPU, Rectangles, Tile
 from attnspec.relation.condition import NotAffine, condition
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.relation.relation import Part, Relation, scalar_reads
+from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec import make as s
 
@@ -62,12 +63,22 @@ def ways(
     yield (Step(whole, IDENTITY, tile),)
     if layout != "auto":
         return
+    known = replace(part, pred=decided(part))
     for proposals in PROPOSALS:
         with suppress(TooHard, NotAffine):  # what is too hard for one layout is not for all
-            yield from [(Step(whole, proposed, size),) for proposed, size in proposals(part, tile, grids)]
+            yield from [(Step(whole, proposed, size),) for proposed, size in proposals(known, tile, grids)]
     if part.exact:
         with suppress(TooHard, NotAffine):
             yield from _splits(relation, part, branch, tile)
+
+
+def decided(part: Part) -> e.Pred:
+    """What a branch asks of pairs, without what only positions decide and the sets of pairs leave open.
+
+    A layout for the divisors in it would gain nothing.
+    """
+    hard: dict[e.Node, e.Node] = {atom: e.Bool(True) for atom in part.unknown if not contents.reads(atom)}
+    return rewrite.replace(part.pred, hard) if hard else part.pred
 
 
 def _splits(relation: Relation, part: Part, branch: int, tile: Tile) -> Iterator[Way]:

@@ -11,7 +11,7 @@ from itertools import cycle
 
 from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.area import Area, area
-from attnspec.codegen.plan.candidates import Way, ways
+from attnspec.codegen.plan.candidates import Way, decided, ways
 from attnspec.codegen.plan.plan import Candidate, Choice, ClassPlan, Pass, Plan
 from attnspec.codegen.plan.tile_tests import block_tile, tests
 from attnspec.codegen.plan.tiling import make_pass
@@ -98,7 +98,7 @@ def _passes(relation: Relation, part: Part, way: Way) -> list[Pass]:
 def _choose(
     relation: Relation, head_class: HeadClass, part: Part, found: list[Way], scalars: tuple[Scalar | None, ...]
 ) -> tuple[Way, Choice | None]:
-    n = _length(part.pred)
+    n = _length(decided(part))
     sizes = _sizes(relation, head_class, n, scalars)
     h = head_class.heads[0] if head_class.heads else 0
     try:
