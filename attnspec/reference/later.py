@@ -34,10 +34,12 @@ LATER = {
         "relation",
     ),
     "E404": Mistake(
-        "The sets of pairs have too many pieces: divisors with a very large common multiple, or very many conditions.",
-        "attend all i in 1..200: (q - k) % i != 1",
-        "Use fewer or more closely related divisors.",
-        "attend all i in 1..4: (q - k) % (2 ** i) != 1",
+        "The sets of pairs of lines together have too many pieces: divisors with a very large common multiple, or very "
+        "many conditions. (What is too hard in a single line is decided pair by pair, and `inspect --plan` says what that is.)",
+        "within (q - k) % 7 != 1\nwithin (q - k) % 11 != 1\nwithin (q - k) % 13 != 1\nwithin (q - k) % 17 != 1\n"
+        "within (q - k) % 19 != 1\nwithin (q - k) % 23 != 1\nwithin (q - k) % 29 != 1",
+        "Use fewer or more closely related divisors, or a single line.",
+        "within all i in [7, 11, 13, 17, 19, 23, 29]: (q - k) % i != 1",
         found="relation",
     ),
     "E405": Mistake(
