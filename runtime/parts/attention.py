@@ -105,7 +105,7 @@ class Parts(Rotations):
             "batch": batch,
         }
         if self._facts.composed:
-            self._refuse_shares()
+            self._refuse_weights()
             if torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *given.values())):
                 self._refuse_detached()
             options = {**numbers, "out": out, "lse": lse, "scale": scale, "inputs": given}
@@ -186,7 +186,7 @@ class Parts(Rotations):
         Raises CallError as :meth:`part` does, and for a mixture whose weights are detached.
         """
         given = self._named(inputs, more)
-        self._refuse_shares()
+        self._refuse_weights()
         self._refuse_detached()
         numbers = {
             "q_start": q_start,
@@ -262,7 +262,7 @@ class Parts(Rotations):
         to hand to :meth:`part_backward` with the rows before the sink, and that of the sink. Without a sink in the
         pattern the rows come back as they are. Raises CallError for tensors and numbers that do not fit.
         """
-        self._refuse_shares()
+        self._refuse_weights()
         name, given = self._facts.name, self._named(inputs, more)
         if not isinstance(out, Tensor) or out.dim() != 4:
             raise CallError(f"{name}: out must be a tensor of (batch, heads, rows, dim_v)")
@@ -308,7 +308,12 @@ class Parts(Rotations):
             raise NotImplementedError(f"{name}: parts have no rules for torch.func (vmap, grad): use torch.autograd")
         return q, k, v, False
 
-    def _refuse_shares(self) -> None:
+    def _refuse_weights(self) -> None:
+        if self._facts.composed and any(one.weights.linear for one in self.spec.calls):
+            raise CallError(
+                f"{self._facts.name}: weights of a branch are products of features, which have no parts. A sequence in "
+                "pieces goes through attnspec.Cache, which keeps what each branch needs"
+            )
         if self._facts.shared:
             raise CallError(
                 f"{self._facts.name}: branches have given shares, and parts are merged by denominators. Merge the "

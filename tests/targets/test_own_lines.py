@@ -191,6 +191,14 @@ def test_parts(target: str) -> None:
         close("gradient of a part", got, wanted, 3e-5)
 
 
+@pytest.mark.parametrize("spec", ["lolcats", "infini"])
+def test_mixtures_with_features_go_through_a_cache(spec: str) -> None:
+    """Their branches have no parts that could be merged."""
+    q = torch.randn(1, 2, 8, 16)
+    with pytest.raises(attnspec.CallError, match=r"products of features.*goes through attnspec\.Cache"):
+        attnspec.compile(spec).part(q, q, q, q_start=0, k_start=0, n=8)
+
+
 @pytest.mark.parametrize(
     ("what", "said"),
     [
