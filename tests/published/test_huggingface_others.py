@@ -1,0 +1,94 @@
+"""Many more decoders of transformers, and half precision: their own masks in our kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import attnspec.transformers as hf
+from tests.published.tiny import BOTH, PLAIN, decoder, ids
+
+hf.register("attnspec")
+LEFT = (torch.arange(20) >= torch.tensor([0, 5, 11])[:, None]).long()
+_LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 12,
+    "head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+}
+_LINEAR = {
+    "head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_AS_LLAMA = """
+    Apertus Arcee BitNet Cohere DiffLlama Ernie4_5 Glm Glm4 GPTBigCode GPTNeoX Granite MiniMax Mixtral Nemotron Olmo2 OPT
+    Persimmon Phi Qwen2 Qwen2Moe SeedOss SmolLM3 StableLm Starcoder2
+"""
+OTHERS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in _AS_LLAMA.split()},
+    **{name: {**BOTH, "sliding_window_pattern": 2} for name in ("Cohere2", "Exaone4", "Olmo3")},
+    **{name: _LATENT for name in ("DeepseekV2", "DeepseekV3")},
+    "GPTJ": {"rotary_dim": 4, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64},
+    "Jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "num_experts": 2},
+    "Lfm2": {"layer_types": ["conv", "full_attention"]},
+    "Ministral": {"head_dim": 8, "sliding_window": 8},
+    "Qwen3Next": _LINEAR,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_logits(name: str) -> None:
+    """Of a batch with padding on the left."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**{**PLAIN, **OTHERS[name]})
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    found = []
+    for implementation in ("eager", "attnspec"):
+        model.set_attn_implementation(implementation)
+        assert model.config._attn_implementation == implementation
+        with torch.no_grad():
+            found.append(model(ids(3, 20), attention_mask=LEFT).logits[LEFT == 1])
+    assert torch.allclose(*found, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["Llama", "Gemma 2", "gpt-oss"])
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    """As near to eager attention in float32 as eager attention in half precision is."""
+    model = decoder(name)
+
+    def logits(implementation: str) -> Tensor:
+        model.set_attn_implementation(implementation)
+        with torch.no_grad():
+            found: Tensor = model(ids(3, 20), attention_mask=LEFT).logits[LEFT == 1]
+        return found.float()
+
+    exact = logits("eager")
+    model.to(dtype)
+    eager, ours = (float((logits(name) - exact).square().mean().sqrt()) for name in ("eager", "attnspec"))
+    assert 0 < ours < 1.2 * eager
