@@ -10,6 +10,7 @@ from attnspec.runtime.huggingface.choice import Choice, Sources
 from attnspec.runtime.huggingface.layer import check_model
 from attnspec.runtime.huggingface.own import own_pattern, text_config
 from attnspec.runtime.huggingface.register import registered
+from attnspec.runtime.huggingface.standing import standing
 
 
 def cache(model: Any, pattern: Sources | None = None) -> Bounded:
@@ -24,7 +25,7 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
     >>> kept = hf.cache(model)
     >>> ids = model.generate(torch.tensor([[1, 5, 7]]), past_key_values=kept, max_new_tokens=200, do_sample=False)
     >>> kept
-    Bounded(2 layers, 202 tokens, 86.0 kB; sinks(start=4, recent=60): ring of 59 + 4 fixed)
+    Bounded(2 layers, 202 tokens, 43 kB; sinks(start=4, recent=60): ring of 59 + 4 fixed)
 
     What is kept is that of :class:`attnspec.Cache`: fixed positions and a ring for windows with sinks, a state where
     weights are products of features, every key where nothing can be dropped. Tokens are those that recomputing with
@@ -54,6 +55,6 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
     layers = []
     for number, found in enumerate(of_layers):
         if found is not None:
-            check_model(found, config)
+            check_model(standing(found), config)
         layers.append(Layer(found or own_pattern(config, number), found is None))
     return Bounded(layers=layers)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.pattern import Pattern, Source
 
@@ -64,10 +62,11 @@ class Choice:
 
         Raises CallError for types and numbers of layers that it has not.
         """
-        return self._by_type(layer_types(config))
+        return self.of_types(layer_types(config))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
-    def _by_type(self, kinds: tuple[str, ...]) -> tuple[Pattern | None, ...]:
+    def of_types(self, kinds: tuple[str, ...]) -> tuple[Pattern | None, ...]:
+        """The same, of a model whose layers have these types."""
         if self.by_number is not None:
             return tuple(self.by_number(number) for number in range(len(kinds)))
         if not self.patterned:
@@ -94,16 +93,6 @@ class Choice:
                 'by type, {"sliding_attention": ...}, or layers='
             )
         return tuple(one if kind == _FULL else None for kind in kinds)
-
-    def of_layer(self, module: nn.Module) -> Pattern | None:
-        """The pattern of the layer that an attention is in."""
-        patterns = self._by_type(layer_types(module.config))
-        number = getattr(module, "layer_idx", None)
-        if number is None:
-            if len({*patterns}) > 1:
-                raise CallError(f"attnspec.transformers: {type(module).__name__} does not know its number (layer_idx)")
-            number = 0
-        return patterns[number]
 
 
 def layer_types(config: Any) -> tuple[str, ...]:

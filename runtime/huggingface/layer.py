@@ -12,10 +12,11 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.attention import attention as own_attention
 from attnspec.runtime.huggingface.attention import refuse
 from attnspec.runtime.huggingface.bounded import Layer, Row, kept_by
-from attnspec.runtime.huggingface.choice import Choice
+from attnspec.runtime.huggingface.choice import Choice, layer_types
 from attnspec.runtime.huggingface.own import check_own
 from attnspec.runtime.huggingface.pattern import SINKS, Pattern
 from attnspec.runtime.huggingface.standin import PLACES, is_standin, unpacked
+from attnspec.runtime.huggingface.standing import Standing, number_of, of_layer, standing
 from attnspec.spec.placed import DOCUMENT, KEY, QUERY, REAL, START, STOP
 
 _ROWS = "_attnspec_rows"
@@ -29,13 +30,14 @@ class Lies(NamedTuple):
     what is declared by :func:`attnspec.spec.placed.placed`.
     """
 
-    ways: frozenset[str]
+    ways: tuple[str, ...]
     inputs: dict[str, Tensor]
     rows: tuple[Row, ...] | None
 
 
 def patterned(choice: Choice) -> Attend:
     """The interface of attention of transformers that puts patterns in the place of masks."""
+    number, any_pattern = number_of(choice), choice.patterned
 
     def attention(
         module: nn.Module,
@@ -51,17 +53,17 @@ def patterned(choice: Choice) -> Attend:
         if kept is not None:
             out = _from_cache(kept, module, query, key, value, attention_mask, scaling, **more)
             return out.transpose(1, 2).contiguous(), None
-        pattern = choice.of_layer(module) if choice.patterned else None
-        if pattern is None:
+        stands = of_layer(number, module) if any_pattern else None
+        if stands is None:
             return own_attention(module, query, key, value, attention_mask, scaling=scaling, **more)
-        out = _attend(pattern, module, query, key, value, attention_mask, scaling, **more)
+        out = _attend(stands, module, query, key, value, attention_mask, scaling, **more)
         return out.transpose(1, 2).contiguous(), None
 
     return attention
 
 
 def _attend(
-    pattern: Pattern,
+    stands: Standing,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -76,25 +78,24 @@ def _attend(
     position_bias: Tensor | None = None,
     **more: Any,
 ) -> Tensor:
-    _check(pattern, module, query, key, dropout, position_bias, is_causal, more)
+    _check(stands, module, query, key, dropout, position_bias, is_causal, more)
     (batch, heads, rows, _), (_, kv_heads, keys, _) = query.shape, key.shape
-    scale = _scale(pattern, scaling)
-    lies = _lies(pattern, mask, batch, rows, keys)
-    if lies.rows is not None:
+    lies = _lies(stands, mask, batch, rows, keys)
+    if lies.rows is None:
+        _check_whole(stands, module, rows, keys)
+    else:
         first, key_start = lies.rows[0][:2]
         if key_start:
-            _check_reach(pattern, lies.rows, (heads, kv_heads, batch), type(module).__name__)
+            _check_reach(stands.pattern, lies.rows, (heads, kv_heads, batch), type(module).__name__)
         if first + rows < key_start + keys:  # the tail of a static cache is not written yet
             key, value = (t[:, :, : first + rows - key_start] for t in (key, value))
     inputs = lies.inputs if s_aux is None else {**lies.inputs, SINKS: s_aux}
-    out: Tensor = pattern.attention(lies.ways, softcap, s_aux is not None)(
-        query, key, value, scale=scale, inputs=inputs
-    )
-    return out
+    attend = stands.attention(lies.ways, softcap, s_aux is not None)
+    return attend(query, key, value, scale=None if stands.own_scale else scaling, inputs=inputs)
 
 
 def _check(
-    pattern: Pattern,
+    stands: Standing,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -106,18 +107,13 @@ def _check(
     """Raises CallError for what a layer asks for and a pattern cannot give."""
     refuse(module, dropout, more)
     config: Any = getattr(module, "config", None)
-    check_model(pattern, config)
+    check_model(stands, config)
     if bias is not None:
         raise CallError(
-            f"{pattern.spec.name}: {type(module).__name__} adds a bias to its scores, for which a pattern has no place"
+            f"{stands.name}: {type(module).__name__} adds a bias to its scores, for which a pattern has no place"
         )
     if is_causal is not False and getattr(module, "is_causal", True) and getattr(config, "is_causal", True):
-        pattern.check_past(query.shape[1], key.shape[1], query.shape[0])
-
-
-def _scale(pattern: Pattern, scaling: float | None) -> float | None:
-    """The pattern's own scale where it has one, else that of the model; features have none but a pattern's."""
-    return None if pattern.spec.weights.linear or pattern.spec.scale is not None else scaling
+        stands.check_past(query.shape[1], key.shape[1])
 
 
 def _rows(mask: Tensor) -> tuple[Row, ...]:
@@ -146,32 +142,32 @@ def _from_cache(
     **more: Any,
 ) -> Tensor:
     """Attention to the keys of a bounded cache."""
-    pattern = kept.pattern
-    _check(pattern, module, query, key, dropout, position_bias, is_causal, more)
+    stands = standing(kept.pattern)
+    _check(stands, module, query, key, dropout, position_bias, is_causal, more)
     if mask is None or not is_standin(mask):
-        raise CallError(f"{pattern.spec.name}: a layer with a bounded cache was given no mask of ours")
+        raise CallError(f"{stands.name}: a layer with a bounded cache was given no mask of ours")
     structure, _ = unpacked(mask, query.shape[0], key.shape[2])
     if any(field.name == "real" for field in structure.fields):
         raise CallError(
-            f"{pattern.spec.name}: a batch entry has padding between its tokens, and a cache that drops keys has it "
+            f"{stands.name}: a batch entry has padding between its tokens, and a cache that drops keys has it "
             "only before them: pad on the left"
         )
     if not kept.checked:
         number: Any = module.layer_idx
         check_own(module.config, number, mask)
         kept.checked = True
-    return kept.attend(query, key, value, _rows(mask), _scale(pattern, scaling), softcap, s_aux)
+    return kept.attend(query, key, value, _rows(mask), None if stands.own_scale else scaling, softcap, s_aux)
 
 
-def check_model(pattern: Pattern, config: Any) -> None:
+def check_model(stands: Standing, config: Any) -> None:
     """Raises CallError where a model cannot have a pattern in the place of its masks."""
-    name = pattern.spec.name
+    name = stands.name
     if getattr(config, "is_encoder_decoder", False):
         raise CallError(
             f"{name}: masks of a model of encoder and decoder are of several kinds, its cross-attention's too: set a "
             "pattern for one of its parts, model.encoder.set_attn_implementation(...)"
         )
-    if pattern.spec.turns and (rotates := _rotates(config)):
+    if stands.turns and (rotates := _rotates(config)):
         raise CallError(
             f"{name}: the pattern has a `rotate` line, and the model turns queries and keys itself ({rotates}): leave "
             "the line out"
@@ -186,46 +182,55 @@ def _rotates(config: Any) -> str:
     return ""
 
 
-def _lies(pattern: Pattern, mask: Tensor | None, batch: int, rows: int, keys: int) -> Lies:
+def _lies(stands: Standing, mask: Tensor | None, batch: int, rows: int, keys: int) -> Lies:
     """How sequences lie. Raises CallError for a mask that is no stand-in, and where none came and it is not known."""
-    name = pattern.spec.name
+    name = stands.name
     if mask is None:
         if rows != keys:
             raise CallError(
                 f"{name}: no mask came to a layer with {rows} queries and {keys} keys: where do they stand?"
             )
-        return Lies(frozenset(), {}, None)
+        return Lies((), {}, None)
     if not is_standin(mask):
         raise CallError(
-            f"{name}: the model was given a mask of its own, {tuple(mask.shape)}, and the pattern stands in its place: "
+            f"{name}: a mask of all pairs came to a layer, {tuple(mask.shape)}, and the pattern stands in its place: "
             "give an attention_mask of 2 dimensions, which says what is padding, or none"
         )
     structure, found = unpacked(mask, batch, keys)
     fields = {field.name: field for field in structure.fields}
     inputs: dict[str, Tensor] = {}
-    ways = set()
+    ways: list[str] = []
     if "doc" in fields:
-        if not fields["doc"].sorted:
-            raise CallError(f"{name}: documents must stand one after the other: their numbers may not decrease")
-        ways.add("packed" if pattern.restart else "apart")
+        ways.append("packed" if stands.restart else "apart")
         inputs[DOCUMENT] = found["doc"]
     if "real" in fields:
-        ways.add("holes")
+        ways.append("holes")
         inputs[REAL] = found["real"]
     at = None
     if torch.compiler.is_compiling():
         if "doc" not in fields:
-            ways |= {"padded", "offset"}
+            ways += ["padded", "offset"]
     else:
         at = _rows(mask)
         end = at[0][0] + rows
         if any(start > 0 or stop < end for _, _, start, stop in at):
-            ways.add("padded")
+            ways.append("padded")
         if at[0][1]:
-            ways.add("offset")
+            ways.append("offset")
     for way, names in (("padded", (START, STOP)), ("offset", (QUERY, KEY))):
         inputs |= {one: found[one] for one in names if way in ways}
-    return Lies(frozenset(ways), inputs, at)
+    return Lies(tuple(ways), inputs, at)
+
+
+def _check_whole(stands: Standing, module: nn.Module, rows: int, keys: int) -> None:
+    """Raises CallError where a graph is made for a cache that may have dropped what the pattern sees."""
+    number: Any = getattr(module, "layer_idx", None)
+    if rows != keys and number is not None and layer_types(module.config)[number] != "full_attention":
+        raise CallError(
+            f"{stands.name}: the static cache of {type(module).__name__} may drop keys that the pattern sees, which "
+            "nobody can look at in a compiled graph: generate without compilation, or set sliding_window to None in "
+            "the model's config"
+        )
 
 
 def _check_reach(pattern: Pattern, rows: tuple[Row, ...], sizes: tuple[int, int, int], layer: str) -> None:

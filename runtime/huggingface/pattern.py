@@ -71,11 +71,9 @@ class Pattern:
         """What all its heads together keep of the keys of a sequence that goes on."""
         return _kept(self, heads, kv_heads, batch)
 
-    def check_past(self, heads: int, kv_heads: int, batch: int) -> None:
-        """Raises CallError where a query may see a later key: a decoder would learn from what it is to predict."""
-        found = _ahead(self, heads, kv_heads, batch)
-        if found:
-            raise CallError(found)
+    def why_not_past(self, heads: int, kv_heads: int) -> str:
+        """What is wrong with it in a decoder, if a query may see a later key; empty if none may."""
+        return _ahead(self, heads, kv_heads)
 
     def __str__(self) -> str:
         return self.said
@@ -113,8 +111,8 @@ def _kept(pattern: Pattern, heads: int, kv_heads: int, batch: int) -> Retention:
 
 
 @functools.lru_cache(maxsize=256)
-def _ahead(pattern: Pattern, heads: int, kv_heads: int, batch: int) -> str:
-    found = ahead(pattern.attention().relation_for(heads=heads, kv_heads=kv_heads, batch=batch))
+def _ahead(pattern: Pattern, heads: int, kv_heads: int) -> str:
+    found = ahead(pattern.attention().relation_for(heads=heads, kv_heads=kv_heads, batch=1))
     if found is None:
         return ""
     return (

@@ -102,6 +102,28 @@ def test_gradients(padded: bool) -> None:
         assert all(differ(eager, one) < 1e-5 for one in ours)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", SPECS)
+def test_whole_graphs(pattern: str) -> None:
+    """A whole graph for training, one for padding, and one for steps with a static cache."""
+    torch.compiler.reset()
+    model, implementation = decoder("Llama").train(), SPECS[pattern][1]
+    model.set_attn_implementation(implementation)
+    graph = {"fullgraph": True, "backend": "aot_eager"}
+    found = []
+    for way in (model, torch.compile(model, **graph)):
+        model.zero_grad()
+        padded = way(ids(3, 20), attention_mask=LEFT, use_cache=False).logits
+        way(ids(3, 20), labels=ids(3, 20), use_cache=False).loss.backward()
+        found.append([padded[LEFT == 1], *(p.grad.clone() for p in model.parameters())])
+    assert all(differ(eager, whole) < 1e-5 for eager, whole in zip(*found, strict=True))
+    given = {"attention_mask": LEFT, "max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    expected = model.eval().generate(ids(3, 20), **given)
+    model.forward = torch.compile(model.forward, **graph)
+    static = {"cache_implementation": "static", "disable_compile": True}
+    assert torch.equal(model.generate(ids(3, 20), **given, **static), expected)
+
+
 def by_layer(model: Any, masks: dict[int, Tensor]) -> Any:
     """Let layers of an eager model have masks of their own; those that are not named have the model's."""
 
@@ -207,7 +229,13 @@ def test_names() -> None:
         ("Llama", "causal", {"layers": [2]}, {}, "no layer is '2': this model has 2 layers"),
         ("Gemma 2", {"local": "causal"}, {}, {}, "of types full_attention, sliding_attention"),
         ("gpt-oss", "attention a { attend causal  sink 0.0 }", {"layers": [0, 1]}, {}, "learns sinks of its own"),
-        ("Llama", "causal", {}, {"attention_mask": torch.ones(2, 1, 9, 9).bool()}, "a mask of its own, (2, 1, 9, 9)"),
+        (
+            "Llama",
+            "causal",
+            {},
+            {"attention_mask": torch.ones(2, 1, 9, 9).bool()},
+            "a mask of all pairs came to a layer, (2, 1, 9, 9)",
+        ),
         ("Llama", "causal", {}, {"output_attentions": True}, "output_attentions"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import sys
@@ -12,6 +13,9 @@ import pytest
 import torch
 
 import attnspec
+import attnspec.report.model
+import attnspec.runtime.huggingface.cache
+import attnspec.runtime.huggingface.register
 import attnspec.transformers as hf
 from tests.published.tiny import DECODERS, decoder, ids
 from tests.support.command import read_json, run
@@ -55,6 +59,17 @@ def test_of_own_masks(name: str) -> None:
         assert (one.kept == "ring of 7") == near
         assert one.cost.pairs < (4 * N * 8 + 1 if near else 4 * N * (N + 1) // 2 + 1)
     assert str(found).count("its own: ") == len(found.layers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "module", [attnspec.runtime.huggingface.register, attnspec.runtime.huggingface.cache, attnspec.report.model]
+)
+def test_docstrings(module: Any) -> None:
+    """Which are not collected elsewhere: they want transformers."""
+    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 5
+    assert not found.failed
 
 
 def test_wrong_sizes() -> None:

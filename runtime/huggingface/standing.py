@@ -1,0 +1,107 @@
+"""What a layer needs to know of the pattern in the place of its mask, so that torch.compile can trace its calls.
+
+It is found once: numbers and texts. What takes a compiler, or the solver, is asked of functions of such,
+which torch.compile calls while it traces.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from attnspec.runtime.attention import Attention
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.huggingface.choice import Choice, layer_types
+from attnspec.runtime.huggingface.constant import constant
+from attnspec.runtime.huggingface.pattern import Pattern
+
+
+class Standing:
+    """A pattern in the place of a mask.
+
+    ``own_scale``: the model's scale of scores is not the pattern's. ``turns``: it turns queries and keys itself.
+    """
+
+    def __init__(self, pattern: Pattern, number: int) -> None:
+        spec = pattern.spec
+        self.pattern, self.number, self.name, self.restart = pattern, number, spec.name, pattern.restart
+        self.own_scale = spec.weights.linear or spec.scale is not None
+        self.turns = bool(spec.turns)
+
+    def attention(self, ways: tuple[str, ...], cap: float | None, sinks: bool) -> Attention:
+        """What a layer calls where sequences lie in these ways: made once."""
+        found: Attention = getattr(_ATTENTIONS, _attention(self.number, ways, cap, sinks))
+        return found
+
+    def check_past(self, heads: int, kv_heads: int) -> None:
+        """Raises CallError where a query may see a later key: a decoder would learn from what it is to predict."""
+        said = _ahead(self.number, heads, kv_heads)
+        if said:
+            raise CallError(said)
+
+
+def of_layer(choice: int, module: nn.Module) -> Standing | None:
+    """What stands in the layer that an attention is in, of a choice with this number; None: its own mask does."""
+    number = getattr(module, "layer_idx", None)
+    name = _of_layer(choice, layer_types(module.config), -1 if number is None else number, type(module).__name__)
+    found: Standing | None = getattr(_STANDING, name) if name else None
+    return found
+
+
+def number_of(choice: Choice) -> int:
+    """The number of a choice."""
+    if choice not in _CHOICES:
+        _CHOICES.append(choice)
+    return _CHOICES.index(choice)
+
+
+def standing(pattern: Pattern) -> Standing:
+    """What is known of a pattern."""
+    found: Standing = getattr(_STANDING, _name_of(pattern))
+    return found
+
+
+class _All:
+    """All that there are, each an attribute: torch.compile guards attributes one by one."""
+
+
+_STANDING, _ATTENTIONS = _All(), _All()
+_CHOICES: list[Choice] = []
+_PATTERNS: list[Pattern] = []
+_PLACES: dict[Pattern, int] = {}
+_MADE: dict[tuple[int, tuple[str, ...], float | None, bool], str] = {}
+
+
+def _name_of(pattern: Pattern) -> str:
+    if pattern not in _PLACES:
+        number = len(_PATTERNS)
+        setattr(_STANDING, f"of{number}", Standing(pattern, number))
+        _PATTERNS.append(pattern)
+        _PLACES[pattern] = number
+    return f"of{_PLACES[pattern]}"
+
+
+@constant
+def _of_layer(choice: int, kinds: tuple[str, ...], layer: int, module: str) -> str:
+    """The name of what stands in a layer; empty if nothing does."""
+    patterns = _CHOICES[choice].of_types(kinds)
+    if layer < 0 and len({*patterns}) > 1:
+        raise CallError(f"attnspec.transformers: {module} does not know the number of its layer (layer_idx)")
+    pattern = patterns[max(layer, 0)]
+    return "" if pattern is None else _name_of(pattern)
+
+
+@constant
+def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: bool) -> str:
+    """The name of an attention."""
+    wanted = number, ways, cap, sinks
+    if wanted not in _MADE:
+        name = f"of{len(_MADE)}"
+        setattr(_ATTENTIONS, name, _PATTERNS[number].attention(frozenset(ways), cap, sinks))
+        _MADE[wanted] = name
+    return _MADE[wanted]
+
+
+@constant
+def _ahead(number: int, heads: int, kv_heads: int) -> str:
+    """Why a pattern cannot stand in a decoder; empty if it can."""
+    return _PATTERNS[number].why_not_past(heads, kv_heads)
