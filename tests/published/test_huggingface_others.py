@@ -42,14 +42,14 @@ _LINEAR = {
     "shared_expert_intermediate_size": 16,
 }
 _AS_LLAMA = """
-    Apertus Arcee BitNet Cohere DiffLlama Ernie4_5 Glm Glm4 GPTBigCode GPTNeoX Granite MiniMax Mixtral Nemotron Olmo2 OPT
-    Persimmon Phi Qwen2 Qwen2Moe SeedOss SmolLM3 StableLm Starcoder2
+    Apertus Arcee BitNet Cohere DiffLlama Ernie4_5 Glm Glm4 GPTBigCode GPTNeoX Granite MiniMax Mixtral Nemotron Olmo2
+    OPT Persimmon Phi Qwen2 Qwen2Moe SeedOss SmolLM3 StableLm Starcoder2
 """
 OTHERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in _AS_LLAMA.split()},
     **{name: {**BOTH, "sliding_window_pattern": 2} for name in ("Cohere2", "Exaone4", "Olmo3")},
-    **{name: _LATENT for name in ("DeepseekV2", "DeepseekV3")},
-    "GPTJ": {"rotary_dim": 4, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64},
+    "DeepseekV2": _LATENT,
+    "DeepseekV3": _LATENT,
     "Jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "num_experts": 2},
     "Lfm2": {"layer_types": ["conv", "full_attention"]},
     "Ministral": {"head_dim": 8, "sliding_window": 8},
