@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError, check_vectors
@@ -41,13 +42,17 @@ def flex_attention(
 
     A function is traced at its first call, as :func:`attnspec.flex.spec_of` does it, and found again by its code and
     the numbers around it: one that is made anew at each call, around other tensors, is traced and compiled once. What
-    the text takes for granted of tensors (that document numbers never decrease) is looked at in every call; where it no
-    longer holds the function is traced again. So it is in each call where its parts cannot be told (tensors that it
-    makes of others, ``.item()``, objects that make up their attributes): a millisecond or two.
+    the text takes for granted of tensors (that document numbers never decrease, where documents begin) is looked at in
+    every call; where it no longer holds the function is traced again. So it is in each call, a few milliseconds, where
+    its parts cannot be told: tensors that it makes of others, ``.item()``, objects that make up their attributes.
 
-    Of a BlockMask the mask function counts in partial blocks, full ones count whole, and others not at all. Where that
-    is what the function says by itself, which is found out once for each BlockMask, tiles follow from the function;
-    else the blocks become tables beside it. Without a function (``BlockMask.from_kv_blocks``) they are all there is.
+    Of a BlockMask the mask function counts in partial blocks, full ones count whole, and others not at all. Where the
+    function says that by itself, which is proven once for each BlockMask, tiles follow from the function; where it
+    reads tables, the blocks are tables beside it. Without a function (``BlockMask.from_kv_blocks``) they are all.
+
+    Under ``torch.compile`` it is in the graph, with the tensors around functions as inputs: other tensors take no new
+    graph, other numbers do. Then blocks are tables always. A function that is made inside what is compiled breaks the
+    graph, and so does one whose parts cannot be told.
 
     ``kernel_options`` tune FlexAttention's own kernels, and change nothing here. Raises CallError for tensors and
     BlockMasks that do not fit, and for functions that cannot be traced: with the line that is at fault.
@@ -65,12 +70,22 @@ def flex_attention(
     if key.shape[0] == value.shape[0] == 1 < query.shape[0] and block_mask is not None:
         key, value = key.expand(len(query), -1, -1, -1), value.expand(len(query), -1, -1, -1)
     sizes = CallSizes(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
-    found = pattern(mask_of(block_mask, sizes, query.device), score_mod, sizes)
-    attend: Callable[..., Any] = found.attention
+    attend: Any
+    if torch.compiler.is_dynamo_compiling():
+        from attnspec.runtime.flex import compiled  # which loads TorchDynamo
+
+        mask_mod = None if block_mask is None else block_mask.mask_mod
+        found = compiled.found((mask_mod, score_mod), block_mask, sizes)
+        if found is None:
+            given = (score_mod, block_mask, scale, enable_gqa, return_lse, kernel_options)
+            return compiled.between_graphs(flex_attention, query, key, value, *given, return_aux=return_aux)
+        attend, inputs = found
+    else:
+        attend, inputs = pattern(mask_of(block_mask, sizes, query.device), score_mod, sizes)
     if return_aux is None:
-        return attend(query, key, value, scale=scale, return_lse=return_lse, inputs=found.inputs)
+        return attend(query, key, value, scale=scale, return_lse=return_lse, inputs=inputs)
     lse, largest = bool(return_aux.lse), bool(return_aux.max_scores)
-    result = attend(query, key, value, scale=scale, return_lse=lse, return_max=largest, inputs=found.inputs)
+    result = attend(query, key, value, scale=scale, return_lse=lse, return_max=largest, inputs=inputs)
     return _with_aux(result, lse, largest)
 
 

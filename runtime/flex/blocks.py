@@ -21,9 +21,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-_EVALUATED = 1 << 28
-"""Pairs that are evaluated to compare a function with blocks; beyond that blocks become tables unseen."""
-_AT_ONCE = 1 << 22
+_TWICE = "its keys would count twice"
 _EVERYTHING = 1 << 30
 """The size of FlexAttention's block that stands for no BlockMask at all."""
 
@@ -47,27 +45,32 @@ class Listed:
 
     def beside(self, mask_mod: MaskMod) -> MaskMod:
         """The blocks with the function of the partial ones."""
-        partial = self._read(self.partial)
+        some = self._read(self.any)
         if self.full is None:
-            return lambda b, h, q_idx, kv_idx: partial(b, h, q_idx, kv_idx) & mask_mod(b, h, q_idx, kv_idx)
-        full = self._read(self.full)
+            return lambda b, h, q_idx, kv_idx: some(b, h, q_idx, kv_idx) & mask_mod(b, h, q_idx, kv_idx)
+        full = self._read(self.full)  # the first table bounds tiles, as it must hold
         return lambda b, h, q_idx, kv_idx: (
-            full(b, h, q_idx, kv_idx) | (partial(b, h, q_idx, kv_idx) & mask_mod(b, h, q_idx, kv_idx))
+            some(b, h, q_idx, kv_idx) & (full(b, h, q_idx, kv_idx) | mask_mod(b, h, q_idx, kv_idx))
         )
 
     def _read(self, blocks: Tensor) -> MaskMod:
-        rows, columns = self.size
-        if blocks.shape[:2] == (1, 1):
-            keep = blocks[0, 0]
-            return lambda b, h, q_idx, kv_idx: keep[q_idx // rows, kv_idx // columns]
-        if blocks.shape[0] == 1:
-            keep = blocks[0]
-            return lambda b, h, q_idx, kv_idx: keep[h, q_idx // rows, kv_idx // columns]
-        if blocks.shape[1] == 1:
-            keep = blocks[:, 0]
+        (rows, columns), (by_entry, by_head) = self.size, (size > 1 for size in blocks.shape[:2])
+        keep = read_as(blocks)
+        if by_entry and by_head:
+            return lambda b, h, q_idx, kv_idx: keep[b, h, q_idx // rows, kv_idx // columns]
+        if by_entry:
             return lambda b, h, q_idx, kv_idx: keep[b, q_idx // rows, kv_idx // columns]
-        keep = blocks
-        return lambda b, h, q_idx, kv_idx: keep[b, h, q_idx // rows, kv_idx // columns]
+        if by_head:
+            return lambda b, h, q_idx, kv_idx: keep[h, q_idx // rows, kv_idx // columns]
+        return lambda b, h, q_idx, kv_idx: keep[q_idx // rows, kv_idx // columns]
+
+
+def read_as(blocks: Tensor) -> Tensor:
+    """Blocks without the dimensions that hold the same for all."""
+    if blocks.shape[0] == 1:
+        blocks = blocks[0]
+        return blocks[0] if blocks.shape[0] == 1 else blocks
+    return blocks[:, 0] if blocks.shape[1] == 1 else blocks
 
 
 def check_lengths(block_mask: Any, n_q: int, n: int) -> bool:
@@ -85,28 +88,36 @@ def check_lengths(block_mask: Any, n_q: int, n: int) -> bool:
 
 def listed(block_mask: Any, batch: int, heads: int, n_q: int, n: int) -> Listed:
     """The blocks of a BlockMask. Raises CallError where its tables do not fit the call or name a block twice."""
-    size = tuple(block_mask.BLOCK_SIZE)
-    grid = -(-n_q // size[0]), -(-n // size[1])
-    partial = _dense("kv", block_mask.kv_num_blocks, block_mask.kv_indices, grid)
-    full = None
-    if block_mask.full_kv_num_blocks is not None:
-        full = _dense("full_kv", block_mask.full_kv_num_blocks, block_mask.full_kv_indices, grid)
-        if (partial & full).any():
-            raise CallError(
-                "flex_attention: block_mask lists a block as a partial and as a full one: its keys would count twice"
-            )
-    for blocks in (partial, *([] if full is None else [full])):
-        if blocks.shape[0] not in (1, batch) or blocks.shape[1] not in (1, heads):
-            raise CallError(
-                f"flex_attention: block_mask is for a batch of {blocks.shape[0]} and {blocks.shape[1]} heads, and the "
-                f"queries have {batch} and {heads}"
-            )
-    return Listed(partial, full, (size[0], size[1]))
+    partial, full = tables(block_mask, batch, heads, n_q, n)
+    kinds = [("kv", partial)] if full is None else [("kv", partial), ("full_kv", full)]
+    for label, times in kinds:
+        if bool((times[..., -1] > 0).any()):
+            raise CallError(f"flex_attention: block_mask names blocks in {label}_indices that there are none of")
+        if bool((times[..., :-1] > 1).any()):
+            raise CallError(f"flex_attention: block_mask names a block twice in {label}_indices: {_TWICE}")
+    if full is not None and bool((partial + full > 1).any()):
+        raise CallError(f"flex_attention: block_mask lists a block as a partial and as a full one: {_TWICE}")
+    return seen(partial, full, tuple(block_mask.BLOCK_SIZE))
 
 
-def _dense(label: str, counts: Tensor, indices: Tensor, grid: tuple[int, int]) -> Tensor:
+def seen(partial: Tensor, full: Tensor | None, size: tuple[int, int]) -> Listed:
+    """Blocks that are named so often, the last column left out."""
+    return Listed(partial[..., :-1] > 0, None if full is None else full[..., :-1] > 0, size)
+
+
+def tables(block_mask: Any, batch: int, heads: int, n_q: int, n: int) -> tuple[Tensor, Tensor | None]:
+    """How often partial and full blocks are named, and in a last column how often one that there is none of."""
+    grid = -(-n_q // block_mask.BLOCK_SIZE[0]), -(-n // block_mask.BLOCK_SIZE[1])
+    own = (batch, heads, *grid)
+    partial = _named("kv", block_mask.kv_num_blocks, block_mask.kv_indices, own)
+    if block_mask.full_kv_num_blocks is None:
+        return partial, None
+    return partial, _named("full_kv", block_mask.full_kv_num_blocks, block_mask.full_kv_indices, own)
+
+
+def _named(label: str, counts: Tensor, indices: Tensor, own: tuple[int, int, int, int]) -> Tensor:
     """Lists of blocks as a table."""
-    rows, columns = grid
+    batch, heads, rows, columns = own
     if indices.dim() != 4 or counts.shape != indices.shape[:3]:
         raise CallError(
             f"flex_attention: block_mask has {label}_num_blocks {tuple(counts.shape)} and {label}_indices "
@@ -116,26 +127,24 @@ def _dense(label: str, counts: Tensor, indices: Tensor, grid: tuple[int, int]) -
         raise CallError(
             f"flex_attention: block_mask has {indices.shape[2]} rows in {label}_indices; its size wants {rows}"
         )
-    named = torch.arange(indices.shape[3], device=indices.device) < counts[..., None]
-    at = torch.where(named, indices, columns).long()
-    times = torch.zeros((*indices.shape[:3], columns + 1), dtype=torch.int32, device=indices.device)
-    if bool(((at < 0) | (at > columns)).any()) or bool((named & (indices == columns)).any()):
-        raise CallError(f"flex_attention: block_mask names blocks in {label}_indices that there are none of")
-    times = times.scatter_add_(3, at, named.int())[..., :columns]
-    if bool((times > 1).any()):
+    if indices.shape[0] not in (1, batch) or indices.shape[1] not in (1, heads):
         raise CallError(
-            f"flex_attention: block_mask names a block twice in {label}_indices: its keys would count twice"
+            f"flex_attention: block_mask is for a batch of {indices.shape[0]} and {indices.shape[1]} heads, and the "
+            f"queries have {batch} and {heads}"
         )
-    return times > 0
+    listed = torch.arange(indices.shape[3], device=indices.device) < counts[..., None]
+    there = listed & (indices >= 0) & (indices < columns)
+    times = torch.zeros((*indices.shape[:3], columns + 1), dtype=torch.int32, device=indices.device)
+    return times.scatter_add(3, torch.where(there, indices, columns).long(), listed.int())
 
 
-def told_by_relation(blocks: Listed, relation: Relation, sizes: Sizes) -> bool | None:
-    """Whether blocks are those of an exact relation: none left out that has pairs, none full that lacks some.
+def told_by(relation: Relation, blocks: Listed, sizes: Sizes) -> bool:
+    """Whether blocks are those of a relation: none left out that has pairs, none full that lacks some.
 
-    None where the relation cannot tell.
+    False too where a relation cannot tell.
     """
     if not relation.exact or relation.reads_scalars:
-        return None
+        return False
     try:
         for h in range(sizes.heads):
             for b in range(sizes.batch):
@@ -148,7 +157,7 @@ def told_by_relation(blocks: Listed, relation: Relation, sizes: Sizes) -> bool |
                 if not _as_counted(blocks, relation, sizes, b, h):
                     return False
     except (TooHard, TooIrregular):
-        return None
+        return False
     return True
 
 
@@ -173,39 +182,3 @@ def _as_counted(blocks: Listed, relation: Relation, sizes: Sizes, b: int, h: int
     area = (ends[0][1] - ends[0][0]) * (ends[1][1] - ends[1][0])
     left_out = ~(partial | full).ravel()
     return not pairs[left_out].any() and bool((pairs == area)[full.ravel()].all())
-
-
-def told_by_pairs(blocks: Listed, mask_mod: MaskMod, sizes: Sizes) -> bool | None:
-    """The same by evaluating the function at all pairs; None where these are too many."""
-    if sizes.batch * sizes.heads * sizes.n_q * sizes.n > _EVALUATED:
-        return None
-    evaluate, device = _over_pairs(mask_mod), blocks.partial.device
-    (rows, columns), keys = blocks.size, torch.arange(sizes.n, device=device)
-    block_of_key = keys // columns
-    step = max(1, _AT_ONCE // max(1, sizes.n))
-    for b in torch.arange(sizes.batch, device=device):
-        for h in torch.arange(sizes.heads, device=device):
-            some, whole = _of(blocks.any, int(b), int(h)), None
-            if blocks.full is not None:
-                whole = _of(blocks.full, int(b), int(h))
-            for start in range(0, sizes.n_q, step):
-                queries = torch.arange(start, min(start + step, sizes.n_q), device=device)
-                seen = evaluate(b, h, queries, keys)
-                at = (queries // rows)[:, None], block_of_key
-                if bool((seen & ~some[at]).any()) or (whole is not None and bool((whole[at] & ~seen).any())):
-                    return False
-    return True
-
-
-def _over_pairs(mask_mod: MaskMod) -> MaskMod:
-    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
-
-    by_key = torch.vmap(mask_mod, in_dims=(None, None, None, 0))
-    by_pair = torch.vmap(by_key, in_dims=(None, None, 0, None))
-
-    def evaluate(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        with TransformGetItemToIndex():
-            found = by_pair(b, h, q, k)
-        return found.expand(len(q), len(k))
-
-    return evaluate

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.flex.blocks import Listed, MaskMod, check_lengths, listed, told_by_pairs, told_by_relation
+from attnspec.runtime.flex.blocks import Listed, MaskMod, check_lengths, listed, told_by
 from attnspec.runtime.flex.known import CallSizes, pattern
 from attnspec.runtime.flex.structure import structure
 
@@ -81,11 +81,7 @@ def _with_blocks(blocks: Listed, function: MaskMod) -> MaskMod:
 
 
 def _says_all(blocks: Listed, function: MaskMod, sizes: CallSizes) -> bool:
-    """Whether blocks are those of a function; False too where that takes too long to find out."""
-    of_call = Sizes(sizes.n, sizes.n_q, sizes.heads, sizes.heads, sizes.batch, aligned_end=False)
+    """Whether blocks are those of a function anyway; False too where only tensors can tell."""
     attention = pattern(function, None, sizes).attention
     relation = attention.relation_for(heads=sizes.heads, kv_heads=sizes.heads, batch=sizes.batch)
-    told = told_by_relation(blocks, relation, of_call)
-    if told is None:
-        told = told_by_pairs(blocks, function, of_call)
-    return bool(told)
+    return told_by(relation, blocks, Sizes(sizes.n, sizes.n_q, sizes.heads, sizes.heads, sizes.batch, False))

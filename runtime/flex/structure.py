@@ -15,16 +15,34 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+Path = tuple[tuple[str, Any], ...]
+"""How to get from functions to something in them: a cell of a closure, an attribute, a global name, an item; each
+with its place or name."""
+
+
+class Part(NamedTuple):
+    """A tensor, by its number, a number or word, or a function's code, and the way to it."""
+
+    path: Path
+    kind: str
+    what: Any
+
 
 class Structure(NamedTuple):
-    """A key without tensors in it, and the tensors in the order in which they were found."""
+    """A key without tensors in it, and the tensors in the order in which they were found.
+
+    ``parts`` are what is in it with the way to each; None where it was not asked for, or where there is no way.
+    """
 
     key: Hashable
     tensors: tuple[Tensor, ...]
+    parts: tuple[Part, ...] | None = None
 
 
-def structure(*functions: Callable[..., Any] | None) -> Structure | None:
+def structure(*functions: Callable[..., Any] | None, follow: bool = False) -> Structure | None:
     """The structure of functions together; None where something in them cannot be told by looking at it.
+
+    With ``follow`` it has the way to each part.
 
     >>> def width(w):
     ...     return lambda b, h, q_idx, kv_idx: q_idx - kv_idx < w
@@ -33,14 +51,15 @@ def structure(*functions: Callable[..., Any] | None) -> Structure | None:
     """
     names: set[str] = set()
     while True:
-        walk = _Walk(names)
+        walk = _Walk(names, follow)
         try:
-            for function in functions:
-                walk.visit(function)
+            for place, function in enumerate(functions):
+                walk.visit(function, ("item", place))
         except _Unknown:
             return None
         if walk.names <= names or not walk.by_name:
-            return Structure(tuple(walk.key), tuple(walk.tensors))
+            parts = tuple(walk.parts) if walk.followed else None
+            return Structure(tuple(walk.key), tuple(walk.tensors), parts)
         names |= walk.names
 
 
@@ -51,6 +70,8 @@ class _Unknown(Exception):
 _PLAIN = frozenset(
     (int, bool, str, bytes, complex, type(None), type(...), range, torch.dtype, torch.device, torch.layout)
 )
+_BEFORE = frozenset(("__init__", "__new__", "__post_init__", "__repr__", "__del__"))
+_NUMBERS = (int, float, bool)
 _KNOWN = frozenset(("torch", "math", "cmath", "operator", "functools", "itertools", "builtins", "typing", "numpy"))
 """Libraries of which it is known what they do."""
 _OPAQUE = frozenset(
@@ -75,7 +96,7 @@ _OPAQUE = frozenset(
 class _Walk:
     """One walk over functions; of modules and objects it looks at what has one of the names."""
 
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self, names: set[str], follow: bool) -> None:
         self.looked_for = names
         self.names: set[str] = set()
         self.by_name = False
@@ -83,37 +104,57 @@ class _Walk:
         self.tensors: list[Tensor] = []
         self.places: dict[int, int] = {}
         self.kept: list[object] = []
+        self.path: list[tuple[str, Any]] = []
+        self.parts: list[Part] = []
+        self.followed = follow
 
-    def visit(self, value: Any) -> None:
+    def visit(self, value: Any, step: tuple[str, Any] = ("", None)) -> None:
+        """Look at a thing that is a step away; a step without a name is none that can be followed."""
+        self.path.append(step)
         kind = type(value)
-        if kind in _PLAIN:
-            self.key += kind, value
-        elif kind is float:
-            self.key += kind, repr(value)  # -0.0 is not 0.0
+        if kind in _PLAIN or kind is float:
+            self.key += kind, repr(value) if kind is float else value  # -0.0 is not 0.0
+            self._part("value", value)
         elif id(value) in self.places:
             self.key += "again", self.places[id(value)]
+            self._again(value)
         else:
             self.places[id(value)] = len(self.places)
             self.kept.append(value)
             self._visit_new(value)
+        self.path.pop()
+
+    def _part(self, kind: str, what: Any) -> None:
+        if self.followed and all(step for step, _ in self.path):
+            self.parts.append(Part(tuple(self.path), kind, what))
+        elif kind == "tensor":
+            self.followed = False
+
+    def _again(self, value: Any) -> None:
+        """What is found in two places may be two things in another call."""
+        if isinstance(value, Tensor):
+            self._part("tensor", next(i for i, t in enumerate(self.tensors) if t is value))
+        elif not isinstance(value, ModuleType | type | BuiltinFunctionType):
+            self.followed = False
 
     def _visit_new(self, value: Any) -> None:
         match value:
             case Tensor():
                 self.key.append("tensor")
+                self._part("tensor", len(self.tensors))
                 self.tensors.append(value)
             case FunctionType():
                 self._function(value)
             case MethodType():
-                self._all("method", (value.__func__, value.__self__))
+                self._attributes("method", value, "__func__", "__self__")
             case functools.partial():
-                self._all("partial", (value.func, value.args, value.keywords))
+                self._attributes("partial", value, "func", "args", "keywords")
             case list() | tuple():
-                self._all(type(value), value)
+                self._items(type(value), enumerate(value))
             case dict():
-                self._all(type(value), [x for pair in value.items() for x in pair])
+                self._items(type(value), value.items())
             case slice():
-                self._all(slice, (value.start, value.stop, value.step))
+                self._attributes(slice, value, "start", "stop", "step")
             case ModuleType():
                 self._module(value)
             case BuiltinFunctionType():
@@ -123,30 +164,37 @@ class _Walk:
             case type():
                 self._class(value)
             case staticmethod() | classmethod():
-                self._all(type(value), (value.__func__,))
+                self._attributes(type(value), value, "__func__")
             case property() | functools.cached_property():
-                self._all(type(value), (value.fget if isinstance(value, property) else value.func,))
+                self._attributes(type(value), value, "fget" if isinstance(value, property) else "func")
             case enum.Enum():
-                self._all(type(value), (value.name, value.value))
+                self._attributes(type(value), value, "name", "value")
             case _:
                 self._object(value)
 
-    def _all(self, kind: Any, values: Iterable[Any]) -> None:
-        found = list(values)
+    def _attributes(self, kind: Any, value: Any, *names: str) -> None:
+        self.key.append(kind)
+        for name in names:
+            self.visit(getattr(value, name), ("attribute", name))
+
+    def _items(self, kind: Any, items: Iterable[tuple[Any, Any]]) -> None:
+        found = list(items)
         self.key += kind, len(found)
-        for value in found:
-            self.visit(value)
+        for place, value in found:
+            self.visit(place)
+            self.visit(value, ("item", place))
 
     def _function(self, function: FunctionType) -> None:
         code = function.__code__
         self.key.append(code)
-        self._all("defaults", (function.__defaults__, function.__kwdefaults__))
-        for cell in function.__closure__ or ():
+        self._part("code", code)
+        self._attributes("defaults", function, "__defaults__", "__kwdefaults__")
+        for place, cell in enumerate(function.__closure__ or ()):
             try:
                 value = cell.cell_contents
             except ValueError:
                 raise _Unknown from None  # it is filled later
-            self.visit(value)
+            self.visit(value, ("cell", place))
         if _known(function.__module__):
             return
         names = _names(code)
@@ -155,7 +203,7 @@ class _Walk:
         self.names |= names
         for name in sorted(names & function.__globals__.keys()):
             self.key.append(name)
-            self.visit(function.__globals__[name])
+            self.visit(function.__globals__[name], ("global", name))
 
     def _module(self, module: ModuleType) -> None:
         self.key += "module", module.__name__
@@ -166,16 +214,17 @@ class _Walk:
     def _named(self, members: Any) -> None:
         for name in sorted(self.looked_for & members.keys()):
             self.key.append(name)
-            self.visit(members[name])
+            self.visit(members[name], ("attribute", name))
 
     def _class(self, kind: type) -> None:
         self.key.append(weakref.ref(kind))
         for one in kind.__mro__:
             if not _known(one.__module__):
                 self.by_name = True
+                self.followed &= not any(type(vars(one).get(name)) in _NUMBERS for name in self.looked_for)
                 self._named(vars(one))
                 for name, value in vars(one).items():
-                    if isinstance(value, FunctionType) and name.startswith("__"):
+                    if isinstance(value, FunctionType) and name.startswith("__") and name not in _BEFORE:
                         self.visit(value)  # operators are called without their names
 
     def _object(self, value: Any) -> None:
