@@ -57,8 +57,8 @@ class Counted:
 
 
 @stage()
-def compare(first: Relation, second: Relation) -> Comparison:
-    """Compare two relations over all calls (all heads that both are defined for).
+def compare(first: Relation, second: Relation, n: int | None = None) -> Comparison:
+    """Compare two relations over all calls (all heads that both are defined for), or those of ``n`` queries and keys.
 
     Inputs that are declared alike in both are the same tensors. A difference is shown where there are as many queries
     as keys, if it is seen there. Raises TooHard where the solver's budget does not suffice, DependsOnInputs where it
@@ -71,7 +71,7 @@ def compare(first: Relation, second: Relation) -> Comparison:
         first.require_positions()
         second.require_positions()
     names = _shared_names(first.spec, second.spec)
-    sides = [_Side(relation, names, known) for relation in (first, second)]
+    sides = [_Side(relation, names, known, n) for relation in (first, second)]
     witnesses: dict[str, Witness | None] = {"first": None, "second": None}
     for h in [None] if heads is None else range(heads):
         a, b = sides[0].bounds(h, heads, sides[1]), sides[1].bounds(h, heads, sides[0])
@@ -87,8 +87,8 @@ def compare(first: Relation, second: Relation) -> Comparison:
 
 
 @stage()
-def compare_counts(first: Relation, second: Relation) -> Counted | None:
-    """A pair that two patterns with the same pairs do not count alike; None if there is none, in any call.
+def compare_counts(first: Relation, second: Relation, n: int | None = None) -> Counted | None:
+    """A pair that two patterns with the same pairs do not count alike; None if there is none, in any call (of ``n``).
 
     A softmax counts a pair once, a mixture as often as there are branches (and ``times``) that it stands in. Raises
     what :func:`compare` does.
@@ -99,7 +99,7 @@ def compare_counts(first: Relation, second: Relation) -> Counted | None:
     for relation in (first, second):
         relation.require_exact()
     names = _shared_names(first.spec, second.spec)
-    sides = [_Side(relation, names, known) for relation in (first, second)]
+    sides = [_Side(relation, names, known, n) for relation in (first, second)]
     for h in [None] if heads is None else range(heads):
         a, b = (side.counts(h, heads, other) for side, other in zip(sides, sides[::-1], strict=True))
         for often, mine in a.items():
@@ -151,6 +151,7 @@ class _Side:
     relation: Relation
     names: dict[_Declared, str]
     known: dict[str, int]
+    length: int | None
 
     def bounds(self, h: int | None, heads: int | None, other: _Side) -> _Bounds:
         """The pairs of a head (of any, if None) in the calls that both patterns are defined for."""
@@ -181,6 +182,8 @@ class _Side:
         )
         if h is not None:
             calls += f" and h = {h} and heads = {heads}"
+        if self.length is not None:
+            calls += f" and n = {self.length} and n_q = {self.length}"
         for name, value in self.known.items():
             calls += f" and {name} = {value}"
         declared = _declared(self.relation.spec)

@@ -35,7 +35,8 @@ LATER = {
     ),
     "E404": Mistake(
         "The sets of pairs of lines together have too many pieces: divisors with a very large common multiple, or very "
-        "many conditions. (What is too hard in a single line is decided pair by pair, and `inspect --plan` says what that is.)",
+        "many conditions. (What is too hard in a single line is decided pair by pair; `inspect --plan` says what that "
+        "is.)",
         "within (q - k) % 7 != 1\nwithin (q - k) % 11 != 1\nwithin (q - k) % 13 != 1\nwithin (q - k) % 17 != 1\n"
         "within (q - k) % 19 != 1\nwithin (q - k) % 23 != 1\nwithin (q - k) % 29 != 1",
         "Use fewer or more closely related divisors, or a single line.",

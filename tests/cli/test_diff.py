@@ -169,3 +169,23 @@ def test_disjoint_branches_are_one_softmax(tmp_path: Path) -> None:
 def test_a_witness_has_as_many_queries_as_keys_where_it_can() -> None:
     found = read_json("diff", "causal", "dense", status=1)["second_only"]
     assert (found["n"], found["n_q"]) == (2, 2)
+
+
+ROOTS = """
+attention some { align start   attend k <= q   within k < 64 }
+attention places { attend (MORTON) <= 3   within causal }
+attention few { attend q % 2 + q // 4 % 2 * 2 + q // 16 % 2 * 4 <= 3   within causal }
+"""
+
+
+def test_at_one_length(tmp_path: Path) -> None:
+    path = tmp_path / "constants.attn"
+    path.write_text(ROOTS.replace("MORTON", " + ".join(f"q // {4**i} % 2 * {2**i}" for i in range(16))))
+    assert run("diff", f"{path}:some", "causal", "-n", "64").stdout == "equal at n = 64\n"
+    text = run("diff", f"{path}:some", "causal", "-n", "65", status=1).stdout
+    assert "only causal (the second): query row 64 sees key 64, at n = 65, n_q = 65" in text
+    assert read_json("diff", f"{path}:some", "causal", status=1)["first_only"]["n"] == 1, "rows count from elsewhere"
+    # What the solver leaves open is looked at pair by pair.
+    assert run("diff", f"{path}:places", f"{path}:few", "-n", "64").stdout == "equal at n = 64\n"
+    assert "row 64 sees" in run("diff", f"{path}:places", f"{path}:few", "-n", "80", status=1).stdout
+    assert "with axes are compared for every length" in run("diff", "rmt", "rmt", "-n", "9", status=2).stderr

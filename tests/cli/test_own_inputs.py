@@ -58,5 +58,4 @@ def test_diff_in_one_call(second: str, status: int) -> None:
     words = [*words, "1:recent=64", "2:width=64"] if second == "window" else [*words, "1:recent=64"]
     text = run("diff", *words, status=status).stdout
     assert text.startswith("equal at n = 700 with inputs: doc (" if status == 0 else "causal (the second) allows all")
-    assert "-n goes with --input" in run("diff", "causal", "causal", "-n", "9", status=2).stderr
     assert "has an input `x`" in run("diff", "packed", "causal", "--input", "x=1", status=2).stderr

@@ -28,7 +28,12 @@ _MOST_PAIRS = 1 << 28
 @click.option("--heads", type=click.IntRange(1), help="Query heads, where a pattern depends on their number.")
 @click.option("--pairs", "only_pairs", is_flag=True, help="Compare which pairs there are, and nothing else.")
 @input_option
-@click.option("-n", "--length", type=LENGTH, help="Keys and queries of the call that --input is for.  [default: 1,024]")
+@click.option(
+    "-n",
+    "--length",
+    type=LENGTH,
+    help="Compare calls of this length only.  [default: every length; 1,024 with --input]",
+)
 @json_option
 def command(
     first: str,
@@ -40,7 +45,7 @@ def command(
     length: int | None,
     as_json: bool,
 ) -> None:
-    """Compare two patterns, exactly, for every length at once; with --input in one call with these inputs.
+    """Compare two patterns, exactly, for every length at once, or for one (-n); with --input in one call with these.
 
     Compared are which pairs there are, how often branches count them, and as they are written (names resolved,
     parameters put in) scores, sinks, rotations, scales, normalization, orders and segments. Parameters apply to both;
@@ -49,28 +54,34 @@ def command(
     from attnspec.analysis.compare import compare, compare_counts
     from attnspec.analysis.weights import differences
     from attnspec.relation.lower import listed_heads, lower
+    from attnspec.relation.relation import DependsOnInputs
 
     patterns = [checked(spec, params_of(i, params, 2)) for i, spec in enumerate((first, second), 1)]
     count = heads or next((c for c in map(listed_heads, patterns) if c), None)
     counted: Counted | None = None
     others: tuple[Difference, ...] = ()
-    where = "for every length"
-    if length and not given:
-        raise click.UsageError("patterns are compared for every length: -n goes with --input")
+    where = f"at n = {length:,}" if length else "for every length"
+    if length and not given and any(pattern.axes for pattern in patterns):
+        raise click.UsageError("patterns with axes are compared for every length: leave out -n")
     try:
         if given:
             result, counted, where = _in_a_call(patterns, length or 1024, count or 8, read_inputs(given))
         else:
-            relations = [lower(p, count) for p in patterns]
-            result = compare(*relations)
-            counted = compare_counts(*relations) if result.equal and not only_pairs else None
+            one, two = (lower(p, count) for p in patterns)
+            try:
+                result = compare(one, two, length)
+                counted = compare_counts(one, two, length) if result.equal and not only_pairs else None
+            except DependsOnInputs as error:
+                if length is None or error.names or any(pattern.order for pattern in patterns):
+                    raise
+                result, counted, _ = _in_a_call(patterns, length, count or 1, {})  # the solver leaves pairs open
         others = () if only_pairs else differences(*patterns)
         if result.equal and not only_pairs and any(pattern.composed for pattern in patterns):
 
             def between(one: Spec, two: Spec) -> Comparison:
                 if given:
                     return _in_a_call([one, two], length or 1024, count or 8, read_inputs(given))[0]
-                return compare(lower(one, count), lower(two, count))
+                return compare(lower(one, count), lower(two, count), length)
 
             others = (*others, *_pairs_of_branches(patterns, between))
         counted = counted if result.equal and not only_pairs else None
@@ -109,8 +120,8 @@ def _in_a_call(
     from attnspec.report.given_diff import compare_given
 
     first, second = patterns
-    if first.align != second.align or first.axes != second.axes:
-        raise click.UsageError("--input compares patterns of the same alignment and axes")
+    if first.axes != second.axes:
+        raise click.UsageError("--input compares patterns of the same axes")
     sizes = resized(first, Sizes(1, 1, heads, heads, 1, first.align == "end"), length)
     if sizes.n * sizes.n_q > _MOST_PAIRS:
         raise click.UsageError(f"{sizes.n:,} x {sizes.n_q:,} pairs are too many to look at: use a smaller -n")
