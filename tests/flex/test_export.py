@@ -24,7 +24,7 @@ from attnspec.flex import spec_of
 from attnspec.relation.lower import lower
 from attnspec.relation.relation import Relation
 from attnspec.spec import contents
-from tests.support.exported import Exported, exported, sets
+from tests.support.exported import Exported, exported, same_blocks
 from tests.support.marks import slow
 from tests.support.oracle import tensors
 from tests.support.shipped import SMALL
@@ -62,19 +62,6 @@ def test_what_is_exported() -> None:
         spec = attnspec.read(name)
         more = spec.rotations or spec.normalized or spec.mixture or spec.order or spec.recurrence
         assert more or spec.sink is not None or not spec.softmax_only, name
-
-
-def same_blocks(call: Exported, strict: bool = True) -> bool:
-    """Whether blocks are those that PyTorch finds. If not ``strict`` blocks may be masked that need not be."""
-    ours, theirs = sets(call.block_mask), sets(call.theirs())
-    if strict:
-        return all(torch.equal(ours[kind], dense) for kind, dense in theirs.items())
-    return all(
-        bool((ours[f"full{by}"] <= theirs[f"full{by}"]).all())
-        and bool((theirs[f"partial{by}"] <= ours[f"partial{by}"]).all())
-        and bool((theirs[f"full{by}"] <= ours[f"partial{by}"] | ours[f"full{by}"]).all())
-        for by in ("", ", by keys")
-    )
 
 
 @pytest.mark.parametrize("name", some("window", "packed"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ from attnspec.runtime.prepare.example import example
 from attnspec.runtime.prepare.inputs import draw
 from attnspec.spec.axes import lengths
 from attnspec.spec.spec import Spec
+from tests.support.strategies import Case
 
 Shape = tuple[int, int, int, int]
 
@@ -87,11 +88,32 @@ def exported(spec: Spec, tile: Tile | None, n: int, n_q: int | None = None, head
     return Exported(spec, sizes, text, run(text), {**drawn, **inputs})
 
 
+def of_case(case: Case, tile: Tile) -> Exported:
+    """The file of a generated pattern, for its call."""
+    spec, sizes = case.spec(), case.sizes()
+    text = module(lower(spec, case.heads, case.heads, case.batch), tile)
+    inputs = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+    return Exported(spec, replace(sizes, m=sizes.n, batch=case.batch), text, run(text), inputs)
+
+
 def run(text: str) -> SimpleNamespace:
     """What a file defines."""
     names: dict[str, Any] = {}
     exec(compile(text, "exported.py", "exec"), names)  # text of our own
     return SimpleNamespace(**names)
+
+
+def same_blocks(call: Exported, strict: bool = True) -> bool:
+    """Whether blocks are those that PyTorch finds. If not ``strict`` blocks may be masked that need not be."""
+    ours, theirs = sets(call.block_mask), sets(call.theirs())
+    if strict:
+        return all(torch.equal(ours[kind], dense) for kind, dense in theirs.items())
+    return all(
+        bool((ours[f"full{by}"] <= theirs[f"full{by}"]).all())
+        and bool((theirs[f"partial{by}"] <= ours[f"partial{by}"]).all())
+        and bool((theirs[f"full{by}"] <= ours[f"partial{by}"] | ours[f"full{by}"]).all())
+        for by in ("", ", by keys")
+    )
 
 
 def sets(mask: BlockMask) -> dict[str, Tensor]:
