@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.nn.attention.flex_attention import flex_attention
 
 import attnspec
@@ -152,6 +153,21 @@ def test_a_file_has_one_function_for_all_lengths() -> None:
     assert names.block_mask(100).mask_mod is names.block_mask(300).mask_mod is names.mask_mod
     assert names.block_mask(100, 40).mask_mod is names.block_mask(160, 100).mask_mod
     assert names.score_mod is None
+
+
+@pytest.mark.slow
+def test_other_inputs_are_not_compiled_again() -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(flex_attention, fullgraph=True)
+    names, graphs = exported(attnspec.read("packed"), None, 300).names, []
+    q = torch.randn(1, 2, 300, 32)
+    for seed in range(3):
+        doc = torch.randint(0, 4, (1, 300), generator=torch.Generator().manual_seed(seed)).sort().values
+        out = compiled(q, q, q, block_mask=names.block_mask(300, doc=doc))
+        expected = attnspec.compile("packed", target="dense")(q, q, q, doc=doc)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert len(set(graphs)) == 1
 
 
 def test_blocks_are_told_by_cases() -> None:
