@@ -18,7 +18,7 @@ from attnspec.codegen.layouts.residue import IDENTITY
 from attnspec.codegen.plan.corners import POSITIONS, certain, possible, tells
 from attnspec.codegen.plan.tile_tests import Tests, block_tile, tests
 from attnspec.codegen.tiles import Tile
-from attnspec.relation.condition import common_divisor
+from attnspec.relation.condition import NotAffine, common_divisor
 from attnspec.relation.condition import condition as affine
 from attnspec.relation.loops import Lit, Loops, Name, Op
 from attnspec.relation.presburger import PARAMETERS, Pairs, TooHard, budget
@@ -92,7 +92,10 @@ def _blocks(relation: Relation, heads: tuple[int, ...] | None, part: Part, tile:
     known = {one.atom for one in told}
     cases = []
     for truths in product((False, True), repeat=len(told)):
-        pairs = _sets(relation, part, dict(zip((one.atom for one in told), truths, strict=True)))
+        try:
+            pairs = _sets(relation, part, dict(zip((one.atom for one in told), truths, strict=True)))
+        except (TooHard, NotAffine):
+            pairs = part.pairs, part.sure  # what is possible, and certain, in every case
         cases.append(_case(relation, truths, *pairs, tile))
     return Blocks(heads, told, tuple(cases), tuple(atom for atom in part.unknown if atom not in known))
 
@@ -132,12 +135,13 @@ def _sets(relation: Relation, part: Part, truths: dict[e.Pred, bool]) -> tuple[P
     table: dict[e.Node, e.Node] = {atom: e.Bool(truth) for atom, truth in truths.items()}
     pred = replaced(part.pred, table)
     scalars, divisor = scalar_reads(relation.spec), common_divisor(pred)
-    most = affine(pred, True, scalars)
+    hard = tuple(atom for atom in part.unknown if atom not in truths)
+    most = affine(pred, True, scalars, hard=hard)
     with budget(numbers=divisor):
         pairs = Pairs.read(f"y >= 0 and ({most.text})")
         if not most.unknown:
             return pairs, pairs
-        return pairs, Pairs.read(f"y >= 0 and ({affine(pred, False, scalars).text})")
+        return pairs, Pairs.read(f"y >= 0 and ({affine(pred, False, scalars, hard=hard).text})")
 
 
 def _case(relation: Relation, truths: tuple[bool, ...], pairs: Pairs, sure: Pairs, tile: Tile) -> Case:

@@ -57,6 +57,7 @@ def small(name: str, n: int, n_q: int | None = None) -> Exported:
     return exported(attnspec.read(name, **SMALL.get(name, {})), BLOCK, n, n_q)
 
 
+@pytest.mark.slow
 def test_what_is_exported() -> None:
     """What is left out changes queries and keys, or is not one softmax over pairs."""
     for name in set(attnspec.shipped()) - set(EXPORTABLE):
