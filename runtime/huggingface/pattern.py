@@ -145,5 +145,10 @@ def _check(spec: Spec) -> None:
         )
         raise CallError(f"{name}: the pattern reads `{given[0]}`; {hint}")
     read = {found for root in spec.roots for found in contents.free(root)}
-    if "n_q" in read:
-        raise CallError(f"{name}: the pattern reads `n_q`, how many queries a call has: in a model that means nothing")
+    for size, why in (
+        ("n_q", "how many queries a call has"),
+        ("b", "the batch entry"),
+        ("batch", "how many there are"),
+    ):
+        if size in read:
+            raise CallError(f"{name}: the pattern reads `{size}`, {why}: batches and calls of a model are as they come")

@@ -57,7 +57,7 @@ def spec_of(name: str) -> Spec:
 
 
 SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "sinks": ("sinks", "attnspec:sinks", {"start": 2, "recent": 6}),
+    "sinks": ("sinks", "attnspec:few-sinks", {"start": 2, "recent": 6}),
     "dilated": ("dilated", "attnspec:dilated", {"width": 4, "rate": 3}),
     "window": ("window", "attnspec:window", {"width": 5}),
 }

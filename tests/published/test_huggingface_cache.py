@@ -81,7 +81,7 @@ def test_own_masks(name: str) -> None:
 @pytest.mark.slow
 def test_sampling_and_pieces() -> None:
     """Sampled tokens; a prompt in pieces, the first of which is all padding in one entry; another after a reset."""
-    model = model_of("Llama", "attnspec:sinks")
+    model = model_of("Llama", "attnspec:few-sinks")
     found = []
     for more in ({}, {"past_key_values": hf.cache(model)}):
         torch.manual_seed(0)
@@ -123,7 +123,7 @@ def test_states(pattern: str) -> None:
 
 def test_batch_entries_change_places() -> None:
     """Also between entries with unlike padding, and to more or fewer of them."""
-    model = model_of("Llama", "attnspec:sinks")
+    model = model_of("Llama", "attnspec:few-sinks")
     mask, step = LEFT, ids(3, 24)
     with torch.no_grad():
         kept = hf.cache(model)
@@ -151,7 +151,7 @@ def asked(model: Any, **more: Any) -> Tensor:
 
 
 def test_what_cannot_be_kept() -> None:
-    model = model_of("Llama", "attnspec:sinks")
+    model = model_of("Llama", "attnspec:few-sinks")
     with pytest.raises(attnspec.CallError, match="ends with padding"), torch.no_grad():
         asked(model, attention_mask=LEFT.flip(1))
     holes = LEFT.clone()
@@ -170,7 +170,7 @@ def test_what_cannot_be_kept() -> None:
     model.set_attn_implementation("sdpa")
     with pytest.raises(attnspec.CallError, match=re.escape("is 'sdpa': call attnspec.transformers.register")):
         hf.cache(model)
-    kept = hf.cache(model_of("Llama", "attnspec:sinks"))
+    kept = hf.cache(model_of("Llama", "attnspec:few-sinks"))
     with torch.no_grad():
         model(ids(3, 20), past_key_values=kept, use_cache=True)
         with pytest.raises(attnspec.CallError, match="nothing attended to the last keys"):
@@ -179,7 +179,7 @@ def test_what_cannot_be_kept() -> None:
 
 def test_what_it_is_for() -> None:
     """A pattern that is said must be the one that the model has."""
-    model = model_of("Llama", "attnspec:sinks")
+    model = model_of("Llama", "attnspec:few-sinks")
     assert repr(hf.cache(model, attnspec.compile("sinks", start=2, recent=6))) == repr(hf.cache(model))
     with pytest.raises(
         attnspec.CallError, match=re.escape("layer 0 of LlamaForCausalLM attends by sinks(start=2, rec")

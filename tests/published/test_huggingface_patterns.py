@@ -89,7 +89,7 @@ def test_gradients(padded: bool) -> None:
     model, mask = decoder("Llama").train(), LEFT if padded else torch.ones_like(LEFT)
     labels = torch.where(mask.roll(1, 1) * mask == 1, ids(3, 20), -100)  # no token is predicted from padding
     found = []
-    for way in ("eager", "attnspec:sinks", "checkpointed"):
+    for way in ("eager", "attnspec:few-sinks", "checkpointed"):
         more = {"attention_mask": dense(spec_of("sinks"), mask) if way == "eager" else mask}
         if way == "checkpointed":
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -197,6 +197,8 @@ def forward(name: str, implementation: str, **more: Any) -> Any:
         ("rmt", {}, "attnspec.recurrent(model, ...)"),
         ("reformer", {}, "a computed order"),
         ("attention a { attend q - n_q < k }", {}, "reads `n_q`"),
+        ("attention a { attend causal and b == 0 }", {}, "reads `b`"),
+        ("attention a { attend causal and q < batch }", {}, "reads `batch`"),
         ({}, {}, "there are no patterns"),
         ({"full_attention": "causal"}, {"layers": 0}, "which layers they are for"),
         (lambda i: "causal", {"layers": 0}, "says itself which layers"),
@@ -213,9 +215,9 @@ def test_what_cannot_be_registered(pattern: Any, how: dict[str, Any], said: str)
 
 def test_names() -> None:
     """The same again is nothing; another pattern, or a name of transformers' own, is refused."""
-    hf.register("attnspec:sinks", "sinks", start=2, recent=6)
-    with pytest.raises(attnspec.CallError, match="'attnspec:sinks' stands for another pattern already"):
-        hf.register("attnspec:sinks", "sinks", start=2, recent=7)
+    hf.register("attnspec:few-sinks", "sinks", start=2, recent=6)
+    with pytest.raises(attnspec.CallError, match="'attnspec:few-sinks' stands for another pattern already"):
+        hf.register("attnspec:few-sinks", "sinks", start=2, recent=7)
     with pytest.raises(attnspec.CallError, match="'sdpa' is an attention of somebody else's"):
         hf.register("sdpa", "causal")
 
