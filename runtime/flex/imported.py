@@ -13,6 +13,7 @@ from attnspec.check.check import check_text
 from attnspec.errors.diagnostic import SpecError
 from attnspec.language.words import RESERVED
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.flex.agreement import require_agreement
 from attnspec.runtime.flex.bits import Unlike
 from attnspec.runtime.flex.captured import captured
 from attnspec.runtime.flex.facts import Facts
@@ -105,10 +106,13 @@ def imported(
         _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call
     )
     try:
-        check_text(found)
+        spec = check_text(found)
     except SpecError as err:
         raise refused(defined(functions[0]), f"the language cannot say what this function computes:\n{err}") from None
-    return Imported(found, {table.name: table.tensor for table in tables.read_by((mask, score))})
+    inputs = {table.name: table.tensor for table in tables.read_by((mask, score))}
+    if facts.looks:
+        require_agreement(mask_mod, score_mod, spec, inputs, call, device)
+    return Imported(found, inputs)
 
 
 def _mask(function: Callable[..., Any], tables: Tables, device: torch.device) -> e.Pred:

@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.utils.dlpack import from_dlpack, to_dlpack
 
 from attnspec import CallError
 from attnspec.flex import spec_of
@@ -112,6 +113,13 @@ def test_tensors_on_two_devices() -> None:
         tables.found[device] = Table(device, torch.zeros(4, device=device), Place("mine.py", 3))
     with pytest.raises(CallError, match=r"mine\.py:3: `meta` is on meta and `cpu` on cpu: move them to one device"):
         tables.check_devices()
+
+
+def test_what_tracing_does_not_see_shows_at_some_pair() -> None:
+    with pytest.raises(CallError, match=r"at b = 0, h = \d, q_idx = \d, kv_idx = \d the function gives (True|False)"):
+        spec_of(lambda b, h, q, k: from_dlpack(to_dlpack(q)) - k < 3, 1, 2, 8, 8)
+    with pytest.raises(CallError, match="does something that tracing does not see"):
+        spec_of(None, 1, 2, 8, 8, score_mod=lambda s, b, h, q, k: s + from_dlpack(to_dlpack(k)))
 
 
 @pytest.mark.parametrize("what", [3, "causal", None])
