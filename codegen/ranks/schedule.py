@@ -29,6 +29,11 @@ class Item(NamedTuple):
     step: int
     pairs: int
 
+    def within(self, rows: Run) -> Item | None:
+        """What it has of some rows; ``pairs`` are still those of all."""
+        met = self.queries.meet(rows)
+        return None if met is None else self._replace(queries=met._replace(step=self.queries.step))
+
     def text(self, most: str = "") -> str:
         """As it is written; ``most`` stands before the number of pairs."""
         of = "" if self.asker == self.keeper else f" of rank {self.keeper if self.place == self.asker else self.asker}"

@@ -13,6 +13,8 @@ from attnspec.runtime.distributed.rows import Rows
 
 BLOCKS, FEWEST = 8, 256
 """Rows of others are computed in so many blocks, each of at least so many rows: a block that is through is free."""
+SHORT = 16
+"""In so many blocks rows are computed that are through after one step."""
 
 Pair = tuple[int, int]
 
@@ -57,19 +59,31 @@ def _blocks(rows: Message) -> list[Run]:
 
 def _within(block: Run, results: Message, items: Sequence[Item]) -> list[Item]:
     """Items of a block of rows: of those that travel, which are all that have pairs."""
-    found = []
-    for item in items:
-        rows = item.queries.meet(block)
-        if rows is not None and any(
-            common(one.runs, rows) for one in results.slices if (one.branch, one.heads) == (item.branch, item.heads)
-        ):
-            found.append(item._replace(queries=rows._replace(step=item.queries.step)))
-    return found
+    return [
+        cut
+        for item in items
+        if (cut := item.within(block)) is not None
+        and any(
+            common(one.runs, cut.queries)
+            for one in results.slices
+            if (one.branch, one.heads) == (item.branch, item.heads)
+        )
+    ]
+
+
+class Held(NamedTuple):
+    """Some positions of a rank, and where they lie in its tensors."""
+
+    run: Run
+    rows: slice
 
 
 @dataclass(frozen=True, eq=False)
 class Duties:
-    """Of one rank. ``rows`` says where its positions lie in its tensors, each of ``length`` rows."""
+    """Of one rank. ``rows`` says where its positions lie in its tensors, each of ``length`` rows.
+
+    ``long`` are those that steps after the first add to, or what others compute; ``short``, in blocks, all others.
+    """
 
     rank: int
     ranks: int
@@ -78,6 +92,8 @@ class Duties:
     held: Runs
     rows: Rows
     steps: tuple[Step, ...]
+    long: tuple[Held, ...]
+    short: tuple[Held, ...]
 
     @classmethod
     def of(cls, schedule: Schedule, rank: int) -> Duties:
@@ -93,9 +109,30 @@ class Duties:
         shards = schedule.shards
         held = shards.held[rank]
         made = tuple(Step.of(rank, *of_step) for of_step in steps)
-        return cls(rank, shards.ranks, shards.n, shards.rows, held, Rows.of(held), made)
+        rows = Rows.of(held)
+        return cls(rank, shards.ranks, shards.n, shards.rows, held, rows, made, *_long_and_short(rank, rows, made))
 
     @property
     def padding(self) -> int:
         """The rows behind the positions."""
         return self.length - count(self.held)
+
+
+def _long_and_short(rank: int, rows: Rows, steps: Sequence[Step]) -> tuple[tuple[Held, ...], tuple[Held, ...]]:
+    later = [item.queries for step in steps[1:] for item in step.own]
+    results = [m for step in steps for m in step.results if m.target == rank]
+    later += [run for m in results for one in m.slices for run in one.runs]
+    size = max(FEWEST, -(-rows.count // SHORT))
+    long: list[Held] = []
+    short: list[Held] = []
+    for run, first in zip(rows.runs, rows.first, strict=True):
+        for at in range(0, run.length, size):
+            end = min(at + size, run.length)
+            block = Run(run.start + at * run.step, run.start + (end - 1) * run.step + 1, run.step)
+            if not any(block.meet(other) for other in later):
+                short.append(Held(block, slice(first + at, first + end)))
+            elif at and long and long[-1].rows.stop == first + at:  # of the same run: one with it
+                long[-1] = Held(Run(long[-1].run.start, block.stop, run.step), slice(long[-1].rows.start, first + end))
+            else:
+                long.append(Held(block, slice(first + at, first + end)))
+    return tuple(long), tuple(short)

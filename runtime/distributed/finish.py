@@ -15,8 +15,8 @@ from attnspec.runtime.attention import Attention
 from attnspec.runtime.cpp.merge import mixed
 from attnspec.runtime.distributed.backward import OfRows
 from attnspec.runtime.distributed.duties import Duties
-from attnspec.runtime.distributed.forward import Total
 from attnspec.runtime.distributed.stored import Form
+from attnspec.runtime.distributed.sums import Total, with_sink
 from attnspec.runtime.parts.attention import logit_of_rows
 from attnspec.runtime.parts.where import Asked
 from attnspec.spec import contents
@@ -41,15 +41,19 @@ class Finish:
         self.attend, self.duties, self.form, self.inputs, self.apart = attend, duties, form, inputs, apart
         self.shared = attend._facts.shared
 
+    @property
+    def sink(self) -> Tensor | None:
+        """That of a call with one output."""
+        return None if self.apart else self._sink(self.attend, self.inputs)
+
     def forward(self, totals: Sequence[Total], keep: bool) -> Kept:
         """The results; ``totals`` may be written over."""
         dtype = self.form.dtype
         none, no_lses = (torch.empty(0, dtype=kind, device=self.form.device) for kind in (dtype, torch.float32))
         if not self.apart:
-            out, lse = _added(*totals[0], self._sink(self.attend, self.inputs))
-            return Kept(out.to(dtype), lse, none, no_lses)
+            return Kept(*totals[0], none, no_lses)
         if self.shared:
-            totals = [_added(*total, sink) for total, sink in zip(totals, self._sinks(self.inputs), strict=True)]
+            totals = [with_sink(*total, sink) for total, sink in zip(totals, self._sinks(self.inputs), strict=True)]
         outs = torch.stack([out for out, _ in totals]).to(dtype) if keep else none
         lses = torch.stack([lse for _, lse in totals]) if keep and self.shared else no_lses
         whole = None if self.shared else self._sink(self.attend, self.inputs)
@@ -123,15 +127,6 @@ class Finish:
             empty = torch.full((1,), padding, device=form.device)
             pieces.append(empty.expand(form.batch, form.heads, self.duties.padding))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 2)
-
-
-def _added(out: Tensor, lse: Tensor, sink: Tensor | None) -> Total:
-    """Rows with their sink; the output in place."""
-    if sink is None:
-        return out, lse
-    more = torch.logaddexp(lse, sink)
-    out.mul_(torch.exp(lse - more.clamp(min=torch.finfo(torch.float32).min))[..., None])
-    return out, more
 
 
 def dots_of_rows(a: Tensor, b: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ the results that others computed in the step before it, in the order of their me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,31 +18,30 @@ from attnspec.runtime.distributed.exchange import Arrived, Coming, Leg, post
 from attnspec.runtime.distributed.job import Job
 from attnspec.runtime.distributed.pieces import Part, going, made
 from attnspec.runtime.distributed.stored import Column, Stored
-
-Total = tuple[Tensor, Tensor]
-"""An output, (batch, heads, rows, dim_v), and its log-sum-exp, (batch, heads, rows): float32."""
+from attnspec.runtime.distributed.sums import Sums, Total, columns, nothing
 
 
-def forward(job: Job, q: Tensor, k: Tensor, v: Tensor) -> list[Total]:
-    """What the keys of all ranks give to the rows of this one, before sinks and mixtures: one for each total."""
-    return _Forward(job, q, k, v).run()
+def forward(job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> list[Total]:
+    """What the keys of all ranks give to the rows of this one: one for each total.
+
+    A single one is through, with its ``sink``, in the type of the call; several are float32, without any.
+    """
+    return _Forward(job, q, k, v, sink).run()
 
 
 class _Forward:
-    def __init__(self, job: Job, q: Tensor, k: Tensor, v: Tensor) -> None:
+    def __init__(self, job: Job, q: Tensor, k: Tensor, v: Tensor, sink: Tensor | None) -> None:
         self.job, form, rows = job, job.form, job.duties.rows
         self.of_keys = Column(form.dtype, form.dim, keys=True), Column(form.dtype, form.dim_v, keys=True)
         self.of_queries = (Column(form.dtype, form.dim),)
-        self.of_results = Column(torch.float32, form.dim_v), Column(torch.float32)
-        shape = (form.batch, form.heads, job.duties.length)
-
-        def filled(value: float, *width: int) -> Tensor:
-            return torch.full((*shape, *width), value, dtype=torch.float32, device=form.device)
-
-        self.totals = [(filled(0.0, form.dim_v), filled(-torch.inf)) for _ in range(job.totals)]
+        self.of_results = columns(form)
         self.q = Stored.own(form, rows, self.of_queries, (q,))
         self.keys = Stored.own(form, rows, self.of_keys, (k, v))
+        self.sums = None if job.apart else Sums(job, sink)
+        self.totals = [nothing(form, job.duties.length) for _ in range(job.totals if job.apart else 0)]
         self.own = [Stored.own(form, rows, self.of_results, total) for total in self.totals]
+        if self.sums is not None:
+            self.own = [self.sums.stored]
 
     def run(self) -> list[Total]:
         steps = self.job.duties.steps
@@ -49,14 +49,17 @@ class _Forward:
         for number, step in enumerate(steps):
             coming = self._fetch(steps[number + 1]) if number + 1 < len(steps) else Coming()
             results = {asker: self._of_others(step, asker, arrived.queries.pop(asker)) for asker in step.of_others}
-            for item in step.own:
-                self._compute(item, arrived)
+            if self.sums is not None and number == 0:
+                self.sums.first(step.own, partial(self._compute, arrived))
+            else:
+                for item in step.own:
+                    self._compute(arrived, item, self.own[self.job.total(item.branch)])
             arrived.keys.clear()  # its memory is free before the next is there
             self._add(before.wait())
             before = self._send(step, results)
             arrived = coming.wait()
         self._add(before.wait())
-        return self.totals
+        return self.totals if self.sums is None else [self.sums.done()]
 
     def _fetch(self, step: Step) -> Coming:
         """Begin with what a step needs."""
@@ -91,11 +94,10 @@ class _Forward:
             self.job.part(item, q, keys, into.at(item.heads, item.queries, item.branch))
         return memory
 
-    def _compute(self, item: Item, arrived: Arrived) -> None:
-        keeper = item.keeper
-        keys = self.keys if keeper == self.job.rank else arrived.keys[keeper][0]
-        results = self.own[self.job.total(item.branch)].at(item.heads, item.queries)
-        self.job.part(item, self.q.at(item.heads, item.queries), keys.at(item.heads, item.keys), results)
+    def _compute(self, arrived: Arrived, item: Item, own: Stored) -> None:
+        keys = self.keys if item.keeper == self.job.rank else arrived.keys[item.keeper][0]
+        q, results = (stored.at(item.heads, item.queries) for stored in (self.q, own))
+        self.job.part(item, q, keys.at(item.heads, item.keys), results)
 
     def _send(self, step: Step, results: dict[int, list[Tensor]]) -> Coming:
         legs = [Leg(m, self.job.blocks(m, self.of_results, step.blocks[m.target, m.source])) for m in step.results]

@@ -137,7 +137,7 @@ class Spread:
             require_alike(self.name, self.transport, {name: given.inputs[name] for name in extents}, form.device)
         job = self._job(given, form, extents, keep)
         finish = Finish(self.attend, job.duties, form, job.inputs.given, job.apart)
-        return finish.forward(forward(job, given.q, given.k, given.v), keep)
+        return finish.forward(forward(job, given.q, given.k, given.v, finish.sink), keep)
 
     @torch.no_grad()
     def backward(

@@ -68,6 +68,12 @@ CASES: dict[str, tuple[str, Call]] = {
     "global rows and columns": (PATTERNS["both"], Call(82, heads=4, kv_heads=4)),
     "dilated, residues": ("attention far { attend dilated(6, 4) }", Call(79, shard="residue")),
     "rotations, bfloat16": ("rope", Call(80, dim=32, dtype=torch.bfloat16, shard="zigzag")),
+    "window, bfloat16": (WINDOW, Call(170, batch=2, dtype=torch.bfloat16)),
+    "sinks, bfloat16": (SINKS, Call(173, dtype=torch.bfloat16, chunks=2, inputs=_floats(logit=_LOGIT))),
+    "dilated, residues, bfloat16": (
+        "attention far { attend dilated(3, 4) }",
+        Call(158, dtype=torch.bfloat16, shard="residue"),
+    ),
     "sinks": (SINKS, Call(80, inputs=_floats(logit=_LOGIT))),
     "LongNet": (LONGNET % "", Call(96)),
     "LongNet, detached, residues": (LONGNET % " weights detached", Call(96, shard="residue")),
