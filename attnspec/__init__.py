@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from attnspec.language.load import shipped
     from attnspec.runtime.attention import Attention, compile
     from attnspec.runtime.caches.cache import Cache
-    from attnspec.runtime.core.arguments import CallError
+    from attnspec.runtime.core.errors import CallError
     from attnspec.runtime.cpp.merge import merge
     from attnspec.runtime.distributed.checkpoint import checkpoint_policy
     from attnspec.runtime.distributed.distribute import Distributed, distribute
@@ -69,7 +69,7 @@ _HOMES = {
     "recurrent": "attnspec.runtime.recurrent.recurrent",
     "Attention": "attnspec.runtime.attention",
     "Cache": "attnspec.runtime.caches.cache",
-    "CallError": "attnspec.runtime.core.arguments",
+    "CallError": "attnspec.runtime.core.errors",
     "SpecError": "attnspec.errors.diagnostic",
     "Spec": "attnspec.spec.spec",
     "TokenStatistics": "attnspec.runtime.modules.token_statistics",

@@ -72,7 +72,7 @@ def _states(
         return None
     if spec.mixture:
         return "each branch has states of its own: attend.branches"
-    from attnspec.runtime.states.call import why_not  # with torch
+    from attnspec.runtime.states.allowed import why_not
 
     found = ask(lambda: state_size(relation, sizes, lengths, dim, itemsize))
     reason = why_not(spec)

@@ -99,7 +99,7 @@ def state_plan(
 
 def _exchange(relation: Relation, sizes: Sizes, ranks: int, dim: int) -> StateExchange:
     from attnspec.codegen.ranks.refused import CannotSplit
-    from attnspec.runtime.core.arguments import CallError
+    from attnspec.runtime.core.errors import CallError
     from attnspec.runtime.core.program import Program
     from attnspec.runtime.distributed.linear_plan import state_exchange, state_shards
 

@@ -14,9 +14,10 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.caches.strip import Piece
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.request import Call, Part
-from attnspec.runtime.prepare.apart import keys_turn_once, turned_queries
+from attnspec.runtime.prepare.apart import turned_queries
 from attnspec.runtime.prepare.inputs import Wanted, reads
 from attnspec.runtime.prepare.rotate import turned
+from attnspec.runtime.prepare.turning import keys_turn_once
 from attnspec.runtime.targets import target_of
 from attnspec.spec.spec import Spec
 

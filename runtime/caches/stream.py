@@ -14,7 +14,8 @@ from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.request import EMPTY, Part
 from attnspec.runtime.prepare.inputs import check_offsets
-from attnspec.runtime.states.call import Asked, going_on, piece, require_state
+from attnspec.runtime.states.allowed import require_state
+from attnspec.runtime.states.call import Asked, going_on, piece
 from attnspec.runtime.states.documents import Documents
 from attnspec.spec import contents
 from attnspec.spec import expr as e

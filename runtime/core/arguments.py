@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from attnspec.errors.diagnostic import AttnspecError
+from attnspec.runtime.core.errors import CallError as CallError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_DIM = 256
 Labels = tuple[str, str, str]
 """What q, k and v are called."""
-
-
-class CallError(AttnspecError, ValueError):
-    """The tensors of a call do not fit the pattern or each other."""
 
 
 def check_call(name: str, target: str, kinds: tuple[str, ...], q: Tensor, k: Tensor, v: Tensor) -> None:

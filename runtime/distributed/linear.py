@@ -24,8 +24,9 @@ from attnspec.runtime.distributed.linear_plan import counts_from_all, going_on
 from attnspec.runtime.distributed.linear_sum import largest_of_all, summed_up
 from attnspec.runtime.distributed.tokens import Tokens, made
 from attnspec.runtime.distributed.transport import Transport
+from attnspec.runtime.states.allowed import require_state
 from attnspec.runtime.states.call import going_on as attended_from
-from attnspec.runtime.states.call import require_state, state_shape
+from attnspec.runtime.states.call import state_shape
 from attnspec.runtime.states.documents import Documents
 from attnspec.runtime.states.piece import Results
 

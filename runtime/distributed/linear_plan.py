@@ -10,10 +10,10 @@ import numpy as np
 from attnspec.analysis.carried import Carried, by_head
 from attnspec.codegen.ranks.shards import Shards, shards
 from attnspec.codegen.ranks.states import StateExchange, Way
-from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.errors import CallError
 from attnspec.runtime.core.program import Program
 from attnspec.runtime.core.program import spec as spec_of
-from attnspec.runtime.states.call import require_state, why_not
+from attnspec.runtime.states.allowed import require_state, why_not
 from attnspec.spec import expr as e
 from attnspec.spec.feature import parts
 from attnspec.spec.spec import Spec

@@ -10,22 +10,7 @@ from attnspec.relation.sizes import Sizes
 from attnspec.runtime.prepare.frequencies import rotated_dims
 from attnspec.runtime.prepare.positions import places
 from attnspec.runtime.prepare.rotate import rotate, units
-from attnspec.spec import contents
 from attnspec.spec.spec import Spec
-
-
-def keys_turn_once(spec: Spec) -> bool:
-    """Whether a key turns alike in every call: by its position alone, whatever the lengths, the inputs, the queries.
-
-    xPos turns both sides around a centre that lies between them.
-    """
-    return all(
-        rotation.constant
-        and rotation.kind != "xpos"
-        and contents.free(rotation.k) <= {"k"}
-        and contents.varies(rotation.k) <= {"k"}
-        for rotation in spec.rotations
-    )
 
 
 def turned_keys(spec: Spec, k: Tensor, sizes: Sizes) -> Tensor:

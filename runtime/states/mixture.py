@@ -28,7 +28,8 @@ from attnspec.runtime.expressions.real import real, tables
 from attnspec.runtime.linear.favor import by_branch
 from attnspec.runtime.linear.features import axes
 from attnspec.runtime.prepare.inputs import prepare
-from attnspec.runtime.states.call import ONLY_KEYS, begins, require_state, why_not, why_softmax_does_not_restart
+from attnspec.runtime.states.allowed import ONLY_KEYS, require_state, why_not, why_softmax_does_not_restart
+from attnspec.runtime.states.call import begins
 from attnspec.spec import contents, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec.real import RealExpr, RealRead

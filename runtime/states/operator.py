@@ -17,7 +17,8 @@ from attnspec.runtime.core.program import spec as spec_of
 from attnspec.runtime.core.visible import traced
 from attnspec.runtime.linear.work import vector_sizes
 from attnspec.runtime.prepare.operator import LIBRARY, define, in_places, refuse
-from attnspec.runtime.states.call import Asked, going_on, require_state, state_shape
+from attnspec.runtime.states.allowed import require_state
+from attnspec.runtime.states.call import Asked, going_on, state_shape
 from attnspec.runtime.states.piece import Results
 
 _GIVEN = "Tensor[] tensors, str[] names, Tensor? state, float? scale, SymInt? q_start, bool return_state, str program"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import attnspec
 from attnspec.errors.diagnostic import SpecError
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.states.call import require_state
+from attnspec.runtime.states.allowed import require_state
 from tests.support.linear import as_dense
 from tests.support.linear_strategies import DIM, cut_cases, linear_cases
 from tests.support.oracle import tensors
