@@ -71,8 +71,9 @@ def spec_of(
 
     Tensors around the functions are inputs, under their names there (``_`` is added to words of the language), and are
     read when the pattern is called: what they hold then counts, and gradients flow to those that a score reads. An int
-    tensor whose values never decrease along the sequence is declared `sorted`, which calls check. Numbers, and what a
-    function computes from tensors without a position, are as they are now. Where a score is minus infinity the pair is
+    tensor whose values never decrease along the sequence is declared `sorted`, which calls check, and one that holds
+    where its runs begin or end is no input: it is `first(doc, q)` or `last(doc, q)`. Numbers, and what a function
+    computes from tensors without a position, are as they are now. Where a score is minus infinity the pair is
     not seen.
 
     Raises CallError, with the user's line, for what is no formula of positions (branches, side effects, random numbers)
