@@ -14,6 +14,7 @@ import numpy as np
 from attnspec.codegen.flex.blocks import Blocks, Told, last
 from attnspec.codegen.flex.conditions import condition
 from attnspec.codegen.flex.functions import WIDTH, Captured, bound, captured, variables
+from attnspec.codegen.flex.library import FUNCTIONS
 from attnspec.codegen.flex.printer import Printer, Used, argument
 from attnspec.codegen.flex.text import Text, Value, broken, written
 from attnspec.codegen.tiles import Tile
@@ -72,7 +73,7 @@ class _Function:
         lines += [f"    {line}" for line in body]
         lines.append(f"    mask = make_mask_mod({self.mask.arguments})")
         lines.append(f"    return _block_mask(touched, full, {batch}, {heads}, n_q, n, mask, {device})")
-        calls = need.calls | {f for f in ("_check", "_check_sorted", "_check_offsets") if f"{f}(" in "\n".join(lines)}
+        calls = need.calls | {f for f in FUNCTIONS if f"{f}(" in "\n".join(lines)}
         return Written(parameters, tuple(lines), calls)
 
     def _start(self) -> Iterator[str]:
@@ -160,6 +161,7 @@ class _Function:
             if several:
                 yield f"h = torch.tensor({list(item.heads or ())}, device={self._device()}).view(1, -1, 1, 1)"
             at = "[:, h.flatten()]" if several else ""
+            yield from (f'_check_positive("{by}", {self.printer.integer(by)[0]})' for by in self._divisors())
             for atom in item.open:
                 yield f"# Not known of whole blocks, and asked of every pair of a partial one: {atom}"
             sides = []
@@ -180,6 +182,12 @@ class _Function:
                 yield "# Which blocks hold a pair has no short form: blocks that hold none are masked as partial ones."
             yield f"touched{at} = {broken(touched, '    ', WIDTH)}"
             yield f"full{at} = {broken(full, '    ', WIDTH)}"
+
+    def _divisors(self) -> list[e.IntExpr]:
+        """What the pattern divides by that comes with the call."""
+        nodes = contents.walk(bound(self.relation))
+        found = (node.right for node in nodes if isinstance(node, (e.FloorDiv, e.Mod)))
+        return [by for by in dict.fromkeys(found) if contents.reads(by)]
 
     def _device(self) -> str:
         return f"{argument(self.mask.inputs[0].name)}.device" if self.mask.inputs else "device"

@@ -23,6 +23,12 @@ def _check_offsets(name, tensor, n):
     if (tensor[..., 1:] < tensor[..., :-1]).any():
         raise ValueError(f"{name} holds offsets that decrease")
 ''',
+    "_check_positive": '''\
+def _check_positive(name, value):
+    """Refuse a divisor that is none."""
+    if (value < 1).any():
+        raise ValueError(f"{name} is a divisor: it must be positive")
+''',
     "_documents": '''\
 def _documents(offsets, n):
     """The number of the document at each of n positions, from the offsets at which documents begin, and n."""

@@ -96,6 +96,8 @@ def test_emit_every_stage() -> None:
     assert run("emit", "window", "--stage", "relation").stdout.startswith("relation window")
     assert run("emit", "window").stdout.startswith("plan window")
     assert "attnspec_forward" in run("emit", "window", "--stage", "cpp").stdout
+    assert "def block_mask(n, n_q=None" in run("emit", "window", "--stage", "flex", "--tile", "64x64").stdout
+    assert "error[E411]" in run("emit", "gpt_oss", "--stage", "flex", status=2).stderr
     assert "attnspec_backward" in run("emit", "window", "--stage", "cpp", "--backward", "--dtype", "bfloat16").stdout
 
 

@@ -44,6 +44,7 @@ def test_numbers_for_people() -> None:
         (("bench", "--decode", "causal"), "--decode measures calls of its own: leave out causal"),
         (("bench", "--decode", "--backward"), "--decode measures forward calls on the CPU"),
         (("bench", "--linear", "causal"), "--linear measures calls of its own: leave out causal"),
+        (("bench", "--flex", "causal"), "--flex measures calls of its own: leave out causal"),
         (("bench", "--linear", "--backward"), "--linear measures calls of its own on the CPU"),
         (("run", "causal", "--steps", "5"), "--text FILE asks for"),
         (("run", "attention none { attend q < 0 }", "-n", "64"), "none allows no pair in such a call"),

@@ -197,6 +197,16 @@ def test_what_a_file_refuses(sizes: tuple[int, ...], inputs: dict[str, torch.Ten
         small(name, 8).names.block_mask(*sizes, **inputs)
 
 
+def test_divisors_that_come_with_the_call_are_positive() -> None:
+    chunks = attnspec.read(
+        "attention a { input chunk: int[batch, heads]  attend q // chunk[b, h] == k // chunk[b, h] }"
+    )
+    call = exported(chunks, BLOCK, 50, 20, heads=2)
+    assert same_blocks(call)
+    with pytest.raises(ValueError, match=r"chunk\[b, h\] is a divisor: it must be positive"):
+        call.names.block_mask(50, chunk=torch.tensor([[3, 0], [1, 2]]))
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [
