@@ -33,7 +33,7 @@ PUBLIC = {
     "flex.Imported": "runtime.flex.imported",
     "Spec": "spec.spec",
     "SpecError": "errors.diagnostic",
-    "CallError": "runtime.core.arguments",
+    "CallError": "runtime.core.errors",
 }
 """Each public name with the module that holds it (within attnspec)."""
 
