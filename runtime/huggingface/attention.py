@@ -130,7 +130,7 @@ def _places(batch: int, keys: int, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.full((batch,), number, dtype=torch.int32, device=device) for name, number in numbers}
 
 
-_CAUSAL, _EVERY = Structure(("attend k <= q",)).number, Structure().number
+_CAUSAL, _EVERY = Structure("k <= q").number, Structure().number
 
 
 def _given(mask: Tensor, query: Tensor, keys: int) -> tuple[int, dict[str, Tensor]]:
@@ -169,7 +169,7 @@ def _given(mask: Tensor, query: Tensor, keys: int) -> tuple[int, dict[str, Tenso
     )
     inputs = _places(batch, keys, device)
     inputs["seen"] = mask.squeeze(dims)
-    return Structure(lines).number, inputs
+    return Structure(lines=lines).number, inputs
 
 
 def _of_numbers(mask: Tensor) -> Tensor:

@@ -59,13 +59,13 @@ def mask(
         )
         return whole
     start, stop, real = padding(attention_mask, kv_length, kv_offset)
-    lines = [] if text is None else [f"attend ({text}) at (q + query_start - key_start, k)"]
-    fields = written.fields
-    if real is not None:
-        lines.append("within real[b, k]")
-        fields = [*fields, (_HOLES, real)]
+    fields = written.fields if real is None else [*written.fields, (_HOLES, real)]
     structure = Structure(
-        tuple(lines), tuple([name for name, _ in written.numbers]), tuple([declared for declared, _ in fields])
+        text or "",
+        () if real is None else ("within real[b, k]",),
+        tuple([name for name, _ in written.numbers]),
+        tuple([declared for declared, _ in fields]),
+        bool(text) and (isinstance(q_offset, Tensor) or q_offset != kv_offset),
     )
     columns = [q_offset, kv_offset, start, stop, *[value for _, value in written.numbers]]
     of_keys = [t[..., kv_offset : kv_offset + kv_length] for _, t in fields]

@@ -42,35 +42,40 @@ class Field:
 
 @dataclass(frozen=True)
 class Structure:
-    """A mask but for its numbers: lines of a spec, and the inputs that these read besides PLACES.
+    """A mask but for its numbers: what is seen, other lines of a spec, and the inputs that these read besides PLACES.
 
     Queries stand ``align start``: query row 0 of the call is q = 0, its first key is k = 0. Their positions in the
-    sequence are q + query_start and k + key_start; padding is left out by a line that every structure has.
+    sequence are q + query_start and k + key_start. In ``seen`` the query stands at the place of its own key: without
+    ``shifted`` that is row 0 at key 0, as in training, where tiles are known better. Padding is left out by a line that
+    every structure has.
     """
 
+    seen: str = ""
     lines: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
-    before: str = ""
+    shifted: bool = False
 
-    def text(self, more: Sequence[str] = (), parameters: str = "", name: str = "huggingface") -> str:
+    def text(self, more: Sequence[str] = (), parameters: str = "") -> str:
         """The spec, with more lines."""
+        at = " at (q + query_start - key_start, k)" if self.shifted else ""
         lines = [
             "align start",
             *(f"input {name}: int[batch]" for name in (*PLACES, *self.numbers)),
             *(field.declared for field in self.fields),
             "within k + key_start >= real_start and k + key_start < real_stop",
+            *([f"attend ({self.seen}){at}"] if self.seen else []),
             *self.lines,
             *more,
         ]
         body = "".join(f"    {line}\n" for line in lines)
-        return f"{self.before}attention {name}{parameters} {{\n{body}}}\n"
+        return f"attention huggingface{parameters} {{\n{body}}}\n"
 
     @property
     def number(self) -> int:
         """The size of the dimension that says which it is: at least 2, as 1 is no size of its own to PyTorch."""
         fields = tuple([(field.name, field.kind, field.sorted) for field in self.fields])
-        return _number(self.lines, self.numbers, fields, self.before)
+        return _number(self.seen, self.lines, self.numbers, fields, self.shifted)
 
     @classmethod
     def numbered(cls, number: int) -> Structure | None:
@@ -89,10 +94,14 @@ _NUMBERS: dict[Structure, int] = {}
 
 @constant
 def _number(
-    lines: tuple[str, ...], numbers: tuple[str, ...], fields: tuple[tuple[str, str, bool], ...], before: str
+    seen: str,
+    lines: tuple[str, ...],
+    numbers: tuple[str, ...],
+    fields: tuple[tuple[str, str, bool], ...],
+    shifted: bool,
 ) -> int:
     """The number of a structure."""
-    structure = Structure(lines, numbers, tuple(Field(*field) for field in fields), before)
+    structure = Structure(seen, lines, numbers, tuple(Field(*field) for field in fields), shifted)
     if structure not in _NUMBERS:
         _NUMBERS[structure] = len(_NUMBERS) + 2
         setattr(_STRUCTURES, f"of{_NUMBERS[structure]}", structure)

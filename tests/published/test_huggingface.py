@@ -61,7 +61,9 @@ def generated(model: Any, **more: Any) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["Llama", *(pytest.param(n, marks=pytest.mark.slow) for n in DECODERS if n != "Llama")]
+)
 def test_tokens_with_a_dynamic_cache(name: str) -> None:
     eager, ours = generated(decoder(name))
     assert torch.equal(eager, ours)
