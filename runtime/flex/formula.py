@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnspec.runtime.flex.bits import Packed, Unlike, plain
 from attnspec.runtime.flex.facts import NotNegative
-from attnspec.runtime.flex.operations import ENTRYWISE, literal
+from attnspec.runtime.flex.operations import ENTRYWISE, literal, rounded
 from attnspec.runtime.flex.tables import Tables
 from attnspec.runtime.flex.trace import Place, Ref, Step, Trace, refused
 from attnspec.runtime.flex.values import (
@@ -36,6 +36,8 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.exact import TooLarge
 
+_NARROW = frozenset((torch.uint8, torch.int8, torch.int16))
+_GROWS = frozenset(("add", "sub", "rsub", "mul", "neg", "pow", "square", "sum", "bitwise_not", "bitwise_left_shift"))
 _PARTS = ("rounding_mode",)
 """Keywords that are words and not numbers."""
 
@@ -81,6 +83,8 @@ class _Machine:
     def step(self, step: Step) -> Value:
         """What a step computes."""
         try:
+            if step.dtype in _NARROW and step.name in _GROWS:
+                raise Unlike(f"it is computed in {step.dtype}, which numbers may overflow: read it as `.long()`")
             if step.name in ENTRYWISE:
                 value = self.entrywise(step, ENTRYWISE[step.name])
             elif step.name in _RULES:
@@ -132,9 +136,7 @@ def _cast(m: _Machine, step: Step) -> Value:
         return Value(predicate(node), x.shape)
     if dtype.is_floating_point:
         return Value(real(node), x.shape)
-    if isinstance(node, r.RealExpr):
-        raise Unlike("reals are not made whole in the language")
-    return Value(number(node), x.shape)
+    return Value(rounded(node, "trunc") if isinstance(node, r.RealExpr) else number(node), x.shape)
 
 
 def _index(m: _Machine, step: Step) -> Value:

@@ -32,6 +32,17 @@ def literal(value: object) -> Node:
     raise Unlike(f"{type(value).__name__} has no counterpart in the language")
 
 
+def _whole(a: Node) -> e.IntExpr | None:
+    """A number that is whole, whatever its type."""
+    x = number(a)
+    return x if isinstance(x, e.IntExpr) else x.arg if isinstance(x, r.Cast) else None
+
+
+def _typed(whole: e.IntExpr, *of: Number) -> Number:
+    """A whole number of the type that comes out of others."""
+    return whole if all(isinstance(x, e.IntExpr) for x in of) else r.Cast(whole)
+
+
 def _total(a: Node, b: Node, alpha: Any = 1) -> Node:
     if isinstance(a, e.Pred) and isinstance(b, e.Pred):
         return make.disjunction([a, b])
@@ -40,6 +51,9 @@ def _total(a: Node, b: Node, alpha: Any = 1) -> Node:
 
 def _sum(a: Number, b: Number) -> Number:
     """``a + b``, on from a sum."""
+    x, y = _whole(a), _whole(b)
+    if x is not None and y is not None:
+        return _typed(make.add([x, y]), a, b)
     if r.Real(0.0) in (a, b):
         return make.real(b if a == r.Real(0.0) else a)
     return make.total([*(a.terms if isinstance(a, r.Total) else (a,)), b])
@@ -50,16 +64,16 @@ def _difference(a: Node, b: Node, alpha: Any = 1) -> Node:
 
 
 def _negative(a: Node) -> Number:
-    return make.negative(number(a))
+    x, whole = number(a), _whole(a)
+    return make.negative(x) if whole is None else _typed(make.negative(whole), x)
 
 
 def _product(a: Node, b: Node) -> Node:
     if isinstance(a, e.Pred) and isinstance(b, e.Pred):
         return make.conjunction([a, b])
     x, y = number(a), number(b)
-    if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
-        return make.multiply(x, y)
-    return make.product(x, y)
+    m, n = _whole(x), _whole(y)
+    return make.product(x, y) if m is None or n is None else _typed(make.multiply(m, n), x, y)
 
 
 def _quotient(a: Node, b: Node, rounding_mode: str | None = None) -> Number:
@@ -70,7 +84,11 @@ def _quotient(a: Node, b: Node, rounding_mode: str | None = None) -> Number:
         raise Unlike("reals are not rounded in the language")
     if rounding_mode == "floor":
         return _floor_divide(x, y)
-    size = _divisor(y)
+    return _cut(x, _divisor(y))
+
+
+def _cut(x: e.IntExpr, size: e.IntExpr) -> e.IntExpr:
+    """``x / size`` without what is behind the point."""
     below = isinstance(size, e.Int) and size.value < 0
     whole = make.divide(make.absolute(x), make.negative(size) if below else size)
     turned = make.negative(whole)
@@ -144,7 +162,7 @@ def _compare(op: str) -> Callable[[Node, Node], Node]:
         if isinstance(a, e.Pred) and isinstance(b, e.Pred) and op in ("==", "!="):
             same = make.equivalence(a, b)
             return same if op == "==" else make.negation(same)
-        x, y = number(a), number(b)
+        x, y = (_whole(side) or number(side) for side in (a, b))
         if isinstance(x, e.IntExpr) and isinstance(y, e.IntExpr):
             return make.compare(op, x, y)
         if isinstance(x, e.IntExpr) and isinstance(y, r.Real):
@@ -154,6 +172,24 @@ def _compare(op: str) -> Callable[[Node, Node], Node]:
         return make.order(op, x, y)
 
     return compared
+
+
+def rounded(a: Node, towards: str) -> e.IntExpr:
+    """A real as an integer, where that is a division of integers: ``"floor"``, ``"ceil"`` or ``"trunc"``."""
+    if (whole := _whole(a)) is not None:
+        return whole
+    match number(a):
+        case r.Quotient(r.Cast(x), divisor) if (size := make.value(divisor)) is not None and size % 1 == 0 < size:
+            by = e.Int(int(size))
+            if towards == "trunc":
+                return _cut(x, by)
+            up = towards == "ceil"
+            return make.negative(make.divide(make.negative(x), by)) if up else make.divide(x, by)
+    raise Unlike("a real is made whole; integers are divided by `//`")
+
+
+def _rounding(towards: str) -> Callable[[Node], Node]:
+    return lambda a: make.real(rounded(a, towards))
 
 
 def _beside(op: str, x: e.IntExpr, bound: float) -> e.Pred:
@@ -266,6 +302,7 @@ ENTRYWISE: Mapping[str, Callable[..., Node]] = {
     "remainder": _remainder,
     "fmod": _fmod,
     "abs": _absolute,
+    **{name: _rounding(name) for name in ("floor", "ceil", "trunc")},
     "minimum": _minimum,
     "maximum": _maximum,
     "clamp": _clamp,

@@ -39,6 +39,10 @@ MASKS = {
     "extremes": lambda b, h, q, k: torch.maximum(q, k) - torch.minimum(q, k) < 3,
     "divisors below 0": lambda b, h, q, k: (q // -3) % -2 == (k % 3) - 2,
     "rounded towards 0": lambda b, h, q, k: torch.div(q - k, 3, rounding_mode="trunc") == torch.fmod(k - q, 2),
+    "rounded quotients": lambda b, h, q, k: (
+        (q / 3).floor() + (k / 2).int() == torch.ceil(q / 2) + -(k.float() - 1).trunc() * 1
+    ),
+    "small integers": lambda b, h, q, k: DOC.to(torch.uint8)[q].long() - 2 < DOC.to(torch.int8)[k],
     "signs": lambda b, h, q, k: torch.sign(q - k - 2) * 2 + 1 > 0,
     "subtracted from": lambda b, h, q, k: torch.rsub(q, 7) > -k + 4,
     "truths as numbers": lambda b, h, q, k: (q > k).int() + (k > 3).long() + (b == h) >= 2,

@@ -64,6 +64,8 @@ MASKS = {
     "floats": (lambda b, h, q, k: FLOATS[q] > 0.5, "`FLOATS` is torch.float32"),
     "quotients": (lambda b, h, q, k: q / 2 >= k, "compares reals"),
     "bits without end": (lambda b, h, q, k: (q ^ k) == 1, "take as many bits as matter"),
+    "small integers": (lambda b, h, q, k: DOC.to(torch.uint8)[q] - 2 > k, "torch.uint8, which numbers may overflow"),
+    "rounded reals": (lambda b, h, q, k: (q * 0.3).floor() > k, "made whole"),
     "a number": (lambda b, h, q, k: q - k, "returns an integer"),
     "a row": (lambda b, h, q, k: q == DOC, r"returns \[4\] numbers"),
     "no result": (lambda b, h, q, k: None, "returns NoneType"),
