@@ -19,7 +19,7 @@ from attnspec.runtime.huggingface.standin import PLACES, is_standin, unpacked
 from attnspec.runtime.huggingface.standing import Standing, number_of, of_layer, standing
 from attnspec.spec.placed import DOCUMENT, KEY, QUERY, REAL, START, STOP
 
-_ROWS = "_attnspec_rows"
+_ROWS, _LIES = "_attnspec_rows", "_attnspec_lies"
 Attend = Callable[..., tuple[Tensor, None]]
 
 
@@ -78,9 +78,10 @@ def _attend(
     position_bias: Tensor | None = None,
     **more: Any,
 ) -> Tensor:
+    compiling = torch.compiler.is_compiling()
     _check(stands, module, query, key, dropout, position_bias, is_causal, more)
     (batch, heads, rows, _), (_, kv_heads, keys, _) = query.shape, key.shape
-    lies = _lies(stands, mask, batch, rows, keys)
+    lies = _lies(stands, mask, batch, rows, keys) if compiling or mask is None else _known(stands, mask, query, key)
     if lies.rows is None:
         _check_whole(stands, module, rows, keys)
     else:
@@ -107,13 +108,28 @@ def _check(
     """Raises CallError for what a layer asks for and a pattern cannot give."""
     refuse(module, dropout, more)
     config: Any = getattr(module, "config", None)
-    check_model(stands, config)
+    if torch.compiler.is_compiling():
+        check_model(stands, config)
+    elif stands.model is not config:
+        check_model(stands, config)
+        stands.model = config
     if bias is not None:
         raise CallError(
             f"{stands.name}: {type(module).__name__} adds a bias to its scores, for which a pattern has no place"
         )
     if is_causal is not False and getattr(module, "is_causal", True) and getattr(config, "is_causal", True):
         stands.check_past(query.shape[1], key.shape[1])
+
+
+def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
+    """How sequences lie, found once for all layers that are given the same mask and do not differ in what it means."""
+    asked = stands.restart, query.shape[0], query.shape[2], key.shape[2]
+    found: dict[tuple[bool, int, int, int], Lies] | None = getattr(mask, _LIES, None)
+    if found is None:
+        setattr(mask, _LIES, found := {})
+    if asked not in found:
+        found[asked] = _lies(stands, mask, *asked[1:])
+    return found[asked]
 
 
 def _rows(mask: Tensor) -> tuple[Row, ...]:
@@ -146,8 +162,7 @@ def _from_cache(
     _check(stands, module, query, key, dropout, position_bias, is_causal, more)
     if mask is None or not is_standin(mask):
         raise CallError(f"{stands.name}: a layer with a bounded cache was given no mask of ours")
-    structure, _ = unpacked(mask, query.shape[0], key.shape[2])
-    if any(field.name == "real" for field in structure.fields):
+    if "holes" in _known(stands, mask, query, key).ways:
         raise CallError(
             f"{stands.name}: a batch entry has padding between its tokens, and a cache that drops keys has it "
             "only before them: pad on the left"

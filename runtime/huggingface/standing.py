@@ -19,6 +19,7 @@ class Standing:
     """A pattern in the place of a mask.
 
     ``own_scale``: the model's scale of scores is not the pattern's. ``turns``: it turns queries and keys itself.
+    ``model`` is the config of the last model that was seen to be able to have it.
     """
 
     def __init__(self, pattern: Pattern, number: int) -> None:
@@ -26,6 +27,7 @@ class Standing:
         self.pattern, self.number, self.name, self.restart = pattern, number, spec.name, pattern.restart
         self.own_scale = spec.weights.linear or spec.scale is not None
         self.turns = bool(spec.turns)
+        self.model: object = None
 
     def attention(self, ways: tuple[str, ...], cap: float | None, sinks: bool) -> Attention:
         """What a layer calls where sequences lie in these ways: made once."""

@@ -56,6 +56,20 @@ def test_logits_and_tokens(name: str, pattern: str) -> None:
         assert torch.equal(model.generate(ids(3, 20), **given, **how), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", SPECS)
+def test_padding_between_tokens(pattern: str) -> None:
+    """It is not seen; positions are those in the sequence, as they are where a model has its own mask."""
+    model, mask = decoder("Llama"), LEFT.clone()
+    mask[0, 7:10] = mask[1, 12] = 0
+    whole = dense(spec_of(pattern), mask).masked_fill(mask[:, None, None] == 0, torch.finfo(torch.float32).min)
+    places = torch.arange(20).expand(3, -1)
+    eager = logits(model, "eager", ids(3, 20), attention_mask=whole, position_ids=places)
+    ours = logits(model, SPECS[pattern][1], ids(3, 20), attention_mask=mask, position_ids=places)
+    seen = (mask == 1) & (whole[:, 0] == 0).any(2)
+    assert differ(eager[seen], ours[seen]) < 1e-5
+
+
 @pytest.mark.parametrize("restart", [True, slow(False)])
 def test_packed_documents(restart: bool) -> None:
     """Positions begin anew in each, or go on; gradients of all parameters, also where layers run again for them."""
@@ -262,4 +276,5 @@ def test_a_cache_that_drops_what_the_pattern_sees() -> None:
     model.set_attn_implementation("attnspec:near")
     expected = recomputed(decoder("Mistral"), attnspec.read("window", params={"width": 4}), ids(1, 20), LEFT[:1], 9)
     given = {"attention_mask": LEFT[:1], "max_new_tokens": 9, "do_sample": False}
-    assert torch.equal(model.generate(ids(1, 20), **given), expected)
+    for how in ({}, {"cache_implementation": "static", "disable_compile": True}):
+        assert torch.equal(model.generate(ids(1, 20), **given, **how), expected)
