@@ -80,6 +80,18 @@ def _print(out: Console, one: Compared) -> None:
             "PyTorch's kernel for the CPU",
             soft_wrap=True,
         )
+    received, peak = max(one.planned.received), max(one.ran[OURS].peak)
+    out.print(
+        f"  memory: peak {quantity(peak, 'B')}; a rank's own tensors are {quantity(one.local, 'B')}, and it receives "
+        f"{quantity(received, 'B')} at most",
+        soft_wrap=True,
+    )
+    if one.half is not None:
+        out.print(
+            f"  in bfloat16: peak {quantity(max(one.half.peak), 'B')}, {one.half.memory:.2f} of what a rank holds and "
+            f"receives ({quantity(max(one.half.needed), 'B')} at most): sums that steps add to are float32",
+            soft_wrap=True,
+        )
     for bar in bars(one):
         sign = ">=" if bar.at_least else "<="
         held = "holds" if bar.holds else "MISSED"
@@ -108,6 +120,7 @@ def _plain(one: Compared) -> dict[str, Any]:
         "contenders": {name: asdict(ran) for name, ran in one.ran.items()},
         "planned": asdict(one.planned),
         "context_parallel": one.why_not,
+        "bfloat16": None if one.half is None else one.half._asdict(),
         "bars": [bar._asdict() for bar in bars(one)],
     }
 

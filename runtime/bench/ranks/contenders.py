@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -56,10 +57,12 @@ def names_of(case: Case) -> tuple[str, ...]:
     return OURS, GATHER, RING, *(ROTATIONS if case.causal else ())
 
 
-def contender(name: str, case: Case, attend: Attention, group: dist.ProcessGroup) -> Contender:
-    """One of them by its name, ready to be called on this rank."""
+def contender(
+    name: str, case: Case, attend: Attention, group: dist.ProcessGroup, dtype: torch.dtype = torch.float32
+) -> Contender:
+    """One of them by its name, ready to be called on this rank; only ours in another type than float32."""
     if name == OURS:
-        return _ours(case, attend, group)
+        return _ours(case, attend, group, dtype)
     rank, chunks = dist.get_rank(group), Chunks(case.n, dist.get_world_size(group), case.causal)
     if name in ROTATIONS:
         call = context_parallel(ROTATIONS[name], group)
@@ -68,10 +71,10 @@ def contender(name: str, case: Case, attend: Attention, group: dist.ProcessGroup
     return Contender(group, chunks.positions(rank), call)
 
 
-def _ours(case: Case, attend: Attention, group: dist.ProcessGroup) -> Contender:
+def _ours(case: Case, attend: Attention, group: dist.ProcessGroup, dtype: torch.dtype) -> Contender:
     transport = Counting(of_group(group))
     sizes = {"n": case.n, "heads": case.heads, "kv_heads": case.kv_heads, "dim": case.dim}
-    far = distribute(attend, transport, shard=case.shard, **sizes)  # type: ignore[arg-type]
+    far = distribute(attend, transport, shard=case.shard, dtype=dtype, **sizes)  # type: ignore[arg-type]
     plan = far.plan
     assert isinstance(plan, RankPlan), "cases are of softmax"
     schedule = plan.schedule

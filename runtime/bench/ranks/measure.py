@@ -58,15 +58,31 @@ class Ran:
         return max(self.cpu) / statistics.mean(self.cpu)
 
 
+class InHalf(NamedTuple):
+    """Ours in bfloat16: by rank the peak, and what it must hold: its own tensors, and what it receives."""
+
+    peak: tuple[int, ...]
+    needed: tuple[int, ...]
+
+    @property
+    def memory(self) -> float:
+        """The largest peak by that."""
+        return max(peak / needed for peak, needed in zip(self.peak, self.needed, strict=True))
+
+
 @dataclass(frozen=True)
 class Compared:
-    """A case: who ran, by name, what was planned of ours, and why PyTorch's own function did not run ("" if it did)."""
+    """A case: who ran, by name, what was planned of ours, and why PyTorch's own function did not run ("" if it did).
+
+    ``half`` is ours in bfloat16, if that was measured.
+    """
 
     case: Case
     ranks: int
     ran: dict[str, Ran]
     planned: Planned
     why_not: str
+    half: InHalf | None = None
 
     def times(self, peer: str) -> float:
         """How many times as fast as a peer ours is, by medians."""
@@ -75,9 +91,7 @@ class Compared:
     @property
     def local(self) -> int:
         """The bytes of a rank's own q, k, v and output, with its log-sum-exp."""
-        case = self.case
-        rows = -(-case.n // self.ranks)
-        return rows * 4 * (2 * (case.heads + case.kv_heads) * case.dim + case.heads)
+        return _own(self.case, -(-self.case.n // self.ranks), torch.float32)
 
     @property
     def memory(self) -> float:
@@ -98,7 +112,7 @@ def measure_ranks(
         ran = {}
         for name in names:
             tick(f"{case}: memory of {name}")
-            peak = on_processes(ranks, _peak, case, name)
+            peak = [found for found, _ in on_processes(ranks, _peak, case, name, torch.float32)]
             of_ranks = [found[name] for found, _, _ in by_rank]
             rounds = tuple(max(seconds) for seconds in zip(*(one.seconds for one in of_ranks), strict=True))
             ran[name] = Ran(
@@ -109,7 +123,9 @@ def measure_ranks(
                 tuple(peak),
                 max(one.error for one in of_ranks),
             )
-        yield Compared(case, ranks, ran, planned, why_not)
+        tick(f"{case}: memory in bfloat16")
+        half = InHalf(*zip(*on_processes(ranks, _peak, case, OURS, torch.bfloat16), strict=True))
+        yield Compared(case, ranks, ran, planned, why_not, half)
 
 
 def _vectors(case: Case, n: int) -> list[Tensor]:
@@ -170,17 +186,25 @@ def _error(one: Contender, out: Tensor, want: Tensor | None) -> float:
     return max(float((part[:, :, has] - want[:, :, at[has]]).abs().max()) for part, at, has in parts if has.any())
 
 
-def _peak(case: Case, name: str) -> int:
-    """On each rank of fresh processes: the most memory that a call takes, with the rows that it is given."""
+def _own(case: Case, rows: int, dtype: torch.dtype) -> int:
+    return rows * (dtype.itemsize * 2 * (case.heads + case.kv_heads) * case.dim + 4 * case.heads)
+
+
+def _peak(case: Case, name: str, dtype: torch.dtype) -> tuple[int, int]:
+    """On each rank of fresh processes: the most memory that a call takes, with the rows that it is given.
+
+    And of ours what it must take: its own tensors, and what it receives.
+    """
     group, attend = dist.group.WORLD, compile(case.spec, params=case.params)
     assert group is not None
-    one = contender(name, case, attend, group)
-    small = contender(name, case.smaller(dist.get_world_size(group)), attend, group)
+    one = contender(name, case, attend, group, dtype)
+    small = contender(name, case.smaller(dist.get_world_size(group)), attend, group, dtype)
     heads = case.heads, case.kv_heads, case.kv_heads
     with torch.no_grad():
-        small.call(*(torch.zeros(1, h, len(small.positions), case.dim) for h in heads))
+        small.call(*(torch.zeros(1, h, len(small.positions), case.dim, dtype=dtype) for h in heads))
         start = high_water(anew=True)
-        given = [torch.rand(1, h, len(one.positions), case.dim) for h in heads]
+        given = [torch.empty(1, h, len(one.positions), case.dim, dtype=dtype).uniform_() for h in heads]
         dist.barrier(group)
         one.call(*given)
-        return high_water() - start
+        received = 0 if one.planned is None else one.planned.received[dist.get_rank(group)]
+        return high_water() - start, _own(case, len(one.positions), dtype) + received
