@@ -24,6 +24,7 @@ from attnspec.runtime.flex.text import text
 from attnspec.runtime.flex.trace import MASK, SCORE, defined, refused, trace
 from attnspec.runtime.flex.unseen import apart
 from attnspec.runtime.flex.values import real
+from attnspec.runtime.flex.wrapped import unwrapped, unwrapped_mask
 from attnspec.spec import expr as e
 from attnspec.spec import make
 from attnspec.spec import real as r
@@ -73,8 +74,8 @@ def spec_of(
     read when the pattern is called: what they hold then counts, and gradients flow to those that a score reads. An int
     tensor whose values never decrease along the sequence is declared `sorted`, which calls check, and one that holds
     where its runs begin or end is no input: it is `first(doc, q)` or `last(doc, q)`. Numbers, and what a function
-    computes from tensors without a position, are as they are now. Where a score is minus infinity the pair is
-    not seen.
+    computes from tensors without a position, are as they are now. Where a score is minus infinity the pair is not
+    seen. Where both lengths are given the spec is held against the functions at some pairs.
 
     Raises CallError, with the user's line, for what is no formula of positions (branches, side effects, random numbers)
     and for operations that the language has nothing for.
@@ -101,7 +102,8 @@ def imported(
     if score_mod is not None:
         seen, score = _score(score_mod, tables, device)
         mask = seen if mask is None else make.conjunction([mask, seen])
-    mask = None if mask is None else rewritten(mask, tables, call)
+    mask = None if mask is None else rewritten(unwrapped_mask(mask), tables, call)
+    score = None if score is None else unwrapped(score, mask)
     tables.check_devices()
     found = text(
         _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call

@@ -8,6 +8,7 @@ import torch
 
 import attnspec
 from attnspec.flex import spec_of
+from tests.support.flex_point import imported_alike
 
 slopes = torch.nn.Parameter(torch.tensor([0.5, 0.25]))
 relative = torch.nn.Parameter(torch.randn(2, 15))
@@ -73,3 +74,16 @@ def test_mask_and_score_together() -> None:
     assert "input slopes: float[heads]" in found.text
     assert found.text.endswith("attend q >= k\n    score s + slopes[h] * (k - q)\n}\n")
     assert found.inputs["slopes"] is slopes
+
+
+def test_an_index_is_not_counted_from_the_end_where_that_is_not_seen() -> None:
+    found = spec_of(
+        lambda b, h, q, k: (q >= k) & (q - k < 15), 3, 2, 8, 8, score_mod=lambda s, b, h, q, k: s + relative[h, q - k]
+    )
+    assert "score s + relative[h, q - k]\n" in found.text
+    seen = torch.rand(8) < 0.5
+    assert "attend seen[q - k]\n" in imported_alike(lambda b, h, q, k: seen[q - k] & (q >= k)).text
+    assert (
+        "attend seen[if q - k < 0 then q - k + 8 else q - k]\n"
+        in imported_alike(lambda b, h, q, k: seen[q - k] & (q >= k - 2)).text
+    )
