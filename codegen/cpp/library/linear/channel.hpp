@@ -78,7 +78,7 @@ struct alignas(64) OuterSteps {
 struct alignas(64) ChannelSpace : LinearSpace {
     InnerSteps inner[KEPT];
     OuterSteps outer[GROUPS];
-    double frame[CHS], before[CHS], exact[(SUB > LANES ? SUB : LANES) * CHS];
+    double before[CHS], exact[(SUB > LANES ? SUB : LANES) * CHS];
     float faded[ROWS * CHS], turned[LANES * CHS], faded_state[OF_OUT ? STATE : W];
 };
 

@@ -95,7 +95,7 @@ struct Channels {
             for (int c = 0; c < CHS; c += W) *(vdouble*)(keep + c) = kept_between(w.frame + c, sums + c);
             fade_sums(w.sums, keep, nullptr, nullptr);
         }
-        memcpy(w.frame, sums, sizeof(w.frame)), frame = nearer;
+        memcpy(w.frame, sums, sizeof(double) * CHS), frame = nearer;
     }
 
     // A sum that counts from `from` enters the state.

@@ -62,7 +62,7 @@ struct Delta : Sweep<Pass> {
     bool finite = true;  // the values of this tile so far
 
     Delta(const DeltaProblem& p, const Sizes& s, DeltaSpace& w, const Place& at, int64_t b, int64_t h)
-        : Base(p, s, w, at, b, {h, 1}, {h, 1}), p(p), w(w) {}
+        : Base(p, s, w, w.memory, at, b, {h, 1}, {h, 1}), p(p), w(w) {}
 
     bool run() {
         this->each_outer(this->tiles_here(), [&](int64_t o) {
@@ -84,7 +84,7 @@ struct Delta : Sweep<Pass> {
             for (int i = 0; i < GROUPS; ++i) solve(KEYS ? GROUPS - 1 - i : i);
             refresh();
         });
-        return held.complete && next.complete;
+        return this->is_complete();
     }
 
     float factor(const float* of, int64_t slot) const { return of ? of[this->line_here() + rows_here()(slot)] : 1.f; }

@@ -13,15 +13,24 @@ struct Sweep : TileWalk<Pass> {
 
     const LinearProblem& p;
     LogSpace& w;
+    Memory& memory;
     LogTile kept[KEPT];
     // Behind the matrix in w.sums: what channels of the state count from, the sum of its exponentials, and the most of that.
-    double *const frames = w.sums + CHANNELS * OTHER, *const mass = frames + CS, *const most = mass + CS;
+    double *const frames = memory.sums + CHANNELS * OTHER, *const mass = frames + CS, *const most = mass + CS;
 
-    Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, const Place& at, int64_t b, Team outer, Team inner)
-        : Base(s, at, b, outer, inner), p(p), w(w) {
+    Sweep(const LinearProblem& p, const Sizes& s, LogSpace& w, Memory& memory, const Place& at, int64_t b, Team outer, Team inner)
+        : Base(s, at, b, outer, inner), p(p), w(w), memory(memory) {
+        resume();
+    }
+
+    // As in sweep.hpp.
+    void resume() {
+        w.sums = memory.sums, w.state = memory.state;
         for (LogTile& one : kept) one.tile = INT64_MIN;
         w.ahead.clear();
     }
+    void start() {}
+    void end(bool) {}
 
     const LogTile& inner_tile(int64_t j, int64_t h, Span slots) {
         for (const LogTile& one : kept)
@@ -55,9 +64,8 @@ struct Sweep : TileWalk<Pass> {
         return kept[n];
     }
 
-    // The outer tiles of one of `segments` pieces of the sequence.
-    bool run(int64_t segment, int64_t segments) {
-        this->each_outer(this->tiles_of_segment(segment, segments), [&](int64_t o) {
+    void run(Span tiles) {
+        this->each_outer(tiles, [&](int64_t o) {
             for (head = outer.first; head < outer.first + outer.count; ++head) {
                 loaded = false, next.count = 0;
                 for (auto& group : w.out)
@@ -69,7 +77,6 @@ struct Sweep : TileWalk<Pass> {
                 if (loaded || !CARRY) store_here();
             }
         });
-        return held.complete && next.complete;
     }
     static vfloat all_begin() { return all(LOGS == 3 ? -INF : 0.f); }
 
@@ -173,7 +180,7 @@ struct Sweep : TileWalk<Pass> {
         if (afresh) begin_state();
         next.without(held, [&](int64_t lo, int64_t hi) { afresh && parts.count ? add_parts(lo, hi) : move(lo, hi, 1.0); });
         held.swap(next);
-        for (int c = 0; c < CHANNELS; ++c) w.frame[c] = (float)frames[c];
+        for (int c = 0; c < CHANNELS; ++c) w.tops[c] = (float)frames[c];
         for (int g = 0; g < GROUPS; ++g) {
             const Range on = lanes(g);
             if (on.begin < on.end) read_state(g);
@@ -182,15 +189,15 @@ struct Sweep : TileWalk<Pass> {
 
     void read_state(int g) {
         if constexpr (LOGS == 1) {
-            fade(w, g, w.x[g], w.frame);
+            fade(w, g, w.x[g], w.tops);
             product<DV, 1, ZS, true>(w.state, w.moved, D, w.out[g], w.ahead);
         } else if constexpr (LOGS == 2) {
             product<DV, YS, 1, false>(w.state, w.x[g], D, w.moved, w.ahead);
-            add_moved(w, g, w.frame);
+            add_moved(w, g, w.tops);
         } else
             for (int d = 0; d < CHANNELS; ++d)
                 for (int c = d * LANES; c < d * LANES + LANES; c += W)
-                    store(w.out[g] + c, larger(all(w.frame[d] > LOWEST ? w.frame[d] : -INF), load(w.out[g] + c)));
+                    store(w.out[g] + c, larger(all(w.tops[d] > LOWEST ? w.tops[d] : -INF), load(w.out[g] + c)));
     }
 
     bool has_vanished() const {
@@ -200,8 +207,8 @@ struct Sweep : TileWalk<Pass> {
     }
 
     void begin_state() {
-        memset(w.sums, 0, sizeof(w.sums));
-        memset(w.state, 0, sizeof(w.state));
+        memset(w.sums, 0, sizeof(memory.sums));
+        memset(w.state, 0, sizeof(memory.state));
         for (int c = 0; c < CHANNELS; ++c) frames[c] = LOWEST;
         held.count = 0;
     }
@@ -233,7 +240,7 @@ struct Sweep : TileWalk<Pass> {
         begin_state();
         const Run own = this->run_of_part(i);
         move(own.lo, own.hi, 1.0);
-        memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
+        memcpy(parts.sums + i * STATE, w.sums, sizeof(memory.sums));
     }
 
     // A run of tiles enters the state: parts where it holds all of them.

@@ -17,7 +17,7 @@ constexpr double VANISHED = 1e-7;  // of the most that a state held: what is lef
 struct LogSpace : LinearSpace {
     float logs_here[GROUPS][CS * LANES], most_here[GROUPS][CS];
     float logs_there[KEPT][ROWS * CS], faded[KEPT][ROWS * CS], top[KEPT][CS], mass[KEPT][CS];
-    float moved[CS * LANES], frame[CS];
+    float moved[CS * LANES], tops[CS];  // tops: what channels of the state count from
     double keep[CS], come[CS];
 };
 using Space = LogSpace;

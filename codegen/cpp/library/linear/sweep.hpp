@@ -13,13 +13,21 @@ struct Sweep : TileWalk<Pass> {
 
     const LinearProblem& p;
     Space& w;
+    Memory& memory;
     struct Kept { int64_t tile, head; Inner inner; };
     Kept kept[KEPT];
     double frame = 0;   // with DECAY: what the state counts from, the nearest of what it holds
     Channels channels;  // with BY_CHANNEL
 
-    Sweep(const LinearProblem& p, const Sizes& s, Space& w, const Place& at, int64_t b, Team outer, Team inner)
-        : Base(s, at, b, outer, inner), p(p), w(w), channels(p, w, rows_here(), rows_there(), b, (KEYS ? inner : outer).first) {
+    Sweep(const LinearProblem& p, const Sizes& s, Space& w, Memory& memory, const Place& at, int64_t b, Team outer, Team inner)
+        : Base(s, at, b, outer, inner), p(p), w(w), memory(memory),
+          channels(p, w, rows_here(), rows_there(), b, (KEYS ? inner : outer).first) {
+        resume();
+    }
+
+    // After another sweep had the space.
+    void resume() {
+        w.sums = memory.sums, w.frame = memory.frame, w.state = memory.state;
         for (Kept& one : kept) one = {INT64_MIN, 0, {}};
         w.ahead.clear();
     }
@@ -53,10 +61,16 @@ struct Sweep : TileWalk<Pass> {
         return to.inner;
     }
 
-    // The outer tiles of one of `segments` pieces of the sequence.
-    bool run(int64_t segment, int64_t segments) {
+    void start() {
         if (p.state_in) begin_state();  // which each row reads
-        this->each_outer(this->tiles_of_segment(segment, segments), [&](int64_t o) {
+    }
+    // With `last` of the whole sequence.
+    void end(bool last) {
+        if (p.state_out && last) leave_state();
+    }
+
+    void run(Span tiles) {
+        this->each_outer(tiles, [&](int64_t o) {
             for (head = outer.first; head < outer.first + outer.count; ++head) {
                 begin();
                 for (int64_t h = inner.first; h < inner.first + inner.count; ++h)
@@ -66,8 +80,6 @@ struct Sweep : TileWalk<Pass> {
                 if (loaded || !CARRY) store_here();  // else the output is there already
             }
         });
-        if (p.state_out && segment == (KEYS ? 0 : segments - 1)) leave_state();
-        return held.complete && next.complete;
     }
 
     void begin() {
@@ -186,8 +198,8 @@ struct Sweep : TileWalk<Pass> {
     }
 
     void begin_state(bool whole = true) {
-        memset(w.sums, 0, sizeof(w.sums));
-        memset(w.state, 0, sizeof(w.state));
+        memset(w.sums, 0, sizeof(memory.sums));
+        memset(w.state, 0, sizeof(memory.state));
         held.count = 0, frame = std::numeric_limits<double>::infinity();
         if (whole && p.state_in) load_state(p, w, b * s.key_heads + (KEYS ? outer : inner).first);
     }
@@ -207,7 +219,7 @@ struct Sweep : TileWalk<Pass> {
         begin_state(false);
         const Run own = this->run_of_part(i);
         move(own.lo, own.hi, 1.f);
-        memcpy(parts.sums + i * STATE, w.sums, sizeof(w.sums));
+        memcpy(parts.sums + i * STATE, w.sums, sizeof(memory.sums));
         parts.frames[i] = frame;
     }
 

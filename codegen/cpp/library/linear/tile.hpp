@@ -66,9 +66,15 @@ constexpr int LOGS = ATTNSPEC_LOGS, CHANNELS = LOGS == 1 ? D : DV, CS = round_up
 constexpr bool BY_VALUE = LOGS ? LOGS > 1 : Z_ONE || (!Y_ONE && YC % W == 0);
 constexpr int STATE = (BY_VALUE ? DV * YS : D * ZS) + (LOGS ? 3 * CS : 0);
 
-struct alignas(64) LinearSpace {  // one per thread
-    double sums[STATE];
+// What a sweep keeps from one outer tile to the next: the state in fp64, as it is summed up, and in fp32, as it is read;
+// with BY_CHANNEL the sums of steps that its channels count from.
+struct alignas(64) Memory {
+    double sums[STATE], frame[round_up(D > DV ? D : DV, W)];
     float state[STATE];
+};
+
+struct alignas(64) LinearSpace {  // one per thread
+    Memory memory;
     float x[GROUPS][XS * LANES], out[GROUPS][OS * LANES];
     float s[ROWS * LANES];
     int32_t mask[ROWS * LANES];
@@ -81,6 +87,8 @@ struct alignas(64) LinearSpace {  // one per thread
     float scratch[round_up((ROWS > LANES ? ROWS : LANES) * (D > DV ? D : DV), W)];
     Unfit<ROWS> unfit;
     Ahead ahead;
+    double *sums, *frame;  // those of the sweep that runs
+    float* state;
 };
 
 static void load_state(const LinearProblem& p, LinearSpace& w, int64_t state) {

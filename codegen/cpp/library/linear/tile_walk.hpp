@@ -39,6 +39,14 @@ struct TileWalk {
         return {all.begin + length * segment / segments, all.begin + length * (segment + 1) / segments};
     }
 
+    // `size` of these tiles, from the at-th on in the order that they are visited in.
+    static Span stretch(Span tiles, int64_t at, int64_t size) {
+        const int64_t all = tiles.end - tiles.begin, begin = at < all ? at : all, end = size < all - begin ? begin + size : all;
+        return KEYS ? Span{tiles.end - end, tiles.end - begin} : Span{tiles.begin + begin, tiles.begin + end};
+    }
+
+    bool is_complete() const { return held.complete && next.complete; }
+
     // Calls f(o) for the outer tiles that have rows, towards what is seen: in causal patterns a state then only grows, and fades.
     template <class F>
     void each_outer(Span tiles, F&& f) {
