@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError, check_vectors
+from attnspec.runtime.core.visible import traced
 from attnspec.runtime.flex.judged import mask_of
 from attnspec.runtime.flex.known import CallSizes, pattern
 
@@ -81,7 +82,8 @@ def flex_attention(
             return compiled.between_graphs(flex_attention, query, key, value, *given, return_aux=return_aux)
         attend, inputs = found
     else:
-        attend, inputs = pattern(mask_of(block_mask, sizes, query.device), score_mod, sizes)
+        looks = not traced(query, key, value)
+        attend, inputs = pattern(mask_of(block_mask, sizes, query.device, looks), score_mod, sizes, looks)
     if return_aux is None:
         return attend(query, key, value, scale=scale, return_lse=return_lse, inputs=inputs)
     lse, largest = bool(return_aux.lse), bool(return_aux.max_scores)

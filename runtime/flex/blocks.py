@@ -5,7 +5,7 @@ Where the blocks are those that the function has anyway, the function says it al
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +97,12 @@ def listed(block_mask: Any, batch: int, heads: int, n_q: int, n: int) -> Listed:
             raise CallError(f"flex_attention: block_mask names a block twice in {label}_indices: {_TWICE}")
     if full is not None and bool((partial + full > 1).any()):
         raise CallError(f"flex_attention: block_mask lists a block as a partial and as a full one: {_TWICE}")
-    return seen(partial, full, tuple(block_mask.BLOCK_SIZE))
+    return seen(partial, full, block_mask.BLOCK_SIZE)
 
 
-def seen(partial: Tensor, full: Tensor | None, size: tuple[int, int]) -> Listed:
+def seen(partial: Tensor, full: Tensor | None, size: Sequence[int]) -> Listed:
     """Blocks that are named so often, the last column left out."""
-    return Listed(partial[..., :-1] > 0, None if full is None else full[..., :-1] > 0, size)
+    return Listed(partial[..., :-1] > 0, None if full is None else full[..., :-1] > 0, (size[0], size[1]))
 
 
 def tables(block_mask: Any, batch: int, heads: int, n_q: int, n: int) -> tuple[Tensor, Tensor | None]:

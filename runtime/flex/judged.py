@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.flex.blocks import Listed, MaskMod, check_lengths, listed, told_by
+from attnspec.runtime.flex.blocks import Listed, MaskMod, check_lengths, listed, seen, tables, told_by
 from attnspec.runtime.flex.known import CallSizes, pattern
 from attnspec.runtime.flex.structure import structure
 
@@ -39,10 +39,11 @@ class _Judged:
 _judged: WeakKeyDictionary[Any, _Judged] = WeakKeyDictionary()
 
 
-def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device) -> MaskMod | None:
+def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device, looks: bool = True) -> MaskMod | None:
     """The mask function that says all that a BlockMask allows; None where it allows everything.
 
-    Raises CallError where it does not fit a call.
+    Unless it ``looks`` at what tensors hold, that is blocks beside the function. Raises CallError where it does not fit
+    a call.
     """
     from torch.nn.attention.flex_attention import BlockMask, _sliced_mask_mod_error, noop_mask
 
@@ -60,17 +61,19 @@ def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device) -> MaskMod 
         raise CallError(f"flex_attention: query is on {device} and block_mask on {block_mask.kv_num_blocks.device}")
     if not check_lengths(block_mask, sizes.n_q, sizes.n):
         return None if function is noop_mask else function
-    tables = [t for name in _TABLES if (t := getattr(block_mask, name)) is not None]
+    if not looks:
+        return _with_blocks(seen(*tables(block_mask, *sizes), block_mask.BLOCK_SIZE), function)
+    own = [t for name in _TABLES if (t := getattr(block_mask, name)) is not None]
     made_of = structure(function)
-    if made_of is None or any(t.is_inference() for t in (*tables, *made_of.tensors)):  # what may change unseen
+    if made_of is None or any(t.is_inference() for t in (*own, *made_of.tensors)):  # what may change unseen
         return _with_blocks(listed(block_mask, *sizes), function)
-    key, tensors = (made_of.key, sizes, len(tables)), (*tables, *made_of.tensors)
+    key, tensors = (made_of.key, sizes, len(own)), (*own, *made_of.tensors)
     before = _judged.get(block_mask)
     if before is None or not before.holds(key, tensors):
         blocks = listed(block_mask, *sizes)
-        own = function is not noop_mask and _says_all(blocks, function, sizes)
-        seen = tuple((ref(t), t._version) for t in tensors)
-        before = _judged[block_mask] = _Judged(key, seen, None if own else _with_blocks(blocks, function))
+        alone = function is not noop_mask and _says_all(blocks, function, sizes)
+        versions = tuple((ref(t), t._version) for t in tensors)
+        before = _judged[block_mask] = _Judged(key, versions, None if alone else _with_blocks(blocks, function))
     return before.mask or function
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.flex.facts import Derived, Fact, Facts
@@ -59,11 +60,17 @@ _known: OrderedDict[Hashable, tuple[_Variant, ...]] = OrderedDict()
 """No tensors are in it: keys and patterns are text and code."""
 
 
-def pattern(mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes) -> Found:
-    """The compiled pattern of functions for a call of these sizes. Raises CallError where they cannot be traced."""
+def pattern(
+    mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes, looks: bool = True
+) -> Found:
+    """The compiled pattern of functions for a call of these sizes. Raises CallError where they cannot be traced.
+
+    What tensors hold is not looked at unless it ``looks``.
+    """
     made_of = structure(mask_mod, score_mod)
-    if made_of is None:
-        return _traced(mask_mod, score_mod, sizes)[0]
+    if made_of is None or not looks:
+        with _disable_current_modes():
+            return _traced(mask_mod, score_mod, sizes, looks)[0]
     key: Hashable = made_of.key
     if made_of.tensors:
         key = (key, sizes, *((t.dtype, t.device, t.shape) for t in made_of.tensors))
@@ -73,7 +80,7 @@ def pattern(mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] |
         if found is not None:
             _known.move_to_end(key)
             return found
-    found, facts = _traced(mask_mod, score_mod, sizes)
+    found, facts = _traced(mask_mod, score_mod, sizes, looks)
     new = _variant(found, facts, made_of)
     if new is not None:
         _known[key] = (new, *variants)[:_VARIANTS]
@@ -84,9 +91,9 @@ def pattern(mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] |
 
 
 def _traced(
-    mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes
+    mask_mod: Callable[..., Any] | None, score_mod: Callable[..., Any] | None, sizes: CallSizes, looks: bool
 ) -> tuple[Found, Facts]:
-    facts = Facts(again=True)
+    facts = Facts(looks, again=True)
     text, inputs = imported(mask_mod, score_mod, Call(*sizes), facts)
     return Found(_compiled(text), inputs), facts
 

@@ -136,6 +136,34 @@ def test_blocks_without_a_function_and_blocks_that_change() -> None:
         compiled(*QKV, block_mask=wrong)
 
 
+class Layer(torch.nn.Module):
+    """A module to export."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block_mask = blocks(documents(RUN, causal()))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention within documents."""
+        out: Tensor = flex_attention(q, k, v, block_mask=self.block_mask)
+        return out
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_it_is_exported(strict: bool) -> None:
+    layer = Layer()
+    exported = torch.export.export(layer, QKV, strict=strict).module()
+    torch.testing.assert_close(exported(*QKV), layer(*QKV), atol=1e-6, rtol=1e-6)
+
+
+def test_fake_tensors_have_shapes() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    layer = Layer()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert layer(*map(mode.from_tensor, QKV)).shape == QKV[0].shape
+
+
 def test_a_function_that_is_made_inside_breaks_the_graph() -> None:
     def layer(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
         out: Tensor = flex_attention(q * 1.0, k, v, lambda s, b, h, i, j: s + slopes[h] * (j - i))
