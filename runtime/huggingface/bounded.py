@@ -24,7 +24,8 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
 
     ``update`` gives back what is new, marked: the rest is here, and attention finds it by the mark. Entries of a batch
     that is padded on the left are kept in groups with as much padding, so that a position means the same in all of a
-    group: the number of real tokens before it.
+    group: the number of real tokens before it. ``own``: the pattern is that of the model's mask, ``checked`` the last
+    structure of a mask that was seen to be it.
     """
 
     is_sliding = False
@@ -34,7 +35,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, pattern: Pattern, own: bool) -> None:
         super().__init__()
         self.pattern, self.own = pattern, own
-        self.checked = not own
+        self.checked = 0
         self.reset()
 
     def reset(self) -> None:

@@ -167,10 +167,11 @@ def _from_cache(
             f"{stands.name}: a batch entry has padding between its tokens, and a cache that drops keys has it "
             "only before them: pad on the left"
         )
-    if not kept.checked:
+    structure = mask.shape[1]
+    if kept.own and kept.checked != structure:  # which may be another in a later turn, with images
         number: Any = module.layer_idx
         check_own(module.config, number, mask)
-        kept.checked = True
+        kept.checked = structure
     return kept.attend(query, key, value, _rows(mask), None if stands.own_scale else scaling, softcap, s_aux)
 
 

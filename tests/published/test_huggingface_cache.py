@@ -177,6 +177,19 @@ def test_what_cannot_be_kept() -> None:
             model(ids(3, 1), past_key_values=kept, use_cache=True)
 
 
+def test_an_own_mask_that_is_more() -> None:
+    """A mask that is more than the type of a layer says is refused, also at a later turn."""
+    model = model_of("Llama", "attnspec")
+    kept = hf.cache(model)
+    with torch.no_grad():
+        model(ids(1, 4), past_key_values=kept, use_cache=True)
+        more = transformers.masking_utils.create_causal_mask(
+            model.config, torch.zeros(1, 4, 32), None, kept, or_mask_function=lambda b, h, q, k: k < 3
+        )
+        with pytest.raises(attnspec.CallError, match="mask of layer 0 is more than its type says"):
+            model(ids(1, 4), attention_mask=more, past_key_values=kept, use_cache=True)
+
+
 def test_what_it_is_for() -> None:
     """A pattern that is said must be the one that the model has."""
     model = model_of("Llama", "attnspec:few-sinks")
