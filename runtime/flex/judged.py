@@ -45,14 +45,14 @@ def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device, looks: bool
     Unless it ``looks`` at what tensors hold, that is blocks beside the function. Raises CallError where it does not fit
     a call.
     """
-    from torch.nn.attention.flex_attention import BlockMask, _sliced_mask_mod_error, noop_mask
+    from torch.nn.attention import flex_attention as theirs
 
     if block_mask is None:
         return None
-    if not isinstance(block_mask, BlockMask):
+    if not isinstance(block_mask, theirs.BlockMask):
         raise CallError(f"flex_attention: block_mask is a BlockMask, not {type(block_mask).__name__}")
     function = block_mask.mask_mod
-    if function is _sliced_mask_mod_error:
+    if function is getattr(theirs, "_sliced_mask_mod_error", None):  # a private name
         raise CallError(
             "flex_attention: block_mask was sliced, which takes its mask_mod away: give it that of the whole, at the "
             "positions of the slice, `part.mask_mod = lambda b, h, q, k: whole.mask_mod(b, h, q + start, k)`"
@@ -60,7 +60,7 @@ def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device, looks: bool
     if block_mask.kv_num_blocks.device != device:
         raise CallError(f"flex_attention: query is on {device} and block_mask on {block_mask.kv_num_blocks.device}")
     if not check_lengths(block_mask, sizes.n_q, sizes.n):
-        return None if function is noop_mask else function
+        return None if function is theirs.noop_mask else function
     if not looks:
         return _with_blocks(seen(*tables(block_mask, *sizes), block_mask.BLOCK_SIZE), function)
     own = [t for name in _TABLES if (t := getattr(block_mask, name)) is not None]
@@ -71,7 +71,7 @@ def mask_of(block_mask: Any, sizes: CallSizes, device: torch.device, looks: bool
     before = _judged.get(block_mask)
     if before is None or not before.holds(key, tensors):
         blocks = listed(block_mask, *sizes)
-        alone = function is not noop_mask and _says_all(blocks, function, sizes)
+        alone = function is not theirs.noop_mask and _says_all(blocks, function, sizes)
         versions = tuple((ref(t), t._version) for t in tensors)
         before = _judged[block_mask] = _Judged(key, versions, None if alone else _with_blocks(blocks, function))
     return before.mask or function
