@@ -285,6 +285,7 @@ SLOW = {
     *("long list often", "membership", "wide sum", "wide or", "many names", "many attentions", "many quotes"),
     *("nested unrolled", "deep if", "deep power", "open braces", "closing braces", "chained comparison"),
     *("open mixtures", "long list", "unknown names", "many includes", "unknown includes", "deep minus", "bombs"),
+    *("deep not", "deep lists", "clauses in open braces", "many strings", "function bomb", "if bomb", "divisors"),
 }
 
 

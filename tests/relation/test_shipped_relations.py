@@ -22,6 +22,7 @@ from attnspec.spec import axes
 from attnspec.spec.arrays import derive
 from attnspec.spec.evaluate import table as table_of
 from attnspec.spec.spec import Spec
+from tests.support.marks import slow
 from tests.support.tiles import tile_kinds
 
 
@@ -37,18 +38,14 @@ def calls(spec: Spec, heads: int, lengths: tuple[tuple[int, int], ...]) -> Itera
         yield replace(sizes, scalars=scalars(spec, arrays)), arrays
 
 
-LONG = (
-    "memory_layers",
-    "longnet",
-    "swin",
-    "sparse_strided",
-    "neighborhood_2d_shifted",
-)  # in seconds: of these the plan and the kernels are quick tests
+LONG = {
+    *("memory_layers", "longnet", "swin", "sparse_strided", "neighborhood_2d_shifted", "axial", "bigbird_mixture"),
+    *("neighborhood_2d", "logsparse", "block_diffusion", "linear_dilated", "longnet_branch", "hierarchical"),
+}
+"""What takes half a second and more: of these the plan and the kernels are quick tests."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=pytest.mark.slow) if x in LONG else x for x in attnspec.shipped()]
-)
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in attnspec.shipped()])
 def test_shipped_specs(name: str) -> None:
     """All three meanings, at lengths that divide nothing and more."""
     spec = attnspec.read(name)
@@ -80,7 +77,7 @@ def is_tight(name: str) -> bool:
 TIGHT = [name for name in attnspec.shipped() if is_tight(name)]
 
 
-@pytest.mark.parametrize("name", TIGHT)
+@pytest.mark.parametrize("name", [slow(name) if name in LONG else name for name in TIGHT])
 def test_tiles_of_shipped_specs_are_tight(name: str) -> None:
     """No tile is visited in vain and none that is full is called partial."""
     spec = attnspec.read(name)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 import attnspec
 from attnspec.codegen.cost import counted
+from tests.support.marks import slow
 from tests.support.oracle import tensors
 from tests.support.targets import compiled
 
@@ -51,14 +52,13 @@ DOC = torch.tensor([[0, 0, 1, 1, 1, 1, 4, 4, 5, 5], [0] * 10])
 @pytest.mark.parametrize(
     ("text", "inputs"),
     [
-        ("window", {}),
-        ("longnet", {}),
-        ("attention a(rates = [1, 2]) { attend (q - k) % rates[h] == 0 and k <= q + b }", {}),
+        *(slow("window", {}), slow("longnet", {})),
+        slow("attention a(rates = [1, 2]) { attend (q - k) % rates[h] == 0 and k <= q + b }", {}),
         ("packed", {"doc": DOC}),
-        ("packed_offsets", {"cu_seqlens": torch.tensor([0, 3, 10])}),
-        ("padded", {"length": torch.tensor([3, 7])}),
+        slow("packed_offsets", {"cu_seqlens": torch.tensor([0, 3, 10])}),
+        slow("padded", {"length": torch.tensor([3, 7])}),
         ("block_topk", {"top": torch.zeros((2, 2, 1, 32), dtype=torch.int64)}),
-        (
+        slow(
             "attention a { input bias: float[n_q, n]  attend causal  score s + bias[q, k] }",
             {"bias": torch.ones(10, 10)},
         ),
@@ -66,7 +66,7 @@ DOC = torch.tensor([[0, 0, 1, 1, 1, 1, 4, 4, 5, 5], [0] * 10])
             "attention a { input w: int[batch]  attend q // w[b] == k // w[b] and k <= q }",
             {"w": torch.tensor([4, 7])},
         ),
-        (
+        slow(
             "attention a { input keep: bool[batch, n_q // 2, n // 2]  attend keep[b, q // 2, k // 2] }",
             {"keep": torch.eye(5, dtype=torch.bool).expand(2, 5, 5)},
         ),

@@ -112,7 +112,7 @@ CASES: Mapping[str, tuple[str, dict[str, Tensor], tuple[str, ...]]] = {
         ("buckets",),
     ),
 }
-QUICK = ("documents", "own bias", "own sink", "entries by number", "positions")
+QUICK = ("documents", "own sink", "entries by number")
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else slow(name) for name in CASES])

@@ -12,13 +12,22 @@ from tests.support.oracle import agree, tensors
 from tests.support.targets import TARGETS, compiled
 
 SHORT, LONG = ((45, 2, 1),), ((200, HEADS, 2), (65, 2, 1), (330, 1, 2))
-BRANCHES = "lines of branches"  # each has kernels of its own
-CALLS = [
-    *(slow(name, "cpp", LONG) if i % 2 or name == BRANCHES else (name, "cpp", LONG) for i, name in enumerate(CLAUSES)),
-    *(
-        (name, "triton", SHORT) if i % 2 and name != BRANCHES else slow(name, "triton", SHORT)
-        for i, name in enumerate(CLAUSES)
+QUICK = {
+    "cpp": (
+        *("documents", "local window", "local ends", "padding", "flags by key", "odd blocks", "alibi", "softcap"),
+        *("full bias", "reals compared", "sink", "rotations", "lsh"),
     ),
+    "triton": (
+        *("offsets", "local sinks", "prefix", "block table", "block list", "product of positions", "learned buckets"),
+        *("floor of a score", "two score lines", "sink and mixture", "axes", "lsh in buckets"),
+    ),
+}
+CALLS = [
+    (name, target, calls) if name in QUICK[target] else slow(name, target, calls)
+    for target, calls in (("cpp", LONG), ("triton", SHORT))
+    for name in CLAUSES
+]
+CALLS += [
     *(slow(name, "triton", ((73, HEADS, 2), (65, 2, 1))) for name in CLAUSES),
 ]
 
@@ -49,12 +58,15 @@ def test_clauses_in_16_bits(name: str, dtype: torch.dtype) -> None:
     agree(compiled(f"attention a {{ {clauses} }}", "cpp"), q, k, v, inputs=inputs(1, 200))
 
 
-FEWER = ("documents", "local window", "local sinks", "local ends", "padding", "prefix", "alibi", "sink")
+FEWER = ("documents", "local window", "local ends", "padding", "alibi", "sink", "local sinks", "prefix")
 
 
 @pytest.mark.parametrize(
     ("target", "name"),
-    [*(("cpp", name) for name in FEWER), ("triton", "documents"), *(slow("triton", name) for name in FEWER[1:])],
+    [
+        *(("cpp", name) if name in QUICK["cpp"] else slow("cpp", name) for name in FEWER),
+        *(("triton", "documents"), *(slow("triton", name) for name in FEWER[1:])),
+    ],
 )
 def test_fewer_queries_and_more(target: str, name: str) -> None:
     clauses, inputs = CLAUSES[name]
