@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers.utils import output_capturing
 
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.huggingface.programs import Wanted, program
+from attnspec.runtime.huggingface.programs import NO_MASK, Wanted, program
 from attnspec.runtime.huggingface.standin import PLACES, Structure, is_standin, unpacked
+from attnspec.runtime.huggingface.step import seen
 
 _HARMLESS = frozenset(
     {
@@ -63,7 +64,11 @@ def attention(
         structure = _bare(module, rows, keys, is_causal, sliding_window)
         inputs = _places(batch, keys, query.device)
     elif is_standin(attention_mask):
-        structure, inputs = attention_mask.shape[1], unpacked(attention_mask, batch, keys)[1]
+        cut = seen(attention_mask, batch, keys) if rows == 1 and position_bias is None else None
+        if cut is not None:
+            structure, inputs, key, value = NO_MASK, {}, key[:, :, cut], value[:, :, cut]
+        else:
+            structure, inputs = attention_mask.shape[1], unpacked(attention_mask, batch, keys)[1]
     else:
         structure, inputs = _given(attention_mask, query, keys)
     if s_aux is not None:
@@ -71,7 +76,7 @@ def attention(
     if position_bias is not None:
         inputs["bias"] = position_bias.expand(batch, query.shape[1], rows, keys)
     attend = program(Wanted(structure, softcap, s_aux is not None, position_bias is not None))
-    out = attend(query, key, value, scale=scaling, inputs=inputs)
+    out = attend(query, key, value, scale=scaling, inputs=inputs or None)
     return out.transpose(1, 2).contiguous(), None
 
 

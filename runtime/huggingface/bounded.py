@@ -12,10 +12,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from attnspec.runtime.caches.cache import Cache as Keys
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.pattern import SINKS, Pattern
+from attnspec.runtime.huggingface.standin import Row
 from attnspec.spec.units import quantity
 
-Row = tuple[int, int, int, int]
-"""Where a batch entry lies: its first query and its first key, its first real key and one past the last."""
 _MARK = "_attnspec_layer"
 
 

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.attention import attention as own_attention
 from attnspec.runtime.huggingface.attention import refuse
-from attnspec.runtime.huggingface.bounded import Layer, Row, kept_by
+from attnspec.runtime.huggingface.bounded import Layer, kept_by
 from attnspec.runtime.huggingface.choice import Choice, layer_types
 from attnspec.runtime.huggingface.own import check_own
 from attnspec.runtime.huggingface.pattern import SINKS, Pattern
-from attnspec.runtime.huggingface.standin import PLACES, is_standin, unpacked
+from attnspec.runtime.huggingface.standin import Row, is_standin, numbers_of, unpacked
 from attnspec.runtime.huggingface.standing import Standing, number_of, of_layer, standing
 from attnspec.spec.placed import DOCUMENT, KEY, QUERY, REAL, START, STOP
 
-_ROWS, _LIES = "_attnspec_rows", "_attnspec_lies"
+_LIES = "_attnspec_lies"
 Attend = Callable[..., tuple[Tensor, None]]
 
 
@@ -132,15 +132,6 @@ def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
     return found[asked]
 
 
-def _rows(mask: Tensor) -> tuple[Row, ...]:
-    """The first four numbers of a stand-in for each batch entry: read once for all layers."""
-    found: tuple[Row, ...] | None = getattr(mask, _ROWS, None)
-    if found is None:
-        found = tuple((a, b, c, d) for a, b, c, d in mask[:, 0, 0, : len(PLACES)].tolist())
-        setattr(mask, _ROWS, found)
-    return found
-
-
 def _from_cache(
     kept: Layer,
     module: nn.Module,
@@ -172,7 +163,7 @@ def _from_cache(
         number: Any = module.layer_idx
         check_own(module.config, number, mask)
         kept.checked = structure
-    return kept.attend(query, key, value, _rows(mask), None if stands.own_scale else scaling, softcap, s_aux)
+    return kept.attend(query, key, value, numbers_of(mask), None if stands.own_scale else scaling, softcap, s_aux)
 
 
 def check_model(stands: Standing, config: Any) -> None:
@@ -227,7 +218,7 @@ def _lies(stands: Standing, mask: Tensor | None, batch: int, rows: int, keys: in
         if "doc" not in fields:
             ways += ["padded", "offset"]
     else:
-        at = _rows(mask)
+        at = numbers_of(mask)
         end = at[0][0] + rows
         if any(start > 0 or stop < end for _, _, start, stop in at):
             ways.append("padded")

@@ -8,6 +8,9 @@ from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.huggingface.constant import constant
 from attnspec.runtime.huggingface.standin import Structure
 
+NO_MASK = 0
+"""Stands for no structure: every query sees every key that is given."""
+
 
 class Wanted(NamedTuple):
     """What a layer asks for: a mask, by the number of its structure, and lines of scores."""
@@ -52,7 +55,11 @@ def _made(wanted: Wanted) -> Attention:
     if wanted.sinks:
         lines += ["input sinks: float[heads]", "sink sinks[h]"]
     params = {} if wanted.softcap is None else {"cap": float(wanted.softcap)}
+    parameters = "(cap = 50.0)" if params else ""
     structure = Structure.numbered(wanted.structure)
-    assert structure is not None
-    text = structure.text(lines, "(cap = 50.0)" if params else "")
+    if wanted.structure == NO_MASK:
+        text = f"attention huggingface{parameters} {{ {'  '.join(lines)} }}"
+    else:
+        assert structure is not None
+        text = structure.text(lines, parameters)
     return compile(text, params=params)

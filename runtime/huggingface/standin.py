@@ -24,6 +24,9 @@ from attnspec.runtime.huggingface.constant import constant
 
 PLACES = ("query_start", "key_start", "real_start", "real_stop")
 """Inputs of every structure, ``int[batch]``: the first four numbers."""
+Row = tuple[int, int, int, int]
+"""Where a batch entry lies: its first query and its first key, its first real key and one past the last."""
+_KEPT = "_attnspec_numbers"
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,15 @@ def packed(
 def is_standin(mask: Tensor) -> bool:
     """Whether a tensor is one: no other mask has integers of 32 bits."""
     return mask.dtype is torch.int32 and mask.dim() == 4
+
+
+def numbers_of(mask: Tensor) -> tuple[Row, ...]:
+    """The first four numbers of a stand-in for each batch entry: read once for all layers."""
+    found: tuple[Row, ...] | None = getattr(mask, _KEPT, None)
+    if found is None:
+        found = tuple((a, b, c, d) for a, b, c, d in mask[:, 0, 0, : len(PLACES)].tolist())
+        setattr(mask, _KEPT, found)
+    return found
 
 
 def unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:

@@ -17,7 +17,7 @@ from attnspec.runtime.huggingface.register import register
 
 SIZES = {"tiny": (128, 2, 4), "small": (256, 4, 8)}
 """Width, layers and heads. Two query heads share the keys of one."""
-_CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"
 """What releases of transformers call a cache: the newer ones warn of the older name."""
 
 
@@ -68,7 +68,7 @@ def write(model: Any, prompt: Tensor, count: int) -> Written:
         for many in (2, count):
             torch.manual_seed(0)
             kept, start = cache(model), time.perf_counter()
-            found = model.generate(prompt, max_new_tokens=many, do_sample=True, **given, **{_CACHE: kept})
+            found = model.generate(prompt, max_new_tokens=many, do_sample=True, **given, **{CACHE: kept})
             seconds = time.perf_counter() - start
     ids = found.sequences
     whole = model(ids, use_cache=False).logits[0, prompt.shape[1] - 1 : -1]

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 @click.option("--decode", is_flag=True, help="Measure instead: few queries against many keys, and parts.")
 @click.option("--linear", is_flag=True, help="Measure instead: weights by features, beside what they are to take.")
 @click.option("--flex", is_flag=True, help="Measure instead: block masks of files for FlexAttention, and imports.")
+@click.option("--hf", is_flag=True, help="Measure instead: a decoding step of models of transformers, beside SDPA.")
 @click.option(
     "--ranks",
     type=click.IntRange(2, 64),
@@ -83,6 +84,7 @@ def command(
     decode: bool,
     linear: bool,
     flex: bool,
+    hf: bool,
     ranks: int | None,
     ceilings: bool,
     forget: bool,
@@ -104,15 +106,15 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     flags = {"--ceilings": ceilings, "--suite": suite, "--decode": decode, "--linear": linear}
-    flags |= {"--flex": flex, "--ranks": ranks is not None}
+    flags |= {"--flex": flex, "--hf": hf, "--ranks": ranks is not None}
     asked = [name for name, wanted in flags.items() if wanted]
     if len(asked) + bool(startup or memory) > 1:
         raise click.UsageError(
-            "--suite, --decode, --linear, --flex, --ranks, --ceilings, and --startup or --memory are measured one at a "
-            "time"
+            "--suite, --decode, --linear, --flex, --hf, --ranks, --ceilings, and --startup or --memory are measured "
+            "one at a time"
         )
     if asked and spec:
-        own = decode or linear or flex or ranks
+        own = decode or linear or flex or hf or ranks
         what = "all shipped specs" if suite else "calls of its own" if own else "the machine, not a pattern"
         raise click.UsageError(f"{asked[0]} measures {what}: leave out {spec}, or {asked[0]}")
     if given and (asked or startup or memory or not spec):
@@ -153,6 +155,13 @@ def command(
         from attnspec.runtime.bench.flex import CASES as EXPORTED
 
         show_flex(EXPORTED, runs, as_json)
+        return
+    if hf:
+        if device.type != "cpu" or backward or threads:
+            raise click.UsageError("--hf measures forward calls on the CPU, with one thread")
+        from attnspec.cli.bench.huggingface import show_huggingface
+
+        show_huggingface(runs, as_json)
         return
     if ranks is not None:
         if device.type != "cpu" or backward or threads:
