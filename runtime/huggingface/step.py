@@ -17,7 +17,7 @@ def seen(mask: Tensor, batch: int, keys: int) -> slice | None:
     That is where it is not causal, or not alike in all batch entries; and where its numbers are not to be read: on a
     GPU, as they would have to be waited for, and while something traces.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(mask) is not Tensor or not mask.is_cpu:
+    if torch.compiler.is_compiling() or torch._C._is_tracing() or type(mask) is not Tensor or not mask.is_cpu:
         return None
     if mask.shape[1] not in _CAUSAL or mask.shape != (batch, mask.shape[1], keys, len(PLACES)):
         return None

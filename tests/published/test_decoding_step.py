@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 import attnspec.transformers as hf
 from attnspec.cli.bench.huggingface import show_huggingface
-from attnspec.runtime.bench.huggingface import NAMES, ROWS, Row, calls
+from attnspec.runtime.huggingface.decoding import NAMES, ROWS, Row, calls
 from attnspec.runtime.huggingface.masks import mask
 from attnspec.runtime.huggingface.step import seen
 from attnspec.runtime.huggingface.tiny import CACHE

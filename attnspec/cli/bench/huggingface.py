@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,26 +14,26 @@ from attnspec.cli.console import console, progress
 from attnspec.spec.units import seconds
 
 if TYPE_CHECKING:
-    from attnspec.runtime.bench.huggingface import Row, Step
+    from attnspec.runtime.bench.huggingface import Step
+    from attnspec.runtime.huggingface.decoding import Row
 
 _WIDTH = 120
 
 
 def show_huggingface(runs: int, as_json: bool, rows: tuple[Row, ...] | None = None) -> None:
     """Measure and print a decoding step of layers and models of transformers, with our attention and with SDPA's."""
-    from attnspec.transformers import register
-
-    register()  # says what is missing where transformers is not installed
+    if find_spec("transformers") is None:
+        raise click.UsageError("--hf needs transformers: pip install 'attnspec[hf]'")
     import torch
-    import transformers
     from rich.table import Table
 
     from attnspec.runtime.bench.ceilings import processor
-    from attnspec.runtime.bench.huggingface import LIMIT, ROWS, measure
+    from attnspec.runtime.bench.huggingface import LIMIT, measure
+    from attnspec.runtime.huggingface.decoding import ROWS
 
     with progress("hf") as tick:
         found = list(measure(ROWS if rows is None else rows, runs, tick))
-    about = {"machine": processor(), "torch": torch.__version__, "transformers": transformers.__version__}
+    about = {"machine": processor(), "torch": torch.__version__, "transformers": version("transformers")}
     if as_json:
         click.echo(json.dumps({**about, "limit": LIMIT, "rows": [_plain(one, LIMIT) for one in found]}, indent=2))
         return
