@@ -68,7 +68,9 @@ def attention(
         if cut is not None:
             structure, inputs, key, value = NO_MASK, {}, key[:, :, cut], value[:, :, cut]
         else:
-            structure, inputs = attention_mask.shape[1], unpacked(attention_mask, batch, keys)[1]
+            known, inputs = unpacked(attention_mask, batch, keys)
+            # A size that torch.compile takes for one that varies is no constant to it.
+            structure = known.number if torch.compiler.is_compiling() else attention_mask.shape[1]
     else:
         structure, inputs = _given(attention_mask, query, keys)
     if s_aux is not None:
