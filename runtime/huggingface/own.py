@@ -13,7 +13,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.choice import layer_types
 from attnspec.runtime.huggingface.masks import mask
 from attnspec.runtime.huggingface.pattern import Pattern
-from attnspec.runtime.huggingface.standin import unpacked
+from attnspec.runtime.huggingface.standin import keys_of, unpacked
 
 
 def text_config(model: Any) -> Any:
@@ -47,7 +47,7 @@ def check_own(config: Any, number: int, given: Tensor) -> None:
         function = made.chunked_causal_mask_function(config.attention_chunk_size, zero)
     expected = mask(batch_size=1, q_length=1, kv_length=1, mask_function=function)
     structure, numbers = unpacked(expected, 1, 1)
-    found, values = unpacked(given, given.shape[0], given.shape[2])
+    found, values = unpacked(given, given.shape[0], keys_of(given))
     same = replace(found, shifted=structure.shifted) == structure and all(
         name.startswith("chunk_start") or bool((values[name] == numbers[name]).all()) for name in structure.numbers
     )

@@ -3,7 +3,7 @@
 It is a tensor of int32, (batch, structure, keys, 4 + more), of which all rows of the two dimensions in the middle are
 one. Four dimensions: models, device maps and checkpointing take it for a mask that is ready. Integers: a model that
 adds it to scores fails. What the mask is, its :class:`Structure`, is known by the size of a dimension, so that
-torch.compile sees it while it traces; so is for how many keys it was made. Each batch entry then has
+torch.compile sees it while it traces; so is for how many keys it was made (:func:`keys_of`). Each batch entry then has
 
 - the position of the first query, and that of the first key that is given;
 - the position of the first key that is no padding, and one past the last of them;
@@ -136,7 +136,18 @@ def packed(
         rows = torch.stack(parts, 1)
     if fields:
         rows = torch.cat([rows, *(t.to(device=device, dtype=torch.int32).expand(batch, keys) for t in fields)], 1)
-    return rows[:, None, None].expand(batch, structure.number, keys, -1)
+    return rows[:, None, None].expand(batch, structure.number, 1 if fields else keys, -1)
+
+
+def keys_of(mask: Tensor) -> int:
+    """For how many keys a stand-in was made: its fields have a number for each, without them a dimension says it.
+
+    So one that is copied, to another device say, grows with the keys and not with their square.
+    """
+    structure = Structure.numbered(mask.shape[1])
+    if structure is None or not structure.fields:
+        return mask.shape[2]
+    return (mask.shape[3] - len(PLACES) - len(structure.numbers)) // len(structure.fields)
 
 
 def is_standin(mask: Tensor) -> bool:
@@ -171,13 +182,14 @@ _KNOWN = "_attnspec_unpacked"
 
 
 def _unpacked(mask: Tensor, batch: int, keys: int) -> tuple[Structure, dict[str, Tensor]]:
-    of, number, made_for, width = mask.shape
+    of, number, _, width = mask.shape
     structure = Structure.numbered(number)
     if structure is None:
         raise CallError(
             f"attnspec.transformers: a mask of integers, {tuple(mask.shape)}, is none: give one of booleans, True "
             "where a query sees a key"
         )
+    made_for = keys_of(mask)
     if (of, made_for) != (batch, keys):
         raise CallError(
             f"attnspec.transformers: the mask is of {of} batch entries and {made_for} keys, and a layer has {batch} "

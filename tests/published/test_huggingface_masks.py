@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import masking_utils as made
 
+from attnspec.runtime.core.errors import CallError
 from attnspec.runtime.huggingface import masks
 from attnspec.runtime.huggingface.formulas import Written, predicate
 from attnspec.runtime.huggingface.programs import Wanted, program
@@ -135,3 +136,17 @@ def test_what_is_not_understood_is_evaluated() -> None:
             batch_size=BATCH, q_length=4, kv_length=9, q_offset=5, kv_offset=0, mask_function=odd, attention_mask=None
         )
     assert torch.equal(mask, wanted(odd, 4, 9, q_offset=5))
+
+
+@pytest.mark.parametrize("name", ["window", "documents"])
+def test_a_stand_in_says_for_how_many_keys_it_is_and_copies_grow_with_them(name: str) -> None:
+    def copied() -> Tensor:
+        mask = masks.mask(batch_size=BATCH, q_length=KEYS, kv_length=KEYS, mask_function=FUNCTIONS[name]())
+        return mask.clone(memory_format=torch.contiguous_format)
+
+    mask = copied()
+    assert mask.numel() <= 8 * BATCH * mask.shape[1] * KEYS
+    assert unpacked(mask, BATCH, KEYS)[1].keys()
+    for batch, keys in ((BATCH, KEYS - 1), (BATCH + 1, KEYS)):
+        with pytest.raises(CallError, match=f"the mask is of {BATCH} batch entries and {KEYS} keys"):
+            unpacked(copied(), batch, keys)
