@@ -79,7 +79,8 @@ class Facts:
     """The questions that were asked while a text was made.
 
     ``looks`` is False where tensors have no values to look at. With ``again`` they are asked again before each use, and
-    inputs that are ``derived`` made again. ``values`` says that the text has values of tensors in it beside.
+    inputs that are ``derived`` made again. ``alike`` are tensors that were views of the same and became one input.
+    ``values`` says that the text has values of tensors in it beside.
     """
 
     looks: bool = True
@@ -87,6 +88,7 @@ class Facts:
     noted: list[Fact] = field(default_factory=list)
     derived: dict[str, Derived] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    alike: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     values: bool = False
 
     def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:

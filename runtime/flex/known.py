@@ -6,6 +6,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.flex.facts import Derived, Fact, Facts
 from attnspec.runtime.flex.imported import imported
 from attnspec.runtime.flex.structure import Structure, structure
-from attnspec.runtime.flex.tables import Call
+from attnspec.runtime.flex.tables import Call, views_alike
 
 _FUNCTIONS = 256
 _VARIANTS = 8
@@ -46,11 +47,13 @@ class _Variant:
     read: tuple[str, ...]
     derived: Mapping[str, Derived]
     facts: tuple[Fact, ...]
+    alike: tuple[tuple[int, int], ...]
 
     def of(self, tensors: tuple[Tensor, ...]) -> Found | None:
         """The pattern with its inputs; None where what it takes for granted does not hold of these."""
         named = {name: tensors[place] for name, place in self.places.items()}
-        if not all(fact.holds(named) for fact in self.facts):
+        same = all(views_alike(tensors[one], tensors[other]) for one, other in self.alike)
+        if not (same and all(fact.holds(named) for fact in self.facts)):
             return None
         made = {name: derived.of(named) for name, derived in self.derived.items()}
         return Found(self.attention, {name: made[name] if name in made else named[name] for name in self.read})
@@ -73,7 +76,7 @@ def pattern(
             return _traced(mask_mod, score_mod, sizes, looks)[0]
     key: Hashable = made_of.key
     if made_of.tensors:
-        key = (key, sizes, *((t.dtype, t.device, t.shape) for t in made_of.tensors))
+        key = (key, sizes, *((t.dtype, t.device, t.shape, t.requires_grad) for t in made_of.tensors))
     variants = _known.get(key, ())
     for variant in variants:
         found = variant.of(made_of.tensors)
@@ -105,7 +108,9 @@ def _variant(found: Found, facts: Facts, made_of: Structure) -> _Variant | None:
     """What may be found again; None where values of tensors went into it other than by facts."""
     at = {id(t): place for place, t in enumerate(made_of.tensors)}
     named = {name: t for name, t in {**facts.tensors, **found.inputs}.items() if name not in facts.derived}
-    if facts.values or not all(id(t) in at for t in named.values()):
+    if facts.values or not all(id(t) in at for t in (*named.values(), *chain(*facts.alike))):
         return None
     places = {name: at[id(t)] for name, t in named.items()}
-    return _Variant(found.attention, places, tuple(found.inputs), facts.derived, tuple(dict.fromkeys(facts.noted)))
+    alike = tuple((at[id(one)], at[id(other)]) for one, other in facts.alike)
+    noted = tuple(dict.fromkeys(facts.noted))
+    return _Variant(found.attention, places, tuple(found.inputs), facts.derived, noted, alike)

@@ -5,6 +5,7 @@ A function that is made anew at each call, around other tensors, has the same ke
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import weakref
@@ -71,8 +72,24 @@ _PLAIN = frozenset(
     (int, bool, str, bytes, complex, type(None), type(...), range, torch.dtype, torch.device, torch.layout)
 )
 _BEFORE = frozenset(("__init__", "__new__", "__post_init__", "__repr__", "__del__"))
+_TupleField: type = type(vars(Part)["kind"])
 _NUMBERS = (int, float, bool)
-_KNOWN = frozenset(("torch", "math", "cmath", "operator", "functools", "itertools", "builtins", "typing", "numpy"))
+_KNOWN = frozenset(
+    (
+        "torch",
+        "math",
+        "cmath",
+        "operator",
+        "functools",
+        "itertools",
+        "builtins",
+        "typing",
+        "numpy",
+        "abc",
+        "enum",
+        "collections",
+    )
+)
 """Libraries of which it is known what they do."""
 _OPAQUE = frozenset(
     (
@@ -141,6 +158,7 @@ class _Walk:
         match value:
             case Tensor():
                 self.key.append("tensor")
+                self._own(value)
                 self._part("tensor", len(self.tensors))
                 self.tensors.append(value)
             case FunctionType():
@@ -151,8 +169,10 @@ class _Walk:
                 self._attributes("partial", value, "func", "args", "keywords")
             case list() | tuple():
                 self._items(type(value), enumerate(value))
+                self._own(value)
             case dict():
                 self._items(type(value), value.items())
+                self._own(value)
             case slice():
                 self._attributes(slice, value, "start", "stop", "step")
             case ModuleType():
@@ -163,6 +183,8 @@ class _Walk:
                 self.key.append(value)
             case type():
                 self._class(value)
+            case _ if isinstance(value, _TupleField):
+                self.key.append("item")
             case staticmethod() | classmethod():
                 self._attributes(type(value), value, "__func__")
             case property() | functools.cached_property():
@@ -198,18 +220,28 @@ class _Walk:
         if _known(function.__module__):
             return
         names = _names(code)
-        if names & _OPAQUE:
+        if names & _OPAQUE or _imports(code):
             raise _Unknown
         self.names |= names
         for name in sorted(names & function.__globals__.keys()):
             self.key.append(name)
             self.visit(function.__globals__[name], ("global", name))
+        if vars(function):
+            self._own(function)
 
     def _module(self, module: ModuleType) -> None:
         self.key += "module", module.__name__
         if not _known(module.__name__):
             self.by_name = True
             self._named(vars(module))
+            self.visit(vars(module).get("__getattr__"))
+
+    def _own(self, value: Any) -> None:
+        """Attributes that somebody gave to a tensor or a function, and what a class of lists or the like adds."""
+        self.by_name |= bool(members := getattr(value, "__dict__", {}))
+        self._named(members)
+        if isinstance(value, (list, tuple, dict)) and not _known(type(value).__module__):
+            self.visit(type(value))
 
     def _named(self, members: Any) -> None:
         for name in sorted(self.looked_for & members.keys()):
@@ -218,6 +250,8 @@ class _Walk:
 
     def _class(self, kind: type) -> None:
         self.key.append(weakref.ref(kind))
+        if not _known(type(kind).__module__):
+            self.visit(type(kind))
         for one in kind.__mro__:
             if not _known(one.__module__):
                 self.by_name = True
@@ -247,6 +281,13 @@ class _Walk:
 @functools.lru_cache(maxsize=1024)
 def _known(module: str | None) -> bool:
     return module is not None and module.partition(".")[0] in _KNOWN
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports(code: CodeType) -> bool:
+    """Whether a function's code imports what nobody knows."""
+    here = any(x.opname == "IMPORT_NAME" and not _known(x.argval) for x in dis.get_instructions(code))
+    return here or any(_imports(one) for one in code.co_consts if isinstance(one, CodeType))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -39,6 +39,7 @@ class Table:
     name: str
     tensor: Tensor
     place: Place
+    source: Tensor | None = None  # that it is made of
 
     @property
     def kind(self) -> str:
@@ -98,11 +99,21 @@ class Tables:
                 "positions: read it as it is and compute with what is read, or compute the tensor before",
             )
         for name, table in self.found.items():
-            if table.tensor is t or (table.tensor.dtype == t.dtype and _views_alike(table.tensor, t)):
+            if table.tensor is t or self._is_one(table, t, origin.source):
                 return name
         name = _fresh(_legal(known or "table"), self.found)
-        self.found[name] = Table(name, t, place)
+        self.found[name] = Table(name, t, place, origin.source)
         return name
+
+    def _is_one(self, table: Table, t: Tensor, source: Tensor) -> bool:
+        """Whether two tensors are views of the same numbers, with the same gradients."""
+        known = table.tensor
+        if (known.dtype, known.requires_grad) != (t.dtype, t.requires_grad) or not views_alike(known, t):
+            return False
+        if table.source is not source:  # two tensors around functions, which are two in other calls maybe
+            self.facts.alike.append((known, t))
+            return self.facts.looks
+        return True
 
     def ask(self, question: Question) -> bool:
         """Whether something holds of what tables hold."""
@@ -134,7 +145,8 @@ class Tables:
             )
 
 
-def _views_alike(a: Tensor, b: Tensor) -> bool:
+def views_alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one type look at the same memory in the same way."""
     if a.shape != b.shape or a.stride() != b.stride() or a.storage_offset() != b.storage_offset():
         return False
     return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)  # fake tensors have no addresses

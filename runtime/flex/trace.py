@@ -218,19 +218,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         place = _user_place(sys._getframe(1)) or self.home
-        live = any(id(t) in self.refs for t in tensors)
-        self._check(func, args, kwargs, live, place)
+        self._check(func, args, kwargs, tensors, place)
         out = func(*args, **kwargs)
-        if live:
+        if any(id(t) in self.refs for t in tensors):
             self._note(func, args, kwargs, out, place)
         else:
             self._follow(func, tensors, out)
         return out
 
-    def _check(self, func: Any, args: Any, kwargs: Any, live: bool, place: Place) -> None:
+    def _check(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], place: Place) -> None:
+        live = any(id(t) in self.refs for t in tensors)
         if live and func._schema.name in _VALUES:
             raise branching(place)
-        self.values |= func._schema.name in _VALUES
+        self.values |= func._schema.name in _VALUES or (not live and _counts(func, tensors))
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise refused(place, "random numbers: draw them before, and read the tensor in the function")
         for i, arg in enumerate(func._schema.arguments):
@@ -293,6 +293,13 @@ def branching(place: Place) -> CallError:
     )
 
 
+def _counts(func: Any, tensors: list[Tensor]) -> bool:
+    """Whether the size of a result hangs on what tensors hold, as that of ``nonzero`` does: then it tells of that."""
+    if func is torch.ops.aten.index.Tensor:
+        return any(t.dtype in (torch.bool, torch.uint8) for t in tensors[1:])
+    return torch.Tag.dynamic_output_shape in func.tags
+
+
 _VALUES = frozenset(("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"))
 _READS_VALUES = frozenset(
     getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
@@ -329,9 +336,7 @@ def _read(t: Tensor, parts: tuple[Any, ...]) -> Tensor:
     plain = tuple(slice(None) if isinstance(x, Tensor) else x for x in parts)
     if any(x != slice(None) for x in plain):
         t = t[plain]
-    left = [
-        x for x in parts if not isinstance(x, int) or isinstance(x, bool)
-    ]  # an integer has taken its dimension away
+    left = [x for x in parts if not isinstance(x, int) or isinstance(x, bool)]  # integers took their dimensions away
     result: Tensor = torch.ops.aten.index.Tensor(t, [x if isinstance(x, Tensor) else None for x in left])
     return result
 
