@@ -18,9 +18,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import RLock
 
 STAGE = 3_000_000
 """Units of a stage (three to four seconds); a question that was too hard counts as one that took all it may."""
+
+ALONE = RLock()
+"""Held by whoever counts: the solver has one limit, which threads would take from each other."""
 
 
 @dataclass
@@ -40,7 +44,8 @@ def stage(shares: int = 1) -> Iterator[None]:
         return
     token = _stage.set(_Spent(shares * STAGE))
     try:
-        yield
+        with ALONE:
+            yield
     finally:
         _stage.reset(token)
 

@@ -103,24 +103,25 @@ def budget(*sets: Pairs, numbers: int = 0, less: Pairs | None = None, patient: b
     price = max(
         [solving, hardness.price(numbers), *(hardness.price(s.magnitude) if patient else s.price for s in sets)]
     )
-    question = _Question(min(BUDGET, effort.left()), price)
-    token = _asked.set(None if patient else question)
-    over = False
-    try:
-        yield
-    except (isl.Error, TypeError):
-        # A limit that is reached while isl reads a condition is told as a syntax error, one that is reached while it
-        # writes a number as None instead of the number.
-        over = question.settle()
-        if over:
-            raise TooHard("the integer set solver reached its operation limit") from None
-        raise
-    finally:
-        _asked.reset(token)
-        if not over:
-            question.settle()
-        effort.charge(question.most - question.left)
-        _context().reset_operations()
+    with effort.ALONE:
+        question = _Question(min(BUDGET, effort.left()), price)
+        token = _asked.set(None if patient else question)
+        over = False
+        try:
+            yield
+        except (isl.Error, TypeError):
+            # A limit that is reached while isl reads a condition is told as a syntax error, one that is reached while
+            # it writes a number as None instead of the number.
+            over = question.settle()
+            if over:
+                raise TooHard("the integer set solver reached its operation limit") from None
+            raise
+        finally:
+            _asked.reset(token)
+            if not over:
+                question.settle()
+            effort.charge(question.most - question.left)
+            _context().reset_operations()
 
 
 def _used(operations: int) -> int:

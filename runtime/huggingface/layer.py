@@ -49,11 +49,12 @@ def patterned(choice: Choice) -> Attend:
         **more: Any,
     ) -> tuple[Tensor, None]:
         """Attention of (batch, heads, rows, dim): (batch, rows, heads, dim), and no weights."""
+        stands = of_layer(number, module) if any_pattern else None
         kept = None if torch.compiler.is_compiling() else kept_by(key)
         if kept is not None:
+            _check_kept(kept, stands, module)
             out = _from_cache(kept, module, query, key, value, attention_mask, scaling, **more)
             return out.transpose(1, 2).contiguous(), None
-        stands = of_layer(number, module) if any_pattern else None
         if stands is None:
             return own_attention(module, query, key, value, attention_mask, scaling=scaling, **more)
         out = _attend(stands, module, query, key, value, attention_mask, scaling, **more)
@@ -130,6 +131,16 @@ def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
     if asked not in found:
         found[asked] = _lies(stands, mask, *asked[1:])
     return found[asked]
+
+
+def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None:
+    """Raises CallError for a cache that was made for another pattern than the one that the layer has now."""
+    if stands is not (None if kept.own else standing(kept.pattern)):
+        now, then = stands and stands.pattern, None if kept.own else kept.pattern
+        raise CallError(
+            f"attnspec.transformers: {type(module).__name__} attends by {now or 'its own mask'}, and its cache was "
+            f"made for {then or 'its own mask'}: make one for the model as it is now, attnspec.transformers.cache(model)"
+        )
 
 
 def _from_cache(

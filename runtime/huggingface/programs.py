@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from attnspec.runtime.attention import Attention, compile
-from attnspec.runtime.huggingface.constant import constant
+from attnspec.runtime.huggingface.constant import Numbered, constant
 from attnspec.runtime.huggingface.standin import Structure
 
 NO_MASK = 0
@@ -23,27 +23,18 @@ class Wanted(NamedTuple):
 
 def program(wanted: Wanted) -> Attention:
     """Its attention, made once and then looked up. The cap is an argument of its kernel, which all caps share."""
-    found: Attention = getattr(_PROGRAMS, _named(*wanted))
+    found: Attention = _PROGRAMS.numbered(_number(*wanted))
     return found
 
 
-class _Programs:
-    """All that there are, each an attribute: torch.compile guards attributes one by one."""
-
-
-_PROGRAMS = _Programs()
-_NAMES: dict[Wanted, str] = {}
+_PROGRAMS = Numbered()
 
 
 @constant
-def _named(structure: int, softcap: float | None, sinks: bool, bias: bool) -> str:
-    """The name of the attribute that holds it. torch.compile calls this while it traces: it cannot trace a compiler."""
+def _number(structure: int, softcap: float | None, sinks: bool, bias: bool) -> int:
+    """The number of an attention. torch.compile calls this while it traces: it cannot trace a compiler."""
     wanted = Wanted(structure, softcap, sinks, bias)
-    if wanted not in _NAMES:
-        name = f"of{len(_NAMES)}"
-        setattr(_PROGRAMS, name, _made(wanted))
-        _NAMES[wanted] = name
-    return _NAMES[wanted]
+    return _PROGRAMS.number(wanted, lambda _: _made(wanted))
 
 
 def _made(wanted: Wanted) -> Attention:

@@ -49,11 +49,17 @@ def register(
     turns queries and keys is the model's: a pattern with `rotate` lines is refused where the model has rotations.
 
     Raises CallError for a pattern that reads inputs, or has axes, segments or a computed order; for a name that stands
-    for another pattern, or is not ours; and in use, for a pattern that looks ahead in a decoder, and for what a model
-    asks for and this cannot do (dropout while it trains, ``output_attentions``). SpecError for a pattern that is wrong.
+    for another pattern, is not ours, or means something else to transformers (`flash`, `/`, `|`); and in use, for a
+    pattern that looks ahead in a decoder, and for what a model asks for and this cannot do (dropout while it trains,
+    ``output_attentions``). SpecError for a pattern that is wrong.
     """
     if pattern is None and (layers is not None or params):
         raise CallError("attnspec.transformers: layers and parameters are those of a pattern, and there is none")
+    if not name or "flash" in name or "/" in name or "|" in name:
+        raise CallError(
+            f"attnspec.transformers: {name!r} is no name for an attention: transformers takes names with `flash` for "
+            "FlashAttention, and those with `/` or `|` for what is to be downloaded, or paged. Take attnspec:NAME"
+        )
     choice = Choice() if pattern is None else Choice.of(pattern, layers, restart, params)
     if _REGISTERED.get(name, choice) != choice:
         raise CallError(f"attnspec.transformers: {name!r} stands for another pattern already: take another name")

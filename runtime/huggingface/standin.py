@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.huggingface.constant import constant
+from attnspec.runtime.huggingface.constant import Numbered, constant
 
 PLACES = ("query_start", "key_start", "real_start", "real_stop")
 """Inputs of every structure, ``int[batch]``: the first four numbers."""
@@ -83,16 +83,11 @@ class Structure:
     @classmethod
     def numbered(cls, number: int) -> Structure | None:
         """The one with this number."""
-        found: Structure | None = getattr(_STRUCTURES, f"of{number}", None)
+        found: Structure | None = _STRUCTURES.numbered(number)
         return found
 
 
-class _Structures:
-    """All that there are, each an attribute: torch.compile guards attributes one by one."""
-
-
-_STRUCTURES = _Structures()
-_NUMBERS: dict[Structure, int] = {}
+_STRUCTURES = Numbered(first=2)
 
 
 @constant
@@ -105,10 +100,7 @@ def _number(
 ) -> int:
     """The number of a structure."""
     structure = Structure(seen, lines, numbers, tuple(Field(*field) for field in fields), shifted)
-    if structure not in _NUMBERS:
-        _NUMBERS[structure] = len(_NUMBERS) + 2
-        setattr(_STRUCTURES, f"of{_NUMBERS[structure]}", structure)
-    return _NUMBERS[structure]
+    return _STRUCTURES.number(structure, lambda _: structure)
 
 
 def packed(

@@ -11,7 +11,7 @@ from torch import nn
 from attnspec.runtime.attention import Attention
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.choice import Choice, layer_types
-from attnspec.runtime.huggingface.constant import constant
+from attnspec.runtime.huggingface.constant import Numbered, constant
 from attnspec.runtime.huggingface.pattern import Pattern
 
 
@@ -31,7 +31,7 @@ class Standing:
 
     def attention(self, ways: tuple[str, ...], cap: float | None, sinks: bool) -> Attention:
         """What a layer calls where sequences lie in these ways: made once."""
-        found: Attention = getattr(_ATTENTIONS, _attention(self.number, ways, cap, sinks))
+        found: Attention = _ATTENTIONS.numbered(_attention(self.number, ways, cap, sinks))
         return found
 
     def check_past(self, heads: int, kv_heads: int) -> None:
@@ -44,9 +44,9 @@ class Standing:
 def of_layer(choice: int, module: nn.Module) -> Standing | None:
     """What stands in the layer that an attention is in, of a choice with this number; None: its own mask does."""
     number = getattr(module, "layer_idx", None)
-    name = _of_layer(choice, layer_types(module.config), -1 if number is None else number, type(module).__name__)
-    found: Standing | None = getattr(_STANDING, name) if name else None
-    return found
+    found = _of_layer(choice, layer_types(module.config), -1 if number is None else number, type(module).__name__)
+    stands: Standing | None = _STANDING.numbered(found)
+    return stands
 
 
 def number_of(choice: Choice) -> int:
@@ -58,52 +58,38 @@ def number_of(choice: Choice) -> int:
 
 def standing(pattern: Pattern) -> Standing:
     """What is known of a pattern."""
-    found: Standing = getattr(_STANDING, _name_of(pattern))
+    found: Standing = _STANDING.numbered(_standing(pattern))
     return found
 
 
-class _All:
-    """All that there are, each an attribute: torch.compile guards attributes one by one."""
-
-
-_STANDING, _ATTENTIONS = _All(), _All()
+_STANDING, _ATTENTIONS = Numbered(), Numbered()
 _CHOICES: list[Choice] = []
-_PATTERNS: list[Pattern] = []
-_PLACES: dict[Pattern, int] = {}
-_MADE: dict[tuple[int, tuple[str, ...], float | None, bool], str] = {}
+_NOTHING = -1
 
 
-def _name_of(pattern: Pattern) -> str:
-    if pattern not in _PLACES:
-        number = len(_PATTERNS)
-        setattr(_STANDING, f"of{number}", Standing(pattern, number))
-        _PATTERNS.append(pattern)
-        _PLACES[pattern] = number
-    return f"of{_PLACES[pattern]}"
+def _standing(pattern: Pattern) -> int:
+    return _STANDING.number(pattern, lambda number: Standing(pattern, number))
 
 
 @constant
-def _of_layer(choice: int, kinds: tuple[str, ...], layer: int, module: str) -> str:
-    """The name of what stands in a layer; empty if nothing does."""
+def _of_layer(choice: int, kinds: tuple[str, ...], layer: int, module: str) -> int:
+    """The number of what stands in a layer, or _NOTHING."""
     patterns = _CHOICES[choice].of_types(kinds)
     if layer < 0 and len({*patterns}) > 1:
         raise CallError(f"attnspec.transformers: {module} does not know the number of its layer (layer_idx)")
     pattern = patterns[max(layer, 0)]
-    return "" if pattern is None else _name_of(pattern)
+    return _NOTHING if pattern is None else _standing(pattern)
 
 
 @constant
-def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: bool) -> str:
-    """The name of an attention."""
-    wanted = number, ways, cap, sinks
-    if wanted not in _MADE:
-        name = f"of{len(_MADE)}"
-        setattr(_ATTENTIONS, name, _PATTERNS[number].attention(frozenset(ways), cap, sinks))
-        _MADE[wanted] = name
-    return _MADE[wanted]
+def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: bool) -> int:
+    """The number of an attention."""
+    pattern: Pattern = _STANDING.numbered(number).pattern
+    return _ATTENTIONS.number((number, ways, cap, sinks), lambda _: pattern.attention(frozenset(ways), cap, sinks))
 
 
 @constant
 def _ahead(number: int, heads: int, kv_heads: int) -> str:
     """Why a pattern cannot stand in a decoder; empty if it can."""
-    return _PATTERNS[number].why_not_past(heads, kv_heads)
+    pattern: Pattern = _STANDING.numbered(number).pattern
+    return pattern.why_not_past(heads, kv_heads)

@@ -177,6 +177,18 @@ def test_what_cannot_be_kept() -> None:
             model(ids(3, 1), past_key_values=kept, use_cache=True)
 
 
+@pytest.mark.parametrize("made_for", ["attnspec:few-sinks", "attnspec"])
+def test_of_another_pattern(made_for: str) -> None:
+    """A cache that was made before a model was given another pattern, or its own mask again."""
+    model = model_of("Llama", made_for)
+    kept = hf.cache(model)
+    for now in {"attnspec:few-sinks", "attnspec", "attnspec:window"} - {made_for}:
+        model.set_attn_implementation(now)
+        with pytest.raises(attnspec.CallError, match=r"its cache was made for (sinks\(|its own mask)"), torch.no_grad():
+            model(ids(1, 4), past_key_values=kept, use_cache=True)
+        kept.reset()
+
+
 def test_an_own_mask_that_is_more() -> None:
     """A mask that is more than the type of a layer says is refused, also at a later turn."""
     model = model_of("Llama", "attnspec")

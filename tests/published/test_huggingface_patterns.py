@@ -234,6 +234,9 @@ def test_names() -> None:
         hf.register("attnspec:few-sinks", "sinks", start=2, recent=7)
     with pytest.raises(attnspec.CallError, match="'sdpa' is an attention of somebody else's"):
         hf.register("sdpa", "causal")
+    for name in ("attnspec:flashy", "mine/causal", "paged|causal", ""):
+        with pytest.raises(attnspec.CallError, match=re.escape(f"{name!r} is no name for an attention")):
+            hf.register(name, "causal")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from threading import Event, Thread
 
 import pytest
 
@@ -191,3 +192,23 @@ def test_a_count_is_charged_for_all_that_it_works_out() -> None:
             return spent.work
 
     assert charged(" and 2 * x - y >= 7 and 3 * x - 2 * y >= -9") > 1.2 * charged("") > 0
+
+
+def test_threads_ask_one_after_the_other() -> None:
+    """The solver has one limit for all of them: whoever asks in between would take it away."""
+    near = Pairs.read("0 <= x - y < 3 and y >= 0")
+    asked, limits = Event(), []
+
+    def other() -> None:
+        with budget(near):
+            asked.set()
+
+    for bounded in (lambda: budget(near), effort.stage):
+        asked.clear()
+        thread = Thread(target=other)
+        with bounded():
+            thread.start()
+            limits.append(asked.wait(timeout=0.05))
+        thread.join()
+        limits.append(asked.is_set())
+    assert limits == [False, True] * 2
