@@ -139,7 +139,8 @@ def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None
         now, then = stands and stands.pattern, None if kept.own else kept.pattern
         raise CallError(
             f"attnspec.transformers: {type(module).__name__} attends by {now or 'its own mask'}, and its cache was "
-            f"made for {then or 'its own mask'}: make one for the model as it is now, attnspec.transformers.cache(model)"
+            f"made for {then or 'its own mask'}: make one for the model as it is now, "
+            "attnspec.transformers.cache(model)"
         )
 
 
