@@ -19,7 +19,7 @@ from attnspec.spec.spec import Spec
 
 _PAIRS = 24
 _TOLERANCE = 1e-3
-"""Of scores, which PyTorch computes in the types of what they read, relative to 1 + their size."""
+"""Of scores, relative to 1 + their size."""
 
 Function = Callable[..., Any]
 
@@ -31,10 +31,13 @@ def require_agreement(
     inputs: Mapping[str, Tensor],
     call: Call,
     device: torch.device,
+    rounding: float = 0.0,
 ) -> None:
     """Refuse a spec that says something else than the functions at one of a few pairs of a call.
 
-    Raises CallError, with the pair. Nothing is asked where the lengths of a call are not known.
+    ``rounding`` is that of the types in which PyTorch computes a score, as ``torch.finfo`` has it: what it computes in
+    16 bits it may add up in them, so that the largest score counts. Raises CallError, with the pair. Nothing is asked
+    where the lengths of a call are not known.
     """
     if not (call.n and call.n_q):
         return
@@ -43,9 +46,11 @@ def require_agreement(
     places = [torch.tensor(place, device=device) for place in zip(*_places(sizes), strict=True)]
     scores = torch.linspace(-3, 3, _PAIRS, device=device)
     told = _told(spec, sizes, values, places, scores)
+    finite = told[1][told[1].isfinite()]
+    off = 4 * rounding * float(finite.abs().max()) if finite.numel() else 0.0
     for i, at in enumerate(zip(*places, strict=True)):
         try:
-            _compare(mask_mod, score_mod, at, scores[i], told[0][i], told[1][i])
+            _compare(mask_mod, score_mod, at, scores[i], told[0][i], told[1][i], off)
         except IndexError:
             continue  # tensors around it are shorter than the call
 
@@ -57,13 +62,17 @@ def _compare(
     score: Tensor,
     seen: Tensor,
     to: Tensor,
+    off: float,
 ) -> None:
     """Refuse what is not the same at one pair."""
     found = None if score_mod is None else float(torch.as_tensor(score_mod(score, *at)).detach())
     said = (mask_mod is None or bool(mask_mod(*at))) and found != -torch.inf
-    if said != bool(seen):
-        raise _apart(mask_mod or score_mod, at, said, bool(seen))
-    if said and found is not None and not abs(found - float(to)) <= _TOLERANCE * (1 + abs(found)):
+    meant = bool(seen) and (found is None or float(to) != -torch.inf)  # a table may hold infinities
+    if said != meant:
+        raise _apart(mask_mod or score_mod, at, said, meant)
+    if not said or found is None or found == float(to) or (found != found and bool(to.isnan())):
+        return
+    if not abs(found - float(to)) <= _TOLERANCE * (1 + abs(found)) + off:
         raise _apart(score_mod, at, found, float(to))
 
 

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from attnspec.runtime.flex.bits import Packed, Unlike, plain
 from attnspec.runtime.flex.facts import NotNegative
+from attnspec.runtime.flex.narrow import check_width
 from attnspec.runtime.flex.operations import ENTRYWISE, literal, rounded
 from attnspec.runtime.flex.tables import Tables
 from attnspec.runtime.flex.trace import Place, Ref, Step, Trace, refused
 from attnspec.runtime.flex.values import (
+    Ends,
     Node,
     Value,
     axis,
@@ -36,8 +38,10 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 from attnspec.spec.exact import TooLarge
 
-_NARROW = frozenset((torch.uint8, torch.int8, torch.int16))
-_GROWS = frozenset(("add", "sub", "rsub", "mul", "neg", "pow", "square", "sum", "bitwise_not", "bitwise_left_shift"))
+_NO_STOP = (
+    "gradients are kept from a score or from a tensor that requires grad, which the language has no word for: read a "
+    "tensor that is detached as a whole, as in `bias.detach()[h]`"
+)
 _PARTS = ("rounding_mode",)
 """Keywords that are words and not numbers."""
 
@@ -83,8 +87,7 @@ class _Machine:
     def step(self, step: Step) -> Value:
         """What a step computes."""
         try:
-            if step.dtype in _NARROW and step.name in _GROWS:
-                raise Unlike(f"it is computed in {step.dtype}, which numbers may overflow: read it as `.long()`")
+            check_width(step, self.bounds(step), not self.tables.reals)
             if step.name in ENTRYWISE:
                 value = self.entrywise(step, ENTRYWISE[step.name])
             elif step.name in _RULES:
@@ -97,11 +100,20 @@ class _Machine:
             raise refused(step.place, f"`{step.op}`: a constant in it is infinite or undefined") from None
         except TooLarge:
             raise refused(step.place, f"`{step.op}`: a constant in it is larger than 2 ** 62") from None
+        if step.dtype == torch.bool and not isinstance(value.node, e.Pred):  # of truths and numbers
+            value = Value(predicate(value.node), value.shape)
+        if step.constant and any(self.tables.learns(part) for part in contents.walk(value.node)):
+            raise refused(step.place, _NO_STOP)
         if not self.tables.reals and any(isinstance(part, r.Order) for part in contents.walk(value.node)):
             raise refused(
                 step.place, f"`{step.op}` compares reals, and a mask compares whole numbers: multiply out, or use `//`"
             )
         return value
+
+    def bounds(self, step: Step) -> Ends:
+        """Bounds of the first thing that a step takes, where they follow from the formula."""
+        known = self.values[step.args[0].number].node if step.args and isinstance(step.args[0], Ref) else None
+        return ends(known, lambda table: (None, None)) if isinstance(known, e.IntExpr) else (None, None)
 
     def entrywise(self, step: Step, rule: Callable[..., Node]) -> Value:
         """An operation on entries: its operands are broadcast."""
@@ -240,11 +252,9 @@ def _view(m: _Machine, step: Step) -> Value:
     old, new = [s for s in x.shape if s != 1], [s for s in step.shape if s != 1]
     if old != new:
         raise Unlike("the shape of what depends on positions is changed")
-    places = iter([d for d, s in enumerate(x.shape) if s != 1])
     flat = _without(
         x, ones := [d for d, s in enumerate(x.shape) if s == 1], {axis(d, len(x.shape)).name: e.Int(0) for d in ones}
     )
-    del places
     kept = iter(range(len(new)))
     return flat.dims([None if s == 1 else next(kept) for s in step.shape])
 

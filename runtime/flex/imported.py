@@ -21,7 +21,7 @@ from attnspec.runtime.flex.formula import formula
 from attnspec.runtime.flex.idioms import rewritten
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.runtime.flex.text import text
-from attnspec.runtime.flex.trace import MASK, SCORE, defined, refused, trace
+from attnspec.runtime.flex.trace import MASK, SCORE, Step, defined, refused, trace
 from attnspec.runtime.flex.unseen import apart
 from attnspec.runtime.flex.values import real
 from attnspec.runtime.flex.wrapped import unwrapped, unwrapped_mask
@@ -75,7 +75,8 @@ def spec_of(
     tensor whose values never decrease along the sequence is declared `sorted`, which calls check, and one that holds
     where its runs begin or end is no input: it is `first(doc, q)` or `last(doc, q)`. Numbers, and what a function
     computes from tensors without a position, are as they are now. Where a score is minus infinity the pair is not
-    seen. Where both lengths are given the spec is held against the functions at some pairs.
+    seen. Scores are computed in float32, whatever the types of what they read. Where both lengths are given the spec is
+    held against the functions at some pairs.
 
     Raises CallError, with the user's line, for what is no formula of positions (branches, side effects, random numbers)
     and for operations that the language has nothing for.
@@ -98,9 +99,9 @@ def imported(
     tables = Tables({key: known for key, (known, _) in around.items()}, facts=facts)
     device = next((t.device for _, t in around.values() if t.device.type not in ("cpu", "meta")), torch.device("cpu"))
     mask = None if mask_mod is None else _mask(mask_mod, tables, device)
-    score = None
+    score, rounding = None, 0.0
     if score_mod is not None:
-        seen, score = _score(score_mod, tables, device)
+        seen, score, rounding = _score(score_mod, tables, device)
         mask = seen if mask is None else make.conjunction([mask, seen])
     mask = None if mask is None else rewritten(unwrapped_mask(mask), tables, call)
     score = None if score is None else unwrapped(score, mask)
@@ -114,7 +115,7 @@ def imported(
         raise refused(defined(functions[0]), f"the language cannot say what this function computes:\n{err}") from None
     inputs = {table.name: table.tensor for table in tables.read_by((mask, score))}
     if facts.looks:
-        require_agreement(mask_mod, score_mod, spec, inputs, call, device)
+        require_agreement(mask_mod, score_mod, spec, inputs, call, device, rounding)
     return Imported(found, inputs)
 
 
@@ -130,14 +131,18 @@ def _mask(function: Callable[..., Any], tables: Tables, device: torch.device) ->
     return found
 
 
-def _score(function: Callable[..., Any], tables: Tables, device: torch.device) -> tuple[e.Pred, r.RealExpr]:
-    """Which pairs a score leaves in, and what it is for them."""
+def _score(function: Callable[..., Any], tables: Tables, device: torch.device) -> tuple[e.Pred, r.RealExpr, float]:
+    """Which pairs a score leaves in, what it is for them, and how its steps are rounded in types of 16 bits."""
     tables.reals = True
     seen = trace(function, SCORE, device)
     try:
-        return apart(real(formula(seen, tables)))
+        return *apart(real(formula(seen, tables))), max(map(_rounding, seen.steps), default=0.0)
     except Unlike as err:
         raise refused(seen.place, str(err)) from None
+
+
+def _rounding(step: Step) -> float:
+    return torch.finfo(step.dtype).eps if step.dtype in (torch.float16, torch.bfloat16) else 0.0
 
 
 def _legal(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -115,6 +115,11 @@ class Tables:
             return self.facts.looks
         return True
 
+    def learns(self, node: e.Node) -> bool:
+        """Whether a node is a score, or an entry of a tensor that requires grad."""
+        requires = isinstance(node, r.RealRead) and self.found[node.name].tensor.requires_grad
+        return requires or isinstance(node, r.Score)
+
     def ask(self, question: Question) -> bool:
         """Whether something holds of what tables hold."""
         return self.facts.ask(question, {name: table.tensor for name, table in self.found.items()})
@@ -182,21 +187,31 @@ def _fresh(name: str, taken: Mapping[str, Table]) -> str:
     return next(x for x in (name, *(f"{name}_{i}" for i in range(2, 10_000))) if x not in taken)
 
 
-def declared(table: Table, roots: list[e.Node], call: Call, ask: Callable[[Question], bool]) -> str:
+def declared(table: Table, roots: list[e.Node], call: Call, tables: Tables) -> str:
     """The line of a spec that declares a table, whose sizes follow from how expressions read it."""
     reads = [x for root in roots for x in contents.walk(root) if table.is_read(x)]
     shape = table.tensor.shape
     at = [x.indices for x in reads]  # type: ignore[attr-defined]
-    sizes = [_size(size, {x[d] for x in at if d < len(x)}, call) for d, size in enumerate(shape)]
+    by = [{x[d] for x in at if d < len(x)} for d in range(len(shape))]
+    fixed = [not tables.facts.again and any(map(_from_the_end, indices)) for indices in by]  # the text has the size
+    sizes = [str(size) if fixed[d] else _size(size, by[d], call) for d, size in enumerate(shape)]
     dims = f"[{', '.join(sizes)}]" if sizes else ""
     rises = (
         table.kind == "int"
         and sizes
         and sizes[-1] in ("n", "n_q")
         and _plain(reads, len(shape))
-        and ask(Rises(table.name))
+        and tables.ask(Rises(table.name))
     )
     return f"input {table.name}: {table.kind}{dims}{' sorted' if rises else ''}"
+
+
+def _from_the_end(index: e.IntExpr) -> bool:
+    """Whether an index below 0 counts from the end."""
+    match index:
+        case e.If(e.Cmp("<", below, e.Int(0)), e.Add(), other):
+            return below == other
+    return False
 
 
 def _size(size: int, indices: set[e.IntExpr], call: Call) -> str:

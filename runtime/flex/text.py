@@ -22,7 +22,7 @@ def text(name: str, mask: e.Pred | None, score: r.RealExpr | None, tables: Table
     }
     """
     roots: list[e.Node] = [root for root in (mask, score) if root is not None]
-    lines = [declared(table, roots, call, tables.ask) for table in tables.read_by(roots)]
+    lines = [declared(table, roots, call, tables) for table in tables.read_by(roots)]
     lines += ["align start", *_mask(mask or e.Bool(True))]
     if score is not None and score != r.Score():
         lines.append(f"score {score}")

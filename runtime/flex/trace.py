@@ -28,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.flex.reading import read
 
 MASK = ("b", "h", "q", "k")
 """What a ``mask_mod`` is a function of."""
@@ -61,7 +62,10 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation on what depends on positions; a Tensor among its arguments does not."""
+    """One operation on what depends on positions; a Tensor among its arguments does not.
+
+    ``taken`` are the element types of all tensors among them. Through what is ``constant`` no gradients flow.
+    """
 
     op: Any  # an overload of PyTorch's
     args: tuple[Any, ...]
@@ -69,6 +73,8 @@ class Step:
     shape: tuple[int, ...]
     dtype: torch.dtype
     place: Place
+    taken: tuple[torch.dtype, ...]
+    constant: bool = False
 
     @property
     def name(self) -> str:
@@ -177,7 +183,7 @@ def _run(function: Callable[..., Any], arguments: tuple[str, ...], home: Place, 
     )
     recorder = _Recorder(values, home)
     try:
-        with _Indexing(recorder), recorder:
+        with torch.enable_grad(), _Indexing(recorder), recorder:
             result = function(*values)
     except CallError:
         raise
@@ -221,7 +227,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._check(func, args, kwargs, tensors, place)
         out = func(*args, **kwargs)
         if any(id(t) in self.refs for t in tensors):
-            self._note(func, args, kwargs, out, place)
+            self._note(func, args, kwargs, tuple(t.dtype for t in tensors), out, place)
         else:
             self._follow(func, tensors, out)
         return out
@@ -249,11 +255,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if shared or (live and id(value) in self.fresh):
                 raise refused(place, "a part of a tensor is changed in place: make a new tensor, with torch.where")
 
-    def _note(self, func: Any, args: Any, kwargs: Any, out: Any, place: Place) -> None:
+    def _note(self, func: Any, args: Any, kwargs: Any, taken: tuple[torch.dtype, ...], out: Any, place: Place) -> None:
         if not isinstance(out, Tensor):
             raise refused(place, f"`{func}` has no counterpart in the language")
         args, kwargs = tree_map(lambda x: self._noted(x) if isinstance(x, Tensor) else x, (args, kwargs))
-        self.steps.append(Step(func, tuple(args), dict(kwargs), tuple(out.shape), out.dtype, place))
+        constant = func is torch.ops.aten.detach.default or not torch.is_grad_enabled()
+        self.steps.append(Step(func, tuple(args), dict(kwargs), tuple(out.shape), out.dtype, place, taken, constant))
         self.refs[id(out)] = Ref(self.numbers)
         self.kept.append(out)
         self.numbers += 1
@@ -304,6 +311,7 @@ _VALUES = frozenset(("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equ
 _READS_VALUES = frozenset(
     getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 )
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class _Indexing(TorchFunctionMode):
@@ -318,27 +326,13 @@ class _Indexing(TorchFunctionMode):
             t, index = args
             parts = index if isinstance(index, tuple) else (index,)
             if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in parts):
-                return _read(t, parts)
+                return read(t, parts)
+        if func == _DATA:
+            return args[0].detach()
         self.recorder.values |= func in _READS_VALUES
         if func in _READS_VALUES and isinstance(self.recorder.ref(args[0]), Ref):
             raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
         return func(*args, **(kwargs or {}))
-
-
-def _read(t: Tensor, parts: tuple[Any, ...]) -> Tensor:
-    """``t[parts]`` where some of them are tensors: first all others, then these at once."""
-    if Ellipsis in [x for x in parts if not isinstance(x, Tensor)]:
-        at = next(i for i, x in enumerate(parts) if x is Ellipsis)
-        given = sum(x is not None for x in parts) - 1
-        parts = (*parts[:at], *[slice(None)] * (t.dim() - given), *parts[at + 1 :])
-    if all(isinstance(x, Tensor | int) and not isinstance(x, bool) for x in parts):
-        parts = tuple(x if isinstance(x, Tensor) else torch.tensor(x, device=t.device) for x in parts)
-    plain = tuple(slice(None) if isinstance(x, Tensor) else x for x in parts)
-    if any(x != slice(None) for x in plain):
-        t = t[plain]
-    left = [x for x in parts if not isinstance(x, int) or isinstance(x, bool)]  # integers took their dimensions away
-    result: Tensor = torch.ops.aten.index.Tensor(t, [x if isinstance(x, Tensor) else None for x in left])
-    return result
 
 
 def _inside(filename: str) -> bool:
@@ -392,5 +386,6 @@ def _leaves(x: object) -> Iterator[object]:
 
 def _one(a: object, b: object) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a is b or (a.shape == b.shape and a.dtype == b.dtype and bool(torch.equal(a, b)))
-    return type(a) is type(b) and (a == b or (a != a and b != b))  # nan is not equal to itself
+        alike = a.shape == b.shape and a.dtype == b.dtype
+        return a is b or (alike and bool(((a == b) | ((a != a) & (b != b))).all()))  # nan is not equal to itself
+    return type(a) is type(b) and (a == b or (a != a and b != b))

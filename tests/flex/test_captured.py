@@ -98,6 +98,8 @@ def test_sizes_are_those_of_the_call_where_they_fit() -> None:
     ):
         assert f"    input {line}\n" in text, text
     assert "input doc: int[8]\n" in spec_of(lambda b, h, q, k: doc[q] == doc[k]).text
+    counted_from_the_end = spec_of(lambda b, h, q, k: doc[q] == doc[k - 1], 1, 1, 8, 8)
+    assert "input doc: int[8]\n" in counted_from_the_end.text
 
 
 def test_a_tensor_read_by_other_element_types_is_one_input() -> None:

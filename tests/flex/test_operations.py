@@ -78,7 +78,10 @@ MASKS = {
     "views": lambda b, h, q, k: DOC.view(2, 4).T[k % 4, k // 4] <= DOC[2:].flip(0)[q % 6],
     "slices": lambda b, h, q, k: ROWS[:, 1:, :][b, 0, k % 2] <= ROWS[b, ..., 0][h] + q,
     "shapes": lambda b, h, q, k: (ROWS.permute(2, 0, 1)[:, b].transpose(0, 1)[h] == k).any().reshape(1)[0],
-    "other element types": lambda b, h, q, k: DOC.to(torch.int32)[q].to(torch.int16) == DOC[k],
+    "small integers that stay small": lambda b, h, q, k: (q % 4).to(torch.int8) >= (k > 2).to(torch.uint8),
+    "truths filled": lambda b, h, q, k: torch.minimum((q >= k).masked_fill(k == 2, 0), q < 7),
+    "positions beside": lambda b, h, q, k: q.data - 2 < k.data,
+    "other element types": lambda b, h, q, k: DOC.to(torch.int16)[q].to(torch.int32) == DOC[k],
     "nothing": lambda b, h, q, k: torch.zeros_like(q, dtype=torch.bool),
     "everything": lambda b, h, q, k: q.new_ones((), dtype=torch.bool) & True,
 }

@@ -64,6 +64,10 @@ MASKS = {
     "floats": (lambda b, h, q, k: FLOATS[q] > 0.5, "`FLOATS` is torch.float32"),
     "quotients": (lambda b, h, q, k: q / 2 >= k, "compares reals"),
     "bits without end": (lambda b, h, q, k: (q ^ k) == 1, "take as many bits as matter"),
+    "shifted small integers": (lambda b, h, q, k: DOC.to(torch.uint8)[q] << 7 > k, "torch.uint8, which numbers may"),
+    "what is no small integer": (lambda b, h, q, k: DOC.to(torch.uint8)[q] > -1, "-1 is no number of torch.uint8"),
+    "cut integers": (lambda b, h, q, k: (k - q).to(torch.uint8) < 3, "torch.uint8, which numbers may overflow"),
+    "rounded positions": (lambda b, h, q, k: q.half() == k.half(), "torch.float16, which rounds positions"),
     "small integers": (lambda b, h, q, k: DOC.to(torch.uint8)[q] - 2 > k, "torch.uint8, which numbers may overflow"),
     "rounded reals": (lambda b, h, q, k: (q * 0.3).floor() > k, "made whole"),
     "a number": (lambda b, h, q, k: q - k, "returns an integer"),
@@ -81,6 +85,9 @@ SCORES = {
     "infinite": (lambda s, b, h, q, k: s + float("inf"), "infinity"),
     "no number": (lambda s, b, h, q, k: s * float("nan"), "nan"),
     "a copy of what is trained": (lambda s, b, h, q, k: s + (TRAINED * 2)[k], "`TRAINED` requires grad"),
+    "a score without its gradient": (lambda s, b, h, q, k: s - s.detach(), "gradients are kept from a score"),
+    "a tensor without its gradient": (lambda s, b, h, q, k: s + TRAINED[k].detach(), "gradients are kept from"),
+    "no gradients": (torch.no_grad()(lambda s, b, h, q, k: s * TRAINED[k]), "gradients are kept from"),
     "four arguments": (lambda b, h, q, k: q * 1.0, "a score_mod takes"),
 }
 

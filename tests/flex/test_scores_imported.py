@@ -87,3 +87,15 @@ def test_an_index_is_not_counted_from_the_end_where_that_is_not_seen() -> None:
         "attend seen[if q - k < 0 then q - k + 8 else q - k]\n"
         in imported_alike(lambda b, h, q, k: seen[q - k] & (q >= k - 2)).text
     )
+
+
+def test_a_tensor_that_is_also_read_detached_gets_the_gradients_of_the_other_alone() -> None:
+    found = spec_of(score_mod=lambda s, b, h, q, k: s * slopes[h] + slopes.detach()[h])
+    assert [t.requires_grad for t in found.inputs.values()] == [True, False]
+
+
+def test_what_is_rounded_and_what_is_infinite_is_no_disagreement() -> None:
+    small, bias = slopes.detach().bfloat16() * 0.7, torch.zeros(300, 300)
+    bias[:, ::2] = NEVER
+    spec_of(None, 1, 2, 300, 300, score_mod=lambda s, b, h, q, k: s + small[h] * (k - q))
+    spec_of(None, 1, 2, 300, 300, score_mod=lambda s, b, h, q, k: s + bias[q, k])
