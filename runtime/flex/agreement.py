@@ -42,7 +42,7 @@ def require_agreement(
     if not (call.n and call.n_q):
         return
     sizes = Sizes(call.n, call.n_q, call.heads or 1, call.heads or 1, call.batch or 1, aligned_end=False)
-    values = prepare(spec, sizes, inputs)
+    values = prepare(spec, sizes, inputs, wide=True)
     places = [torch.tensor(place, device=device) for place in zip(*_places(sizes), strict=True)]
     scores = torch.linspace(-3, 3, _PAIRS, device=device)
     told = _told(spec, sizes, values, places, scores)

@@ -69,6 +69,8 @@ MASKS = {
     "cut integers": (lambda b, h, q, k: (k - q).to(torch.uint8) < 3, "torch.uint8, which numbers may overflow"),
     "rounded positions": (lambda b, h, q, k: q.half() == k.half(), "torch.float16, which rounds positions"),
     "small integers": (lambda b, h, q, k: DOC.to(torch.uint8)[q] - 2 > k, "torch.uint8, which numbers may overflow"),
+    "a short table": (lambda b, h, q, k: DOC[:3][q] > k, "has 3 entries in dimension 0 and is read by `q`, which"),
+    "a short table of blocks": (lambda b, h, q, k: DOC[:1][k // 2] > q, "is read by `k // 2`, which reaches 1"),
     "rounded reals": (lambda b, h, q, k: (q * 0.3).floor() > k, "made whole"),
     "a number": (lambda b, h, q, k: q - k, "returns an integer"),
     "a row": (lambda b, h, q, k: q == DOC, r"returns \[4\] numbers"),
