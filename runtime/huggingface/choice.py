@@ -67,18 +67,22 @@ class Choice:
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def of_types(self, kinds: tuple[str, ...]) -> tuple[Pattern | None, ...]:
         """The same, of a model whose layers have these types."""
-        if self.by_number is not None:
-            return tuple(self.by_number(number) for number in range(len(kinds)))
+        attend = tuple(kind not in _OWN_STATES for kind in kinds)
+        there = {kind for kind, one in zip(kinds, attend, strict=True) if one}
         if not self.patterned:
             return (None,) * len(kinds)
-        there = {kind for kind in kinds if kind not in _OWN_STATES}
+        if not there:
+            raise CallError(f"attnspec.transformers: no layer attends to keys: they are {', '.join(sorted({*kinds}))}")
+        if self.by_number is not None:
+            return tuple(self.by_number(number) if one else None for number, one in enumerate(attend))
         named = [kind for kind, _ in self.patterns if kind] + [one for one in self.layers or () if isinstance(one, str)]
         wrong = [one for one in named if one not in there]
-        wrong += [str(one) for one in self.layers or () if isinstance(one, int) and not 0 <= one < len(kinds)]
+        numbers = [one for one in self.layers or () if isinstance(one, int)]
+        wrong += [str(one) for one in numbers if not (0 <= one < len(kinds) and attend[one])]
         if wrong:
             raise CallError(
-                f"attnspec.transformers: no layer is {wrong[0]!r}: this model has {len(kinds)} layers, of types "
-                f"{', '.join(sorted(there))}"
+                f"attnspec.transformers: no layer that attends is {wrong[0]!r}: this model has {len(kinds)} layers, of "
+                f"types {', '.join(sorted({*kinds}))}"
             )
         if self.patterns[0][0]:
             return tuple(dict(self.patterns).get(kind) for kind in kinds)
@@ -86,7 +90,7 @@ class Choice:
         if self.layers is not None:
             return tuple(one if {i, kind} & {*self.layers} else None for i, kind in enumerate(kinds))
         if len(there) == 1:
-            return (one,) * len(kinds)
+            return tuple(one if kind in there else None for kind in kinds)
         if _FULL not in there:
             raise CallError(
                 f"attnspec.transformers: layers are of types {', '.join(sorted(there))}: say which the pattern is for, "
@@ -105,8 +109,8 @@ def layer_types(config: Any) -> tuple[str, ...]:
         kind = "sliding_attention"
     elif getattr(config, "attention_chunk_size", None) is not None:
         kind = "chunked_attention"
-    many: int = config.num_hidden_layers
-    return (kind,) * many
+    many: int | None = getattr(config, "decoder_layers", None) if getattr(config, "is_decoder", False) else None
+    return (kind,) * (many or config.num_hidden_layers)
 
 
 def _by_number(function: Callable[[int], Source | None], restart: bool) -> Callable[[int], Pattern | None]:

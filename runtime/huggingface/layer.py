@@ -49,7 +49,7 @@ def patterned(choice: Choice) -> Attend:
         **more: Any,
     ) -> tuple[Tensor, None]:
         """Attention of (batch, heads, rows, dim): (batch, rows, heads, dim), and no weights."""
-        stands = of_layer(number, module) if any_pattern else None
+        stands = of_layer(number, module) if any_pattern and not _crosses(module) else None
         kept = None if torch.compiler.is_compiling() else kept_by(key)
         if kept is not None:
             _check_kept(kept, stands, module)
@@ -61,6 +61,13 @@ def patterned(choice: Choice) -> Attend:
         return out.transpose(1, 2).contiguous(), None
 
     return attention
+
+
+def _crosses(module: nn.Module) -> bool:
+    """Whether it attends from a decoder to another sequence: a pattern has no place there. Models say it in 3 ways."""
+    if getattr(module, "is_cross_attention", False) or "CrossAttention" in type(module).__name__:
+        return True
+    return getattr(module, "is_causal", None) is False and bool(getattr(module.config, "is_decoder", False))
 
 
 def _attend(
@@ -183,8 +190,9 @@ def check_model(stands: Standing, config: Any) -> None:
     name = stands.name
     if getattr(config, "is_encoder_decoder", False):
         raise CallError(
-            f"{name}: masks of a model of encoder and decoder are of several kinds, its cross-attention's too: set a "
-            "pattern for one of its parts, model.encoder.set_attn_implementation(...)"
+            f"{name}: masks of a model of encoder and decoder are of several kinds, its cross-attention's too, and "
+            "there is one config for all of them: leave it its own masks, attnspec.transformers.register(name) without "
+            "a pattern"
         )
     if stands.turns and (rotates := _rotates(config)):
         raise CallError(

@@ -244,8 +244,8 @@ def test_names() -> None:
     [
         ("Llama", "longformer", {}, {}, "query 0 may see key 1 (n = 2), and the model is a decoder"),
         ("Llama", "rope", {}, {}, "the model turns queries and keys itself (rope_parameters)"),
-        ("Llama", "causal", {"layers": "sliding_attention"}, {}, "no layer is 'sliding_attention'"),
-        ("Llama", "causal", {"layers": [2]}, {}, "no layer is '2': this model has 2 layers"),
+        ("Llama", "causal", {"layers": "sliding_attention"}, {}, "no layer that attends is 'sliding_attention'"),
+        ("Llama", "causal", {"layers": [2]}, {}, "no layer that attends is '2': this model has 2 layers"),
         ("Gemma 2", {"local": "causal"}, {}, {}, "of types full_attention, sliding_attention"),
         ("gpt-oss", "attention a { attend causal  sink 0.0 }", {"layers": [0, 1]}, {}, "learns sinks of its own"),
         (
