@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attnspec.runtime.core.arguments import CallError, check_vectors
 from attnspec.runtime.core.visible import traced
+from attnspec.runtime.flex.captured import outside_transforms
 from attnspec.runtime.flex.judged import mask_of
 from attnspec.runtime.flex.known import CallSizes, pattern
 
@@ -83,7 +84,8 @@ def flex_attention(
         attend, inputs = found
     else:
         looks = not traced(query, key, value)
-        attend, inputs = pattern(mask_of(block_mask, sizes, query.device, looks), score_mod, sizes, looks)
+        with outside_transforms(score_mod, block_mask):
+            attend, inputs = pattern(mask_of(block_mask, sizes, query.device, looks), score_mod, sizes, looks)
     if return_aux is None:
         return attend(query, key, value, scale=scale, return_lse=return_lse, inputs=inputs)
     lse, largest = bool(return_aux.lse), bool(return_aux.max_scores)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.core.visible import transforming
 
 _DEPTH = 8
 
@@ -33,6 +38,24 @@ def captured(function: Callable[..., Any]) -> dict[int, tuple[str, Tensor]]:
                 after += _parts(name, thing)
         work = after
     return found
+
+
+def outside_transforms(*functions: Any) -> AbstractContextManager[Any]:
+    """Where functions, and block masks, are looked at: outside the transforms of torch.func, which wrap positions.
+
+    Raises CallError for tensors around them that are mapped or differentiated, or made inside a transform.
+    """
+    if not transforming():
+        return nullcontext()
+    for name, t in captured(lambda: functions).values():
+        if torch._C._functorch.is_functorch_wrapped_tensor(t):
+            raise CallError(
+                f"`{name}`, around a function, is mapped or differentiated by torch.func, or was made inside it: make "
+                "block masks before, and compile what spec_of gives, whose inputs=... torch.func may differentiate"
+            )
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # a private name
+
+    return temporarily_clear_interpreter_stack()
 
 
 def _parts(name: str, thing: Any) -> Iterator[tuple[str, Any]]:

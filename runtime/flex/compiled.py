@@ -107,6 +107,8 @@ def _followed(functions: Functions, parts: tuple[tuple[Path, str, Any], ...]) ->
         if kind == "tensor":
             if what == len(tensors):
                 tensors.append(value)
+            elif value is not tensors[what]:  # which the trace guards where it is asked
+                raise CallError("flex_attention: a tensor around a function is another one than it was")
         elif (kind == "code" and value.__code__ is not _codes[what]) or (kind == "value" and value != what):
             raise CallError("flex_attention: a function is another one than it was when it was traced")
     return tensors

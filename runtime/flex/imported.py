@@ -15,7 +15,7 @@ from attnspec.language.words import RESERVED
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.flex.agreement import require_agreement
 from attnspec.runtime.flex.bits import Unlike
-from attnspec.runtime.flex.captured import captured
+from attnspec.runtime.flex.captured import captured, outside_transforms
 from attnspec.runtime.flex.facts import Facts
 from attnspec.runtime.flex.formula import formula
 from attnspec.runtime.flex.idioms import rewritten
@@ -83,7 +83,8 @@ def spec_of(
     """
     if mask_mod is None and score_mod is None:
         raise CallError("spec_of wants a mask_mod, a score_mod or both")
-    return imported(mask_mod, score_mod, Call(B, H, Q_LEN, KV_LEN), Facts(), name)
+    with outside_transforms(mask_mod, score_mod):
+        return imported(mask_mod, score_mod, Call(B, H, Q_LEN, KV_LEN), Facts(), name)
 
 
 def imported(

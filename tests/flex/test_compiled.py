@@ -68,6 +68,13 @@ def test_functions_around_other_tensors_take_no_new_graph() -> None:
     assert graphs(both) == 1
 
 
+def test_one_tensor_in_two_places_may_be_two_later() -> None:
+    def documents_of(queries: Tensor, keys: Tensor) -> MaskMod:
+        return lambda b, h, i, j: queries[i] == keys[j]
+
+    assert graphs([(documents_of(*pair), None) for pair in ((RUN, RUN), (RUN, RUN // 2), (RUN // 2, RUN))]) == 2
+
+
 def test_other_numbers_and_functions_take_one() -> None:
     assert graphs([(within(width), None) for width in (30, 40, 30)]) == 2
     assert graphs([(within(30), None), (causal(), None), (None, None)]) == 3

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from attnspec import CallError
+from attnspec.flex import spec_of
 from attnspec.runtime.flex.known import CallSizes, pattern
 from attnspec.runtime.flex.structure import structure
 
@@ -112,3 +114,17 @@ def test_how_many_entries_there_are_is_counted_in_each_call(count) -> None:
     before = pattern(near, None, SIZES).attention
     marks.copy_(torch.tensor([0, 0, 0, 0]))
     assert pattern(near, None, SIZES).attention is not before
+
+
+def test_functions_are_looked_at_outside_the_transforms_of_torch() -> None:
+    texts = []
+
+    def whole(x, function):
+        texts.append(spec_of(function, 1, 1, 8, 8).text)
+        return x * 1.0
+
+    torch.func.grad(whole)(torch.tensor(1.0), lambda b, h, q, k: (q >= k) | (k < 7))
+    assert "attend q >= k\n    attend k < 7\n" in texts[0]
+    bounds = torch.tensor([[3, 4], [5, 6]])
+    with pytest.raises(CallError, match="`bound`, around a function, is mapped or differentiated"):
+        torch.vmap(lambda bound: whole(bound, lambda b, h, q, k: q < bound[b]))(bounds)
