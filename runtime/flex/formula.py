@@ -282,14 +282,13 @@ def _reduced(m: _Machine, step: Step) -> Value:
     x = _first(m, step)
     rank = len(x.shape)
     dims = _argument(step, 1, "dim", None)
-    keep = _argument(step, 2, "keepdim", False)
     over = list(range(rank)) if dims in (None, []) else [d % rank for d in ([dims] if isinstance(dims, int) else dims)]
     for d in over:
-        x = Value(_joined(step.name, x.node, axis(d, rank), x.shape[d]), (*x.shape[:d], 1, *x.shape[d + 1 :]))
-    return x if keep else _without(x, over, {})
+        x = Value(_joined(m, step.name, x.node, axis(d, rank), x.shape[d]), (*x.shape[:d], 1, *x.shape[d + 1 :]))
+    return x if _argument(step, 2, "keepdim", False) else _without(x, over, {})
 
 
-def _joined(name: str, node: Node, place: e.Var, size: int) -> Node:
+def _joined(m: _Machine, name: str, node: Node, place: e.Var, size: int) -> Node:
     if name == "sum":
         if isinstance(number(node), r.RealExpr):
             raise Unlike("reals are not summed over positions")
@@ -303,7 +302,7 @@ def _joined(name: str, node: Node, place: e.Var, size: int) -> Node:
         if name == "sum":
             return make.add([number(part) for part in parts])  # type: ignore[misc]
         return (make.disjunction if name == "any" else make.conjunction)(map(predicate, parts))
-    if name == "any" and (found := _member(body, place)) is not None:
+    if name == "any" and (found := _member(m, body, place, size)) is not None:
         return found
     bound = bound_name(body, frozenset())
     domain = e.Range(e.Int(0), e.Int(size))
@@ -315,8 +314,8 @@ def _joined(name: str, node: Node, place: e.Var, size: int) -> Node:
     return e.Any(bound, domain, body) if name == "any" else e.All(bound, domain, body)
 
 
-def _member(body: Node, place: e.Var) -> e.Pred | None:
-    """``x in table[...]``, where that is what is asked."""
+def _member(m: _Machine, body: Node, place: e.Var, size: int) -> e.Pred | None:
+    """``x in table[...]``, where that is what is asked: of whole rows."""
     if not (isinstance(body, e.Cmp) and body.op == "=="):
         return None
     for row, item in ((body.left, body.right), (body.right, body.left)):
@@ -325,9 +324,10 @@ def _member(body: Node, place: e.Var) -> e.Pred | None:
         match row:
             case e.Read(name, (*rest, last)) if last == place and not any(place.name in contents.free(i) for i in rest):
                 low, _ = ends(item, lambda table: (None, None))
-                if low is not None and low >= 0:  # (negative numbers are members of no table)
+                whole = m.tables.found[name].tensor.shape[-1] == size
+                if whole and low is not None and low >= 0:  # (negative numbers are members of no table)
                     return e.Among(item, name, tuple(rest))
-            case e.Index(items, (last,)) if last == place:
+            case e.Index(items, (last,)) if last == place and len(items) == size:
                 parts = [e.Cmp("==", item, e.Int(x)) for x in items if isinstance(x, int)]
                 return make.disjunction(dict.fromkeys(parts))
     return None
@@ -366,7 +366,7 @@ def _isin(m: _Machine, step: Step) -> Value:
     if len(among.shape) > 1 or x.shape:
         raise Unlike("it takes one number, and a list of numbers of one dimension")
     same = ENTRYWISE["eq"](x.node, among.node)
-    found = _joined("any", same, axis(0, 1), among.shape[0]) if among.shape else same
+    found = _joined(m, "any", same, axis(0, 1), among.shape[0]) if among.shape else same
     inverted = _argument(step, 3, "invert", False)
     return Value(make.negation(predicate(found)) if inverted else found)
 

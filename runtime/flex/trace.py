@@ -311,6 +311,7 @@ _VALUES = frozenset(("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equ
 _READS_VALUES = frozenset(
     getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 )
+_COPIES = frozenset((torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor))  # of lists of tensors, unseen
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
 
@@ -329,6 +330,10 @@ class _Indexing(TorchFunctionMode):
                 return read(t, parts)
         if func == _DATA:
             return args[0].detach()
+        if func in _COPIES and any(isinstance(x, Tensor) for x in _leaves(args[-1]) if x is not args[-1]):
+            self.recorder.values = True
+            if any(isinstance(x, Tensor) and isinstance(self.recorder.ref(x), Ref) for x in _leaves(args[-1])):
+                raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
         self.recorder.values |= func in _READS_VALUES
         if func in _READS_VALUES and isinstance(self.recorder.ref(args[0]), Ref):
             raise branching(_user_place(sys._getframe(1)) or self.recorder.home)

@@ -175,5 +175,5 @@ def _sum(values: Sequence[int | None]) -> int | None:
 def bound_name(node: e.Node, taken: frozenset[str]) -> str:
     """A name for a place that an ``any`` or ``sum`` runs over, which nothing in an expression has."""
     used = {part.var for part in contents.walk(node) if isinstance(part, (e.Any, e.All, e.Sum))} | taken
-    names: list[str] = [*"ijmpuvw", *(f"i{n}" for n in range(99))]
+    names: list[str] = [*"ijpuvw", *(f"i{n}" for n in range(99))]
     return next(name for name in names if name not in used)

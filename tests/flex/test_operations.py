@@ -82,6 +82,8 @@ MASKS = {
     "truths filled": lambda b, h, q, k: torch.minimum((q >= k).masked_fill(k == 2, 0), q < 7),
     "positions beside": lambda b, h, q, k: q.data - 2 < k.data,
     "large products": lambda b, h, q, k: (DOC[q] * 1000003 * (DOC[k] * 1000003)) % 7 != 6,
+    "members of a part": lambda b, h, q, k: (ROWS[b, h][:1] == k).any(),
+    "three dimensions at once": lambda b, h, q, k: ((ROWS[:, None] == ROWS[None, b]) & (ROWS[:, None] > q)).any(),
     "other element types": lambda b, h, q, k: DOC.to(torch.int16)[q].to(torch.int32) == DOC[k],
     "nothing": lambda b, h, q, k: torch.zeros_like(q, dtype=torch.bool),
     "everything": lambda b, h, q, k: q.new_ones((), dtype=torch.bool) & True,

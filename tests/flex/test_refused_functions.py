@@ -48,6 +48,7 @@ MASKS = {
     "a range": (lambda b, h, q, k: sum(q == i for i in range(k)) > 0, IF),
     "int()": (lambda b, h, q, k: q - k <= [1, 2][int(h)], IF),
     "a list": (lambda b, h, q, k: q - k <= [1, 2][h], IF),
+    "a tensor of positions": (lambda b, h, q, k: torch.tensor([q, k]).sum() > 5, IF),
     "numpy": (lambda b, h, q, k: torch.from_numpy(np.asarray(q)) > k, IF),
     "tolist": (lambda b, h, q, k: DOC.tolist()[q.tolist()] > k, IF),
     "a counter": (counts, "does not do the same"),
