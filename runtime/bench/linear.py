@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,7 @@ from attnspec.errors.diagnostic import SpecError
 from attnspec.relation.sizes import Sizes
 from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.bench.clock import Timing, on_threads, processor_time, race
+from attnspec.runtime.bench.kept_memory import memory_kept
 from attnspec.runtime.bench.setup import Setup, call_of, inputs
 from attnspec.runtime.prepare.example import example
 
@@ -83,7 +85,8 @@ READING, ONE_PASS, CHUNKED, SOFTMAX, APART, SHORTER, WITHOUT, BY_FEATURES = (
 class Case:
     """A spec as text, with what it is compared to; ``softmax`` is the same pattern with softmax.
 
-    ``threads`` is 1 for growth: two heads on two threads would count how long one waits for the other.
+    ``threads`` is 1 for growth: two heads on two threads would count how long one waits for the other. Calls take their
+    memory from one another there: what the system does to clear it does not depend on the pattern.
     """
 
     what: str
@@ -166,7 +169,7 @@ def measure(cases: tuple[Case, ...], runs: int, tick: Callable[[str], object] = 
         def clock(call: Callable[[], object], times: int = times) -> float:
             return processor_time(lambda: [call() for _ in range(times)]) / times
 
-        with on_threads(case.threads):
+        with on_threads(case.threads), memory_kept() if case.threads == 1 else nullcontext():
             found = race(contenders(case, attend), runs, clock=clock)
         yield Measured(case, found)
 
