@@ -55,6 +55,9 @@ def run_huggingface(
     data = files("attnspec.language").joinpath("REFERENCE.md").read_bytes() if path is None else path.read_bytes()
     if len(data) < max(length, PROMPT) + 1:
         raise click.UsageError(f"{name} has {len(data):,} bytes; at least {max(length, PROMPT) + 1:,} are needed")
+    width = SIZES[size][0]
+    if heads and width % (2 * heads):
+        raise click.UsageError(f"--heads {heads}: the width of --hf {size}, {width}, is no multiple of {2 * heads}")
     causal = restrict(attend, heads or SIZES[size][2])
     model: Any = llama(size, causal, heads).to(device)
     if not as_json:

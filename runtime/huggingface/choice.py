@@ -113,6 +113,7 @@ def layer_types(config: Any) -> tuple[str, ...]:
     return (kind,) * (many or config.num_hidden_layers)
 
 
+@functools.cache  # the same function again is the same choice
 def _by_number(function: Callable[[int], Source | None], restart: bool) -> Callable[[int], Pattern | None]:
     found: dict[int, Pattern | None] = {}
 

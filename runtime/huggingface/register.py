@@ -45,9 +45,10 @@ def register(
     for those that see everything (``full_attention``): those of other types keep their masks.
 
     Padding, on the left or right, is never seen, and positions count from the first real token. Where documents are
-    packed (``position_ids`` that begin anew, without an ``attention_mask``) each sees itself alone, and positions count
-    within it; with ``restart=False`` they go on. Positions are those of the pattern's mask and of its score lines. What
-    turns queries and keys is the model's: a pattern with `rotate` lines is refused where the model has rotations.
+    packed (``position_ids`` that begin anew, without an ``attention_mask``, and with ``use_cache=False``: transformers
+    looks for them only then) each sees itself alone, and positions count within it; with ``restart=False`` they go on.
+    Positions are those of the pattern's mask and of its score lines. What turns queries and keys is the model's: a
+    pattern with `rotate` lines is refused where the model has rotations.
 
     Raises CallError for a pattern that reads inputs, or has axes, segments or a computed order; for a name that stands
     for another pattern, is not ours, or means something else to transformers (`flash`, `/`, `|`); and in use, for a

@@ -229,6 +229,12 @@ def test_what_cannot_be_registered(pattern: Any, how: dict[str, Any], said: str)
 
 def test_names() -> None:
     """The same again is nothing; another pattern, or a name of transformers' own, is refused."""
+
+    def first_alone(number: int) -> str | None:
+        return None if number else "causal"
+
+    for _ in range(2):
+        hf.register("attnspec:first", first_alone)
     hf.register("attnspec:few-sinks", "sinks", start=2, recent=6)
     with pytest.raises(attnspec.CallError, match="'attnspec:few-sinks' stands for another pattern already"):
         hf.register("attnspec:few-sinks", "sinks", start=2, recent=7)

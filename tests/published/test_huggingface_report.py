@@ -102,6 +102,9 @@ def test_run(tmp_path: Path) -> None:
 def test_run_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("--queries=3", "--ranks=2", "--no-flex", "--input=a=1"):
         assert "has no meaning with --hf" in run("run", "--hf", "tiny", word, status=2).stderr
+    for heads in ("3", "128"):
+        refused = run("run", "--hf", "tiny", "--heads", heads, status=2).stderr
+        assert f"the width of --hf tiny, 128, is no multiple of {2 * int(heads)}" in refused
     assert "Missing argument 'SPEC'" in run("run", status=2).stderr
     for name in [name for name in sys.modules if name.startswith("attnspec.runtime.huggingface")]:
         monkeypatch.delitem(sys.modules, name)
