@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +180,7 @@ def _run(body: tuple[Stmt, ...], env: dict[str, int]) -> Iterator[int]:
                 yield from _run(inner if value(cond, env) else other, env)
 
 
-_APPLY: Mapping[str, Callable[..., int]] = {
-    "min": min,
-    "max": max,
+ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "neg": operator.neg,
     "+": operator.add,
     "-": operator.sub,
@@ -195,6 +193,8 @@ _APPLY: Mapping[str, Callable[..., int]] = {
     ">=": operator.ge,
     ">": operator.gt,
 }
+"""The operations that are Python's own, on whatever has them."""
+_APPLY: Mapping[str, Callable[..., int]] = {"min": min, "max": max, **ARITHMETIC}
 
 
 def value(expr: Expr, env: Mapping[str, int]) -> int:

@@ -138,20 +138,10 @@ def _ends(op: str, node: nest.Expr) -> Iterator[nest.Expr]:
 _APPLY: Mapping[str, Callable[..., Any]] = {
     "min": lambda *args: reduce(least, args),
     "max": lambda *args: reduce(most, args),
-    "neg": operator.neg,
     "select": where,
     "and": operator.and_,
     "or": operator.or_,
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "==": operator.eq,
-    "<=": operator.le,
-    "<": operator.lt,
-    ">=": operator.ge,
-    ">": operator.gt,
+    **nest.ARITHMETIC,
 }
 
 
