@@ -9,29 +9,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-import attnspec.transformers as hf
-from tests.published.tiny import decoder, ids
+from tests.published.tiny import ids, ours, trained
 
 LEFT = torch.tensor([[1] * 20, [0] * 5 + [1] * 15, [0] * 2 + [1] * 18])
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    hf.register("attnspec")
-
-
-def ours(name: str) -> Any:
-    model = decoder(name)
-    model.set_attn_implementation("attnspec")
-    return model
-
-
-def trained(model: Any, way: Any) -> list[Tensor]:
-    """The loss and all gradients of a step of training."""
-    model.zero_grad()
-    loss = way(ids(3, 20), labels=ids(3, 20), use_cache=False).loss
-    loss.backward()
-    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
 
 
 @pytest.mark.slow
@@ -46,7 +26,7 @@ def test_graphs(name: str, steps_traced: int) -> None:
     expected = model(ids(3, 20), attention_mask=LEFT, use_cache=False).logits
     torch.testing.assert_close(found[LEFT == 1], expected[LEFT == 1], atol=1e-5, rtol=1e-5)
     assert counted.frame_count == 1
-    for got, want in zip(trained(model, whole), trained(model, model), strict=True):
+    for got, want in zip(trained(model, whole), trained(model), strict=True):
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
     assert counted.frame_count == 2
     given = {"attention_mask": LEFT, "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}

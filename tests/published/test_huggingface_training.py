@@ -2,34 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
-import attnspec.transformers as hf
-from tests.published.tiny import decoder, ids
+from tests.published.tiny import ours, trained
 from tests.support.marks import slow
-
-
-@pytest.fixture(autouse=True)
-def _registered() -> None:
-    hf.register("attnspec")
-
-
-def ours(name: str) -> Any:
-    model = decoder(name)
-    model.set_attn_implementation("attnspec")
-    return model
-
-
-def trained(model: Any) -> list[Tensor]:
-    """The loss and all gradients of a step of training."""
-    model.zero_grad()
-    loss = model(ids(3, 20), labels=ids(3, 20), use_cache=False).loss
-    loss.backward()
-    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
 
 
 @pytest.mark.parametrize("reentrant", [False, slow(True)])

@@ -9,6 +9,8 @@ import torch
 import transformers
 from torch import Tensor
 
+import attnspec.transformers as hf
+
 WORDS = 48
 _SIZES = {"vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
@@ -62,3 +64,20 @@ def decoder(name: str) -> Any:
 def ids(batch: int, length: int) -> Tensor:
     """Token ids, none of them 0."""
     return torch.randint(1, WORDS, (batch, length), generator=torch.Generator().manual_seed(length))
+
+
+def ours(name: str) -> Any:
+    """The same with its own masks in our kernels."""
+    hf.register("attnspec")
+    model = decoder(name)
+    model.set_attn_implementation("attnspec")
+    return model
+
+
+def trained(model: Any, way: Any = None) -> list[Tensor]:
+    """The loss and all gradients of a step of training, the model called as it is or in another ``way``."""
+    model.zero_grad()
+    run = model if way is None else way
+    loss = run(ids(3, 20), labels=ids(3, 20), use_cache=False).loss
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
