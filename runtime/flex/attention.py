@@ -81,11 +81,13 @@ def flex_attention(
         if found is None:
             given = (score_mod, block_mask, scale, enable_gqa, return_lse, kernel_options)
             return compiled.between_graphs(flex_attention, query, key, value, *given, return_aux=return_aux)
-        attend, inputs = found
+        attend, inputs, limits = found
     else:
         looks = not traced(query, key, value)
         with outside_transforms(score_mod, block_mask):
-            attend, inputs = pattern(mask_of(block_mask, sizes, query.device, looks), score_mod, sizes, looks)
+            attend, inputs, limits = pattern(mask_of(block_mask, sizes, query.device, looks), score_mod, sizes, looks)
+    for limit in limits:
+        limit.require(inputs)
     if return_aux is None:
         return attend(query, key, value, scale=scale, return_lse=return_lse, inputs=inputs)
     lse, largest = bool(return_aux.lse), bool(return_aux.max_scores)

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnspec.runtime.attention import Attention, compile
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.flex.blocks import Listed, check_lengths, read_as, seen, tables
-from attnspec.runtime.flex.facts import Facts
+from attnspec.runtime.flex.facts import Facts, Limit
 from attnspec.runtime.flex.imported import imported
 from attnspec.runtime.flex.structure import Path, structure
 from attnspec.runtime.flex.tables import Call
@@ -40,8 +40,11 @@ def between_graphs(function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
 
 def found(
     functions: Functions, block_mask: Any, sizes: tuple[int, int, int, int]
-) -> tuple[Attention, dict[str, Tensor]] | None:
-    """The pattern of functions and blocks, and its inputs; None where it is not known what functions read."""
+) -> tuple[Attention, dict[str, Tensor], tuple[Limit, ...]] | None:
+    """The pattern of functions and blocks, its inputs and what they must hold.
+
+    None where it is not known what functions read.
+    """
     if not all(map(_made_before, functions)):
         return None
     parts = _parts(*functions)
@@ -65,9 +68,9 @@ def found(
     written = _text(*functions, known, shapes, size)
     if written is None:
         return None
-    text, sources = written
+    text, sources, limits = written
     inputs = {name: given[key] if isinstance(key, str) else tensors[key] for name, key in sources}
-    return _attentions[text], inputs
+    return _attentions[text], inputs, limits
 
 
 def _made_before(function: Any) -> bool:
@@ -133,8 +136,10 @@ def _parts(mask_mod: Any, score_mod: Any) -> tuple[tuple[Path, str, Any], ...] |
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _text(
     mask_mod: Any, score_mod: Any, sizes: tuple[int | None, ...], shapes: tuple[Any, ...], size: tuple[int, int]
-) -> tuple[str, tuple[tuple[str, int | str], ...]] | None:
+) -> tuple[str, tuple[tuple[str, int | str], ...], tuple[Limit, ...]] | None:
     """The text of functions beside blocks, and what its inputs are: the number of a tensor, or the name of a table.
+
+    Then what must hold of them.
 
     None where values of tensors went into it.
     """
@@ -159,4 +164,4 @@ def _text(
         sources.append((name, places.get(id(t), "any" if bool(t.any()) else "full")))
     if pattern.text not in _attentions:
         _attentions[pattern.text] = compile(pattern.text)
-    return pattern.text, tuple(sources)
+    return pattern.text, tuple(sources), tuple(facts.limits)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from attnspec.runtime.flex.values import Ends, ends
@@ -61,6 +62,23 @@ class Fact:
         return self.question.of(tensors) == self.answer
 
 
+class Limit(NamedTuple):
+    """What a table must hold, where that is not looked at while a text is made: ``read`` has entries for no others."""
+
+    table: str
+    low: int
+    high: int
+    read: str
+
+    def require(self, tensors: Mapping[str, Tensor]) -> None:
+        """Assert it when the call runs."""
+        t = tensors[self.table]
+        torch._assert_async(
+            ((t >= self.low) & (t <= self.high)).all(),
+            f"flex_attention: `{self.table}` holds numbers that `{self.read}` has no entry for",
+        )
+
+
 class Derived(Protocol):
     """A tensor that follows from another."""
 
@@ -80,7 +98,7 @@ class Facts:
 
     ``looks`` is False where tensors have no values to look at. With ``again`` they are asked again before each use, and
     inputs that are ``derived`` made again. ``alike`` are tensors that were views of the same and became one input.
-    ``values`` says that the text has values of tensors in it beside.
+    ``values`` says that the text has values of tensors in it beside. ``limits`` are to be asserted when a call runs.
     """
 
     looks: bool = True
@@ -90,6 +108,7 @@ class Facts:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     alike: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     values: bool = False
+    limits: list[Limit] = field(default_factory=list)
 
     def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:
         """The answer, which is noted; of tensors that are not looked at nothing holds."""

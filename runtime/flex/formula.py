@@ -348,7 +348,7 @@ def _stack(m: _Machine, step: Step) -> Value:
         end = begin + part.shape[dim]
         spread = part.spread((*step.shape[:dim], part.shape[dim], *step.shape[dim + 1 :]))
         if part.shape[dim] == 1:
-            spread = substituted(spread, {place: e.Int(0)})
+            spread = substituted(spread, {place: e.Int(begin)})
             here = make.compare("==", place, e.Int(begin))
         else:
             here = make.compare(">=", place, e.Int(begin))

@@ -19,6 +19,7 @@ from attnspec.runtime.flex.captured import captured, outside_transforms
 from attnspec.runtime.flex.facts import Facts
 from attnspec.runtime.flex.formula import formula
 from attnspec.runtime.flex.idioms import rewritten
+from attnspec.runtime.flex.reach import require_inside
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.runtime.flex.text import text
 from attnspec.runtime.flex.trace import MASK, SCORE, Step, defined, refused, trace
@@ -68,7 +69,8 @@ def spec_of(
     single positions; what they do becomes the formula. ``B``, ``H``, ``Q_LEN`` and ``KV_LEN`` are as
     ``create_block_mask`` has them: a dimension of a tensor that is as long and is read by that index is declared
     ``batch``, ``heads``, ``n_q`` or ``n``, and the spec serves all such sizes; without them it is declared as long
-    as it is. ``name`` is that of the attention, else the function's.
+    as it is. ``name`` is that of the attention, else the function's. Whether an index is inside its tensor is asked for
+    the sizes that are given (PyTorch fails where it is not; our kernels read nothing there).
 
     Tensors around the functions are inputs, under their names there (``_`` is added to words of the language), and are
     read when the pattern is called: what they hold then counts, and gradients flow to those that a score reads. An int
@@ -107,6 +109,8 @@ def imported(
     mask = None if mask is None else rewritten(unwrapped_mask(mask), tables, call)
     score = None if score is None else unwrapped(score, mask)
     tables.check_devices()
+    for function in functions[:1]:
+        require_inside(mask, score, tables, call, defined(function))
     found = text(
         _legal(name or str(getattr(functions[0], "__name__", "") if functions else "")), mask, score, tables, call
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from attnspec.runtime.attention import Attention, compile
-from attnspec.runtime.flex.facts import Derived, Fact, Facts
+from attnspec.runtime.flex.facts import Derived, Fact, Facts, Limit
 from attnspec.runtime.flex.imported import imported
 from attnspec.runtime.flex.structure import Structure, structure
 from attnspec.runtime.flex.tables import Call, views_alike
@@ -36,6 +36,7 @@ class Found(NamedTuple):
 
     attention: Attention
     inputs: dict[str, Tensor]
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _traced(
 ) -> tuple[Found, Facts]:
     facts = Facts(looks, again=True)
     text, inputs = imported(mask_mod, score_mod, Call(*sizes), facts)
-    return Found(_compiled(text), inputs), facts
+    return Found(_compiled(text), inputs, tuple(facts.limits)), facts
 
 
 _compiled = functools.lru_cache(maxsize=_FUNCTIONS)(compile)

@@ -194,7 +194,7 @@ def _rounding(towards: str) -> Callable[[Node], Node]:
 
 def _beside(op: str, x: e.IntExpr, bound: float) -> e.Pred:
     """An integer beside a real constant."""
-    if math.isinf(bound):
+    if abs(bound) >= 2.0**62:  # which no integer of the language reaches
         return e.Bool(e.COMPARE[op](0.0, bound))
     if bound == int(bound):
         return make.compare(op, x, e.Int(int(bound)))

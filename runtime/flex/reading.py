@@ -10,6 +10,10 @@ from torch import Tensor
 
 def read(t: Tensor, parts: tuple[Any, ...]) -> Tensor:
     """``t[parts]`` where some of them are tensors: first all others, then these at once."""
+    if any(isinstance(x, Tensor) and x.dtype == torch.uint8 for x in parts):
+        raise TypeError(
+            "an index of torch.uint8 selects as a mask does: make it an integer before, as in `index.long()`"
+        )
     if Ellipsis in [x for x in parts if not isinstance(x, Tensor)]:
         at = next(i for i, x in enumerate(parts) if x is Ellipsis)
         given = sum(x is not None for x in parts) - 1

@@ -192,7 +192,6 @@ def declared(table: Table, roots: list[e.Node], call: Call, tables: Tables) -> s
     reads = [x for root in roots for x in contents.walk(root) if table.is_read(x)]
     shape = table.tensor.shape
     at = [x.indices for x in reads]  # type: ignore[attr-defined]
-    _check_sizes(table, at, call)
     by = [{x[d] for x in at if d < len(x)} for d in range(len(shape))]
     fixed = [not tables.facts.again and any(map(_from_the_end, indices)) for indices in by]  # the text has the size
     sizes = [str(size) if fixed[d] else _size(size, by[d], call) for d, size in enumerate(shape)]
@@ -205,21 +204,6 @@ def declared(table: Table, roots: list[e.Node], call: Call, tables: Tables) -> s
         and tables.ask(Rises(table.name))
     )
     return f"input {table.name}: {table.kind}{dims}{' sorted' if rises else ''}"
-
-
-def _check_sizes(table: Table, reads: Sequence[tuple[e.IntExpr, ...]], call: Call) -> None:
-    """Refuse a table that has no entry for one of the positions, batch entries or heads of a call."""
-    last = {e.Var("b"): call.batch, e.Var("h"): call.heads, e.Var("q"): call.n_q, e.Var("k"): call.n}
-    for indices in reads:
-        for d, (index, size) in enumerate(zip(indices, table.tensor.shape, strict=False)):
-            within, by = (index.left, index.right) if isinstance(index, e.FloorDiv) else (index, e.Int(1))
-            most = last.get(within) if isinstance(within, e.Var) else None
-            if most and isinstance(by, e.Int) and (reached := (most - 1) // by.value) >= size:
-                raise refused(
-                    table.place,
-                    f"`{table.name}` has {size} entries in dimension {d} and is read by `{index}`, which reaches "
-                    f"{reached}: a function reads its tensors for all pairs, also for those that are not seen",
-                )
 
 
 def _from_the_end(index: e.IntExpr) -> bool:

@@ -6,9 +6,9 @@ last dimension, ``.1`` in the one before it, and so on, as broadcasting counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attnspec.runtime.flex.bits import plain
 from attnspec.spec import contents, exact, make, rewrite
@@ -124,10 +124,23 @@ def real(node: Node) -> r.RealExpr:
 
 Ends = tuple[int | None, int | None]
 """The least and the largest value, as far as they are known."""
+_NOTHING: Mapping[e.IntExpr, Ends] = {}
 
 
-def ends(node: e.IntExpr, held: Callable[[str], Ends]) -> Ends:
-    """Bounds of an expression of positions, batch entries and heads. ``held`` are those of what a table holds."""
+def ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr, Ends] = _NOTHING) -> Ends:
+    """Bounds of an expression of positions, batch entries and heads.
+
+    ``held`` are those of what a table holds, ``given`` what is known of parts beside.
+    """
+    low, high = _ends(node, held, given)
+    if node in given:
+        least, most = given[node]
+        low = max((x for x in (low, least) if x is not None), default=None)
+        high = min((x for x in (high, most) if x is not None), default=None)
+    return low, high
+
+
+def _ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr, Ends]) -> Ends:
     match node:
         case e.Int(value):
             return value, value
@@ -135,41 +148,55 @@ def ends(node: e.IntExpr, held: Callable[[str], Ends]) -> Ends:
             return 0, None  # positions, batch entries, heads, places in dimensions: all count from 0
         case e.Read(name):
             return held(name)
+        case e.Index(items):
+            values = list(_flat(items))
+            return min(values), max(values)
         case e.Add(terms):
-            lows, highs = zip(*(ends(term, held) for term in terms), strict=True)
-            return _sum(lows), _sum(highs)
-        case e.Mul(left, e.Int(value)) | e.Mul(e.Int(value), left):
-            low, high = (None if x is None else x * value for x in ends(left, held))
-            return (low, high) if value >= 0 else (high, low)
+            lows, highs = zip(*(ends(term, held, given) for term in terms), strict=True)
+            return _all(sum, lows), _all(sum, highs)
         case e.Mul(left, right):
-            low, other = ends(left, held)[0], ends(right, held)[0]
-            return (0, None) if low is not None and other is not None and low >= 0 <= other else (None, None)
+            return _product(ends(left, held, given), ends(right, held, given))
         case e.FloorDiv(left, e.Int(value)) if value > 0:
-            low, high = ends(left, held)
+            low, high = ends(left, held, given)
             return None if low is None else low // value, None if high is None else high // value
         case e.Mod(_, e.Int(value)) if value > 0:
             return 0, value - 1
-        case e.Abs():
-            return 0, None
+        case e.Abs(arg):
+            low, high = ends(arg, held, given)
+            most = None if low is None or high is None else max(abs(low), abs(high))
+            return max(0, -high if high is not None else 0, low or 0), most
         case e.Min(args):
-            lows, highs = zip(*(ends(arg, held) for arg in args), strict=True)
+            lows, highs = zip(*(ends(arg, held, given) for arg in args), strict=True)
             return _all(min, lows), min((x for x in highs if x is not None), default=None)
         case e.Max(args):
-            lows, highs = zip(*(ends(arg, held) for arg in args), strict=True)
+            lows, highs = zip(*(ends(arg, held, given) for arg in args), strict=True)
             return max((x for x in lows if x is not None), default=None), _all(max, highs)
         case e.If(_, then, other_):
-            lows, highs = zip(ends(then, held), ends(other_, held), strict=True)
+            lows, highs = zip(ends(then, held, given), ends(other_, held, given), strict=True)
             return _all(min, lows), _all(max, highs)
     return None, None
+
+
+def _product(left: Ends, right: Ends) -> Ends:
+    corners = [None if x is None or y is None else x * y for x in left for y in right]
+    if None not in corners:
+        return _all(min, corners), _all(max, corners)
+    for (low, high), (least, most) in ((left, right), (right, left)):
+        if least is not None and least == most:  # a constant
+            low, high = (None if x is None else x * least for x in (low, high))
+            return (low, high) if least >= 0 else (high, low)
+    least, other = left[0], right[0]
+    return (0, None) if least is not None and other is not None and least >= 0 <= other else (None, None)
+
+
+def _flat(items: Sequence[Any]) -> Iterator[int]:
+    for item in items:
+        yield from _flat(item) if isinstance(item, tuple) else (item,)
 
 
 def _all(of: Callable[[list[int]], int], values: Sequence[int | None]) -> int | None:
     known = [x for x in values if x is not None]
     return of(known) if len(known) == len(values) else None
-
-
-def _sum(values: Sequence[int | None]) -> int | None:
-    return _all(sum, values)
 
 
 def bound_name(node: e.Node, taken: frozenset[str]) -> str:

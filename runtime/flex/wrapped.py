@@ -26,7 +26,7 @@ def unwrapped(node: N, seen: e.Pred | None) -> N:
     facts = [] if seen is None else [part for part in _parts(seen) if not contents.reads(part)]
     table: dict[e.Node, e.Node] = {}
     for index in dict.fromkeys(_indices(node)):
-        if _never(facts, index.cond):
+        if never(facts, index.cond):
             table[index] = index.other
     return rewrite.replace(node, table) if table else node
 
@@ -51,7 +51,7 @@ def _indices(node: e.Node) -> Iterable[e.If]:
                         yield index
 
 
-def _never(facts: list[e.Pred], case: e.Pred) -> bool:
+def never(facts: list[e.Pred], case: e.Pred) -> bool:
     """Whether a condition holds for no pair of any call for which others hold, as far as the solver can tell."""
     try:
         text = condition(e.And((*facts, case))).text

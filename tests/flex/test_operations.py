@@ -74,6 +74,8 @@ MASKS = {
         (torch.stack([q // 4, q % 4]) - torch.stack([k // 4, k % 4])).abs() <= torch.tensor([0, 1])
     ).all(),
     "joined": lambda b, h, q, k: (torch.cat([q.view(1), (q + 3).unsqueeze(0), (q * 2)[None]]) == k).any(),
+    "joined with one of a table": lambda b, h, q, k: (torch.cat([ROWS[b, h], ROWS[h, b][:1], q[None]]) == k).any(),
+    "beside large constants": lambda b, h, q, k: (q < 1e30) & (k - q > -1e19) & (q >= k),
     "counted from the end": lambda b, h, q, k: DOC[k - 3] == DOC[-1 - q],
     "views": lambda b, h, q, k: DOC.view(2, 4).T[k % 4, k // 4] <= DOC[2:].flip(0)[q % 6],
     "slices": lambda b, h, q, k: ROWS[:, 1:, :][b, 0, k % 2] <= ROWS[b, ..., 0][h] + q,

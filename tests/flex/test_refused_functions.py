@@ -72,6 +72,7 @@ MASKS = {
     "small integers": (lambda b, h, q, k: DOC.to(torch.uint8)[q] - 2 > k, "torch.uint8, which numbers may overflow"),
     "a short table": (lambda b, h, q, k: DOC[:3][q] > k, "has 3 entries in dimension 0 and is read by `q`, which"),
     "a short table of blocks": (lambda b, h, q, k: DOC[:1][k // 2] > q, "is read by `k // 2`, which reaches 1"),
+    "an index of bytes": (lambda b, h, q, k: DOC[DOC.to(torch.uint8)[q]] == k, r"selects as a mask does.*index\.long"),
     "rounded reals": (lambda b, h, q, k: (q * 0.3).floor() > k, "made whole"),
     "a number": (lambda b, h, q, k: q - k, "returns an integer"),
     "a row": (lambda b, h, q, k: q == DOC, r"returns \[4\] numbers"),
