@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import ReferenceType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from attnspec.runtime.caches.cache import Cache as Keys
@@ -24,22 +25,23 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
     ``update`` gives back what is new, marked: the rest is here, and attention finds it by the mark. Entries of a batch
     that is padded on the left are kept in groups with as much padding, so that a position means the same in all of a
     group: the number of real tokens before it. ``own``: the pattern is that of the model's mask, ``checked`` the last
-    structure of a mask that was seen to be it.
+    structure of a mask that was seen to be it. ``layers`` is how many the model has, ``filled_by`` the module whose
+    tokens are kept.
     """
 
     is_sliding = False
     is_croppable = False
     is_compileable = False
 
-    def __init__(self, pattern: Pattern, own: bool) -> None:
+    def __init__(self, pattern: Pattern, own: bool, layers: int) -> None:
         super().__init__()
-        self.pattern, self.own = pattern, own
-        self.checked = 0
+        self.pattern, self.own, self.layers = pattern, own, layers
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._tokens, self._waiting, self.is_initialized = 0, False, False
+        """Forget everything: what comes next may be of another model with the same patterns."""
+        self._tokens, self._waiting, self.is_initialized, self.checked = 0, False, False, 0
+        self.filled_by: ReferenceType[nn.Module] | None = None
         self._starts: list[int | None] = []
         self._groups: dict[int, Keys] = {}
 
@@ -62,8 +64,9 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         name = self.pattern.spec.name
         if self._waiting:
             raise CallError(
-                f"{name}: nothing attended to the last keys of this cache: the attention of the model is not the one "
-                "that the cache was made for"
+                f"{name}: nothing attended to the last keys of this cache: that call was refused, or the attention of "
+                "the model is not the one that the cache was made for. Call cache.reset(), or make a new cache, "
+                "attnspec.transformers.cache(model)"
             )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -181,7 +184,13 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         return self._tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """What attention is given: the new keys, and where they stand."""
+        """What attention is given: the new keys, and where they stand. Raises CallError where there are none."""
+        if not query_length:
+            raise CallError(
+                f"{self.pattern.spec.name}: this cache holds {self._tokens:,} tokens, and the prompt has none beyond "
+                "them: it is taken to begin with these. For another prompt call cache.reset() first, or make a new "
+                "cache, attnspec.transformers.cache(model)"
+            )
         return query_length, self._tokens
 
     def get_max_length(self) -> int:

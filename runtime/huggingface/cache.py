@@ -33,9 +33,13 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
     kept together, and there is a call for each such group. ``pattern`` says which pattern is meant, and must be the
     one that the model has.
 
+    A prompt that is given with a cache that holds tokens is taken to begin with them, as in a chat; ``kept.reset()``
+    forgets them. An empty cache serves any model whose layers have the same patterns, one that holds tokens the model
+    that they are of.
+
     Raises CallError where the model's attention is none of ours, or of another pattern; where layers keep something
-    beside keys, or share them; and in use for padding that is not before all tokens, for gradients, and where a cache
-    is to go back (assisted generation).
+    beside keys, or share them; and in use for another model, for padding that is not before all tokens, for gradients,
+    for a prompt of which nothing is new, and where a cache is to go back (assisted generation).
     """
     choice, config = registered(model), text_config(model)
     name = type(model).__name__
@@ -56,5 +60,5 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
     for number, found in enumerate(of_layers):
         if found is not None:
             check_model(standing(found), config)
-        layers.append(Layer(found or own_pattern(config, number), found is None))
+        layers.append(Layer(found or own_pattern(config, number), found is None, len(of_layers)))
     return Bounded(layers=layers)

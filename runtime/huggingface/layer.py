@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from attnspec.runtime.core.arguments import CallError
+from attnspec.runtime.huggingface.asked import Asked
 from attnspec.runtime.huggingface.attention import attention as own_attention
-from attnspec.runtime.huggingface.attention import refuse
 from attnspec.runtime.huggingface.bounded import Layer, kept_by
 from attnspec.runtime.huggingface.choice import Choice, layer_types
-from attnspec.runtime.huggingface.own import check_own
+from attnspec.runtime.huggingface.own import check_own, own_pattern
 from attnspec.runtime.huggingface.pattern import SINKS, Pattern
 from attnspec.runtime.huggingface.standin import Row, is_standin, numbers_of, unpacked
 from attnspec.runtime.huggingface.standing import Standing, number_of, of_layer, standing
@@ -39,25 +40,18 @@ def patterned(choice: Choice) -> Attend:
     """The interface of attention of transformers that puts patterns in the place of masks."""
     number, any_pattern = number_of(choice), choice.patterned
 
-    def attention(
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        scaling: float | None = None,
-        **more: Any,
-    ) -> tuple[Tensor, None]:
+    def attention(*given: Any, **more: Any) -> tuple[Tensor, None]:
         """Attention of (batch, heads, rows, dim): (batch, rows, heads, dim), and no weights."""
-        stands = of_layer(number, module) if any_pattern and not _crosses(module) else None
-        kept = None if torch.compiler.is_compiling() else kept_by(key)
+        asked = Asked.of(*given, **more)
+        stands = of_layer(number, asked.module) if any_pattern and not _crosses(asked.module) else None
+        kept = None if torch.compiler.is_compiling() else kept_by(asked.key)
         if kept is not None:
-            _check_kept(kept, stands, module)
-            out = _from_cache(kept, module, query, key, value, attention_mask, scaling, **more)
-            return out.transpose(1, 2).contiguous(), None
-        if stands is None:
-            return own_attention(module, query, key, value, attention_mask, scaling=scaling, **more)
-        out = _attend(stands, module, query, key, value, attention_mask, scaling, **more)
+            _check_kept(kept, stands, asked.module)
+            out = _from_cache(kept, asked)
+        elif stands is None:
+            return own_attention(asked)
+        else:
+            out = _attend(stands, asked)
         return out.transpose(1, 2).contiguous(), None
 
     return attention
@@ -70,63 +64,38 @@ def _crosses(module: nn.Module) -> bool:
     return getattr(module, "is_causal", None) is False and bool(getattr(module.config, "is_decoder", False))
 
 
-def _attend(
-    stands: Standing,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **more: Any,
-) -> Tensor:
-    compiling = torch.compiler.is_compiling()
-    _check(stands, module, query, key, dropout, position_bias, is_causal, more)
+def _attend(stands: Standing, asked: Asked) -> Tensor:
+    _check(stands, asked)
+    query, key, value, mask, sinks = asked.query, asked.key, asked.value, asked.mask, asked.s_aux
     (batch, heads, rows, _), (_, kv_heads, keys, _) = query.shape, key.shape
+    compiling = torch.compiler.is_compiling()
     lies = _lies(stands, mask, batch, rows, keys) if compiling or mask is None else _known(stands, mask, query, key)
     if lies.rows is None:
-        _check_whole(stands, module, rows, keys)
+        _check_whole(stands, asked.module, rows, keys)
     else:
         first, key_start = lies.rows[0][:2]
         if key_start:
-            _check_reach(stands.pattern, lies.rows, (heads, kv_heads, batch), type(module).__name__)
+            _check_reach(stands.pattern, lies.rows, (heads, kv_heads, batch), asked.name)
         if first + rows < key_start + keys:  # the tail of a static cache is not written yet
             key, value = (t[:, :, : first + rows - key_start] for t in (key, value))
-    inputs = lies.inputs if s_aux is None else {**lies.inputs, SINKS: s_aux}
-    attend = stands.attention(lies.ways, softcap, s_aux is not None)
-    return attend(query, key, value, scale=None if stands.own_scale else scaling, inputs=inputs)
+    inputs = lies.inputs if sinks is None else {**lies.inputs, SINKS: sinks}
+    attend = stands.attention(lies.ways, asked.softcap, sinks is not None)
+    return attend(query, key, value, scale=None if stands.own_scale else asked.scaling, inputs=inputs)
 
 
-def _check(
-    stands: Standing,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    dropout: float,
-    bias: Tensor | None,
-    is_causal: bool | None,
-    more: dict[str, Any],
-) -> None:
+def _check(stands: Standing, asked: Asked) -> None:
     """Raises CallError for what a layer asks for and a pattern cannot give."""
-    refuse(module, dropout, more)
+    module = asked.module
     config: Any = getattr(module, "config", None)
     if torch.compiler.is_compiling():
         check_model(stands, config)
     elif stands.model is not config:
         check_model(stands, config)
         stands.model = config
-    if bias is not None:
-        raise CallError(
-            f"{stands.name}: {type(module).__name__} adds a bias to its scores, for which a pattern has no place"
-        )
-    if is_causal is not False and getattr(module, "is_causal", True) and getattr(config, "is_causal", True):
-        stands.check_past(query.shape[1], key.shape[1])
+    if asked.position_bias is not None:
+        raise CallError(f"{stands.name}: {asked.name} adds a bias to its scores, for which a pattern has no place")
+    if asked.is_causal is not False and getattr(module, "is_causal", True) and getattr(config, "is_causal", True):
+        stands.check_past(asked.query.shape[1], asked.key.shape[1])
 
 
 def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
@@ -141,35 +110,39 @@ def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
 
 
 def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None:
-    """Raises CallError for a cache that was made for another pattern than the one that the layer has now."""
-    if stands is not (None if kept.own else standing(kept.pattern)):
-        now, then = stands and stands.pattern, None if kept.own else kept.pattern
+    """Raises CallError for a cache of another pattern than the layer has now, or with tokens of another model."""
+    name, layers = type(module).__name__, kept.layers
+    now, then = stands and stands.pattern, None if kept.own else kept.pattern
+    if stands is not (then and standing(then)):
+        raise CallError(_unlike(f"{name} attends by {now or 'its own mask'}", str(then or "its own mask")))
+    found = kept.filled_by and kept.filled_by()
+    if found is module:
+        return
+    if kept.filled_by is not None:
+        whose = "another model" if found is None else f"a {type(found).__name__} of another model"
         raise CallError(
-            f"attnspec.transformers: {type(module).__name__} attends by {now or 'its own mask'}, and its cache was "
-            f"made for {then or 'its own mask'}: make one for the model as it is now, "
-            "attnspec.transformers.cache(model)"
+            f"attnspec.transformers: the tokens in this cache are of {whose}, and {name} would go on with them: call "
+            "cache.reset(), or make a cache for each model, attnspec.transformers.cache(model)"
         )
+    if len(layer_types(module.config)) != layers:
+        has = f"{name} is one of {len(layer_types(module.config))} layers"
+        raise CallError(_unlike(has, f"a model of {layers}"))
+    if kept.own and (own := own_pattern(module.config, module.layer_idx)) != kept.pattern:  # type: ignore[arg-type]
+        raise CallError(_unlike(f"{name} attends by its own mask, {own}", str(kept.pattern)))
+    kept.filled_by = ref(module)
 
 
-def _from_cache(
-    kept: Layer,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **more: Any,
-) -> Tensor:
+def _unlike(now: str, then: str) -> str:
+    return (
+        f"attnspec.transformers: {now}, and its cache was made for {then}: make one for the model as it is now, "
+        "attnspec.transformers.cache(model)"
+    )
+
+
+def _from_cache(kept: Layer, asked: Asked) -> Tensor:
     """Attention to the keys of a bounded cache."""
-    stands = standing(kept.pattern)
-    _check(stands, module, query, key, dropout, position_bias, is_causal, more)
+    stands, mask, query, key = standing(kept.pattern), asked.mask, asked.query, asked.key
+    _check(stands, asked)
     if mask is None or not is_standin(mask):
         raise CallError(f"{stands.name}: a layer with a bounded cache was given no mask of ours")
     if "holes" in _known(stands, mask, query, key).ways:
@@ -179,10 +152,11 @@ def _from_cache(
         )
     structure = mask.shape[1]
     if kept.own and kept.checked != structure:  # which may be another in a later turn, with images
-        number: Any = module.layer_idx
-        check_own(module.config, number, mask)
+        number: Any = asked.module.layer_idx
+        check_own(asked.module.config, number, mask)
         kept.checked = structure
-    return kept.attend(query, key, value, numbers_of(mask), None if stands.own_scale else scaling, softcap, s_aux)
+    scale = None if stands.own_scale else asked.scaling
+    return kept.attend(query, key, asked.value, numbers_of(mask), scale, asked.softcap, asked.s_aux)
 
 
 def check_model(stands: Standing, config: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from attnspec.analysis.growth import grows
 from attnspec.analysis.past import ahead
 from attnspec.analysis.retention import Retention, retention
 from attnspec.relation.sizes import Sizes
@@ -72,7 +73,7 @@ class Pattern:
         return _kept(self, heads, kv_heads, batch)
 
     def why_not_past(self, heads: int, kv_heads: int) -> str:
-        """What is wrong with it in a decoder, if a query may see a later key; empty if none may."""
+        """What is wrong with it in a decoder: what a query sees is later, or changes with what is; empty if nothing."""
         return _ahead(self, heads, kv_heads)
 
     def __str__(self) -> str:
@@ -112,14 +113,19 @@ def _kept(pattern: Pattern, heads: int, kv_heads: int, batch: int) -> Retention:
 
 @functools.lru_cache(maxsize=256)
 def _ahead(pattern: Pattern, heads: int, kv_heads: int) -> str:
-    found = ahead(pattern.attention().relation_for(heads=heads, kv_heads=kv_heads, batch=1))
-    if found is None:
-        return ""
-    return (
-        f"{pattern.spec.name}: query {found.q} may see key {found.k} (n = {found.n}), and the model is a decoder, "
-        "which is to predict what comes after: add `within causal` to the pattern, or set is_causal=False in the "
-        "model's config"
-    )
+    relation, name = pattern.attention().relation_for(heads=heads, kv_heads=kv_heads, batch=1), pattern.spec.name
+    if found := ahead(relation):
+        return (
+            f"{name}: query {found.q} may see key {found.k} (n = {found.n}), and the model is a decoder, "
+            "which is to predict what comes after: add `within causal` to the pattern, or set is_causal=False in the "
+            "model's config"
+        )
+    if changes := grows(relation):
+        return (
+            f"{name}: {changes}: the model is a decoder, in which n grows at each step, so that it would not "
+            "generate as it was trained. Write q + 1 in the place of n (a query as the last token), or a parameter"
+        )
+    return ""
 
 
 def _check(spec: Spec) -> None:

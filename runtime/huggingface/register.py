@@ -52,8 +52,8 @@ def register(
 
     Raises CallError for a pattern that reads inputs, or has axes, segments or a computed order; for a name that stands
     for another pattern, is not ours, or means something else to transformers (`flash`, `/`, `|`); and in use, for a
-    pattern that looks ahead in a decoder, and for what a model asks for and this cannot do (dropout while it trains,
-    ``output_attentions``). SpecError for a pattern that is wrong.
+    pattern that looks ahead in a decoder, or that changes there with the length `n`, and for what a model asks for and
+    this cannot do (dropout while it trains, ``output_attentions``). SpecError for a pattern that is wrong.
     """
     if pattern is None and (layers is not None or params):
         raise CallError("attnspec.transformers: layers and parameters are those of a pattern, and there is none")

@@ -35,7 +35,7 @@ class Standing:
         return found
 
     def check_past(self, heads: int, kv_heads: int) -> None:
-        """Raises CallError where a query may see a later key: a decoder would learn from what it is to predict."""
+        """Raises CallError where what a query sees is later, or depends on it: a decoder is to predict that."""
         said = _ahead(self.number, heads, kv_heads)
         if said:
             raise CallError(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 import attnspec
 import attnspec.transformers as hf
 from tests.published.patterns import SPECS, recomputed, spec_of
-from tests.published.tiny import DECODERS, decoder, ids
+from tests.published.tiny import DECODERS, PLAIN, decoder, ids
 from tests.support.marks import slow
 
 hf.register("attnspec")
@@ -187,6 +188,60 @@ def test_of_another_pattern(made_for: str) -> None:
         with pytest.raises(attnspec.CallError, match=r"its cache was made for (sinks\(|its own mask)"), torch.no_grad():
             model(ids(1, 4), past_key_values=kept, use_cache=True)
         kept.reset()
+
+
+def test_of_another_model() -> None:
+    """Empty it serves every model with the same patterns; with tokens only the one that they are of."""
+    first, second = (model_of("Llama", "attnspec:few-sinks") for _ in range(2))
+    torch.nn.init.normal_(second.lm_head.weight)
+    wide = {**PLAIN, "num_key_value_heads": 4, "head_dim": 16}
+    third = transformers.LlamaForCausalLM(transformers.LlamaConfig(**wide)).to(torch.bfloat16).eval()
+    third.set_attn_implementation("attnspec:few-sinks")
+    kept = hf.cache(first)
+    for model in (third, second, first):
+        expected = model.generate(ids(3, 20), past_key_values=hf.cache(model), **GREEDY)
+        if model is second:
+            assert torch.equal(expected, recomputed(model, spec_of("sinks"), ids(3, 20), LEFT, 25))
+            model.set_attn_implementation("attnspec:few-sinks")
+        assert torch.equal(model.generate(ids(3, 20), past_key_values=kept, **GREEDY), expected)
+        kept.reset()
+    first.generate(ids(1, 4), past_key_values=kept, max_new_tokens=3, do_sample=False)
+    again = copy.deepcopy(kept)
+    for model in (second, third):
+        with pytest.raises(attnspec.CallError, match="tokens in this cache are of a LlamaAttention of another model"):
+            model.generate(ids(1, 9), past_key_values=kept, max_new_tokens=2, do_sample=False)
+        with pytest.raises(attnspec.CallError, match=r"that call was refused, .* Call cache.reset\(\)"):
+            first.generate(ids(1, 9), past_key_values=kept, max_new_tokens=2, do_sample=False)
+        kept = copy.deepcopy(again)
+    found = [first.generate(ids(1, 9), past_key_values=one, max_new_tokens=2, do_sample=False) for one in (kept, again)]
+    assert torch.equal(*found)
+
+
+def test_of_a_model_with_another_window_or_other_layers() -> None:
+    """Its layers' own masks have the same name and not the same width."""
+    kept = hf.cache(model_of("Mistral", "attnspec"))
+    for more, said in (
+        ({"sliding_window": 16}, r"by its own mask, window\(width=16\), and its cache was made for window\(width=8\)"),
+        ({"sliding_window": 8, "num_hidden_layers": 3}, "is one of 3 layers, and its cache was made for a model of 2"),
+    ):
+        other = transformers.MistralForCausalLM(transformers.MistralConfig(**{**PLAIN, **more})).eval()
+        other.set_attn_implementation("attnspec")
+        with pytest.raises(attnspec.CallError, match=said), torch.no_grad():
+            other(ids(1, 20), past_key_values=kept, use_cache=True)
+        kept.reset()
+
+
+def test_a_prompt_that_is_no_longer_than_what_is_there() -> None:
+    """It is taken for what the cache begins with; after a reset it is another."""
+    model = model_of("Llama", "attnspec:few-sinks")
+    kept = hf.cache(model)
+    given = {"max_new_tokens": 3, "do_sample": False, "past_key_values": kept}
+    model.generate(ids(1, 20), **given)
+    with pytest.raises(attnspec.CallError, match=r"cache holds 22 tokens, .* For another prompt call cache.reset\(\)"):
+        model.generate(ids(1, 7), **given)
+    kept.reset()
+    expected = model.generate(ids(1, 7), **{**given, "past_key_values": hf.cache(model)})
+    assert torch.equal(model.generate(ids(1, 7), **given), expected)
 
 
 def test_an_own_mask_that_is_more() -> None:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import attnspec
 import attnspec.transformers as hf
-from attnspec.runtime.huggingface.attention import attention
+from attnspec.runtime.huggingface.choice import Choice
+from attnspec.runtime.huggingface.layer import patterned
 from tests.published.tiny import BOTH, PLAIN, decoder, ids
 
 hf.register("attnspec")
+attention = patterned(Choice())
 SEEN = torch.ones(20, 20, dtype=torch.bool).tril() & (torch.arange(20) % 5 != 3) | torch.eye(20, dtype=torch.bool)
 
 

@@ -249,6 +249,8 @@ def test_names() -> None:
     ("name", "pattern", "how", "more", "said"),
     [
         ("Llama", "longformer", {}, {}, "query 0 may see key 1 (n = 2), and the model is a decoder"),
+        ("Llama", "attention a { attend k <= q and k >= n - 5 }", {}, {}, "query 0 sees key 0 as the last of n = 1"),
+        ("Llama", "attention a { attend causal  score s * log(n + 1) }", {}, {}, "Write q + 1 in the place of n"),
         ("Llama", "rope", {}, {}, "the model turns queries and keys itself (rope_parameters)"),
         ("Llama", "causal", {"layers": "sliding_attention"}, {}, "no layer that attends is 'sliding_attention'"),
         ("Llama", "causal", {"layers": [2]}, {}, "no layer that attends is '2': this model has 2 layers"),
@@ -269,6 +271,20 @@ def test_what_cannot_be_called(name: str, pattern: Any, how: dict[str, Any], mor
     hf.register(implementation, pattern, **how)
     with pytest.raises(attnspec.CallError, match=re.escape(said)):
         forward(name, implementation, **more)
+
+
+@pytest.mark.slow
+def test_one_forward_is_as_its_steps() -> None:
+    """Where the length is read and does not matter, and where the position of a query is in its place."""
+    hf.register("attnspec:lengths", "attention a { attend causal and k >= min(q, n - 1) - 4  score s * log(q + 2) }")
+    model = decoder("Llama")
+    model.set_attn_implementation("attnspec:lengths")
+    with torch.no_grad():
+        whole = model(ids(2, 20), use_cache=False).logits
+        for kept in (transformers.DynamicCache(), hf.cache(model)):
+            pieces = ids(2, 20).split([7, 6, *[1] * 7], 1)
+            steps = [model(piece, past_key_values=kept).logits for piece in pieces]
+            assert differ(torch.cat(steps, 1), whole) < 1e-5
 
 
 @pytest.mark.slow
