@@ -43,7 +43,7 @@ def patterned(choice: Choice) -> Attend:
     def attention(*given: Any, **more: Any) -> tuple[Tensor, None]:
         """Attention of (batch, heads, rows, dim): (batch, rows, heads, dim), and no weights."""
         asked = Asked.of(*given, **more)
-        stands = of_layer(number, asked.module) if any_pattern and not _crosses(asked.module) else None
+        stands = of_layer(number, asked.module) if any_pattern and not crosses(asked.module) else None
         kept = None if torch.compiler.is_compiling() else kept_by(asked.key)
         if kept is not None:
             _check_kept(kept, stands, asked.module)
@@ -57,7 +57,7 @@ def patterned(choice: Choice) -> Attend:
     return attention
 
 
-def _crosses(module: nn.Module) -> bool:
+def crosses(module: nn.Module) -> bool:
     """Whether it attends from a decoder to another sequence: a pattern has no place there. Models say it in 3 ways."""
     if getattr(module, "is_cross_attention", False) or "CrossAttention" in type(module).__name__:
         return True

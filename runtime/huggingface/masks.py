@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from attnspec.runtime.huggingface.formulas import CAUSAL, MaskFunction, Unknown, Written, predicate
+from attnspec.runtime.huggingface.models import check_takes_ours
 from attnspec.runtime.huggingface.recorded import recorded
 from attnspec.runtime.huggingface.standin import Field, Structure, packed
 
@@ -29,12 +30,15 @@ def mask(
     attention_mask: Tensor | None = None,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
+    config: Any = None,
     **more: Any,
 ) -> Tensor:
     """An interface of masks: the stand-in for a mask function, with the padding that it is given.
 
-    Where a function does what the language has nothing for it is the mask of all pairs, with a warning.
+    Where a function does what the language has nothing for it is the mask of all pairs, with a warning. Raises
+    CallError where the model that asks, by its ``config``, would compute with it.
     """
+    check_takes_ours(config)
     written = Written(kv_length, kv_offset)
     try:
         text = _text(mask_function, written, device)

@@ -21,17 +21,23 @@ def text_config(model: Any) -> Any:
     return model.config.get_text_config(decoder=True)
 
 
-def own_pattern(config: Any, number: int) -> Pattern:
-    """The pattern of a layer's own mask. Raises CallError for a layer that does not attend to keys."""
-    kind = layer_types(config)[number]
-    if not getattr(config, "is_causal", True):
-        return Pattern.of("dense", {}, True)
+def own_pattern(config: Any, number: int, causal: bool = True) -> Pattern:
+    """The pattern of a layer's own mask. Raises CallError for a layer that does not attend to keys.
+
+    With ``causal`` a query sees no later keys, unless the config says otherwise.
+    """
+    kind, causal = layer_types(config)[number], causal and getattr(config, "is_causal", True)
     match kind:
         case "full_attention":
-            return Pattern.of("causal", {}, True)
+            return Pattern.of("causal" if causal else "dense", {}, True)
+        case "sliding_attention" if causal:
+            width = config.window_size if config.model_type == "gpt_neo" else config.sliding_window
+            return Pattern.of("window", {"width": width}, True)
         case "sliding_attention":
-            return Pattern.of("window", {"width": config.sliding_window}, True)
-        case "chunked_attention":
+            how = "<" if getattr(config, "use_bidirectional_attention", None) else "<="  # Gemma's, and all others'
+            text = f"attention near(width = 1) {{ attend |q - k| {how} width }}"
+            return Pattern.of(text, {"width": config.sliding_window}, True)
+        case "chunked_attention" if causal:
             return Pattern.of("chunked", {"size": config.attention_chunk_size}, True)
     raise CallError(f"attnspec.transformers: layer {number} is of type {kind!r}, which keeps something other than keys")
 

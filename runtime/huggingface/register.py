@@ -10,6 +10,7 @@ from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.choice import Choice, Layers, Sources
 from attnspec.runtime.huggingface.layer import patterned
 from attnspec.runtime.huggingface.masks import mask
+from attnspec.runtime.huggingface.models import check_own_known, check_takes_ours
 from attnspec.runtime.huggingface.own import text_config
 
 _REGISTERED: dict[str, Choice] = {}
@@ -73,11 +74,13 @@ def register(
 
 
 def registered(model: Any) -> Choice:
-    """What the attention of a model was registered with. Raises CallError where it is none of ours."""
-    choice = _choice(model)
+    """What the attention of a model was registered with. Raises CallError where it is none of ours, or cannot be."""
+    config = text_config(model)
+    check_takes_ours(config)
+    choice = _REGISTERED.get(config._attn_implementation)
     if choice is None:
         raise CallError(
-            f"attnspec.transformers: the attention of {type(model).__name__} is {_name(model)!r}: call "
+            f"attnspec.transformers: the attention of {type(model).__name__} is {config._attn_implementation!r}: call "
             'attnspec.transformers.register("attnspec") and model.set_attn_implementation("attnspec") first'
         )
     return choice
@@ -85,20 +88,10 @@ def registered(model: Any) -> Choice:
 
 def choice_of(model: Any) -> Choice:
     """The same, of a model with any attention: where it is none of ours layers have their own masks."""
-    return _choice(model) or Choice()
-
-
-def _choice(model: Any) -> Choice | None:
-    """Raises CallError for a model that has a name of ours and does not ask for it."""
-    found = _REGISTERED.get(_name(model))
-    kind = type(model)
-    if found is None or not kind.__module__.startswith("transformers.models.") or kind._can_set_attn_implementation():
-        return found
-    raise CallError(
-        f"attnspec.transformers: {kind.__name__} computes its attention itself, whatever attn_implementation is: there "
-        "is no way to put another in its place"
-    )
-
-
-def _name(model: Any) -> Any:
-    return text_config(model)._attn_implementation
+    config = text_config(model)
+    choice = _REGISTERED.get(config._attn_implementation)
+    if choice is None:
+        check_own_known(config)
+        return Choice()
+    check_takes_ours(config)
+    return choice

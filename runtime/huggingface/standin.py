@@ -114,7 +114,8 @@ def packed(
     """The stand-in: ``columns`` are the four numbers and those of the structure, each one for all or (batch,).
 
     ``fields`` are (batch or 1, keys). Without padding the first real key may be said to be at 0 and the last at any
-    position that is late enough.
+    position that is late enough. Its third size is one more than there are keys, or 1: so that a model which takes it
+    for a mask of its own can never add it to scores.
     """
     if all(isinstance(column, int) for column in columns):
         rows = torch.tensor([columns], dtype=torch.int32, device=device).expand(batch, -1)
@@ -128,7 +129,7 @@ def packed(
         rows = torch.stack(parts, 1)
     if fields:
         rows = torch.cat([rows, *(t.to(device=device, dtype=torch.int32).expand(batch, keys) for t in fields)], 1)
-    return rows[:, None, None].expand(batch, structure.number, 1 if fields else keys, -1)
+    return rows[:, None, None].expand(batch, structure.number, 1 if fields else keys + 1, -1)
 
 
 def keys_of(mask: Tensor) -> int:
@@ -138,7 +139,7 @@ def keys_of(mask: Tensor) -> int:
     """
     structure = Structure.numbered(mask.shape[1])
     if structure is None or not structure.fields:
-        return mask.shape[2]
+        return mask.shape[2] - 1
     return (mask.shape[3] - len(PLACES) - len(structure.numbers)) // len(structure.fields)
 
 

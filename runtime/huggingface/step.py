@@ -19,7 +19,7 @@ def seen(mask: Tensor, batch: int, keys: int) -> slice | None:
     """
     if torch.compiler.is_compiling() or torch._C._is_tracing() or type(mask) is not Tensor or not mask.is_cpu:
         return None
-    if mask.shape[1] not in _CAUSAL or mask.shape != (batch, mask.shape[1], keys, len(PLACES)):
+    if mask.shape[1] not in _CAUSAL or mask.shape != (batch, mask.shape[1], keys + 1, len(PLACES)):
         return None
     cut = None
     for query_start, key_start, real_start, real_stop in numbers_of(mask):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import transformers
 
 import attnspec
 import attnspec.transformers as hf
+from attnspec.runtime.huggingface.models import _WITH_MASKS
 from tests.published.patterns import SPECS, dense, spec_of
 from tests.published.tiny import PLAIN, WORDS, ids
 from tests.support.marks import slow
@@ -94,11 +96,38 @@ def test_a_part_with_an_attention_of_its_own() -> None:
         hf.cache(model)
 
 
-def test_models_that_do_not_ask_for_an_attention() -> None:
-    """A name of ours in their config has no effect, and what it would do is not reported."""
-    config = transformers.XLNetConfig(vocab_size=WORDS, d_model=32, n_layer=2, n_head=4, d_inner=32)
-    config._attn_implementation = WINDOW
-    model = transformers.XLNetLMHeadModel(config)
-    for ask in (lambda: hf.report(model, n=64), lambda: hf.cache(model)):
-        with pytest.raises(attnspec.CallError, match=re.escape("XLNetLMHeadModel computes its attention itself")):
+_WORDS = {"vocab_size": WORDS}
+_OWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "XLNetLMHeadModel": ("XLNet", {**_WORDS, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 32}),
+    "OpenAIGPTLMHeadModel": ("OpenAIGPT", {**_WORDS, "n_embd": 32, "n_layer": 2, "n_head": 4}),
+    "BloomForCausalLM": ("Bloom", {**_WORDS, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "MptForCausalLM": ("Mpt", {**_WORDS, "d_model": 32, "n_heads": 4, "n_layers": 2}),
+    "DogeForCausalLM": ("Doge", PLAIN),
+    "FalconForCausalLM": ("Falcon", {**_WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}),
+}
+
+
+@pytest.mark.parametrize("name", ["XLNetLMHeadModel", "BloomForCausalLM", *map(slow, list(_OWN)[1::2])])
+def test_models_that_compute_attention_themselves(name: str) -> None:
+    """A name of ours in their config has no effect, or their masks are no numbers to add: neither is without a word."""
+    short, sizes = _OWN[name]
+    model = getattr(transformers, name)(getattr(transformers, f"{short}Config")(**sizes)).eval()
+    model.config._attn_implementation = WINDOW
+    said = f"{short} computes {'with its mask' if short == 'Doge' else 'its attention'} itself"
+    asked: list[Callable[[], Any]] = [lambda: hf.report(model, n=64), lambda: hf.cache(model)]
+    if short not in ("XLNet", "OpenAIGPT"):  # which nobody can tell before
+        asked.append(lambda: model(ids(1, 4)))
+    for ask in asked:
+        with pytest.raises(attnspec.CallError, match=re.escape(said)):
             ask()
+    model.config._attn_implementation = "eager"
+    with pytest.raises(attnspec.CallError, match=re.escape(said)):
+        hf.cache(model)
+
+
+@pytest.mark.parametrize("name", sorted(_WITH_MASKS))
+def test_models_that_compute_with_their_masks(name: str) -> None:
+    """Those that are said to do it do."""
+    files = list(Path(transformers.__file__).parent.glob(f"models/{name}/modeling_*.py"))
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    assert not text or "attention_mask.dtype == torch.bool" in text or "_scores + attention_mask" in text

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import attnspec
 import attnspec.report.model
 import attnspec.runtime.huggingface.cache
 import attnspec.runtime.huggingface.register
 import attnspec.transformers as hf
-from tests.published.tiny import DECODERS, decoder, ids
+from tests.published.tiny import BOTH, DECODERS, PLAIN, decoder, ids
 from tests.support.command import read_json, run
 from tests.support.marks import slow
 
@@ -59,6 +60,41 @@ def test_of_own_masks(name: str) -> None:
         assert (one.kept == "ring of 7") == near
         assert one.cost.pairs < (4 * N * 8 + 1 if near else 4 * N * (N + 1) // 2 + 1)
     assert str(found).count("its own: ") == len(found.layers)
+
+
+_ENCODER = {key: value for key, value in PLAIN.items() if key != "num_key_value_heads"}
+_NEO = {"vocab_size": 48, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": 64}
+_NEAR = {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPTNeoForCausalLM": ("GPTNeo", {**_NEO, "attention_types": [[["global", "local"], 1]], "window_size": 4}),
+    "BertModel": ("Bert", _ENCODER),
+    "BertLMHeadModel": ("Bert", {**_ENCODER, "is_decoder": True}),
+    "ModernBertModel": ("ModernBert", {**_ENCODER, **_NEAR}),
+    "Gemma3TextModel": ("Gemma3Text", {**PLAIN, **BOTH, "use_bidirectional_attention": True}),
+}
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *map(slow, DECODERS)])
+def test_own_masks_are_what_eager_attention_sees(name: str) -> None:
+    """Where it has weights."""
+    if name in OTHERS:
+        kind, more = OTHERS[name]
+        model = getattr(transformers, name)(getattr(transformers, f"{kind}Config")(**more)).eval()
+    else:
+        model = decoder(name)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        weights = model(ids(1, 20), output_attentions=True).attentions
+    reported = hf.report(model, n=20).layers
+    for number, seen in enumerate(weights):
+        (layers,) = [one for one in reported if number in one.numbers]
+        assert layers.cost.pairs == int((seen > 0).sum())
+
+
+def test_own_masks_that_are_not_known() -> None:
+    config = transformers.LongformerConfig(**{**_ENCODER, "attention_window": 8})
+    with pytest.raises(attnspec.CallError, match="Longformer computes its attention itself, and what it attends to is"):
+        hf.report(transformers.LongformerModel(config), n=64)
 
 
 @pytest.mark.slow
