@@ -49,8 +49,18 @@ def run_huggingface(
     import torch
 
     from attnspec.report.model import report
+    from attnspec.runtime.core.arguments import CallError
+    from attnspec.runtime.huggingface.pattern import Pattern
     from attnspec.runtime.modules.byte_model import steps_on
 
+    try:
+        Pattern.of(attend, {}, restart=True)
+    except CallError as error:
+        other = " --text FILE` trains a small model with it" if attend.spec.recurrence else "` runs it by itself"
+        raise click.UsageError(
+            f"{error}. (--hf takes what can stand in the place of a mask: a pattern of one sequence that reads "
+            f"positions alone. `attnspec run {attend.spec.name}{other})"
+        ) from None
     out, name = console(), "the reference of the language" if path is None else path.name
     data = files("attnspec.language").joinpath("REFERENCE.md").read_bytes() if path is None else path.read_bytes()
     if len(data) < max(length, PROMPT) + 1:

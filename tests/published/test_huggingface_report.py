@@ -141,6 +141,13 @@ def test_run_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     for heads in ("3", "128"):
         refused = run("run", "--hf", "tiny", "--heads", heads, status=2).stderr
         assert f"the width of --hf tiny, 128, is no multiple of {2 * int(heads)}" in refused
+    for spec, said in (
+        ("rmt", "attnspec.recurrent(model, ...). (--hf takes what can stand in the place of a mask: a pattern of one"),
+        ("rmt", "`attnspec run rmt --text FILE` trains a small model with it"),
+        ("hierarchical", "the pattern has axes: write it over q and k. (--hf takes"),
+        ("hierarchical", "`attnspec run hierarchical` runs it by itself"),
+    ):
+        assert said in " ".join(run("run", spec, "--hf", "tiny", status=2).stderr.split())
     assert "Missing argument 'SPEC'" in run("run", status=2).stderr
     for name in [name for name in sys.modules if name.startswith("attnspec.runtime.huggingface")]:
         monkeypatch.delitem(sys.modules, name)
