@@ -61,6 +61,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
 
     def update(self, key_states: Tensor, value_states: Tensor, *more: Any, **options: Any) -> tuple[Tensor, Tensor]:
         """Take the keys and values of the next tokens, (batch, kv_heads, tokens, dim); they come back."""
+        self.refuse_graph()
         name = self.pattern.spec.name
         if self._waiting:
             raise CallError(
@@ -76,6 +77,14 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         marked = key_states.view_as(key_states)
         setattr(marked, _MARK, self)
         return marked, value_states
+
+    def refuse_graph(self) -> None:
+        """Raises CallError while torch.compile traces."""
+        if torch.compiler.is_compiling():
+            raise CallError(
+                "attnspec.transformers: a cache that drops keys is no part of a graph: call the model itself, not what "
+                "torch.compile makes of it, or compile without fullgraph, or take a StaticCache, transformers' own"
+            )
 
     def attend(
         self,

@@ -44,7 +44,7 @@ def patterned(choice: Choice) -> Attend:
         """Attention of (batch, heads, rows, dim): (batch, rows, heads, dim), and no weights."""
         asked = Asked.of(*given, **more)
         stands = of_layer(number, asked.module) if any_pattern and not crosses(asked.module) else None
-        kept = None if torch.compiler.is_compiling() else kept_by(asked.key)
+        kept = kept_by(asked.key)
         if kept is not None:
             _check_kept(kept, stands, asked.module)
             out = _from_cache(kept, asked)
@@ -71,7 +71,7 @@ def _attend(stands: Standing, asked: Asked) -> Tensor:
     compiling = torch.compiler.is_compiling()
     lies = _lies(stands, mask, batch, rows, keys) if compiling or mask is None else _known(stands, mask, query, key)
     if lies.rows is None:
-        _check_whole(stands, asked.module, rows, keys)
+        _check_whole(stands, asked)
     else:
         first, key_start = lies.rows[0][:2]
         if key_start:
@@ -111,6 +111,7 @@ def _known(stands: Standing, mask: Tensor, query: Tensor, key: Tensor) -> Lies:
 
 def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None:
     """Raises CallError for a cache of another pattern than the layer has now, or with tokens of another model."""
+    kept.refuse_graph()
     name, layers = type(module).__name__, kept.layers
     now, then = stands and stands.pattern, None if kept.own else kept.pattern
     if stands is not (then and standing(then)):
@@ -223,14 +224,18 @@ def _lies(stands: Standing, mask: Tensor | None, batch: int, rows: int, keys: in
     return Lies(tuple(ways), inputs, at)
 
 
-def _check_whole(stands: Standing, module: nn.Module, rows: int, keys: int) -> None:
-    """Raises CallError where a graph is made for a cache that may have dropped what the pattern sees."""
-    number: Any = getattr(module, "layer_idx", None)
-    if rows != keys and number is not None and layer_types(module.config)[number] != "full_attention":
+def _check_whole(stands: Standing, asked: Asked) -> None:
+    """Raises CallError where a graph is made for a cache that drops what the pattern sees: it keeps the last keys."""
+    (_, heads, rows, _), (_, kv_heads, keys, _) = asked.query.shape, asked.key.shape
+    number: Any = getattr(asked.module, "layer_idx", None)
+    if rows == keys or number is None or layer_types(asked.module.config)[number] == "full_attention":
+        return
+    span = stands.span(heads, kv_heads)
+    if span < 0 or keys - rows < span:
         raise CallError(
-            f"{stands.name}: the static cache of {type(module).__name__} may drop keys that the pattern sees, which "
-            "nobody can look at in a compiled graph: generate without compilation, or set sliding_window to None in "
-            "the model's config"
+            f"{stands.name}: the cache of {asked.name} drops keys that the pattern sees, as the model's own mask lets "
+            "it: generate with past_key_values=attnspec.transformers.cache(model) and without torch.compile, or set "
+            "sliding_window to None in the model's config"
         )
 
 

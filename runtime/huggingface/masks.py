@@ -112,7 +112,8 @@ def padding(
     if traced:
         torch._assert_async(
             whole,
-            "attnspec.transformers: padding lies between real tokens: such a mask is made outside of torch.compile",
+            "attnspec.transformers: padding lies between real tokens, which a compiled graph cannot look at: pad on "
+            "one side alone, or call the model without torch.compile",
         )
     if traced or bool(whole):
         return start, stop, None

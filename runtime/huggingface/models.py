@@ -45,9 +45,13 @@ def _name(module: str) -> str:
 
 
 @constant
-@functools.cache
 def _why_not(module: str) -> str:
     """Why models whose config is of this module cannot have our attention; empty where they can."""
+    return _looked_up(module)
+
+
+@functools.cache
+def _looked_up(module: str) -> str:
     if _name(module) in _WITH_MASKS:
         return "computes with its mask itself"
     modeling = module.replace(".configuration_", ".modeling_")

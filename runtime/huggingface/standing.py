@@ -40,6 +40,10 @@ class Standing:
         if said:
             raise CallError(said)
 
+    def span(self, heads: int, kv_heads: int) -> int:
+        """Within how many keys before a query all lie that it sees; -1 where nothing bounds that."""
+        return _span(self.number, heads, kv_heads)
+
 
 def of_layer(choice: int, module: nn.Module) -> Standing | None:
     """What stands in the layer that an attention is in, of a choice with this number; None: its own mask does."""
@@ -86,6 +90,13 @@ def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: boo
     """The number of an attention."""
     pattern: Pattern = _STANDING.numbered(number).pattern
     return _ATTENTIONS.number((number, ways, cap, sinks), lambda _: pattern.attention(frozenset(ways), cap, sinks))
+
+
+@constant
+def _span(number: int, heads: int, kv_heads: int) -> int:
+    pattern: Pattern = _STANDING.numbered(number).pattern
+    kept = pattern.kept(heads, kv_heads)
+    return -1 if kept.growing or kept.fixed else kept.span
 
 
 @constant
