@@ -59,7 +59,7 @@ def _causal(model: Any) -> bool:
     kind = type(text_config(model))
     layers = [module for module in model.modules() if isinstance(getattr(module, "config", None), kind)]
     said = {getattr(module, "is_causal", None) for module in layers if not crosses(module)} & {True, False}
-    return model.config.is_encoder_decoder or said != {False}
+    return getattr(model.config, "is_encoder_decoder", False) or said != {False}
 
 
 def _config_of(config: Any, number: int) -> Any:

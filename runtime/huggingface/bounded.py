@@ -72,7 +72,10 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if key_states.shape[0] != len(self._starts):
-            raise CallError(f"{name}: {key_states.shape[0]} batch entries, and the cache is of {len(self._starts)}")
+            raise CallError(
+                f"{name}: {key_states.shape[0]} batch entries, and the cache is of {len(self._starts)}: call "
+                "cache.reset() for other ones"
+            )
         self._tokens, self._waiting = self._tokens + key_states.shape[2], True
         marked = key_states.view_as(key_states)
         setattr(marked, _MARK, self)

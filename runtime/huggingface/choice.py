@@ -104,7 +104,7 @@ def layer_types(config: Any) -> tuple[str, ...]:
     found: Iterable[str] | None = getattr(config, "layer_types", None)
     if found is not None:
         return tuple(found)
-    if config.model_type == "gpt_neo":
+    if getattr(config, "model_type", "") == "gpt_neo":
         return tuple("sliding_attention" if one == "local" else _FULL for one in config.attention_layers)
     kind = _FULL
     if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):

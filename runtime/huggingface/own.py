@@ -31,7 +31,7 @@ def own_pattern(config: Any, number: int, causal: bool = True) -> Pattern:
         case "full_attention":
             return Pattern.of("causal" if causal else "dense", {}, True)
         case "sliding_attention" if causal:
-            width = config.window_size if config.model_type == "gpt_neo" else config.sliding_window
+            width = config.window_size if getattr(config, "model_type", "") == "gpt_neo" else config.sliding_window
             return Pattern.of("window", {"width": width}, True)
         case "sliding_attention":
             how = "<" if getattr(config, "use_bidirectional_attention", None) else "<="  # Gemma's, and all others'

@@ -166,6 +166,11 @@ def test_what_cannot_be_kept() -> None:
         model(ids(3, 20), attention_mask=LEFT, past_key_values=kept, use_cache=True)
         with pytest.raises(attnspec.CallError, match="give the attention_mask of all tokens"):
             model(ids(3, 1), past_key_values=kept, use_cache=True)
+    kept = hf.cache(model)
+    with torch.no_grad():
+        model(ids(1, 4), past_key_values=kept, use_cache=True)
+        with pytest.raises(attnspec.CallError, match=r"3 batch entries, and the cache is of 1: call cache.reset\(\)"):
+            model(ids(3, 1), past_key_values=kept, use_cache=True)
     with pytest.raises(attnspec.CallError, match="cannot go back 2 tokens"):
         kept.crop(-2)
     model.set_attn_implementation("sdpa")
