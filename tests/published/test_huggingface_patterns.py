@@ -297,8 +297,8 @@ def test_a_cache_that_drops_what_the_pattern_sees() -> None:
         attnspec.CallError, match=r"dropped all keys before position \d+, .*transformers.cache\(model\)"
     ):
         model.generate(ids(1, 20), attention_mask=torch.ones(1, 20), max_new_tokens=3, do_sample=False)
-    hf.register("attnspec:near", "window", width=4)
-    model.set_attn_implementation("attnspec:near")
+    hf.register("attnspec:four", "window", width=4)
+    model.set_attn_implementation("attnspec:four")
     expected = recomputed(decoder("Mistral"), attnspec.read("window", params={"width": 4}), ids(1, 20), LEFT[:1], 9)
     given = {"attention_mask": LEFT[:1], "max_new_tokens": 9, "do_sample": False}
     for how in ({}, {"cache_implementation": "static", "disable_compile": True}):
