@@ -20,7 +20,7 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
     >>> import attnspec.transformers as hf
     >>> hf.register("attnspec:near", "sinks", start=4, recent=60)
     >>> tiny = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    >>> config = transformers.LlamaConfig(**tiny, vocab_size=64, attn_implementation="attnspec:near")
+    >>> config = transformers.LlamaConfig(**tiny, vocab_size=64, eos_token_id=None, attn_implementation="attnspec:near")
     >>> model = transformers.LlamaForCausalLM(config).eval()
     >>> kept = hf.cache(model)
     >>> ids = model.generate(torch.tensor([[1, 5, 7]]), past_key_values=kept, max_new_tokens=200, do_sample=False)
