@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import ReferenceType
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,22 @@ from attnspec.runtime.huggingface.standin import Row
 from attnspec.spec.units import quantity
 
 _MARK = "_attnspec_layer"
+
+
+class Filler:
+    """The module whose tokens a cache holds. It goes with a copy, and cannot be saved: no other process has it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = ref(module)
+
+    def __deepcopy__(self, memo: object) -> Filler:
+        return self
+
+    def __reduce__(self) -> str:
+        raise CallError(
+            "attnspec.transformers: a cache cannot be saved with its tokens, as nobody could tell of which model they "
+            "are: save the ids, or copy the cache with copy.deepcopy"
+        )
 
 
 class Layer(CacheLayerMixin):  # type: ignore[misc]
@@ -41,7 +57,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
     def reset(self) -> None:
         """Forget everything: what comes next may be of another model with the same patterns."""
         self._tokens, self._waiting, self.is_initialized, self.checked = 0, False, False, 0
-        self.filled_by: ReferenceType[nn.Module] | None = None
+        self.filled_by: Filler | None = None
         self._starts: list[int | None] = []
         self._groups: dict[int, Keys] = {}
 

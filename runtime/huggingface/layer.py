@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.asked import Asked
 from attnspec.runtime.huggingface.attention import attention as own_attention
-from attnspec.runtime.huggingface.bounded import Layer, kept_by
+from attnspec.runtime.huggingface.bounded import Filler, Layer, kept_by
 from attnspec.runtime.huggingface.choice import Choice, layer_types
 from attnspec.runtime.huggingface.own import check_own, own_pattern
 from attnspec.runtime.huggingface.pattern import SINKS, Pattern
@@ -116,7 +115,7 @@ def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None
     now, then = stands and stands.pattern, None if kept.own else kept.pattern
     if stands is not (then and standing(then)):
         raise CallError(_unlike(f"{name} attends by {now or 'its own mask'}", str(then or "its own mask")))
-    found = kept.filled_by and kept.filled_by()
+    found = kept.filled_by and kept.filled_by.module()
     if found is module:
         return
     if kept.filled_by is not None:
@@ -130,7 +129,7 @@ def _check_kept(kept: Layer, stands: Standing | None, module: nn.Module) -> None
         raise CallError(_unlike(has, f"a model of {layers}"))
     if kept.own and (own := own_pattern(module.config, module.layer_idx)) != kept.pattern:  # type: ignore[arg-type]
         raise CallError(_unlike(f"{name} attends by its own mask, {own}", str(kept.pattern)))
-    kept.filled_by = ref(module)
+    kept.filled_by = Filler(module)
 
 
 def _unlike(now: str, then: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from typing import Any
 
@@ -212,6 +213,8 @@ def test_of_another_model() -> None:
         kept.reset()
     first.generate(ids(1, 4), past_key_values=kept, max_new_tokens=3, do_sample=False)
     again = copy.deepcopy(kept)
+    with pytest.raises(attnspec.CallError, match="a cache cannot be saved with its tokens"):
+        pickle.dumps(kept)
     for model in (second, third):
         with pytest.raises(attnspec.CallError, match="tokens in this cache are of a LlamaAttention of another model"):
             model.generate(ids(1, 9), past_key_values=kept, max_new_tokens=2, do_sample=False)
