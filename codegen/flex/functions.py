@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from attnspec.codegen.flex.printer import POSITIONS, SIZES, Printer, Used, argument, read_as
@@ -44,11 +44,11 @@ class Captured:
         """Those that need not be said: of as many queries as keys, on the CPU."""
         return ", ".join(["offset=0"] * self.offset + ['device="cpu"'] * self.device)
 
-    @property
-    def arguments(self) -> str:
-        """The arguments of a call in which each has its own name."""
+    def arguments(self, known: Mapping[str, str]) -> str:
+        """The arguments of a call in which each has its own name, unless its size is ``known``."""
         names = [argument(item.name) for item in self.inputs] + list(self.sizes)
-        return ", ".join(f"{name}={name}" for name in [*names, *["offset"] * self.offset, *["device"] * self.device])
+        names += [*["offset"] * self.offset, *["device"] * self.device]
+        return ", ".join(f"{name}={known.get(name, name)}" for name in names)
 
     @property
     def needed(self) -> str:

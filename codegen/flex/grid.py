@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -57,22 +57,25 @@ class _Function:
         body = list(self._conditions())
         nodes = [bound(self.relation), *(told for one in self.found for told in (t.could for t in one.told))]
         need = captured(self.spec, self.used, *nodes)
-        spec = self.spec
-        batch, heads, kv_heads = self._counts(contents.free(nodes[0]))
-        device = "device" if not self.mask.inputs else f"{argument(self.mask.inputs[0].name)}.device"
-        names = [argument(item.name) for item in self.mask.inputs]
-        names += [name for name, how in (("batch", batch), ("heads", heads)) if how == name]
-        names += ["kv_heads"] * kv_heads + ['device="cpu"'] * (not self.mask.inputs)
-        first = ["m"] if spec.axes else ["n", "n_q=None"]
+        code = "\n".join(line for line in body if not line.lstrip().startswith("#"))
+        read = _names(code)  # which may be what the mask, in short, does not read
+        held = {*self.mask.inputs, *need.inputs}
+        inputs = [item for item in self.spec.inputs if item in held or argument(item.name) in read]
+        counts = _counts(self.relation, inputs, {*contents.free(nodes[0]), *self.mask.sizes, *read})
+        batch, heads = counts["batch"], counts["heads"]
+        names = [argument(item.name) for item in inputs]
+        names += [name for name, how in counts.items() if how == name]
+        names += ['device="cpu"'] * (not inputs)
+        first = ["m"] if self.spec.axes else ["n", "n_q=None"]
         parameters = ", ".join([*first, *(["*"] if names else []), *names])
         lines = [f"def block_mask({parameters}):", *(f"    {line}" for line in self._start())]
-        code = "\n".join(line for line in body if not line.lstrip().startswith("#"))
-        lines += [f"    {line}" for line in self._sizes(code)]
+        lines += [f"    {line}" for line in self._sizes(code, inputs, counts)]
+        lines += [f"    {name} = {count}" for name, count in counts.items() if name in read and count != name]
         lines += [f"    {statement}" for statement in need.made]
-        lines += [f"    {line}" for line in self._places(code, batch, heads, device)]
+        lines += [f"    {line}" for line in self._places(read, batch, heads)]
         lines += [f"    {line}" for line in body]
-        lines.append(f"    mask = make_mask_mod({self.mask.arguments})")
-        lines.append(f"    return _block_mask(touched, full, {batch}, {heads}, n_q, n, mask, {device})")
+        lines.append(f"    mask = make_mask_mod({self.mask.arguments(counts)})")
+        lines.append(f"    return _block_mask(touched, full, {batch}, {heads}, n_q, n, mask, device)")
         calls = need.calls | {f for f in FUNCTIONS if f"{f}(" in "\n".join(lines)}
         return Written(parameters, tuple(lines), calls)
 
@@ -94,51 +97,33 @@ class _Function:
             yield "if n < 1 or n_q < 1:"
             yield '    raise ValueError(f"there must be keys and queries, not {n} and {n_q}")'
 
-    def _counts(self, free: frozenset[str]) -> tuple[str, str, bool]:
-        """Where the numbers of batch entries and heads come from: an input, or an argument."""
-
-        def count(name: str) -> str:
-            for item in self.mask.inputs:
-                if e.Var(name) in item.sizes:
-                    return f"{argument(item.name)}.shape[{item.sizes.index(e.Var(name))}]"
-            return name
-
-        heads = count("heads")
-        if heads == "heads" and self.relation.heads is not None:
-            heads = str(self.relation.heads)
-        batch = count("batch") if "b" in free or "batch" in free else "1"
-        return batch, heads if "h" in free or "heads" in free else "1", "kv_heads" in free
-
-    def _sizes(self, text: str) -> Iterator[str]:
-        for item in self.mask.inputs:
-            yield from self._checks(item)
+    def _sizes(self, text: str, inputs: Sequence[Input], counts: Mapping[str, str]) -> Iterator[str]:
+        for item in inputs[:1]:
+            yield f"device = {argument(item.name)}.device"
+        for item in inputs:
+            yield from self._checks(item, counts)
         if self.end and ("offset" in self.mask.parameters or "offset" in text or "q_first" in text):
             yield "offset = n - n_q"
 
-    def _checks(self, item: Input) -> Iterator[str]:
+    def _checks(self, item: Input, counts: Mapping[str, str]) -> Iterator[str]:
         name = argument(item.name)
         if item.form == "offsets":
             yield f'_check_offsets("{item.name}", {name}, {"m" if self.spec.axes else "n"})'
             return
         sizes = [None if size == ANY_SIZE else self.printer.integer(size)[0] for size in item.sizes]
-        counted = {"batch": f"{name}.shape[{item.sizes.index(e.Var('batch'))}]"} if e.Var("batch") in item.sizes else {}
-        if e.Var("heads") in item.sizes:
-            counted["heads"] = f"{name}.shape[{item.sizes.index(e.Var('heads'))}]"
-        texts = [counted.get(written(size).text, written(size).text) if size is not None else "None" for size in sizes]
-        batch, heads, _ = self._counts(contents.free(bound(self.relation)))
-        texts = [{counted.get("batch"): batch, counted.get("heads"): heads}.get(text, text) for text in texts]
+        texts = ["None" if size is None else counts.get(text := written(size).text, text) for size in sizes]
         if texts:
             yield f'_check("{item.name}", {name}, ({", ".join(texts)}{"," if len(texts) == 1 else ""}))'
         if item.form == "sorted":
             yield f'_check_sorted("{item.name}", {name})'
 
-    def _places(self, text: str, batch: str, heads: str, device: str) -> Iterator[str]:
+    def _places(self, names: set[str], batch: str, heads: str) -> Iterator[str]:
         rows, columns = self.tile.rows, self.tile.columns
-        names = _names(text) | ({"i", "j"} if len(self.found) > 1 else set())
+        names = names | ({"i", "j"} if len(self.found) > 1 else set())
         if names & {"i", "q_first", "q_last"}:
-            yield f"i = torch.arange(-(-n_q // {rows}), device={device}).view(1, 1, -1, 1)"
+            yield f"i = torch.arange(-(-n_q // {rows}), device=device).view(1, 1, -1, 1)"
         if names & {"j", "k_first", "k_last"}:
-            yield f"j = torch.arange(-(-n // {columns}), device={device}).view(1, 1, 1, -1)"
+            yield f"j = torch.arange(-(-n // {columns}), device=device).view(1, 1, 1, -1)"
         for side, first, size, end in (
             ("q", f"{'offset + ' if self.end else ''}i * {rows}", rows, "n" if self.end else "n_q"),
             ("k", f"j * {columns}", columns, "n"),
@@ -148,18 +133,18 @@ class _Function:
             if f"{side}_last" in names:
                 yield f"{side}_last = torch.clamp({side}_first + {size - 1}, max={end} - 1)"
         if "b" in names:
-            yield f"b = torch.arange({batch}, device={device}).view(-1, 1, 1, 1)"
+            yield f"b = torch.arange({batch}, device=device).view(-1, 1, 1, 1)"
         if len(self.found) > 1:
-            yield f"touched = torch.zeros({batch}, {heads}, i.numel(), j.numel(), dtype=torch.bool, device={device})"
+            yield f"touched = torch.zeros({batch}, {heads}, i.numel(), j.numel(), dtype=torch.bool, device=device)"
             yield "full = torch.zeros_like(touched)"
         elif "h" in names:
-            yield f"h = torch.arange({heads}, device={device}).view(1, -1, 1, 1)"
+            yield f"h = torch.arange({heads}, device=device).view(1, -1, 1, 1)"
 
     def _conditions(self) -> Iterator[str]:
         for item in self.found:
             several = len(self.found) > 1
             if several:
-                yield f"h = torch.tensor({list(item.heads or ())}, device={self._device()}).view(1, -1, 1, 1)"
+                yield f"h = torch.tensor({list(item.heads or ())}, device=device).view(1, -1, 1, 1)"
             at = "[:, h.flatten()]" if several else ""
             yield from (f'_check_positive("{by}", {self.printer.integer(by)[0]})' for by in self._divisors())
             for atom in item.open:
@@ -189,9 +174,6 @@ class _Function:
         found = (node.right for node in nodes if isinstance(node, (e.FloorDiv, e.Mod)))
         return [by for by in dict.fromkeys(found) if contents.reads(by)]
 
-    def _device(self) -> str:
-        return f"{argument(self.mask.inputs[0].name)}.device" if self.mask.inputs else "device"
-
     def _tiles(self, loops: Loops | None) -> Value:
         if loops is None:
             return np.True_
@@ -216,6 +198,19 @@ class _Function:
         names = [name for name in _CORNERS if self.end or name.startswith("k")]
         most = e.Add((e.Var("n"), e.Int(-1)))
         return {e.Max((e.Min((e.Var(name), most)), e.Int(0))): e.Var(name) for name in names}
+
+
+def _counts(relation: Relation, inputs: Sequence[Input], names: Collection[str]) -> dict[str, str]:
+    """Where the numbers of batch entries and heads come from: an input, or an argument; 1 where nothing tells apart."""
+
+    def count(name: str) -> str:
+        for item in inputs:
+            if e.Var(name) in item.sizes:
+                return f"{argument(item.name)}.shape[{item.sizes.index(e.Var(name))}]"
+        return str(relation.heads) if name == "heads" and relation.heads is not None else name
+
+    counts = {name: count(name) if {name, var} & {*names} else "1" for name, var in (("batch", "b"), ("heads", "h"))}
+    return counts | {"kv_heads": "kv_heads"} if "kv_heads" in names else counts
 
 
 def _names(text: str) -> set[str]:

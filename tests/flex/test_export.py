@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 import attnspec
 from attnspec.analysis.compare import compare
+from attnspec.check.check import check_text
 from attnspec.codegen.flex.blocks import blocks
 from attnspec.codegen.flex.module import module
 from attnspec.codegen.flex.refused import require_exportable
@@ -221,3 +222,18 @@ def test_divisors_that_come_with_the_call_are_positive() -> None:
 def test_what_cannot_be_exported(name: str, why: str) -> None:
     with pytest.raises(SpecError, match=f"E411.*no place for {why}(?s:.*)help"):
         require_exportable(attnspec.read(name))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "input doc: int[batch, n] sorted  within any i in 0..0: k < q  attend doc[q] == doc[k]",
+        "input chunk: int[batch, heads]  attend all i in 0..0: q < k  attend q // chunk[b, h] == 2",
+        "input length: int[batch]  attend true  attend k < length[b] and (q // 2 ** h) % 3 == 0",
+        "input keep: bool[batch, n]  attend keep[b, q // (h % 2 + 1)]  for h in 1..heads { attend q < 3 }",
+    ],
+)
+def test_what_blocks_read_and_the_mask_in_short_does_not(lines: str) -> None:
+    call = exported(check_text(f"attention a {{ {lines} }}"), Tile(4, 8), 24, batch=2)
+    assert torch.equal(call.mask, call.oracle)
+    assert same_blocks(call, strict=False)
