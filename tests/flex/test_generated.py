@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from attnspec.codegen.tiles import Tile
@@ -14,6 +14,7 @@ from tests.support.strategies import Case, cases
 
 
 @pytest.mark.slow
+@settings(max_examples=max(300, settings().max_examples))
 @given(cases(inputs=True), st.sampled_from([Tile(4, 4), Tile(8, 16), Tile(16, 4)]))
 def test_blocks_and_pairs(case: Case, tile: Tile) -> None:
     assume(case.n_q <= case.n)
