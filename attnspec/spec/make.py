@@ -22,7 +22,7 @@ from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
 
 Number = e.IntExpr | r.RealExpr
-_FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 class NotFinite(Exception):
@@ -224,7 +224,7 @@ def negation(x: e.Pred) -> e.Pred:
         case e.Not(arg):
             return arg
         case e.Cmp(op, left, right) if not reads_list(left) and not reads_list(right):
-            return e.Cmp(_FLIPPED[op], left, right)
+            return e.Cmp(FLIPPED[op], left, right)
     return e.Not(x)
 
 

@@ -64,7 +64,7 @@ def found(
         if blocks.full is not None:
             given["full"] = read_as(blocks.full)
             shapes = (tuple(blocks.partial.shape), tuple(blocks.full.shape))
-    known = tuple(int(x) for x in sizes) if tensors or given else (None, None, None, None)
+    known = tuple(int(x) for x in sizes) if tensors or given else (None, int(sizes[1]), None, None)
     written = _text(*functions, known, shapes, size)
     if written is None:
         return None

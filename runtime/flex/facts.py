@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -9,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from attnspec.runtime.flex.values import Ends, ends
+from attnspec.runtime.flex.values import Ends, Held, ends
 from attnspec.spec import expr as e
 
 
@@ -19,6 +20,21 @@ class Question(Protocol):
     def of(self, tensors: Mapping[str, Tensor]) -> bool:
         """The answer, as tensors are now."""
         ...
+
+
+def held_by(tensors: Mapping[str, Tensor]) -> Held:
+    """What tables hold where they are read."""
+
+    @functools.cache
+    def held(name: str, at: tuple[Ends, ...]) -> Ends:
+        name, _, run = name.partition(".")
+        t = tensors[name]
+        if run:  # where a run of numbers begins or ends
+            return 0, t.shape[-1] - 1
+        t = t[tuple(slice(max(low or 0, 0), None if high is None else max(high + 1, 0)) for low, high in at)]
+        return (int(t.min()), int(t.max())) if t.numel() else (0, 0)  # what has no entries is never read
+
+    return held
 
 
 @dataclass(frozen=True)
@@ -41,12 +57,7 @@ class NotNegative:
 
     def of(self, tensors: Mapping[str, Tensor]) -> bool:
         """The answer, as tensors are now."""
-
-        def held(name: str) -> Ends:
-            t = tensors[name]
-            return (int(t.min()), int(t.max())) if t.numel() else (None, None)
-
-        least = ends(self.index, held)[0]
+        least = ends(self.index, held_by(tensors))[0]
         return least is not None and least >= 0
 
 
@@ -98,7 +109,8 @@ class Facts:
 
     ``looks`` is False where tensors have no values to look at. With ``again`` they are asked again before each use, and
     inputs that are ``derived`` made again. ``alike`` are tensors that were views of the same and became one input.
-    ``values`` says that the text has values of tensors in it beside. ``limits`` are to be asserted when a call runs.
+    ``values`` says that the text has values of tensors in it beside, ``sized`` that it is for calls of these sizes.
+    ``limits`` are to be asserted when a call runs.
     """
 
     looks: bool = True
@@ -108,6 +120,7 @@ class Facts:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     alike: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     values: bool = False
+    sized: bool = False
     limits: list[Limit] = field(default_factory=list)
 
     def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:

@@ -80,7 +80,9 @@ class _Machine:
         """An argument of a step."""
         if isinstance(arg, Ref):
             return self.values[arg.number]
-        if id(arg) not in self.tables.names and all(arg is not t for t in self.trace.kept):
+        made = self.trace.made.get(id(arg))
+        own = made is None and any(arg is t for t in self.trace.kept)
+        if not own and id(made.source if made else arg) not in self.tables.names:
             self.tables.facts.values = True  # nobody knows where it is from
         return Value(self.tables.read(arg, self.trace.made, place), tuple(arg.shape))
 
@@ -113,7 +115,7 @@ class _Machine:
     def bounds(self, step: Step) -> Ends:
         """Bounds of the first thing that a step takes, where they follow from the formula."""
         known = self.values[step.args[0].number].node if step.args and isinstance(step.args[0], Ref) else None
-        return ends(known, lambda table: (None, None)) if isinstance(known, e.IntExpr) else (None, None)
+        return ends(known) if isinstance(known, e.IntExpr) else (None, None)
 
     def entrywise(self, step: Step, rule: Callable[..., Node]) -> Value:
         """An operation on entries: its operands are broadcast."""
@@ -175,7 +177,7 @@ def _index(m: _Machine, step: Step) -> Value:
         moved = inner.at(
             {axis(j, len(shape)).name: e.Var(f".{len(shape) - 1 - j + after}") for j in range(len(shape))}, ()
         )
-        places[axis(d, rank).name] = _wrapped(moved.node, x.shape[d], m)
+        places[axis(d, rank).name] = m.tables.choose(x, d, _wrapped(moved.node, x.shape[d], m), result, step.place)
     return x.at(places, result)
 
 
@@ -192,11 +194,9 @@ def _wrapped(index: Node, size: int, m: _Machine) -> e.IntExpr:
 
 
 def _select(m: _Machine, step: Step) -> Value:
-    x, dim, index = _first(m, step), step.args[1], step.args[2]
-    rank = len(x.shape)
-    dim %= rank
-    places: dict[str, e.IntExpr] = {axis(dim, rank).name: e.Int(index % x.shape[dim])}
-    return _without(x, [dim], places)
+    x, index = _first(m, step), step.args[2]
+    dim = step.args[1] % len(x.shape)
+    return _without(x, [dim], {axis(dim, len(x.shape)).name: e.Int(index % x.shape[dim])})
 
 
 def _without(x: Value, gone: list[int], places: dict[str, e.IntExpr]) -> Value:
@@ -323,7 +323,7 @@ def _member(m: _Machine, body: Node, place: e.Var, size: int) -> e.Pred | None:
             continue
         match row:
             case e.Read(name, (*rest, last)) if last == place and not any(place.name in contents.free(i) for i in rest):
-                low, _ = ends(item, lambda table: (None, None))
+                low, _ = ends(item)
                 whole = m.tables.found[name].tensor.shape[-1] == size
                 if whole and low is not None and low >= 0:  # (negative numbers are members of no table)
                     return e.Among(item, name, tuple(rest))

@@ -169,7 +169,7 @@ def _edges(mask: e.Pred, tables: Tables, call: Call) -> e.Pred:
 def _marks(mask: e.Pred, tables: Tables) -> e.Pred:
     found: dict[e.Node, e.Node] = {}
     for flag in contents.walk(mask):
-        if not isinstance(flag, e.Flag) or flag.name not in tables.found or flag in found:
+        if not isinstance(flag, e.Flag) or not flag.indices or flag.name not in tables.found or flag in found:
             continue
         t, (*others, place) = tables.found[flag.name].tensor, flag.indices
         if not tables.facts.again or t.shape[-1] < _LONG or not {*others} <= {e.Var("b"), e.Var("h")}:

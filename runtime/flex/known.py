@@ -41,7 +41,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Variant:
-    """A pattern that functions become where their tensors are such; ``places`` say which of these are which inputs."""
+    """A pattern that functions become where their tensors are such.
+
+    ``places`` say which of these are which inputs; ``sizes`` are those of the only calls that it is for.
+    """
 
     attention: Attention
     places: Mapping[str, int]
@@ -49,9 +52,12 @@ class _Variant:
     derived: Mapping[str, Derived]
     facts: tuple[Fact, ...]
     alike: tuple[tuple[int, int], ...]
+    sizes: CallSizes | None
 
-    def of(self, tensors: tuple[Tensor, ...]) -> Found | None:
+    def of(self, tensors: tuple[Tensor, ...], sizes: CallSizes) -> Found | None:
         """The pattern with its inputs; None where what it takes for granted does not hold of these."""
+        if self.sizes not in (None, sizes):
+            return None
         named = {name: tensors[place] for name, place in self.places.items()}
         same = all(views_alike(tensors[one], tensors[other]) for one, other in self.alike)
         if not (same and all(fact.holds(named) for fact in self.facts)):
@@ -80,12 +86,12 @@ def pattern(
         key = (key, sizes, *((t.dtype, t.device, t.shape, t.requires_grad) for t in made_of.tensors))
     variants = _known.get(key, ())
     for variant in variants:
-        found = variant.of(made_of.tensors)
+        found = variant.of(made_of.tensors, sizes)
         if found is not None:
             _known.move_to_end(key)
             return found
     found, facts = _traced(mask_mod, score_mod, sizes, looks)
-    new = _variant(found, facts, made_of)
+    new = _variant(found, facts, made_of, sizes)
     if new is not None:
         _known[key] = (new, *variants)[:_VARIANTS]
         _known.move_to_end(key)
@@ -105,7 +111,7 @@ def _traced(
 _compiled = functools.lru_cache(maxsize=_FUNCTIONS)(compile)
 
 
-def _variant(found: Found, facts: Facts, made_of: Structure) -> _Variant | None:
+def _variant(found: Found, facts: Facts, made_of: Structure, sizes: CallSizes) -> _Variant | None:
     """What may be found again; None where values of tensors went into it other than by facts."""
     at = {id(t): place for place, t in enumerate(made_of.tensors)}
     named = {name: t for name, t in {**facts.tensors, **found.inputs}.items() if name not in facts.derived}
@@ -114,4 +120,6 @@ def _variant(found: Found, facts: Facts, made_of: Structure) -> _Variant | None:
     places = {name: at[id(t)] for name, t in named.items()}
     alike = tuple((at[id(one)], at[id(other)]) for one, other in facts.alike)
     noted = tuple(dict.fromkeys(facts.noted))
-    return _Variant(found.attention, places, tuple(found.inputs), facts.derived, noted, alike)
+    return _Variant(
+        found.attention, places, tuple(found.inputs), facts.derived, noted, alike, sizes if facts.sized else None
+    )

@@ -100,7 +100,7 @@ def _divisor(y: Number) -> e.IntExpr:
     if isinstance(y, e.Int) and y.value:
         return y
     if isinstance(y, e.IntExpr) and contents.free(y) <= {"h"} and not contents.reads(y):
-        low = 1 if isinstance(y, e.Pow) else ends(y, lambda table: (None, None))[0]
+        low = 1 if isinstance(y, e.Pow) else ends(y)[0]
         if low is not None and low > 0:
             return y
     raise Unlike("a divisor must be a whole number that is known, not one that is computed or read")
@@ -185,7 +185,7 @@ def rounded(a: Node, towards: str) -> e.IntExpr:
                 return _cut(x, by)
             up = towards == "ceil"
             return make.negative(make.divide(make.negative(x), by)) if up else make.divide(x, by)
-    raise Unlike("a real is made whole; integers are divided by `//`")
+    raise Unlike("a real is made whole: divide integers by `//`, or compute it before, for all positions, as a table")
 
 
 def _rounding(towards: str) -> Callable[[Node], Node]:

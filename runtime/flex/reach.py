@@ -6,16 +6,16 @@ hold; or else the solver must say that it does for all pairs that are seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from attnspec.runtime.flex.facts import Limit
-from attnspec.runtime.flex.tables import Call, Tables
+from attnspec.runtime.flex.facts import Limit, held_by
+from attnspec.runtime.flex.tables import Call, Tables, shape_of
 from attnspec.runtime.flex.trace import Place, refused
-from attnspec.runtime.flex.values import Ends, ends
+from attnspec.runtime.flex.values import Ends, Held, bounds_of, ends, parts, unknown
 from attnspec.runtime.flex.wrapped import never
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
@@ -35,11 +35,10 @@ class Within:
 
     def of(self, tensors: Mapping[str, Tensor]) -> bool:
         """The answer, as tensors are now."""
+        return self.known(held_by(tensors))
 
-        def held(name: str) -> Ends:
-            t = tensors[name]
-            return (int(t.min()), int(t.max())) if t.numel() else (0, 0)  # what has no entries is never read
-
+    def known(self, held: Held = unknown) -> bool:
+        """The same, by bounds of what tables hold."""
         low, high = ends(self.index, held, dict(self.given))
         return low is not None and high is not None and self.low <= low and high <= self.high
 
@@ -60,30 +59,35 @@ def require_inside(mask: e.Pred | None, score: r.RealExpr | None, tables: Tables
     Of positions whose number is not known nothing is asked.
     """
     sizes = dict(zip(_POSITIONS, (call.batch, call.heads, call.n_q, call.n), strict=True))
-    seen = () if mask is None else _parts(mask)
+    seen = () if mask is None else parts(mask)
     reads = [*_reads(mask, (), tables, place)] if mask is not None else []
     reads += _reads(score, seen, tables, place) if score is not None else ()
+    reads += (
+        _Read("what is computed", at, (index,), (size,), (*seen, *given)) for index, size, at, given in tables.chosen
+    )
     known = tuple(make.compare("<", at, e.Int(size)) for at, size in sizes.items() if size is not None)
-    unknown = {at.name for at, size in sizes.items() if size is None}
+    missing = {at.name for at, size in sizes.items() if size is None}
     for read in dict.fromkeys(reads):
         for d, (index, size) in enumerate(zip(read.indices, read.shape, strict=True)):
-            if not contents.free(index) & unknown:
+            if not contents.free(index) & missing:
                 _require(read._replace(given=(*known, *read.given)), d, index, size, tables)
+            else:
+                tables.facts.values |= tables.facts.sized  # which must be known, then
 
 
 def _require(read: _Read, d: int, index: e.IntExpr, size: int, tables: Tables) -> None:
     below, low = _from_the_end(index, size)
-    given = {at: (least, most) for at, least, most in _bounds(read.given)}
+    given = bounds_of(read.given)
     asked = Within(below, low, size - 1, tuple(given.items()))
+    if asked.known():
+        return
     if not contents.reads(below):
-        if asked.of({}):
-            return
         outside = e.Or((make.compare("<", below, e.Int(low)), make.compare(">=", below, e.Int(size))))
         facts = [part for part in read.given if not contents.reads(part)]
         names = {name for part in (*facts, outside) for name in contents.free(part)}
         if names <= {at.name for at in _POSITIONS} and never(facts, outside):
             return
-        reached = ends(below, lambda name: (None, None), given)
+        reached = ends(below, given=given)
         says = next((str(x) for x in reached[::-1] if x is not None and not low <= x < size), "what is outside")
         raise refused(
             read.place,
@@ -119,35 +123,9 @@ def _limit(asked: Within, read: str) -> Limit | None:
 def _from_the_end(index: e.IntExpr, size: int) -> tuple[e.IntExpr, int]:
     """An index that may count from the end as it was written, and the least that it may be."""
     match index:
-        case e.If(e.Cmp("<", below, e.Int(0)), e.Add(), other) if below == other:
+        case e.If(e.Cmp("<", below, e.Int(0)), then, other) if (below, make.add([below, e.Int(size)])) == (other, then):
             return below, -size
     return index, 0
-
-
-def _bounds(given: Sequence[e.Pred]) -> Iterator[tuple[e.IntExpr, int | None, int | None]]:
-    """What comparisons with constants say of the other side, all of them together for each."""
-    found: dict[e.IntExpr, Ends] = {}
-    for pred in given:
-        match pred:
-            case e.Cmp(op, x, e.Int(c)):
-                pass
-            case e.Cmp(op, e.Int(c), x):
-                op = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op)
-            case _:
-                continue
-        low, high = found.get(x, (0 if isinstance(x, e.Var) else None, None))
-        if op in ("<", "<=", "=="):
-            most = c - (op == "<")
-            high = most if high is None else min(high, most)
-        if op in (">", ">=", "=="):
-            least = c + (op == ">")
-            low = least if low is None else max(low, least)
-        found[x] = low, high
-    return ((x, low, high) for x, (low, high) in found.items())
-
-
-def _parts(pred: e.Pred) -> tuple[e.Pred, ...]:
-    return pred.args if isinstance(pred, e.And) else (pred,)
 
 
 def _reads(node: e.Node, given: tuple[e.Pred, ...], tables: Tables, place: Place) -> Iterator[_Read]:
@@ -164,8 +142,8 @@ def _reads(node: e.Node, given: tuple[e.Pred, ...], tables: Tables, place: Place
             return
         case e.If(cond, then, other) | r.Choose(cond, then, other):
             yield from _reads(cond, given, tables, place)
-            yield from _reads(then, (*given, *_parts(cond)), tables, place)
-            yield from _reads(other, (*given, *_parts(make.negation(cond))), tables, place)
+            yield from _reads(then, (*given, *parts(cond)), tables, place)
+            yield from _reads(other, (*given, *parts(make.negation(cond))), tables, place)
             return
         case e.Any(var, e.Range(low, high)) | e.All(var, e.Range(low, high)) | e.Sum(var, e.Range(low, high)):
             at = e.Var(var)
@@ -174,15 +152,6 @@ def _reads(node: e.Node, given: tuple[e.Pred, ...], tables: Tables, place: Place
             table = tables.found[name.partition(".")[0]]
             yield _Read(table.name, table.place, indices, tuple(table.tensor.shape[: len(indices)]), given)
         case e.Index(items, indices) | r.Item(_, items, indices):
-            yield _Read("a tensor", place, indices, _shape(items, len(indices)), given)
+            yield _Read("a tensor", place, indices, shape_of(items)[: len(indices)], given)
     for part in node.children():
         yield from _reads(part, given, tables, place)
-
-
-def _shape(items: object, rank: int) -> tuple[int, ...]:
-    shape = []
-    for _ in range(rank):
-        assert isinstance(items, tuple)
-        shape.append(len(items))
-        items = items[0] if items else ()
-    return tuple(shape)

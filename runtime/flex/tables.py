@@ -13,8 +13,8 @@ from torch import Tensor
 from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, RESERVED
 from attnspec.runtime.flex.facts import Derived, Facts, Question, Rises
 from attnspec.runtime.flex.trace import Made, Place, refused
-from attnspec.runtime.flex.values import axis
-from attnspec.spec import contents
+from attnspec.runtime.flex.values import Shape, Value, axis, bounds_of, ends
+from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
@@ -53,14 +53,46 @@ class Table:
         return hasattr(node, "indices") and getattr(node, "name", "").partition(".")[0] == self.name
 
 
+class Chosen(NamedTuple):
+    """One of ``size`` numbers that are computed, chosen by an index. ``given`` is what is known of the places in it."""
+
+    by: e.IntExpr
+    size: int
+    place: Place
+    given: tuple[e.Pred, ...]
+
+
 @dataclass
 class Tables:
-    """All tensors that are read. ``names`` are those around the functions, by identity."""
+    """All tensors that are read. ``names`` are those around the functions, by identity.
+
+    ``chosen`` are indices of what is computed: nothing in an expression tells where that ends.
+    """
 
     names: Mapping[int, str]
     found: dict[str, Table] = field(default_factory=dict)
     reals: bool = True
     facts: Facts = field(default_factory=Facts)
+    chosen: list[Chosen] = field(default_factory=list)
+
+    def choose(self, x: Value, dim: int, index: e.IntExpr, shape: Shape, place: Place) -> e.IntExpr:
+        """An index, which is noted if it may lie outside of a dimension of what is computed, in a result of a shape."""
+        size, rank = x.shape[dim], len(shape)
+        entry = x.node.left if isinstance(x.node, e.Cmp) else x.node
+        own: Shape = ()
+        if isinstance(entry, e.Read | e.Flag | r.RealRead):
+            own = tuple(self.found[entry.name].tensor.shape)
+        elif isinstance(entry, e.Index | r.Item):
+            own = shape_of(entry.items)
+        at = getattr(entry, "indices", ())
+        if any(i == axis(dim, len(x.shape)) and length == size for i, length in zip(at, own, strict=False)):
+            return index  # of a tensor, which is looked at as it stands in an expression
+        given = tuple(make.compare("<", axis(d, rank), e.Int(length)) for d, length in enumerate(shape))
+        low, high = ends(index, given=bounds_of(given))
+        if low is None or high is None or low < 0 or high >= size:
+            self.chosen.append(Chosen(index, size, place, given))
+            self.facts.sized = True
+        return index
 
     def read(self, t: Tensor, made: Mapping[int, Made], place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
         """The entry of a tensor at its own places."""
@@ -88,6 +120,7 @@ class Tables:
         known = self.names.get(id(origin.source))
         if known is None and t.numel() <= _LITERAL and not t.requires_grad:
             return None
+        self.facts.values |= known is None  # no other tensor can take its place
         if t.is_meta and self.facts.looks:
             raise refused(place, f"`{known or 'a tensor'}` is on the device meta, and holds nothing to read")
         if t.is_complex():
@@ -171,6 +204,11 @@ def _literal(t: Tensor, place: Place) -> e.IntExpr | e.Pred | r.RealExpr:
         return r.Item("", _nested(t.double().tolist()), indices)  # type: ignore[arg-type]
     entry = e.Index(_nested(t.long().tolist()), indices)  # type: ignore[arg-type]
     return e.Cmp("==", entry, e.Int(1)) if t.dtype == torch.bool else entry
+
+
+def shape_of(items: object) -> Shape:
+    """The shape of lists in lists."""
+    return (len(items), *(shape_of(items[0]) if items else ())) if isinstance(items, tuple) else ()
 
 
 def _nested(values: list[object]) -> tuple[object, ...]:

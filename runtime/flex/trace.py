@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from attnspec.runtime.core.arguments import CallError
-from attnspec.runtime.flex.reading import read
+from attnspec.runtime.flex.reading import OTHERS, read
 
 MASK = ("b", "h", "q", "k")
 """What a ``mask_mod`` is a function of."""
@@ -218,7 +218,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _noted(self, t: Tensor) -> Ref | Tensor:
         """The same as it is now: what the function made itself it may change later."""
-        return t.clone() if id(t) in self.fresh else self.ref(t)
+        if id(t) in self.fresh:
+            self.kept.append(t := t.clone())
+            return t
+        return self.ref(t)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -254,6 +257,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
             if shared or (live and id(value) in self.fresh):
                 raise refused(place, "a part of a tensor is changed in place: make a new tensor, with torch.where")
+            self.values |= any(id(t) not in self.fresh for t in tensors)  # which it holds now
 
     def _note(self, func: Any, args: Any, kwargs: Any, taken: tuple[torch.dtype, ...], out: Any, place: Place) -> None:
         if not isinstance(out, Tensor):
@@ -328,11 +332,13 @@ class _Indexing(TorchFunctionMode):
             parts = index if isinstance(index, tuple) else (index,)
             if any(isinstance(x, Tensor) and x.dtype != torch.bool for x in parts):
                 return read(t, parts)
+        if func in OTHERS and any(isinstance(x, Tensor) and isinstance(self.recorder.ref(x), Ref) for x in args):
+            func = OTHERS[func]
         if func == _DATA:
             return args[0].detach()
-        if func in _COPIES and any(isinstance(x, Tensor) for x in _leaves(args[-1]) if x is not args[-1]):
+        if func in _COPIES and any(isinstance(x, Tensor) for x in tree_leaves(args[-1]) if x is not args[-1]):
             self.recorder.values = True
-            if any(isinstance(x, Tensor) and isinstance(self.recorder.ref(x), Ref) for x in _leaves(args[-1])):
+            if any(isinstance(x, Tensor) and isinstance(self.recorder.ref(x), Ref) for x in tree_leaves(args[-1])):
                 raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
         self.recorder.values |= func in _READS_VALUES
         if func in _READS_VALUES and isinstance(self.recorder.ref(args[0]), Ref):
@@ -381,12 +387,8 @@ def _same(a: Trace, b: Trace) -> bool:
 
 
 def _equal(a: object, b: object) -> bool:
-    left, right = list(_leaves(a)), list(_leaves(b))
+    left, right = tree_leaves(a), tree_leaves(b)
     return len(left) == len(right) and all(map(_one, left, right))
-
-
-def _leaves(x: object) -> Iterator[object]:
-    yield from tree_leaves(x)
 
 
 def _one(a: object, b: object) -> bool:

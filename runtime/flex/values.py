@@ -6,7 +6,7 @@ last dimension, ``.1`` in the one before it, and so on, as broadcasting counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -124,30 +124,30 @@ def real(node: Node) -> r.RealExpr:
 
 Ends = tuple[int | None, int | None]
 """The least and the largest value, as far as they are known."""
+Held = Callable[[str, tuple[Ends, ...]], Ends]
+"""Bounds of what a table holds, between some places in each dimension."""
 _NOTHING: Mapping[e.IntExpr, Ends] = {}
 
 
-def ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr, Ends] = _NOTHING) -> Ends:
-    """Bounds of an expression of positions, batch entries and heads.
-
-    ``held`` are those of what a table holds, ``given`` what is known of parts beside.
-    """
-    low, high = _ends(node, held, given)
-    if node in given:
-        least, most = given[node]
-        low = max((x for x in (low, least) if x is not None), default=None)
-        high = min((x for x in (high, most) if x is not None), default=None)
-    return low, high
+def unknown(table: str, at: tuple[Ends, ...]) -> Ends:
+    """Tables of which nothing is known."""
+    return None, None
 
 
-def _ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr, Ends]) -> Ends:
+def ends(node: e.IntExpr, held: Held = unknown, given: Mapping[e.IntExpr, Ends] = _NOTHING) -> Ends:
+    """Bounds of an expression of positions, batch entries and heads; ``given`` is what is known of parts beside."""
+    found = _ends(node, held, given)
+    return both({node: found}, {node: given[node]})[node] if node in given else found
+
+
+def _ends(node: e.IntExpr, held: Held, given: Mapping[e.IntExpr, Ends]) -> Ends:
     match node:
         case e.Int(value):
             return value, value
         case e.Var():
             return 0, None  # positions, batch entries, heads, places in dimensions: all count from 0
-        case e.Read(name):
-            return held(name)
+        case e.Read(name, indices):
+            return held(name, tuple(ends(index, held, given) for index in indices))
         case e.Index(items):
             values = list(_flat(items))
             return min(values), max(values)
@@ -159,8 +159,11 @@ def _ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr
         case e.FloorDiv(left, e.Int(value)) if value > 0:
             low, high = ends(left, held, given)
             return None if low is None else low // value, None if high is None else high // value
-        case e.Mod(_, e.Int(value)) if value > 0:
-            return 0, value - 1
+        case e.Mod(left, e.Int(value)) if value > 0:
+            low, high = ends(left, held, given)
+            if low is None or high is None or low // value != high // value:
+                return 0, value - 1
+            return low % value, high % value
         case e.Abs(arg):
             low, high = ends(arg, held, given)
             most = None if low is None or high is None else max(abs(low), abs(high))
@@ -171,10 +174,62 @@ def _ends(node: e.IntExpr, held: Callable[[str], Ends], given: Mapping[e.IntExpr
         case e.Max(args):
             lows, highs = zip(*(ends(arg, held, given) for arg in args), strict=True)
             return max((x for x in lows if x is not None), default=None), _all(max, highs)
-        case e.If(_, then, other_):
-            lows, highs = zip(ends(then, held, given), ends(other_, held, given), strict=True)
+        case e.Sum(var, e.Range(e.Int(first), e.Int(end)), body):
+            inner = both(given, {e.Var(var): (first, end - 1)})
+            return _product((max(end - first, 0),) * 2, ends(body, held, inner))
+        case e.If(cond, then, other):
+            cases = [(x, bounds_of(parts(c))) for x, c in ((then, cond), (other, e.Not(cond)))]
+            whole = {y: ends(y, held, given) for _, known in cases for y in known}
+            alive = [case for case in cases if not any(map(_never, both(whole, case[1]).values()))]
+            lows, highs = zip(*(ends(x, held, both(given, known)) for x, known in alive or cases), strict=True)
             return _all(min, lows), _all(max, highs)
     return None, None
+
+
+def _never(x: Ends) -> bool:
+    return x[0] is not None and x[1] is not None and x[0] > x[1]
+
+
+def parts(pred: e.Pred) -> tuple[e.Pred, ...]:
+    """What holds one by one where a condition does."""
+    match pred:
+        case e.And(args):
+            return args
+        case e.Not(e.Or(args)):
+            return tuple(part for arg in args for part in parts(e.Not(arg)))
+        case e.Not(e.Cmp(op, left, right)):
+            return (e.Cmp(make.FLIPPED[op], left, right),)
+        case e.Not(e.Not(arg)):
+            return parts(arg)
+    return (pred,)
+
+
+def bounds_of(facts: Iterable[e.Pred]) -> dict[e.IntExpr, Ends]:
+    """What comparisons with constants say of their other side, all of them together."""
+    found: dict[e.IntExpr, Ends] = {}
+    for fact in facts:
+        match fact:
+            case e.Cmp(op, x, e.Int(c)):
+                pass
+            case e.Cmp(op, e.Int(c), x):
+                op = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op)
+            case _:
+                continue
+        low = c + (op == ">") if op in (">", ">=", "==") else None
+        high = c - (op == "<") if op in ("<", "<=", "==") else None
+        found = both(found, {x: (low, high)})
+    return found
+
+
+def both(some: Mapping[e.IntExpr, Ends], more: Mapping[e.IntExpr, Ends]) -> dict[e.IntExpr, Ends]:
+    """Bounds that hold together."""
+    found = dict(some)
+    for x, (low, high) in more.items():
+        least, most = found.get(x, (None, None))
+        low = max((y for y in (low, least) if y is not None), default=None)
+        high = min((y for y in (high, most) if y is not None), default=None)
+        found[x] = low, high
+    return found
 
 
 def _product(left: Ends, right: Ends) -> Ends:

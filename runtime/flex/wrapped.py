@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from attnspec.relation.condition import NotAffine, condition
 from attnspec.relation.presburger import Pairs, TooHard, budget
+from attnspec.runtime.flex.values import parts
 from attnspec.spec import contents, make, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -23,7 +24,7 @@ N = TypeVar("N", bound=e.Node)
 
 def unwrapped(node: N, seen: e.Pred | None) -> N:
     """An expression that counts for the pairs that are seen, its indices without what never happens there."""
-    facts = [] if seen is None else [part for part in _parts(seen) if not contents.reads(part)]
+    facts = [] if seen is None else [part for part in parts(seen) if not contents.reads(part)]
     table: dict[e.Node, e.Node] = {}
     for index in dict.fromkeys(_indices(node)):
         if never(facts, index.cond):
@@ -33,12 +34,7 @@ def unwrapped(node: N, seen: e.Pred | None) -> N:
 
 def unwrapped_mask(mask: e.Pred) -> e.Pred:
     """A mask whose parts that read tensors count only where its other parts hold."""
-    parts = _parts(mask)
-    return make.conjunction([unwrapped(part, mask) if contents.reads(part) else part for part in parts])
-
-
-def _parts(pred: e.Pred) -> tuple[e.Pred, ...]:
-    return pred.args if isinstance(pred, e.And) else (pred,)
+    return make.conjunction([unwrapped(part, mask) if contents.reads(part) else part for part in parts(mask)])
 
 
 def _indices(node: e.Node) -> Iterable[e.If]:

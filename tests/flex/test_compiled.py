@@ -68,6 +68,13 @@ def test_functions_around_other_tensors_take_no_new_graph() -> None:
     assert graphs(both) == 1
 
 
+def test_numbers_that_functions_make_do_not_break_graphs() -> None:
+    def scored(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return torch.where(i - j > 7, s - 2.0, 0.5) * torch.tensor([1.0, 0.5])[h] + torch.stack([i, j])[h] / N
+
+    assert graphs([(causal(), scored), (None, scored)]) == 2
+
+
 def test_one_tensor_in_two_places_may_be_two_later() -> None:
     def documents_of(queries: Tensor, keys: Tensor) -> MaskMod:
         return lambda b, h, i, j: queries[i] == keys[j]

@@ -116,6 +116,47 @@ def test_how_many_entries_there_are_is_counted_in_each_call(count) -> None:
     assert pattern(near, None, SIZES).attention is not before
 
 
+class Bounds:
+    """Tensors that are attributes of a class."""
+
+    widths = torch.tensor([3, 5])
+
+
+def held_in_place(b, h, q, k):
+    found = torch.arange(2) * 1
+    return q - k < found.add_(Bounds.widths)[h]
+
+
+@pytest.mark.parametrize("function", [lambda b, h, q, k: q - k < Bounds.widths.max(), held_in_place])
+def test_what_follows_from_tensors_without_a_name_is_computed_in_each_call(function) -> None:
+    before = pattern(function, None, SIZES).attention
+    Bounds.widths.add_(4)
+    assert pattern(function, None, SIZES).attention.spec.pred != before.spec.pred
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        lambda s, b, h, q, k: torch.where(q >= k, s, -float("inf")),
+        lambda s, b, h, q, k: s * torch.tensor([1.0, 0.5])[h],
+        lambda s, b, h, q, k: s * torch.stack([s, q - k])[h],
+    ],
+)
+def test_numbers_that_a_function_makes_are_its_own(score, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pattern(None, score, SIZES)
+    monkeypatch.setattr("attnspec.runtime.flex.known.imported", None)
+    assert pattern(None, score, SIZES).attention is before.attention
+
+
+def test_what_is_chosen_of_what_is_computed_is_looked_at_for_other_sizes() -> None:
+    def two(s, b, h, q, k):
+        return torch.stack([s, s * 0.5])[h]
+
+    pattern(None, two, SIZES)
+    with pytest.raises(CallError, match="`what is computed` has 2 entries in dimension 0 and is read by `h`"):
+        pattern(None, two, SIZES._replace(heads=3))
+
+
 def test_functions_are_looked_at_outside_the_transforms_of_torch() -> None:
     texts = []
 

@@ -87,6 +87,9 @@ MASKS = {
     "members of a part": lambda b, h, q, k: (ROWS[b, h][:1] == k).any(),
     "three dimensions at once": lambda b, h, q, k: ((ROWS[:, None] == ROWS[None, b]) & (ROWS[:, None] > q)).any(),
     "other element types": lambda b, h, q, k: DOC.to(torch.int16)[q].to(torch.int32) == DOC[k],
+    "places between numbers": lambda b, h, q, k: (
+        (torch.searchsorted(DOC, q, side="right") > torch.bucketize(k, DOC)) & (torch.bucketize(q, DOC, right=True) < 9)
+    ),
     "nothing": lambda b, h, q, k: torch.zeros_like(q, dtype=torch.bool),
     "everything": lambda b, h, q, k: q.new_ones((), dtype=torch.bool) & True,
 }

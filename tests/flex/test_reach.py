@@ -14,6 +14,11 @@ N = 12
 DOC = torch.arange(N) // 4
 BIAS, FLAGS, OF_DOC = torch.rand(5), torch.rand(5) > 0.5, torch.rand(3)
 SHIFTED = DOC - 3
+GRID = torch.rand(N, 5)
+LONGER = torch.cat([DOC, torch.full((4,), 99)])
+STARTS = torch.arange(0, N, 4)
+PAGES = torch.arange(N) // 2 * torch.tensor([1, -9]).repeat(N // 2)
+ON = torch.tensor(True)
 
 
 def near(b, h, q, k):
@@ -29,6 +34,16 @@ INSIDE = {  # mask, score
     "of what is read": (None, lambda s, b, h, q, k: s + OF_DOC[DOC[q]] * OF_DOC[SHIFTED[k]]),
     "products": (None, lambda s, b, h, q, k: s + BIAS[DOC[q] * DOC[k]]),
     "a list": (None, lambda s, b, h, q, k: s + torch.tensor([0.5, 1.0, 2.0])[DOC[k]]),
+    "known where it is read": (None, lambda s, b, h, q, k: s + BIAS[torch.where((DOC[q] < 1) | (k > 4), 0, 4 - k)]),
+    "asked before": (None, lambda s, b, h, q, k: s + GRID[torch.where(PAGES[q] >= 0, PAGES[q], 0), 0]),
+    "of what is read of a longer one": (None, lambda s, b, h, q, k: s + OF_DOC[LONGER[q]]),
+    "of starts of documents": (lambda b, h, q, k: DOC[STARTS[DOC[q]]] == DOC[k], None),
+    "once around": (None, lambda s, b, h, q, k: s + OF_DOC[(DOC[q] + 5) % 5 % 4]),
+    "one of two": (None, lambda s, b, h, q, k: s * torch.stack([q, k, q + k])[h]),
+    "a part of a row": (None, lambda s, b, h, q, k: s + GRID[q][1:4][DOC[k]]),
+    "places between numbers": (None, lambda s, b, h, q, k: s + BIAS[torch.searchsorted(STARTS, q, right=True)]),
+    "embedded": (near, lambda s, b, h, q, k: s + torch.nn.functional.embedding(q - k, GRID)[0]),
+    "one flag": (lambda b, h, q, k: (q >= k) | ON, None),
     "flags that are seen": (lambda b, h, q, k: near(b, h, q, k) & FLAGS[q - k], None),
     "flags that are asked": (lambda b, h, q, k: (q - k > 4) | (k > q) | FLAGS[(q - k)], None),
 }
@@ -38,6 +53,16 @@ OUTSIDE = {
     "by one": (lambda b, h, q, k: (q >= k) & (q - k < 6), lambda s, b, h, q, k: s + BIAS[q - k], "`q - k`, which"),
     "flags": (lambda b, h, q, k: FLAGS[(q - k).abs()], None, "`FLAGS` has 5 entries"),
     "too far from the end": (near, lambda s, b, h, q, k: s + BIAS[k - q - 2], "`BIAS` has 5"),
+    "turned by hand": (
+        lambda b, h, q, k: (q - k).abs() < 3,
+        lambda s, b, h, q, k: s + BIAS[torch.where(q < k, q - k + 10, q - k)],
+        "`BIAS` has 5",
+    ),
+    "one of three": (None, lambda s, b, h, q, k: s * torch.stack([q, k, q + k])[DOC[k] + 1], "computed` has 3"),
+    "one of one": (lambda b, h, q, k: torch.tensor([3])[k] >= q, None, "`what is computed` has 1 entries"),
+    "after a part of a row": (None, lambda s, b, h, q, k: s + GRID[q][1:3][DOC[k]], "`what is computed` has 2"),
+    "embedded, below 0": (None, lambda s, b, h, q, k: s + torch.nn.functional.embedding(q - k, GRID)[0], "`GRID` has"),
+    "asked of something else": (None, lambda s, b, h, q, k: s + BIAS[torch.where(DOC[q] > 0, 0, PAGES[k])], "`BIAS`"),
     "read": (None, lambda s, b, h, q, k: s + OF_DOC[DOC[q] + 1], r"`DOC\[q\] \+ 1`, which has others as its tensors"),
     "read, below": (None, lambda s, b, h, q, k: s + OF_DOC[SHIFTED[k] - 1], "has others as its tensors are"),
     "a list": (lambda b, h, q, k: torch.tensor([0, 1])[DOC[q]] == 0, None, "`a tensor` has 2 entries"),
@@ -83,6 +108,11 @@ def test_in_graphs_it_is_asserted_when_they_run() -> None:
         torch.testing.assert_close(compiled(*qkv, score), flex_attention(*qkv, score), atol=1e-5, rtol=1e-5)
     with pytest.raises(RuntimeError, match="`doc` holds numbers that `OF_DOC` has no entry for"):
         compiled(*qkv, biased(DOC + 2))
+    for score in (
+        lambda s, b, h, q, k: s + BIAS[PAGES[q].clamp(0, 4)],
+        lambda s, b, h, q, k: s + BIAS[torch.where((PAGES[q] > 0) & (PAGES[q] < 5), PAGES[q], 0)],
+    ):  # which lie inside, whatever there is
+        torch.testing.assert_close(compiled(*qkv, score), flex_attention(*qkv, score), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
