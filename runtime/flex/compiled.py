@@ -126,9 +126,9 @@ def _parts(mask_mod: Any, score_mod: Any) -> tuple[tuple[Path, str, Any], ...] |
     found = []
     for path, kind, what in made_of.parts:
         if kind == "code":
-            if what not in _codes:
+            if all(code is not what for code in _codes):  # one that was read again is equal, and another one
                 _codes.append(what)
-            what = _codes.index(what)
+            what = next(i for i, code in enumerate(_codes) if code is what)
         found.append((path, kind, what))
     return tuple(found)
 

@@ -297,7 +297,7 @@ def _joined(m: _Machine, name: str, node: Node, place: e.Var, size: int) -> Node
         body = predicate(node)
     if place.name not in contents.free(body):
         return make.multiply(e.Int(size), body) if isinstance(body, e.IntExpr) else body
-    if any(isinstance(part, e.Cmp) and place in (part.left, part.right) for part in contents.walk(body)):
+    if any(isinstance(part, e.Cmp) and contents.free(part) == {place.name} for part in contents.walk(body)):
         parts = [substituted(body, {place: e.Int(i)}) for i in range(size)]  # put together by `stack` or `cat`
         if name == "sum":
             return make.add([number(part) for part in parts])  # type: ignore[misc]
@@ -349,9 +349,7 @@ def _stack(m: _Machine, step: Step) -> Value:
         spread = part.spread((*step.shape[:dim], part.shape[dim], *step.shape[dim + 1 :]))
         if part.shape[dim] == 1:
             spread = substituted(spread, {place: e.Int(begin)})
-            here = make.compare("==", place, e.Int(begin))
-        else:
-            here = make.compare(">=", place, e.Int(begin))
+        here = make.compare("==" if step.name == "stack" else ">=", place, e.Int(begin))
         found = spread if found is None else ENTRYWISE["where"](here, spread, found)
         begin = end
     assert found is not None

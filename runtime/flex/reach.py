@@ -22,6 +22,7 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
 _POSITIONS = (e.Var("b"), e.Var("h"), e.Var("q"), e.Var("k"))
+_NAMES = {at.name for at in _POSITIONS}
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,8 @@ def _require(read: _Read, d: int, index: e.IntExpr, size: int, tables: Tables) -
         return
     if not contents.reads(below):
         outside = e.Or((make.compare("<", below, e.Int(low)), make.compare(">=", below, e.Int(size))))
-        facts = [part for part in read.given if not contents.reads(part)]
-        names = {name for part in (*facts, outside) for name in contents.free(part)}
-        if names <= {at.name for at in _POSITIONS} and never(facts, outside):
+        facts = [part for part in read.given if contents.free(part) <= _NAMES and not contents.reads(part)]
+        if contents.free(outside) <= _NAMES and never(facts, outside):
             return
         reached = ends(below, given=given)
         says = next((str(x) for x in reached[::-1] if x is not None and not low <= x < size), "what is outside")

@@ -7,6 +7,7 @@ last dimension, ``.1`` in the one before it, and so on, as broadcasting counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -83,7 +84,8 @@ def folded(node: N) -> N:
         case e.If(cond, then, other) | r.Choose(cond, then, other):
             made = make.choose(cond, then, other)
         case e.Index(_, indices) if all(isinstance(i, e.Int) for i in indices):
-            made = e.Int(exact.integer(node, {}))
+            with suppress(exact.Unknown):  # outside of it, in a case that never is
+                made = e.Int(exact.integer(node, {}))
     return made  # type: ignore[return-value]  # a node of the same kind
 
 

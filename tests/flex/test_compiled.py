@@ -75,6 +75,13 @@ def test_numbers_that_functions_make_do_not_break_graphs() -> None:
     assert graphs([(causal(), scored), (None, scored)]) == 2
 
 
+def test_functions_that_were_read_again_are_functions() -> None:
+    """As the cell of a notebook is, when it runs again: the code is equal."""
+    made = [eval("lambda b, h, i, j: (i >= j) & (i - j < 9)") for _ in range(2)]
+    for mask in made:
+        graphs([(mask, None)])
+
+
 def test_one_tensor_in_two_places_may_be_two_later() -> None:
     def documents_of(queries: Tensor, keys: Tensor) -> MaskMod:
         return lambda b, h, i, j: queries[i] == keys[j]

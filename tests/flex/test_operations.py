@@ -75,6 +75,8 @@ MASKS = {
     ).all(),
     "joined": lambda b, h, q, k: (torch.cat([q.view(1), (q + 3).unsqueeze(0), (q * 2)[None]]) == k).any(),
     "joined with one of a table": lambda b, h, q, k: (torch.cat([ROWS[b, h], ROWS[h, b][:1], q[None]]) == k).any(),
+    "joined, a part of it": lambda b, h, q, k: (torch.cat([ROWS[b, h], q[None], torch.arange(3)])[::2] == k).any(),
+    "joined and chosen": lambda b, h, q, k: torch.cat([torch.tensor([3, 0]), ROWS[b, h], q[None]])[k % 5] >= DOC[q],
     "beside large constants": lambda b, h, q, k: (q < 1e30) & (k - q > -1e19) & (q >= k),
     "counted from the end": lambda b, h, q, k: DOC[k - 3] == DOC[-1 - q],
     "views": lambda b, h, q, k: DOC.view(2, 4).T[k % 4, k // 4] <= DOC[2:].flip(0)[q % 6],
