@@ -37,12 +37,12 @@ _stage: ContextVar[_Spent | None] = ContextVar("stage", default=None)
 
 
 @contextmanager
-def stage(shares: int = 1) -> Iterator[None]:
+def stage(shares: float = 1) -> Iterator[None]:
     """Bound the work of a block by so many shares; a stage inside another spends what the outer one has."""
     if _stage.get() is not None:
         yield
         return
-    token = _stage.set(_Spent(shares * STAGE))
+    token = _stage.set(_Spent(int(shares * STAGE)))
     try:
         with ALONE:
             yield

@@ -233,6 +233,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(func, args, kwargs, tuple(t.dtype for t in tensors), out, place)
         else:
             self._follow(func, tensors, out)
+            self.values |= any(isinstance(x, bool | int | float) for x in tree_leaves(out))  # as of `allclose`
         return out
 
     def _check(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], place: Place) -> None:
@@ -315,6 +316,7 @@ _VALUES = frozenset(("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equ
 _READS_VALUES = frozenset(
     getattr(Tensor, name) for name in ("tolist", "numpy", "__array__", "data_ptr", "untyped_storage", "__dlpack__")
 )
+_WRITES_VALUES = frozenset((Tensor.__repr__, Tensor.__format__))  # which those of positions may be, to be looked at
 _COPIES = frozenset((torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor))  # of lists of tensors, unseen
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 
@@ -340,7 +342,7 @@ class _Indexing(TorchFunctionMode):
             self.recorder.values = True
             if any(isinstance(x, Tensor) and isinstance(self.recorder.ref(x), Ref) for x in tree_leaves(args[-1])):
                 raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
-        self.recorder.values |= func in _READS_VALUES
+        self.recorder.values |= func in _READS_VALUES or func in _WRITES_VALUES
         if func in _READS_VALUES and isinstance(self.recorder.ref(args[0]), Ref):
             raise branching(_user_place(sys._getframe(1)) or self.recorder.home)
         return func(*args, **(kwargs or {}))

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from attnspec.relation import effort
 from attnspec.relation.condition import NotAffine, condition
 from attnspec.relation.presburger import Pairs, TooHard, budget
 from attnspec.runtime.flex.values import parts
@@ -20,6 +21,8 @@ from attnspec.spec import expr as e
 from attnspec.spec import real as r
 
 N = TypeVar("N", bound=e.Node)
+_SHARE = 0.05
+"""Of a stage, for each question: twice what an index of neighbours in two dimensions takes."""
 
 
 def unwrapped(node: N, seen: e.Pred | None) -> N:
@@ -51,7 +54,7 @@ def never(facts: list[e.Pred], case: e.Pred) -> bool:
     """Whether a condition holds for no pair of any call for which others hold, as far as the solver can tell."""
     try:
         text = condition(e.And((*facts, case))).text
-        with budget():
+        with effort.stage(_SHARE), budget():
             return Pairs.read(f"0 <= x < n_q and 0 <= y < n and 0 <= h and 0 <= b and ({text})").is_empty()
     except (TooHard, NotAffine):
         return False

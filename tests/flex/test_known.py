@@ -116,6 +116,9 @@ def test_how_many_entries_there_are_is_counted_in_each_call(count) -> None:
     assert pattern(near, None, SIZES).attention is not before
 
 
+LIKE = torch.zeros(2)
+
+
 class Bounds:
     """Tensors that are attributes of a class."""
 
@@ -127,8 +130,20 @@ def held_in_place(b, h, q, k):
     return q - k < found.add_(Bounds.widths)[h]
 
 
-@pytest.mark.parametrize("function", [lambda b, h, q, k: q - k < Bounds.widths.max(), held_in_place])
+def told_by_a_comparison(b, h, q, k):
+    return q >= k if torch.allclose(Bounds.widths * 1.0, LIKE) else k >= q
+
+
+def told_by_a_text(b, h, q, k):
+    return q >= k if str(Bounds.widths) == str(LIKE.long()) else k >= q
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda b, h, q, k: q - k < Bounds.widths.max(), held_in_place, told_by_a_comparison, told_by_a_text],
+)
 def test_what_follows_from_tensors_without_a_name_is_computed_in_each_call(function) -> None:
+    LIKE.copy_(Bounds.widths)
     before = pattern(function, None, SIZES).attention
     Bounds.widths.add_(4)
     assert pattern(function, None, SIZES).attention.spec.pred != before.spec.pred
