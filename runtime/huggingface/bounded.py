@@ -20,10 +20,22 @@ _MARK = "_attnspec_layer"
 
 
 class Filler:
-    """The module whose tokens a cache holds. It goes with a copy, and cannot be saved: no other process has it."""
+    """The module whose tokens a cache holds. It goes with a copy, and cannot be saved: no other process has it.
+
+    ``by`` is the name of the attention that it had.
+    """
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = ref(module)
+        self.module, self.by = ref(module), _attention_of(module)
+
+    def check_same(self, name: str) -> None:
+        """Raises CallError where it has another attention now, which would take the latest keys for all there are."""
+        module = self.module()
+        if module is not None and _attention_of(module) != self.by:
+            raise CallError(
+                f"{name}: the attention of this model is {_attention_of(module)!r} now, and the tokens in its cache are "
+                f"of {self.by!r}: call model.set_attn_implementation({self.by!r}) to go on with them, or cache.reset()"
+            )
 
     def __deepcopy__(self, memo: object) -> Filler:
         return self
@@ -85,6 +97,8 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
                 "the model is not the one that the cache was made for. Call cache.reset(), or make a new cache, "
                 "attnspec.transformers.cache(model)"
             )
+        if self.filled_by is not None:
+            self.filled_by.check_same(name)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if key_states.shape[0] != len(self._starts):
@@ -111,11 +125,15 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         key: Tensor,
         value: Tensor,
         rows: Sequence[Row],
-        scale: float | None,
+        scales: tuple[float | None, float | None],
         cap: float | None,
         sinks: Tensor | None,
     ) -> Tensor:
-        """Attention of the queries of the tokens that came last, (batch, heads, tokens, dim), to all that were kept."""
+        """Attention of the queries of the tokens that came last, (batch, heads, tokens, dim), to all that were kept.
+
+        ``scales`` are those of the call and of branches that have none (:meth:`Standing.scales`).
+        """
+        scale, of_branches = scales
         if query.shape[2] != key.shape[2]:
             raise CallError(
                 f"{self.pattern.spec.name}: {query.shape[2]} queries came with {key.shape[2]} keys: the model has more "
@@ -125,7 +143,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         before = self._tokens - key.shape[2]
         for start, entries in self._begin(rows, before).items():
             self._groups[start] = Keys(
-                self.pattern.attention(frozenset(), cap, sinks is not None),
+                self.pattern.attention(frozenset(), cap, sinks is not None, of_branches),
                 batch=len(entries),
                 kv_heads=key.shape[1],
                 dim=key.shape[3],
@@ -246,6 +264,11 @@ class Bounded(Cache):  # type: ignore[misc]
         kept = dict.fromkeys(f"{layer.pattern}: {layer}" for layer in self.layers)
         held = f"{len(self.layers)} layers, {self.get_seq_length():,} tokens, {quantity(self.bytes, 'B')}"
         return f"Bounded({held}; {'; '.join(kept)})"
+
+
+def _attention_of(module: nn.Module) -> str:
+    config: Any = module.config
+    return str(config._attn_implementation)
 
 
 def kept_by(key: Tensor) -> Layer | None:

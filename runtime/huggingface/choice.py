@@ -40,7 +40,7 @@ class Choice:
         if layers is not None:
             several = isinstance(layers, Iterable) and not isinstance(layers, str)
             only = tuple(layers) if several else (layers,)  # type: ignore[arg-type]
-        if only is not None and not (only and all(isinstance(number, int | str) for number in only)):
+        if only is not None and not (only and all(type(number) in (int, str) for number in only)):
             raise CallError(f"attnspec.transformers: layers are numbers or types of layers, not {layers!r}")
         if isinstance(pattern, Mapping):
             if only is not None:

@@ -78,8 +78,9 @@ def _attend(stands: Standing, asked: Asked) -> Tensor:
         if first + rows < key_start + keys:  # the tail of a static cache is not written yet
             key, value = (t[:, :, : first + rows - key_start] for t in (key, value))
     inputs = lies.inputs if sinks is None else {**lies.inputs, SINKS: sinks}
-    attend = stands.attention(lies.ways, asked.softcap, sinks is not None)
-    return attend(query, key, value, scale=None if stands.own_scale else asked.scaling, inputs=inputs)
+    scale, of_branches = stands.scales(asked.scaling)
+    attend = stands.attention(lies.ways, asked.softcap, sinks is not None, of_branches)
+    return attend(query, key, value, scale=scale, inputs=inputs)
 
 
 def _check(stands: Standing, asked: Asked) -> None:
@@ -155,8 +156,8 @@ def _from_cache(kept: Layer, asked: Asked) -> Tensor:
         number: Any = asked.module.layer_idx
         check_own(asked.module.config, number, mask)
         kept.checked = structure
-    scale = None if stands.own_scale else asked.scaling
-    return kept.attend(query, key, asked.value, numbers_of(mask), scale, asked.softcap, asked.s_aux)
+    scales = stands.scales(asked.scaling)
+    return kept.attend(query, key, asked.value, numbers_of(mask), scales, asked.softcap, asked.s_aux)
 
 
 def check_model(stands: Standing, config: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
+from attnspec.runtime.core.arguments import CallError
 from attnspec.runtime.huggingface.formulas import CAUSAL, MaskFunction, Unknown, Written, predicate
 from attnspec.runtime.huggingface.models import check_takes_ours
 from attnspec.runtime.huggingface.recorded import recorded
@@ -36,7 +37,7 @@ def mask(
     """An interface of masks: the stand-in for a mask function, with the padding that it is given.
 
     Where a function does what the language has nothing for it is the mask of all pairs, with a warning. Raises
-    CallError where the model that asks, by its ``config``, would compute with it.
+    CallError where the model that asks, by its ``config``, would compute with it, and for padding of another shape.
     """
     check_takes_ours(config)
     written = Written(kv_length, kv_offset)
@@ -62,6 +63,11 @@ def mask(
             device=device,
         )
         return whole
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise CallError(
+            f"attnspec.transformers: attention_mask has the shape {tuple(attention_mask.shape)}: give one of (batch, "
+            "positions), which says what is padding, or of (batch, 1, queries, keys)"
+        )
     start, stop, real = padding(attention_mask, kv_length, kv_offset)
     fields = written.fields if real is None else [*written.fields, (_HOLES, real)]
     structure = Structure(

@@ -60,13 +60,19 @@ class Pattern:
         """The pattern by itself, as in one sequence."""
         return self.attention().spec
 
-    def attention(self, ways: frozenset[str] = frozenset(), cap: float | None = None, sinks: bool = False) -> Attention:
+    def attention(
+        self,
+        ways: frozenset[str] = frozenset(),
+        cap: float | None = None,
+        sinks: bool = False,
+        of_branches: float | None = None,
+    ) -> Attention:
         """What a layer calls where sequences lie in these ways (:func:`attnspec.spec.placed.placed`).
 
         ``cap`` and ``sinks`` are the model's: a cap of its scores, and logits that stand beside them. All attentions of
-        different caps share their kernels.
+        different caps share their kernels. ``of_branches`` is the scale of branches of softmax that say none.
         """
-        return _attention(self, ways, cap, sinks)
+        return _attention(self, ways, cap, sinks, of_branches)
 
     def kept(self, heads: int, kv_heads: int, batch: int = 1) -> Retention:
         """What all its heads together keep of the keys of a sequence that goes on."""
@@ -81,11 +87,22 @@ class Pattern:
 
 
 @functools.lru_cache(maxsize=256)
-def _attention(pattern: Pattern, ways: frozenset[str], cap: float | None, sinks: bool) -> Attention:
+def _attention(
+    pattern: Pattern, ways: frozenset[str], cap: float | None, sinks: bool, of_branches: float | None
+) -> Attention:
     made = {"tile": pattern.tile, "layout": pattern.layout, "target": pattern.target}
-    if not (ways or cap is not None or sinks):
+    if not (ways or cap is not None or sinks or of_branches is not None):
         return compile(pattern.text, **made)  # type: ignore[arg-type]
     spec = pattern.spec
+    if (cap is not None or sinks) and any(weights.linear for weights in spec.weighings):
+        what = "a cap of its scores" if cap is not None else "sinks"
+        raise CallError(f"{spec.name}: the model has {what}, and weights that are products of features have no scores")
+    if of_branches is not None:
+        told = tuple(
+            branch if branch.weights.linear or branch.scale is not None else replace(branch, scale=of_branches)
+            for branch in spec.mixture
+        )
+        spec = replace(spec, mixture=told)
     if cap is not None:
         limit = Parameter(_CAP, float(cap))
         capped = Product(limit, Apply("tanh", Quotient(Score(), limit)))
@@ -98,9 +115,6 @@ def _attention(pattern: Pattern, ways: frozenset[str], cap: float | None, sinks:
         sizes = (e.Var("heads"),)
         sink = RealRead(SINKS, (e.Var("h"),))
         spec = replace(spec, sink=sink, inputs=(*spec.inputs, Input(SINKS, "float", sizes)))
-    if (cap is not None or sinks) and spec.weights.linear:
-        what = "a cap of its scores" if cap is not None else "sinks"
-        raise CallError(f"{spec.name}: the model has {what}, and weights that are products of features have no scores")
     return compile(str(placed(spec, ways) if ways else spec), **made)  # type: ignore[arg-type]
 
 

@@ -38,12 +38,14 @@ def register(
 
     Without a pattern models have the masks that they have, causal, sliding, chunked, of packed documents and images, in
     our kernels. A ``pattern`` takes the place of a layer's mask, also of its window, and is never intersected with it.
-    What else a model does with scores stays: its scale (but for a `scale` line), a soft cap, sinks that it learns. The
-    pattern is a shipped name, a path or text with its parameters ``params``, an ``attnspec.Spec`` or what
-    ``attnspec.compile`` returns; a dict of such by type of layers, ``{"sliding_attention": .., "full_attention": ..}``;
-    or a function from a layer's number to one (None: the layer keeps its own mask). ``layers`` are the types or numbers
-    of the layers that a single pattern is for. Without that it is for all of them where they are of one type, and else
-    for those that see everything (``full_attention``): those of other types keep their masks.
+    What else a model does with scores stays: its scale (but for a `scale` line, of the pattern or of a branch, and
+    products of features), a soft cap, sinks that it learns. ``save_pretrained`` leaves ``name`` out, so
+    ``from_pretrained`` has to be given it again. The pattern is a shipped name, a path or text with its parameters
+    ``params``, an ``attnspec.Spec`` or what ``attnspec.compile`` returns; a dict of such by type of layers,
+    ``{"sliding_attention": .., "full_attention": ..}``; or a function from a layer's number to one (None: the layer
+    keeps its own mask). ``layers`` are the types or numbers of the layers that a single pattern is for. Without that it
+    is for all of them where they are of one type, and else for those that see everything (``full_attention``): those of
+    other types keep their masks.
 
     Padding, on the left or right, is never seen, and positions count from the first real token. Where documents are
     packed (``position_ids`` that begin anew, without an ``attention_mask``, and with ``use_cache=False``: transformers

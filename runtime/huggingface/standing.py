@@ -18,20 +18,31 @@ from attnspec.runtime.huggingface.pattern import Pattern
 class Standing:
     """A pattern in the place of a mask.
 
-    ``own_scale``: the model's scale of scores is not the pattern's. ``turns``: it turns queries and keys itself.
+    ``turns``: it turns queries and keys itself.
     ``model`` is the config of the last model that was seen to be able to have it.
     """
 
     def __init__(self, pattern: Pattern, number: int) -> None:
         spec = pattern.spec
         self.pattern, self.number, self.name, self.restart = pattern, number, spec.name, pattern.restart
-        self.own_scale = spec.weights.linear or spec.scale is not None
+        self._own_scale = spec.weights.linear or spec.scale is not None
+        self._of_branches = any(branch.weights.linear or branch.scale is not None for branch in spec.mixture)
         self.turns = bool(spec.turns)
         self.model: object = None
 
-    def attention(self, ways: tuple[str, ...], cap: float | None, sinks: bool) -> Attention:
+    def scales(self, of_model: float | None) -> tuple[float | None, float | None]:
+        """The scale of a call, and that of branches of softmax that say none.
+
+        The model's takes the place of none that the pattern has: not of a `scale` line, nor of the 1 of products of
+        features; so where some branches have such, the others are told theirs.
+        """
+        if self._own_scale:
+            return None, None
+        return (None, of_model) if self._of_branches else (of_model, None)
+
+    def attention(self, ways: tuple[str, ...], cap: float | None, sinks: bool, of_branches: float | None) -> Attention:
         """What a layer calls where sequences lie in these ways: made once."""
-        found: Attention = _ATTENTIONS.numbered(_attention(self.number, ways, cap, sinks))
+        found: Attention = _ATTENTIONS.numbered(_attention(self.number, ways, cap, sinks, of_branches))
         return found
 
     def check_past(self, heads: int, kv_heads: int) -> None:
@@ -86,10 +97,11 @@ def _of_layer(choice: int, kinds: tuple[str, ...], layer: int, module: str) -> i
 
 
 @constant
-def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: bool) -> int:
+def _attention(number: int, ways: tuple[str, ...], cap: float | None, sinks: bool, scale: float | None) -> int:
     """The number of an attention."""
     pattern: Pattern = _STANDING.numbered(number).pattern
-    return _ATTENTIONS.number((number, ways, cap, sinks), lambda _: pattern.attention(frozenset(ways), cap, sinks))
+    wanted = number, ways, cap, sinks, scale
+    return _ATTENTIONS.number(wanted, lambda _: pattern.attention(frozenset(ways), cap, sinks, scale))
 
 
 @constant

@@ -184,6 +184,22 @@ def test_what_cannot_be_kept() -> None:
             model(ids(3, 1), past_key_values=kept, use_cache=True)
 
 
+def test_of_another_attention() -> None:
+    """It would take the latest keys for all there are, and give other logits without a word. One can go back."""
+    model = model_of("Llama", "attnspec:few-sinks")
+    kept = hf.cache(model)
+    with torch.no_grad():
+        whole = model(ids(1, 20), use_cache=False).logits
+        model(ids(1, 20)[:, :16], past_key_values=kept, use_cache=True)
+        for now in ("sdpa", "eager"):
+            model.set_attn_implementation(now)
+            with pytest.raises(attnspec.CallError, match=f"is '{now}' now, .* to go on with them, or cache.reset"):
+                model(ids(1, 20)[:, 16:], past_key_values=kept, use_cache=True)
+        model.set_attn_implementation("attnspec:few-sinks")
+        found = model(ids(1, 20)[:, 16:], past_key_values=kept, use_cache=True).logits
+    torch.testing.assert_close(found, whole[:, 16:], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("made_for", ["attnspec:few-sinks", "attnspec"])
 def test_of_another_pattern(made_for: str) -> None:
     """A cache that was made before a model was given another pattern, or its own mask again."""

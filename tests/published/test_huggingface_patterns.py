@@ -253,6 +253,14 @@ def test_names() -> None:
         ("Llama", "attention a { attend causal  score s * log(n + 1) }", {}, {}, "Write q + 1 in the place of n"),
         ("Llama", "rope", {}, {}, "the model turns queries and keys itself (rope_parameters)"),
         ("Llama", "causal", {"layers": "sliding_attention"}, {}, "no layer that attends is 'sliding_attention'"),
+        ("Llama", "causal", {}, {"attention_mask": torch.ones(2, 9, 9)}, "attention_mask has the shape (2, 9, 9)"),
+        (
+            "Gemma 2",
+            "lolcats",
+            {"layers": [0, 1]},
+            {},
+            "the model has a cap of its scores, and weights that are products of features",
+        ),
         ("Llama", "causal", {"layers": [2]}, {}, "no layer that attends is '2': this model has 2 layers"),
         ("Gemma 2", {"local": "causal"}, {}, {}, "of types full_attention, sliding_attention"),
         ("gpt-oss", "attention a { attend causal  sink 0.0 }", {"layers": [0, 1]}, {}, "learns sinks of its own"),
@@ -271,6 +279,44 @@ def test_what_cannot_be_called(name: str, pattern: Any, how: dict[str, Any], mor
     hf.register(implementation, pattern, **how)
     with pytest.raises(attnspec.CallError, match=re.escape(said)):
         forward(name, implementation, **more)
+
+
+BRANCHES = {
+    "scale": "branch share 0.5 { attend k < 3  scale 0.9 }  branch share 0.5 { attend window(4) }",
+    "linear": "branch { attend k <= q - 4  linear elu(x) + 1  divide total }  branch { attend window(4) }",
+}
+"""Branches for which the scale of a model is not; it is for the one that ends with a window."""
+
+
+@pytest.mark.parametrize("how", BRANCHES)
+def test_the_scale_of_a_model_is_for_branches_that_have_none(how: str) -> None:
+    """Not for a branch with a `scale` line, nor for products of features, which are not scores."""
+    text, name = f"attention a {{ within causal  mix {{ {BRANCHES[how]} }} }}", f"attnspec:branches-{how}"
+    hf.register(name, attnspec.compile(text, target="dense"))
+    q, k, v = torch.randn(3, 2, 4, 20, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+    layer = decoder("Llama").model.layers[0].self_attn
+    out = transformers.AttentionInterface._global_mapping[name](layer, q, k, v, None, scaling=0.1)[0].transpose(1, 2)
+    told = attnspec.compile(text.replace("window(4)", "window(4)  scale 0.1"), target="dense")
+    torch.testing.assert_close(out.double(), told(q.double(), k.double(), v.double()), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", BRANCHES)
+def test_that_scale_in_a_cache(how: str) -> None:
+    """Where the other branches are told a scale themselves everything is the same."""
+    model, text = decoder("Llama"), f"attention a {{ within causal  mix {{ {BRANCHES[how]} }} }}"
+    hf.register(f"attnspec:cached-{how}", text)
+    hf.register(f"attnspec:told-{how}", text.replace("window(4)", "window(4)  scale 0.1"))
+    for layer in model.model.layers:
+        layer.self_attn.scaling = 0.1
+    expected = logits(model, f"attnspec:told-{how}", ids(2, 20))
+    torch.testing.assert_close(logits(model, f"attnspec:cached-{how}", ids(2, 20)), expected, atol=1e-5, rtol=1e-5)
+    kept = hf.cache(model)
+    parts = [
+        logits(model, f"attnspec:cached-{how}", ids(2, 20)[:, low:high], past_key_values=kept)
+        for low, high in ((0, 12), (12, 13), (13, 20))
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
