@@ -33,8 +33,9 @@ class Filler:
         module = self.module()
         if module is not None and _attention_of(module) != self.by:
             raise CallError(
-                f"{name}: the attention of this model is {_attention_of(module)!r} now, and the tokens in its cache are "
-                f"of {self.by!r}: call model.set_attn_implementation({self.by!r}) to go on with them, or cache.reset()"
+                f"{name}: the attention of this model is {_attention_of(module)!r} now, and the tokens in its cache "
+                f"are of {self.by!r}: call model.set_attn_implementation({self.by!r}) to go on with them, or "
+                "cache.reset()"
             )
 
     def __deepcopy__(self, memo: object) -> Filler:

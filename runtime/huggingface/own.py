@@ -17,7 +17,12 @@ from attnspec.runtime.huggingface.standin import keys_of, unpacked
 
 
 def text_config(model: Any) -> Any:
-    """The config of the part of a model that decodes text."""
+    """The config of the part of a model that decodes text. Raises CallError for what is no model of transformers."""
+    if not hasattr(model, "config"):
+        raise CallError(
+            f"attnspec.transformers: {type(model).__name__} has no config, as models of transformers do: if one is in "
+            "it, give that"
+        )
     return model.config.get_text_config(decoder=True)
 
 

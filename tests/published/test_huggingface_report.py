@@ -109,6 +109,8 @@ def test_docstrings(module: Any) -> None:
 
 
 def test_wrong_sizes() -> None:
+    with pytest.raises(attnspec.CallError, match="Linear has no config, as models of transformers do"):
+        hf.report(torch.nn.Linear(2, 2), n=4)
     with pytest.raises(attnspec.CallError, match="n is a whole number from 1 on, not 0"):
         hf.report(decoder("Llama"), n=0)
 
