@@ -66,12 +66,15 @@ def placed(spec: Spec, ways: frozenset[str]) -> Spec:
     if packed or "apart" in ways:
         inputs.append(Input(DOCUMENT, "int", (e.Var("batch"), _N), "sorted"))
         within.append(Clause(e.Cmp("==", *(e.Read(DOCUMENT, (_B, at)) for at in (_Q, _K))), spec.span))
+    not_later = e.Cmp("<=", k, q)
     if packed:
         q, k, t = (_minus(at, e.Read(f"{DOCUMENT}.first", (_B, at))) for at in (_Q, _K, STEP))
         first, last = (e.Read(f"{DOCUMENT}.{end}", (_B, _Q)) for end in ("first", "last"))
         length = _minus(make.add([last, e.Int(1)]), first)
-    table: dict[e.Node, e.Node] = {_Q: q, _K: k, STEP: t, _N: length}
-    made = _moved(spec, {at: to for at, to in table.items() if at != to})
+    table: dict[e.Node, e.Node] = {at: to for at, to in ((_Q, q), (_K, k), (STEP, t), (_N, length)) if at != to}
+    if packed:  # within a document as in the whole, which is known to look at the past alone
+        table[e.Cmp("<=", _K, _Q)] = not_later
+    made = _moved(spec, table)
     return replace(made, inputs=tuple(inputs), within=(*made.within, *within), align="start" if offset else "end")
 
 

@@ -73,6 +73,7 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         self.filled_by: Filler | None = None
         self._starts: list[int | None] = []
         self._groups: dict[int, Keys] = {}
+        self._of_branches: float | None = None
 
     @property
     def groups(self) -> tuple[Keys, ...]:
@@ -135,6 +136,12 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
         ``scales`` are those of the call and of branches that have none (:meth:`Standing.scales`).
         """
         scale, of_branches = scales
+        if self._groups and of_branches != self._of_branches:
+            raise CallError(
+                f"{self.pattern.spec.name}: the model's scale is {of_branches} now, and was {self._of_branches} for "
+                "the tokens in this cache: call cache.reset()"
+            )
+        self._of_branches = of_branches
         if query.shape[2] != key.shape[2]:
             raise CallError(
                 f"{self.pattern.spec.name}: {query.shape[2]} queries came with {key.shape[2]} keys: the model has more "

@@ -98,6 +98,17 @@ def test_packed_documents(restart: bool) -> None:
 
 
 @pytest.mark.slow
+def test_packed_documents_of_weights_that_decay() -> None:
+    """Each is as by itself: kernels of decays know that no key is later."""
+    hf.register("attnspec:decay", "attention a { attend causal  linear x  decay -0.1 * (t % 3) }")
+    model, places = decoder("Llama"), torch.cat([torch.arange(n) for n in (7, 9, 4)])[None]
+    whole = logits(model, "attnspec:decay", ids(2, 20), position_ids=places, use_cache=False)
+    for low, high in ((0, 7), (7, 16), (16, 20)):
+        alone = logits(model, "attnspec:decay", ids(2, 20)[:, low:high], use_cache=False)
+        assert differ(whole[:, low:high], alone) < 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True])
 def test_gradients(padded: bool) -> None:
     model, mask = decoder("Llama").train(), LEFT if padded else torch.ones_like(LEFT)
@@ -317,6 +328,9 @@ def test_that_scale_in_a_cache(how: str) -> None:
         for low, high in ((0, 12), (12, 13), (13, 20))
     ]
     torch.testing.assert_close(torch.cat(parts, 1), expected, atol=1e-5, rtol=1e-5)
+    model.model.layers[0].self_attn.scaling = 0.2
+    with pytest.raises(attnspec.CallError, match=r"scale is 0\.2 now, and was 0\.1 for the tokens in this cache"):
+        logits(model, f"attnspec:cached-{how}", ids(2, 1), past_key_values=kept)
 
 
 @pytest.mark.slow

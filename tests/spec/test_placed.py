@@ -57,6 +57,11 @@ def test_masks(name: str, ways: str) -> None:
         assert (found == expected[:, :, N - n_q :]).all()
 
 
+def test_the_past_stays_the_past_in_documents() -> None:
+    """Kernels of decays are for patterns that look at no later key, which must be seen without the documents."""
+    assert "attend k <= q\n" in str(placed(attnspec.read("causal"), frozenset({"packed"})))
+
+
 def test_documents_apart() -> None:
     """Positions go on through all of them."""
     spec = attnspec.read("sinks", params={"start": 2, "recent": 5})
