@@ -78,6 +78,7 @@ def _attend(stands: Standing, asked: Asked) -> Tensor:
         if first + rows < key_start + keys:  # the tail of a static cache is not written yet
             key, value = (t[:, :, : first + rows - key_start] for t in (key, value))
     inputs = lies.inputs if sinks is None else {**lies.inputs, SINKS: sinks}
+    inputs = {name: t[:, : key.shape[2]] if name in (REAL, DOCUMENT) else t for name, t in inputs.items()}
     scale, of_branches = stands.scales(asked.scaling)
     attend = stands.attention(lies.ways, asked.softcap, sinks is not None, of_branches)
     return attend(query, key, value, scale=scale, inputs=inputs)

@@ -70,6 +70,20 @@ def test_padding_between_tokens(pattern: str) -> None:
     assert differ(eager[seen], ours[seen]) < 1e-5
 
 
+def test_padding_between_tokens_in_a_static_cache() -> None:
+    """Whose tail is not written yet: what is real is said of all of it."""
+    hf.register("attnspec:dense-few-sinks", attnspec.compile("sinks", start=2, recent=6, target="dense"))
+    model, mask = decoder("Llama"), torch.ones(2, 20, dtype=torch.long)
+    mask[0, 5:8] = mask[1, 12] = 0
+    cache = transformers.StaticCache(config=model.config, max_cache_len=30)
+    whole = logits(model, "attnspec:dense-few-sinks", ids(2, 20), attention_mask=mask, use_cache=False)
+    for low, high in ((0, 17), (17, 20)):
+        given = {"attention_mask": mask[:, :high], "past_key_values": cache}
+        found = logits(model, "attnspec:dense-few-sinks", ids(2, 20)[:, low:high], **given)
+        real = mask[:, low:high] == 1
+        assert differ(found[real], whole[:, low:high][real]) < 1e-5
+
+
 @pytest.mark.parametrize("restart", [True, slow(False)])
 def test_packed_documents(restart: bool) -> None:
     """Positions begin anew in each, or go on; gradients of all parameters, also where layers run again for them."""
