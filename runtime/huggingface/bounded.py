@@ -135,6 +135,11 @@ class Layer(CacheLayerMixin):  # type: ignore[misc]
 
         ``scales`` are those of the call and of branches that have none (:meth:`Standing.scales`).
         """
+        if not self._waiting:
+            raise CallError(
+                f"{self.pattern.spec.name}: a layer of this model attends more than once to the same keys, which a "
+                "bounded cache would take for new ones: generate with a DynamicCache"
+            )
         scale, of_branches = scales
         if self._groups and of_branches != self._of_branches:
             raise CallError(

@@ -47,6 +47,11 @@ def cache(model: Any, pattern: Sources | None = None) -> Bounded:
         raise CallError(f"attnspec.transformers: {name} has an encoder, and a cache is of decoders alone")
     if getattr(config, "num_kv_shared_layers", None) or getattr(config, "kv_sharing_modes", None):
         raise CallError(f"attnspec.transformers: layers of {name} share their keys: generate with a DynamicCache")
+    if any(hasattr(module, "expand_kv") for module in model.modules()):  # (multi-head latent attention)
+        raise CallError(
+            f"attnspec.transformers: {name} keeps latents in its cache and makes keys of all of them at each step: "
+            "generate with a DynamicCache"
+        )
     of_layers = choice.of_layers(config)
     if pattern is not None:
         wanted = Choice.of(pattern, None, True, {}).of_layers(config)

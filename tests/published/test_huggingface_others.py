@@ -9,10 +9,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import attnspec
 import attnspec.transformers as hf
 from tests.published.tiny import BOTH, PLAIN, decoder, ids
+from tests.support.marks import slow
 
 hf.register("attnspec")
+hf.register("attnspec:near-others", "sinks", start=2, recent=10)
 LEFT = (torch.arange(20) >= torch.tensor([0, 5, 11])[:, None]).long()
 _LATENT = {
     "num_key_value_heads": 4,
@@ -57,22 +60,52 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OTHERS)
-def test_logits(name: str) -> None:
-    """Of a batch with padding on the left."""
+def made(name: str) -> Any:
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**{**PLAIN, **OTHERS[name]})
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
-    found = []
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_logits(name: str) -> None:
+    """Of a batch with padding on the left."""
+    model, found = made(name), []
     for implementation in ("eager", "attnspec"):
         model.set_attn_implementation(implementation)
         assert model.config._attn_implementation == implementation
         with torch.no_grad():
             found.append(model(ids(3, 20), attention_mask=LEFT).logits[LEFT == 1])
     assert torch.allclose(*found, atol=1e-5, rtol=1e-5)
+
+
+_NO_BOUNDED = {
+    "DeepseekV2": "DeepseekV2ForCausalLM keeps latents in its cache",
+    "DeepseekV3": "DeepseekV3ForCausalLM keeps latents in its cache",
+    "DiffLlama": "attends more than once to the same keys",
+    **dict.fromkeys(("MiniMax", "Jamba", "Lfm2", "Qwen3Next"), "keeps something other than keys"),
+}
+
+
+@pytest.mark.parametrize("name", [name if name in ("DiffLlama", "DeepseekV3") else slow(name) for name in OTHERS])
+def test_bounded_caches(name: str) -> None:
+    """A cache that drops keys gives the tokens of recomputing, or says why it cannot."""
+    model = made(name)
+    for implementation in ("attnspec:near-others", "attnspec"):
+        model.set_attn_implementation(implementation)
+        step = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        if name in _NO_BOUNDED:
+            with pytest.raises(attnspec.CallError, match=_NO_BOUNDED[name]):
+                model.generate(ids(1, 20), past_key_values=hf.cache(model), **step)
+            continue
+        whole = ids(1, 20)
+        with torch.no_grad():
+            for _ in range(4):
+                whole = torch.cat([whole, model(whole, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+        assert torch.equal(model.generate(ids(1, 20), past_key_values=hf.cache(model), **step), whole)
 
 
 @pytest.mark.slow
