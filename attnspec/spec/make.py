@@ -22,6 +22,7 @@ from attnspec.spec import real as r
 from attnspec.spec.contents import reads_list
 
 Number = e.IntExpr | r.RealExpr
+MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 FLIPPED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -10,31 +9,38 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from attnspec.runtime.flex.values import Ends, Held, ends
+from attnspec.runtime.flex.values import Ends, ends
 from attnspec.spec import expr as e
 
 
-class Question(Protocol):
-    """A question about tensors, by the names of their inputs."""
+class Tensors(dict[str, Tensor]):
+    """Tensors by the names of their inputs, as they are now: whatever is asked, what they hold is looked at once."""
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
-        """The answer, as tensors are now."""
-        ...
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self._known: dict[tuple[str, tuple[Ends, ...]], Ends] = {}
 
+    def held(self, name: str, at: tuple[Ends, ...]) -> Ends:
+        """What a table holds where it is read."""
+        if (name, at) not in self._known:
+            self._known[name, at] = self._look(name, at)
+        return self._known[name, at]
 
-def held_by(tensors: Mapping[str, Tensor]) -> Held:
-    """What tables hold where they are read."""
-
-    @functools.cache
-    def held(name: str, at: tuple[Ends, ...]) -> Ends:
+    def _look(self, name: str, at: tuple[Ends, ...]) -> Ends:
         name, _, run = name.partition(".")
-        t = tensors[name]
+        t = self[name]
         if run:  # where a run of numbers begins or ends
             return 0, t.shape[-1] - 1
         t = t[tuple(slice(max(low or 0, 0), None if high is None else max(high + 1, 0)) for low, high in at)]
         return (int(t.min()), int(t.max())) if t.numel() else (0, 0)  # what has no entries is never read
 
-    return held
+
+class Question(Protocol):
+    """A question about tensors, by the names of their inputs."""
+
+    def of(self, tensors: Tensors) -> bool:
+        """The answer, as tensors are now."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Rises:
 
     name: str
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+    def of(self, tensors: Tensors) -> bool:
         """The answer, as tensors are now."""
         t = tensors[self.name]
         return bool((t[..., 1:] >= t[..., :-1]).all())
@@ -55,9 +61,9 @@ class NotNegative:
 
     index: e.IntExpr
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+    def of(self, tensors: Tensors) -> bool:
         """The answer, as tensors are now."""
-        least = ends(self.index, held_by(tensors))[0]
+        least = ends(self.index, tensors.held)[0]
         return least is not None and least >= 0
 
 
@@ -68,7 +74,7 @@ class Fact:
     question: Question
     answer: bool
 
-    def holds(self, tensors: Mapping[str, Tensor]) -> bool:
+    def holds(self, tensors: Tensors) -> bool:
         """Whether the answer is still this."""
         return self.question.of(tensors) == self.answer
 
@@ -123,7 +129,7 @@ class Facts:
     sized: bool = False
     limits: list[Limit] = field(default_factory=list)
 
-    def ask(self, question: Question, tensors: Mapping[str, Tensor]) -> bool:
+    def ask(self, question: Question, tensors: Tensors) -> bool:
         """The answer, which is noted; of tensors that are not looked at nothing holds."""
         answer = self.looks and question.of(tensors)
         self.noted.append(Fact(question, answer))

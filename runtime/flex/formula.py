@@ -28,6 +28,7 @@ from attnspec.runtime.flex.values import (
     bound_name,
     broadcast,
     ends,
+    from_either_end,
     number,
     predicate,
     real,
@@ -190,7 +191,7 @@ def _wrapped(index: Node, size: int, m: _Machine) -> e.IntExpr:
         return e.Int(index.value % size)
     if m.tables.ask(NotNegative(index)):
         return index
-    return make.choose(make.compare("<", index, e.Int(0)), make.add([index, e.Int(size)]), index)
+    return from_either_end(index, size)
 
 
 def _select(m: _Machine, step: Step) -> Value:

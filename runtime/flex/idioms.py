@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from attnspec.runtime.flex.facts import Rises
+from attnspec.runtime.flex.facts import Rises, Tensors
 from attnspec.runtime.flex.tables import Call, Tables
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
@@ -33,7 +33,7 @@ class Edges:
     doc: str
     shift: int
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+    def of(self, tensors: Tensors) -> bool:
         """The answer, as tensors are now."""
         doc, edges = tensors[self.doc].long(), tensors[self.edges]
         at = doc + self.shift
@@ -57,7 +57,7 @@ class Few:
     name: str
     most: int
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+    def of(self, tensors: Tensors) -> bool:
         """The answer, as tensors are now."""
         t = tensors[self.name]
         return bool((t.sum(-1) <= self.most).all())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from attnspec.runtime.attention import Attention, compile
-from attnspec.runtime.flex.facts import Derived, Fact, Facts, Limit
+from attnspec.runtime.flex.facts import Derived, Fact, Facts, Limit, Tensors
 from attnspec.runtime.flex.imported import imported
 from attnspec.runtime.flex.structure import Structure, structure
 from attnspec.runtime.flex.tables import Call, views_alike
@@ -58,7 +58,7 @@ class _Variant:
         """The pattern with its inputs; None where what it takes for granted does not hold of these."""
         if self.sizes not in (None, sizes):
             return None
-        named = {name: tensors[place] for name, place in self.places.items()}
+        named = Tensors({name: tensors[place] for name, place in self.places.items()})
         same = all(views_alike(tensors[one], tensors[other]) for one, other in self.alike)
         if not (same and all(fact.holds(named) for fact in self.facts)):
             return None

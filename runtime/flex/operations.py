@@ -168,7 +168,7 @@ def _compare(op: str) -> Callable[[Node, Node], Node]:
         if isinstance(x, e.IntExpr) and isinstance(y, r.Real):
             return _beside(op, x, y.value)
         if isinstance(x, r.Real) and isinstance(y, e.IntExpr):
-            return _beside({"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op), y, x.value)
+            return _beside(make.MIRRORED.get(op, op), y, x.value)
         return make.order(op, x, y)
 
     return compared

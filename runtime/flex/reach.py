@@ -6,16 +6,14 @@ hold; or else the solver must say that it does for all pairs that are seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
-
-from attnspec.runtime.flex.facts import Limit, held_by
+from attnspec.runtime.flex.facts import Limit, Tensors
 from attnspec.runtime.flex.tables import Call, Tables, shape_of
 from attnspec.runtime.flex.trace import Place, refused
-from attnspec.runtime.flex.values import Ends, Held, bounds_of, ends, parts, unknown
+from attnspec.runtime.flex.values import Ends, Held, as_written, bounds_of, ends, from_either_end, parts, unknown
 from attnspec.runtime.flex.wrapped import never
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
@@ -34,9 +32,9 @@ class Within:
     high: int
     given: tuple[tuple[e.IntExpr, Ends], ...]
 
-    def of(self, tensors: Mapping[str, Tensor]) -> bool:
+    def of(self, tensors: Tensors) -> bool:
         """The answer, as tensors are now."""
-        return self.known(held_by(tensors))
+        return self.known(tensors.held)
 
     def known(self, held: Held = unknown) -> bool:
         """The same, by bounds of what tables hold."""
@@ -77,11 +75,14 @@ def require_inside(mask: e.Pred | None, score: r.RealExpr | None, tables: Tables
 
 
 def _require(read: _Read, d: int, index: e.IntExpr, size: int, tables: Tables) -> None:
-    below, low = _from_the_end(index, size)
+    below, low = as_written(index), -size
+    if below is None or index != from_either_end(below, size):
+        below, low = index, 0
     given = bounds_of(read.given)
     asked = Within(below, low, size - 1, tuple(given.items()))
     if asked.known():
         return
+    what = f"`{read.what}` has {size} entries in dimension {d} and is read by `{below}`, which"
     if not contents.reads(below):
         outside = e.Or((make.compare("<", below, e.Int(low)), make.compare(">=", below, e.Int(size))))
         facts = [part for part in read.given if contents.free(part) <= _NAMES and not contents.reads(part)]
@@ -91,23 +92,16 @@ def _require(read: _Read, d: int, index: e.IntExpr, size: int, tables: Tables) -
         says = next((str(x) for x in reached[::-1] if x is not None and not low <= x < size), "what is outside")
         raise refused(
             read.place,
-            f"`{read.what}` has {size} entries in dimension {d} and is read by `{below}`, which reaches {says}: a "
-            "function reads its tensors for all pairs, and some of these are seen. Clamp the index, or leave the pairs "
-            "out",
+            f"{what} reaches {says}: a function reads its tensors for all pairs, and some of these are seen. Clamp the "
+            "index, or leave the pairs out",
         )
     if not tables.facts.looks and (limit := _limit(asked, read.what)) is not None:
         tables.facts.limits.append(limit)
     elif not tables.ask(asked):
-        raise refused(
-            read.place,
-            f"`{read.what}` has {size} entries in dimension {d} and is read by `{below}`, which "
-            + (
-                "has others as its tensors are"
-                if tables.facts.looks
-                else "may have others, as its tensors are not known"
-            )
-            + ": clamp the index",
+        others = (
+            "has others as its tensors are" if tables.facts.looks else "may have others, as its tensors are not known"
         )
+        raise refused(read.place, f"{what} {others}: clamp the index")
 
 
 def _limit(asked: Within, read: str) -> Limit | None:
@@ -118,14 +112,6 @@ def _limit(asked: Within, read: str) -> Limit | None:
         case e.Add((e.Read(name), e.Int(c))) | e.Add((e.Int(c), e.Read(name))):
             return Limit(name, asked.low - c, asked.high - c, read)
     return None
-
-
-def _from_the_end(index: e.IntExpr, size: int) -> tuple[e.IntExpr, int]:
-    """An index that may count from the end as it was written, and the least that it may be."""
-    match index:
-        case e.If(e.Cmp("<", below, e.Int(0)), then, other) if (below, make.add([below, e.Int(size)])) == (other, then):
-            return below, -size
-    return index, 0
 
 
 def _reads(node: e.Node, given: tuple[e.Pred, ...], tables: Tables, place: Place) -> Iterator[_Read]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from attnspec.language.words import BUILTINS, CLAUSES, HEADINGS, LIBRARY, RESERVED
-from attnspec.runtime.flex.facts import Derived, Facts, Question, Rises
+from attnspec.runtime.flex.facts import Derived, Facts, Question, Rises, Tensors
 from attnspec.runtime.flex.trace import Made, Place, refused
-from attnspec.runtime.flex.values import Shape, Value, axis, bounds_of, ends
+from attnspec.runtime.flex.values import Shape, Value, as_written, axis, bounds_of, ends
 from attnspec.spec import contents, make
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -155,7 +155,7 @@ class Tables:
 
     def ask(self, question: Question) -> bool:
         """Whether something holds of what tables hold."""
-        return self.facts.ask(question, {name: table.tensor for name, table in self.found.items()})
+        return self.facts.ask(question, Tensors({name: table.tensor for name, table in self.found.items()}))
 
     def read_by(self, roots: Sequence[e.Node | None]) -> list[Table]:
         """The tables that expressions read."""
@@ -231,7 +231,9 @@ def declared(table: Table, roots: list[e.Node], call: Call, tables: Tables) -> s
     shape = table.tensor.shape
     at = [x.indices for x in reads]  # type: ignore[attr-defined]
     by = [{x[d] for x in at if d < len(x)} for d in range(len(shape))]
-    fixed = [not tables.facts.again and any(map(_from_the_end, indices)) for indices in by]  # the text has the size
+    fixed = [
+        not tables.facts.again and any(as_written(i) is not None for i in indices) for indices in by
+    ]  # the text has the size
     sizes = [str(size) if fixed[d] else _size(size, by[d], call) for d, size in enumerate(shape)]
     dims = f"[{', '.join(sizes)}]" if sizes else ""
     rises = (
@@ -242,14 +244,6 @@ def declared(table: Table, roots: list[e.Node], call: Call, tables: Tables) -> s
         and tables.ask(Rises(table.name))
     )
     return f"input {table.name}: {table.kind}{dims}{' sorted' if rises else ''}"
-
-
-def _from_the_end(index: e.IntExpr) -> bool:
-    """Whether an index below 0 counts from the end."""
-    match index:
-        case e.If(e.Cmp("<", below, e.Int(0)), e.Add(), other):
-            return below == other
-    return False
 
 
 def _size(size: int, indices: set[e.IntExpr], call: Call) -> str:

@@ -206,6 +206,23 @@ def parts(pred: e.Pred) -> tuple[e.Pred, ...]:
     return (pred,)
 
 
+def from_either_end(index: e.IntExpr, size: int) -> e.IntExpr:
+    """An index as PyTorch means it: below 0 it counts from the end of so many.
+
+    >>> print(from_either_end(e.Var("q"), 9), "as it was:", as_written(from_either_end(e.Var("q"), 9)))
+    if q < 0 then q + 9 else q as it was: q
+    """
+    return make.choose(make.compare("<", index, e.Int(0)), make.add([index, e.Int(size)]), index)
+
+
+def as_written(index: e.IntExpr) -> e.IntExpr | None:
+    """What is taken from the end where it is below 0; None of an index that is not."""
+    match index:
+        case e.If(e.Cmp("<", below, e.Int(0)), _, other) if below == other:
+            return below
+    return None
+
+
 def bounds_of(facts: Iterable[e.Pred]) -> dict[e.IntExpr, Ends]:
     """What comparisons with constants say of their other side, all of them together."""
     found: dict[e.IntExpr, Ends] = {}
@@ -214,7 +231,7 @@ def bounds_of(facts: Iterable[e.Pred]) -> dict[e.IntExpr, Ends]:
             case e.Cmp(op, x, e.Int(c)):
                 pass
             case e.Cmp(op, e.Int(c), x):
-                op = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(op, op)
+                op = make.MIRRORED.get(op, op)
             case _:
                 continue
         low = c + (op == ">") if op in (">", ">=", "==") else None

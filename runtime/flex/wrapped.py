@@ -15,7 +15,7 @@ from typing import TypeVar
 from attnspec.relation import effort
 from attnspec.relation.condition import NotAffine, condition
 from attnspec.relation.presburger import Pairs, TooHard, budget
-from attnspec.runtime.flex.values import parts
+from attnspec.runtime.flex.values import as_written, parts
 from attnspec.spec import contents, make, rewrite
 from attnspec.spec import expr as e
 from attnspec.spec import real as r
@@ -45,9 +45,8 @@ def _indices(node: e.Node) -> Iterable[e.If]:
     for part in contents.walk(node):
         if isinstance(part, (e.Read, e.Flag, e.Among, r.RealRead)):
             for index in part.indices:
-                match index:
-                    case e.If(e.Cmp("<", below, e.Int(0)), _, other) if below == other and not contents.reads(index):
-                        yield index
+                if isinstance(index, e.If) and as_written(index) is not None and not contents.reads(index):
+                    yield index
 
 
 def never(facts: list[e.Pred], case: e.Pred) -> bool:
